@@ -1,0 +1,29 @@
+"""What data a device holds at a step: data sets, non-IID partitions and drift, as pure functions. No Flower, no training."""
+
+from partitions.dataset import Dataset
+from partitions.drifts import DRIFTS
+from partitions.errors import DataError, UnknownName, lookup
+from partitions.kinds import PARTITIONS
+from partitions.rng import Purpose, rng
+from partitions.schedule import Schedule
+from partitions.sources import DATASETS, fetch, import_, load, where
+from partitions.world import Draw, World
+
+__all__ = [
+    "DATASETS",
+    "DRIFTS",
+    "PARTITIONS",
+    "DataError",
+    "Dataset",
+    "Draw",
+    "Purpose",
+    "Schedule",
+    "UnknownName",
+    "World",
+    "fetch",
+    "import_",
+    "load",
+    "lookup",
+    "rng",
+    "where",
+]

@@ -1,0 +1,67 @@
+"""Makes ``har.npz`` from the published recordings: ``python make_har.py har_phone_watch_23subjects.npz [har.npz]``.
+
+The source holds, per sample at about 100 Hz with jitter: ``x`` (N, 6) acceleration and rotation rate, ``label``, ``subject``,
+``device`` (0 phone, 1 watch), ``execution`` and ``time_ms``. What is written:
+
+=========  ==============  =====================================================================================
+series     int16 (M, 6)    every run on an even 50 Hz grid, runs one after the other; physical value = series * scale
+scale      float32 (6,)    per channel
+label      int8 (M,)       activity at each grid point
+runs       int16 (R, 5)    subject, placement (0 phone, 1 watch), execution, samples, is_test
+classes    str (5,)        names of the activities
+=========  ==============  =====================================================================================
+"""
+
+import sys
+
+import numpy as np
+
+RATE_HZ = 50
+TEST_FRACTION = 0.3
+
+
+def even(time_s: np.ndarray, x: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One run on an even grid. ``time_s`` (T,) may repeat (the sensor sends in bursts): equal times are averaged first.
+
+    Interpolates at twice the rate and averages pairs, a cheap guard against aliasing.
+    """
+    known, slot = np.unique(time_s, return_inverse=True)
+    weight = np.bincount(slot)
+    fine = np.arange(0, known[-1], 0.5 / RATE_HZ)
+    fine = fine[: len(fine) // 2 * 2]
+    x = np.stack([np.interp(fine, known, np.bincount(slot, channel) / weight) for channel in x.T], axis=1)
+    at = np.searchsorted(time_s, fine[1::2]).clip(max=len(label) - 1)
+    return x.reshape(-1, 2, x.shape[1]).mean(axis=1), label[at]
+
+
+def executions_for_test(subject: int, executions: np.ndarray) -> set[int]:
+    """Both placements of one execution were recorded together, so they go to the same side of the split."""
+    order = np.random.default_rng([subject, 0]).permutation(executions)
+    return {int(execution) for execution in order[: round(TEST_FRACTION * len(executions))]}
+
+
+def main(source: str, target: str) -> None:
+    d = dict(np.load(source))  # once: an npz unpacks an array at every access
+    key = np.stack([d["subject"], d["device"], d["execution"]], axis=1).astype(int)
+    starts = np.flatnonzero(np.any(np.diff(key, axis=0, prepend=-1), axis=1))
+    series, labels, runs = [], [], []
+    for start, stop in zip(starts, [*starts[1:], len(key)], strict=True):
+        subject, placement, execution = key[start]
+        time_s = (d["time_ms"][start:stop] - d["time_ms"][start]) / 1000
+        x, y = even(time_s, d["x"][start:stop], d["label"][start:stop])
+        test = execution in executions_for_test(int(subject), np.unique(key[key[:, 0] == subject, 2]))
+        series.append(x), labels.append(y), runs.append((subject, placement, execution, len(y), test))
+    x = np.concatenate(series)
+    scale = (np.abs(x).max(axis=0) / np.iinfo(np.int16).max).astype(np.float32)
+    np.savez_compressed(
+        target,
+        series=np.round(x / scale).clip(-32767, 32767).astype(np.int16),
+        scale=scale,
+        label=np.concatenate(labels).astype(np.int8),
+        runs=np.array(runs, np.int16),
+        classes=d["label_names"],
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "har.npz")

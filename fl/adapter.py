@@ -1,0 +1,279 @@
+"""Any method of `strategies` as a Flower `Strategy` on the Message API.
+
+It speaks for the method on the wire: asks devices for their profiles, packs a task for each device (payloads differ), refuses
+answers that must not touch the model, and keeps the ledger of bytes, virtual time and work. A device's failure is counted and
+never ends a run.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from logging import INFO, WARNING
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy as FlowerBase
+
+from fl import wire
+from fl.clock import BACKWARD, link_seconds, train_seconds
+from fl.config import Settings
+from fl.devices import Hardware, Table
+from fl.fleet import Fleet
+from strategies.base import Limits, Profile, Strategy, Task, Update, sub_sizes
+
+
+@dataclass
+class Ledger:
+    """What one round cost, all devices together where nothing else is said."""
+
+    devices: int = 0  # that trained
+    failures: int = 0
+    refused: int = 0
+    bytes_down: int = 0
+    bytes_up: int = 0
+    seconds: float = 0.0  # virtual, until the slowest device had answered
+    train_macs: float = 0.0
+    memory_bytes: float = 0.0  # of the device that needed most
+
+
+@dataclass(frozen=True)
+class DeviceScore:
+    """How one device fares: (accuracy, balanced accuracy, loss) as delivered and after adaptation."""
+
+    device: int
+    samples: int
+    delivered: tuple[float, float, float]
+    adapted: tuple[float, float, float]
+    deliver_bytes: int
+    share: float  # of the cloud model's parameters
+
+
+@dataclass
+class FlowerStrategy(FlowerBase):
+    """A method, the devices it works with, and the ledger.
+
+    Args:
+        method: of `strategies`; name: by which devices tell its files apart.
+    """
+
+    method: Strategy
+    name: str
+    settings: Settings
+    fleet: Fleet
+    ledger: Ledger = field(default_factory=Ledger)
+    scores: list[DeviceScore] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        table = Table.of(self.settings.hardware)
+        self.hardware: list[Hardware] = [table.draw(self.method.seed, d) for d in range(self.settings.devices)]
+        self._profiles: dict[int, tuple[int, Profile]] = {}  # by device: (step, what it said)
+        self._equipped: set[int] = set()  # devices that hold the selector
+        self._tasks: dict[int, Task] = {}
+        self._asked: list[Profile] = []
+        self._spent: dict[int, float] = {}  # virtual seconds of each device in this round
+        self._down: dict[int, int] = {}
+
+    # Flower's four verbs
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Query the cohort, then one message with its own payload for each device."""
+        self.ledger, self._spent = Ledger(), {}
+        cohort = self.method.cohort(server_round)
+        self._asked = self._ask(grid, cohort, server_round)
+        self.ledger.failures += len(cohort) - len(self._asked)
+        self._tasks = self.method.tasks(server_round, self._asked)
+        messages = self._messages(self._tasks, server_round, "train")
+        for device, byte_count in self._down.items():
+            self.ledger.bytes_down += byte_count
+            self._spend(device, link_seconds(self.hardware[device], byte_count))
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Merge what is fit to be merged; count the rest."""
+        updates: dict[int, Update] = {}
+        losses, refused = [], 0
+        for device, content in self._good(replies, self._tasks):
+            task, byte_count = self._tasks[device], wire.size(content)
+            self.ledger.bytes_up += byte_count
+            try:
+                report = wire.metrics(content)
+                examples = int(report["num-examples"])  # type: ignore[arg-type]
+                state = wire.unpack(content[wire.MODEL]) if task.upload else {}  # type: ignore[arg-type]
+                why = wire.fault(state, task.state) if task.upload and task.state is not None else None
+                why = why or (None if examples > 0 else f"reports {examples} examples")
+            except Exception as error:  # whatever a device sends, it must not end the run
+                why = f"{type(error).__name__}: {error}"
+            if why:
+                refused += 1
+                log(WARNING, "update of device %d refused: %s", device, why)
+                continue
+            updates[device] = Update(device, state, examples)
+            losses.append(float(report["loss"]))  # type: ignore[arg-type]
+            hardware = self.hardware[device]
+            self._spend(device, train_seconds(hardware, task.cost.macs, examples, task.epochs))
+            self._spend(device, link_seconds(hardware, byte_count))
+            self.ledger.train_macs += BACKWARD * task.cost.macs * examples * task.epochs
+            self.ledger.memory_bytes = max(self.ledger.memory_bytes, task.cost.memory)
+        self.ledger.devices = len(updates)
+        self.ledger.refused = refused
+        self.ledger.failures += len(self._tasks) - len(updates) - refused
+        self.ledger.seconds = max(self._spent.values(), default=0.0)
+        if updates:
+            asked = [p for p in self._asked if p.device in updates]
+            self.method.absorb(server_round, self._tasks, sorted(updates.values(), key=lambda u: u.device), asked)
+        return None, MetricRecord({"loss": float(np.mean(losses))}) if losses else None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Deliver to every device what the method would give it for use now."""
+        profiles = self._ask(grid, range(self.settings.devices), server_round)
+        self._tasks = self.method.deliver(profiles)
+        return self._messages(self._tasks, server_round, "evaluate")
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Keep the devices' scores; Flower sees their means."""
+        whole = (self.method.cloud.modular_costs if self.method.architecture == "modular" else self.method.cloud.dense_costs).whole
+        self.scores = []
+        for device, content in self._good(replies, self._tasks):
+            report, task = wire.metrics(content), self._tasks[device]
+            self.scores.append(
+                DeviceScore(
+                    device,
+                    int(report["num-examples"]),  # type: ignore[arg-type]
+                    tuple(report["delivered"]),  # type: ignore[arg-type]
+                    tuple(report["adapted"]),  # type: ignore[arg-type]
+                    self._down[device] if task.state is not None else 0,
+                    task.cost.params / whole.params,
+                )
+            )
+        self.scores.sort(key=lambda score: score.device)
+        if not self.scores:
+            return None
+        return MetricRecord({f"accuracy-{m}": float(np.mean([getattr(s, m)[0] for s in self.scores])) for m in ("delivered", "adapted")})
+
+    def summary(self) -> None:
+        log(INFO, "%s: %d devices, %d a round", self.name, self.settings.devices, self.settings.cohort)
+
+    # the wire
+
+    def step(self, server_round: int) -> int:
+        """The step of the world in a round: 0 in the first ``rounds_per_step`` rounds."""
+        return (server_round - 1) // self.settings.rounds_per_step
+
+    def _ask(self, grid: Grid, devices: Iterable[int], server_round: int) -> list[Profile]:
+        """Profiles of the devices that answer; one that told its profile at this step is not asked again."""
+        if self.method.asks == "nothing":
+            return [Profile(device) for device in devices]
+        step = self.step(server_round)
+        devices = list(devices)
+        stale = [d for d in devices if self._profiles.get(d, (-1, None))[0] != step]
+        messages = []
+        for device in stale:
+            content = RecordDict({wire.TASK: self._task_record(device, server_round, what=self.method.asks)})
+            if self.method.asks == "importance" and device not in self._equipped:
+                content[wire.SELECTOR] = self._selector
+            byte_count = wire.size(content)
+            self.ledger.bytes_down += byte_count
+            self._spend(device, link_seconds(self.hardware[device], byte_count))
+            messages.append(Message(content, self.fleet.nodes[device], "query", group_id=str(server_round)))
+        answered = set()
+        for device, content in self._good(grid.send_and_receive(messages, timeout=self.settings.timeout_s), stale):
+            byte_count = wire.size(content)
+            self.ledger.bytes_up += byte_count
+            self._spend(device, link_seconds(self.hardware[device], byte_count))
+            try:
+                self._profiles[device] = step, self._profile(device, wire.metrics(content))
+            except Exception as error:  # whatever a device says, it must not end the run
+                log(WARNING, "profile of device %d refused: %s", device, error)
+                continue
+            answered.add(device)
+        # A device that did not answer may have lost the selector: it is sent along next time.
+        self._equipped = (self._equipped | answered) - (set(stale) - answered)
+        return [self._profiles[d][1] for d in devices if self._profiles.get(d, (-1, None))[0] == step]
+
+    @property
+    def _selector(self) -> ArrayRecord:
+        if not hasattr(self, "_packed_selector"):
+            self._packed_selector = wire.pack(self.method.cloud.modular_model.selector.state_dict())
+        return self._packed_selector
+
+    def _profile(self, device: int, told: MetricRecord) -> Profile:
+        """A profile from a device's answer.
+
+        Raises:
+            ValueError: it does not make sense.
+        """
+        whole = self.method.cloud.dense_costs.whole  # shares are of the large cloud model
+        spare = np.array([told["link"], told["compute"], told["memory"]], dtype=float)
+        if not (np.isfinite(spare).all() and (spare >= 0).all()):
+            raise ValueError(f"limits {spare.tolist()} are not non-negative numbers")
+        limits = Limits(*(spare * np.array(whole.vector[1:])))
+        if self.method.asks != "importance":
+            return Profile(device, limits)
+        importance = {}
+        for layer in self.method.cloud.modular_costs.layers:
+            values = np.asarray(told[f"importance.{layer}"], dtype=float)
+            wanted = self.method.cloud.modular.sizes[layer]
+            if values.shape != (wanted,) or not np.isfinite(values).all() or (values < 0).any() or abs(values.sum() - 1) > 1e-3:
+                raise ValueError(f"importance of {layer} is not a distribution over {wanted} modules")
+            importance[layer] = values
+        return Profile(device, limits, importance)
+
+    def _task_record(self, device: int, server_round: int, task: Task | None = None, what: str | None = None) -> ConfigRecord:
+        values: dict[str, object] = {
+            "method": self.name,
+            "device": device,
+            "seed": self.method.seed,
+            "round": server_round,
+            "step": self.step(server_round),
+            "what": what,
+        }
+        if task is not None:
+            values |= {"architecture": task.architecture, "epochs": task.epochs, "upload": task.upload}
+            values |= {"masked": task.masked, "rate": task.rate, "keep": task.keep}
+            cloud = self.method.cloud
+            architecture = cloud.dense if task.architecture == "dense" else cloud.modular
+            values |= {f"size.{axis}": n for axis, n in sub_sizes(architecture, task.coverage).items()}
+            if task.architecture == "modular":
+                values |= {f"held.{layer}": kept.tolist() for layer, kept in task.coverage.items()}
+        return wire.task_record(values)
+
+    def _messages(self, tasks: Mapping[int, Task], server_round: int, kind: str) -> list[Message]:
+        packed: dict[int, ArrayRecord] = {}  # devices that are sent the same object share its packing
+        self._down = {}
+        messages = []
+        for device, task in sorted(tasks.items()):
+            content = RecordDict({wire.TASK: self._task_record(device, server_round, task)})
+            if task.state is not None:
+                if id(task.state) not in packed:
+                    packed[id(task.state)] = wire.pack(task.state)
+                content[wire.MODEL] = packed[id(task.state)]
+            self._down[device] = wire.size(content)
+            messages.append(Message(content, self.fleet.nodes[device], kind, group_id=str(server_round)))
+        return messages
+
+    def _good(self, replies: Iterable[Message], wanted: Iterable[int]) -> list[tuple[int, RecordDict]]:
+        """(device, content) of the answers that were asked for, each once, in the order of device numbers."""
+        open_, out = set(wanted), {}
+        for reply in replies:
+            if reply.has_error():
+                log(WARNING, "a device failed: %s", (reply.error.reason or f"code {reply.error.code}").strip().splitlines()[-1])
+                continue
+            try:
+                device = int(wire.metrics(reply.content)["device"])  # type: ignore[arg-type]
+            except Exception as error:
+                log(WARNING, "an answer without a device: %s", error)
+                continue
+            if device in open_ and device not in out:
+                out[device] = reply.content
+        return sorted(out.items())
+
+    def _spend(self, device: int, seconds: float) -> None:
+        self._spent[device] = self._spent.get(device, 0.0) + seconds
+

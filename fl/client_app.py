@@ -1,0 +1,101 @@
+"""The ClientApp: one device, or a host that stands in for the device that a message names."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread per process: measured faster than two on models of this size
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fl import wire, workload
+from fl.config import Settings
+from fl.offline import cache_folder
+from fl.store import Store
+from models.axes import State
+
+torch.set_num_threads(1)
+app = ClientApp()
+
+
+@lru_cache(maxsize=8)
+def _settings(items: tuple[tuple[str, str | int | float | bool], ...]) -> Settings:
+    return Settings.parse(dict(items))
+
+
+def state_root(settings: Settings) -> Path:
+    """Where devices keep models of their own."""
+    return Path(settings.state_root).expanduser() if settings.state_root else cache_folder() / "devices"
+
+
+def _read(message: Message, context: Context) -> tuple[Settings, workload.Order, Store, ConfigRecord]:
+    settings = _settings(tuple(sorted(context.run_config.items())))  # type: ignore[arg-type]
+    task = message.content[wire.TASK]
+    assert isinstance(task, ConfigRecord)
+    order = workload.Order(
+        device=int(task["device"]),  # type: ignore[arg-type]
+        seed=int(task["seed"]),  # type: ignore[arg-type]
+        round=int(task["round"]),  # type: ignore[arg-type]
+        step=int(task["step"]),  # type: ignore[arg-type]
+        architecture=str(task.get("architecture", "dense")),
+        sizes={k.removeprefix("size."): v for k, v in task.items() if k.startswith("size.")},  # type: ignore[misc]
+        held={k.removeprefix("held."): v for k, v in task.items() if k.startswith("held.")},  # type: ignore[misc]
+        epochs=int(task.get("epochs", 0)),  # type: ignore[arg-type]
+        masked=bool(task.get("masked", False)),
+        rate=float(task.get("rate", 1.0)),  # type: ignore[arg-type]
+        keep=bool(task.get("keep", False)),
+    )
+    store = Store.of(state_root(settings), context.run_id, str(task["method"]), order.seed, order.device)
+    return settings, order, store, task
+
+
+def _model(message: Message) -> State | None:
+    record = message.content.get(wire.MODEL)
+    return None if record is None else wire.unpack(record)  # type: ignore[arg-type]
+
+
+@app.query()
+def query(message: Message, context: Context) -> Message:
+    """Who am I (a SuperNode of its own), or: what can the device spare, and what does it need?"""
+    task = message.content[wire.TASK]
+    if task["what"] == "hello":
+        told: dict[str, float | list[float]] = {"partition-id": int(context.node_config.get("partition-id", -1))}
+    else:
+        settings, order, store, task = _read(message, context)
+        if wire.SELECTOR in message.content:
+            store.save("selector", wire.unpack(message.content[wire.SELECTOR]))  # type: ignore[arg-type]
+        told = {"device": order.device}
+        told |= workload.profile(settings, order, store, with_importance=task["what"] == "importance")
+    return Message(RecordDict({wire.REPORT: MetricRecord(told)}), reply_to=message)  # type: ignore[arg-type]
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Local epochs; the trained part goes back unless the device keeps it to itself."""
+    settings, order, store, task = _read(message, context)
+    trained = workload.train(settings, order, store, _model(message))
+    content = RecordDict(
+        {wire.REPORT: MetricRecord({"device": order.device, "num-examples": trained.examples, "loss": trained.loss})}
+    )
+    if task.get("upload", True):
+        content[wire.MODEL] = wire.pack(trained.state)
+    return Message(content, reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Score what was delivered, and again after local adaptation."""
+    settings, order, store, _ = _read(message, context)
+    got = workload.evaluate(settings, order, store, _model(message))
+    report = MetricRecord(
+        {
+            "device": order.device,
+            "num-examples": got.samples,
+            "delivered": list(got.delivered),
+            "adapted": list(got.adapted),
+        }
+    )
+    return Message(RecordDict({wire.REPORT: report}), reply_to=message)

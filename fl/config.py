@@ -1,0 +1,184 @@
+"""Every setting of a run, typed, validated and explained in one place.
+
+Flower's run-config is flat and unchecked (a wrong type passes silently), so the ServerApp and the ClientApp both read it
+through `Settings.parse`: an unknown key, a wrong type, an unknown name or an impossible combination is one sentence that
+says what is allowed, before anything starts.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fl.devices import KINDS
+from models.registry import MODELS
+from partitions import DATASETS, DRIFTS, PARTITIONS, Schedule
+from partitions.errors import UnknownName, lookup
+from strategies import STRATEGIES
+
+
+class SettingsError(ValueError):
+    """A run cannot start as configured; the message is one sentence for the user."""
+
+
+class Settings(BaseModel):
+    """The run-config. Keys are written with hyphens (``drift-fraction``), fields with underscores."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=lambda name: name.replace("_", "-"), populate_by_name=True
+    )
+
+    # What runs, and where its results go
+    experiment: str = Field("main", description="name in the CSVs")
+    setting: str = Field("default", description="name of this setting in the CSVs")
+    strategies: str = Field("na,la,fedavg,heterofl,eclm", description="methods, run one after the other")
+    seeds: str = Field("1", description="seeds; every method runs once per seed")
+    out: str = Field("", description="absolute folder for results; empty: ~/driftfed-results/<experiment>-<run id>")
+    overwrite: bool = Field(False, description="start the folder anew if it holds results of another configuration")
+    data_root: str = Field("", description="folder of the data sets; empty: see `python -m experiments data where`")
+    state_root: str = Field("", description="folder where devices keep models of their own; empty: the cache folder")
+    per_device: bool = Field(False, description="also write devices.csv, one row per scored device")
+
+    # What devices hold, and how the world drifts
+    dataset: str = Field("har-embedded", description="data set")
+    image_size: int = Field(0, ge=0, description="shrink images to this many pixels a side; 0: as they are")
+    partition: str = Field("subject", description="how data fall to devices: iid, m-classes, dirichlet, subject")
+    classes_per_device: int = Field(2, ge=1, description="m of the m-classes partition")
+    alpha: float = Field(0.5, gt=0, description="concentration of the dirichlet partition; smaller is more skewed")
+    devices: int = Field(46, ge=1, description="devices that exist")
+    samples_min: int = Field(50, ge=1, description="fewest training samples on a device")
+    samples_max: int = Field(150, ge=1, description="most training samples on a device")
+    test_samples: int = Field(100, ge=1, description="test samples that score a device")
+    proxy_fraction: float = Field(0.3, gt=0, lt=1, description="share of the training data that the cloud holds")
+    drift: str = Field("subject", description="how data shift: none, resample, class-swap, subject")
+    drift_fraction: float = Field(0.5, ge=0, le=1, description="share of a device's samples replaced at a shift")
+    schedule: str = Field("every", description="steps at which data shift: every, never, every:N, or 2,5,9")
+
+    # The models
+    model: str = Field("mlp", description="architecture: mlp, resnet18")
+    width: int = Field(0, ge=0, description="width of its first block; 0: the model's own default")
+    norm: Literal["group", "batch"] = Field("group", description="normalisation in convolutional models")
+    modules: int = Field(16, ge=1, description="modules per layer of the modular cloud model")
+    shrink: int = Field(8, ge=1, description="how many times narrower a module is than the block it comes from")
+    top_k: int = Field(8, ge=1, description="modules active per sample in each layer")
+    selector_width: int = Field(16, ge=4, description="width of the selector's embedding")
+
+    # The offline stage in the cloud
+    dense_epochs: int = Field(20, ge=0, description="epochs of the dense model before it is cut into modules")
+    modular_epochs: int = Field(10, ge=0, description="epochs of end-to-end training of modules and selector")
+    ability_epochs: int = Field(10, ge=0, description="epochs of module ability-enhancing training")
+    offline_lr: float = Field(0.05, gt=0, description="learning rate in the cloud (cosine to 0)")
+    offline_batch: int = Field(64, ge=1, description="batch size in the cloud")
+    balance: float = Field(0.1, ge=0, description="lambda of the load-balance loss")
+    ability: float = Field(0.5, ge=0, description="lambda of the KL term in ability enhancing")
+    subtasks: Literal["class", "domain"] = Field("class", description="what a sub-task is: a class or a subject")
+    kappa1: float = Field(2.0, gt=0, description="load limit of a module, as a multiple of the even load")
+    kappa2: int = Field(4, ge=1, description="most modules per sub-task")
+
+    # The rounds
+    rounds: int = Field(20, ge=1, description="communication rounds")
+    rounds_per_step: int = Field(5, ge=1, description="rounds between two steps of the world")
+    cohort: int = Field(10, ge=1, description="devices that take part in a round")
+    local_epochs: int = Field(3, ge=1, description="local epochs in a round")
+    adapt_epochs: int = Field(10, ge=0, description="epochs of local adaptation and of fine-tuning before scoring")
+    lr: float = Field(0.01, gt=0, description="learning rate on devices")
+    batch_size: int = Field(16, ge=1, description="batch size on devices")
+    optimizer: Literal["sgd", "adam"] = Field("sgd", description="optimizer on devices and in the cloud")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
+    weight_decay: float = Field(0.0, ge=0, description="L2 penalty")
+    eval_every: int = Field(5, ge=1, description="score all devices every so many rounds, and at the end of each step")
+    timeout_s: float = Field(600.0, gt=0, description="longest wait for the answers of a round, seconds")
+
+    # The devices
+    hardware: str = Field("phones", description="device classes: phones, boards, all")
+    limit_low: float = Field(0.15, gt=0, description="what the weakest device bears, as a share of the large model")
+    limit_high: float = Field(0.5, gt=0, description="what the strongest device bears, as a share of the large model")
+    background_load: float = Field(0.2, ge=0, lt=1, description="most that other programs take of compute and memory")
+    placement: Literal["shared", "own"] = Field(
+        "shared", description="shared: any SuperNode stands in for any device; own: a SuperNode is its partition-id"
+    )
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Self:
+        lookup("data set", self.dataset, DATASETS)
+        lookup("partition", self.partition, PARTITIONS)
+        lookup("drift", self.drift, DRIFTS)
+        lookup("model", self.model, MODELS)
+        lookup("hardware", self.hardware, dict.fromkeys(KINDS))
+        for name in self.methods:
+            lookup("strategy", name, STRATEGIES)
+        Schedule(self.schedule)
+        if not self.methods:
+            raise ValueError(f"strategies names no method; known: {', '.join(sorted(STRATEGIES))}")
+        if not self.seed_list:
+            raise ValueError("seeds names no seed; give integers, e.g. seeds = '1,2,3'")
+        if self.samples_min > self.samples_max:
+            raise ValueError(f"samples-min = {self.samples_min} is above samples-max = {self.samples_max}")
+        if self.cohort > self.devices:
+            raise ValueError(f"cohort = {self.cohort} is more than there are devices ({self.devices})")
+        if self.limit_low > self.limit_high:
+            raise ValueError(f"limit-low = {self.limit_low} is above limit-high = {self.limit_high}")
+        if self.top_k > self.modules:
+            raise ValueError(f"top-k = {self.top_k} is more than there are modules per layer ({self.modules})")
+        if self.norm == "batch" and self.modules > 1 and "eclm" in self.methods:
+            raise ValueError("norm = 'batch' with eclm is not supported: a module's statistics would depend on its neighbours; use norm = 'group'")
+        return self
+
+    @property
+    def methods(self) -> list[str]:
+        return [name.strip() for name in self.strategies.split(",") if name.strip()]
+
+    @property
+    def seed_list(self) -> list[int]:
+        """The seeds.
+
+        Raises:
+            ValueError: an entry is not a non-negative integer.
+        """
+        try:
+            seeds = [int(part) for part in self.seeds.split(",") if part.strip()]
+        except ValueError:
+            raise ValueError(f"seeds = {self.seeds!r} is not a list of integers, e.g. '1,2,3'") from None
+        if min(seeds, default=0) < 0:
+            raise ValueError(f"seeds = {self.seeds!r} holds a negative number")
+        return seeds
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> "Settings":
+        """Settings from a flat mapping with hyphenated or underscored keys; the rest takes its defaults.
+
+        Raises:
+            SettingsError: in one sentence, what is wrong and what is allowed.
+        """
+        values = {key.replace("_", "-"): value for key, value in values.items()}
+        known = {name.replace("_", "-"): field for name, field in cls.model_fields.items()}
+        try:
+            for key in values:
+                lookup("run-config key", key, known)
+            # Flower hands numbers as they were written: an int where a float is declared and the other way round is normal.
+            return cls(**values)
+        except UnknownName as error:
+            raise SettingsError(str(error)) from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            said = first["msg"].removeprefix("Value error, ")
+            if not where:
+                raise SettingsError(said) from None
+            field = known.get(where)
+            meaning = f" ({field.description})" if field is not None and field.description else ""
+            given = first["input"]
+            raise SettingsError(f"{where} = {given!r}: {said[0].lower()}{said[1:]}{meaning}") from None
+
+    def flat(self) -> dict[str, str | int | float | bool]:
+        """The run-config that gives these settings again."""
+        return self.model_dump(by_alias=True)
+
+    # Keys that name where things lie or what is looked at, not what is computed.
+    _ELSEWHERE = frozenset({
+        "experiment", "setting", "strategies", "seeds", "out", "overwrite", "data-root", "state-root", "per-device", "timeout-s", "placement",
+    })  # fmt: skip
+
+    def resolved(self) -> dict[str, str | int | float | bool]:
+        """The part that decides the numbers, for config.toml."""
+        return {key: value for key, value in self.flat().items() if key not in self._ELSEWHERE}

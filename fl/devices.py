@@ -1,0 +1,93 @@
+"""What hardware a device is, and what it can bear at a step. Arithmetic on a table; nothing is slept through."""
+
+import math
+import tomllib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from partitions import Purpose, rng
+
+KINDS = ("phones", "boards", "all")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One device class.
+
+    Args:
+        name: of the model; ram_gb: memory in GB; mac_per_s: multiply-accumulates a second in training; link_mbit_s: up and down.
+    """
+
+    name: str
+    ram_gb: float
+    mac_per_s: float
+    link_mbit_s: float
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What a device can spare at a step, as fractions of the cost of the large cloud model: link, compute, memory."""
+
+    link: float
+    compute: float
+    memory: float
+
+
+@dataclass(frozen=True)
+class Table:
+    """The device classes of one kind, with the ranks that turn hardware into shares."""
+
+    classes: tuple[tuple[str, float, float], ...]  # name, ram_gb, mac_per_s
+    link_mbit: tuple[float, float]
+
+    @staticmethod
+    @lru_cache
+    def of(kind: str) -> "Table":
+        """The table of 'phones', 'boards' or 'all'."""
+        raw = tomllib.loads(Path(__file__).with_name("devices.toml").read_text(encoding="utf-8"))
+        point = raw["mac_per_s_per_point"]
+        phones = [(p["name"], p["ram_gb"], p["score"] * point) for p in raw["phone"]]
+        boards = [(b["name"], b["ram_gb"], b["mac_per_s"]) for b in raw["board"]]
+        chosen = {"phones": phones, "boards": boards, "all": phones + boards}[kind]
+        low, high = raw["link_mbit_range"]
+        return Table(tuple(chosen), (low, high))
+
+    def draw(self, seed: int, device: int) -> Hardware:
+        """The hardware of a device, fixed for a run."""
+        generator = rng(seed, Purpose.PROFILE, device)
+        name, ram_gb, mac_per_s = self.classes[int(generator.integers(len(self.classes)))]
+        low, high = self.link_mbit
+        return Hardware(name, ram_gb, mac_per_s, float(np.exp(generator.uniform(math.log(low), math.log(high)))))
+
+    def rank(self, hardware: Hardware) -> Shares:
+        """Where a device stands among its kind, 0 the weakest and 1 the strongest, per resource (ties share their mean rank)."""
+        low, high = self.link_mbit
+        link = (math.log(hardware.link_mbit_s) - math.log(low)) / (math.log(high) - math.log(low))
+        rams = np.array([c[1] for c in self.classes])
+        macs = np.array([c[2] for c in self.classes])
+        return Shares(link, _rank(macs, hardware.mac_per_s), _rank(rams, hardware.ram_gb))
+
+
+def _rank(values: np.ndarray, value: float) -> float:
+    return float(((values < value).mean() + (values <= value).mean()) / 2)
+
+
+def shares(
+    table: Table, hardware: Hardware, seed: int, device: int, step: int, low: float, high: float, load: float
+) -> Shares:
+    """What the device can spare at ``step``: ``low + (high - low) * rank`` per resource, less background load.
+
+    The models of a simulation are far smaller than the phones' memories, so budgets are relative: the weakest device
+    bears ``low`` of the large cloud model, the strongest ``high``. Background load takes up to the fraction ``load`` of compute
+    and memory, anew at every step.
+    """
+    rank = table.rank(hardware)
+    busy = load * rng(seed, Purpose.LOAD, device, step).random(2)
+
+    def share(position: float) -> float:
+        return low + (high - low) * position
+
+    return Shares(share(rank.link), share(rank.compute) * (1 - busy[0]), share(rank.memory) * (1 - busy[1]))

@@ -1,0 +1,154 @@
+"""The in-process engine: a Flower `Grid` that calls the ClientApp directly, in this process or in a pool of workers.
+
+Same ServerApp, same ClientApp, same messages as under Flower; no Ray, no SuperLink, no start-up. `context.state` does not
+live from one message to the next here: a device keeps what it must in its `fl.store.Store`, as on every engine.
+"""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Self
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+SERVER = 1  # the node id of whoever asks
+FAILED, DIED = 2, 0  # Flower's error codes for an exception in the ClientApp and for a dead process
+_numbers = itertools.count(1)
+
+
+def _identify(run_id: int) -> None:
+    """Outside a Flower run nobody says who this process is, and messages cannot be made without it."""
+    TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = run_id, 0, SERVER
+
+
+def _answer(message: Message, context: Context) -> Message:
+    """The device's answer to one message; an exception becomes an error reply, as under Flower."""
+    from fl.client_app import app
+
+    try:
+        return app(message, context)
+    except Exception:
+        return Message(Error(FAILED, traceback.format_exc(limit=-3)), reply_to=message)
+
+
+def _start_worker(run_id: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    _identify(run_id)
+
+
+class LocalGrid(Grid):
+    """Virtual nodes 0 ... ``nodes`` - 1 on this machine.
+
+    Args:
+        run_config: what the ClientApp finds in its context.
+        nodes: how many there are.
+        workers: processes; 1 runs everything in this one.
+        run_id: tells apart what devices keep from run to run.
+        on_reply: called after every answer, for a progress display.
+    """
+
+    def __init__(
+        self,
+        run_config: dict[str, Any],
+        nodes: int,
+        workers: int = 1,
+        run_id: int | None = None,
+        on_reply: Callable[[], None] | None = None,
+    ):
+        self.run_config, self.nodes, self.workers, self.on_reply = run_config, nodes, workers, on_reply
+        self.run_id = run_id if run_id is not None else int.from_bytes(os.urandom(6))
+        self._pool: ProcessPoolExecutor | None = None
+        self._mailbox: dict[str, Message] = {}
+        _identify(self.run_id)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the workers, also in the middle of their work."""
+        if self._pool is not None:
+            processes = list((self._pool._processes or {}).values())
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.join()
+            self._pool = None
+
+    def set_run(self, run: Run) -> None:
+        self.run_id = run.run_id
+
+    @property
+    def run(self) -> Run:
+        return Run.create_empty(self.run_id)
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        return range(self.nodes)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        replies = list(self.send_and_receive(messages))
+        self._mailbox |= {reply.metadata.reply_to_message_id: reply for reply in replies}
+        return [reply.metadata.reply_to_message_id for reply in replies]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return [self._mailbox.pop(name) for name in message_ids if name in self._mailbox]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Answers in the order of the messages; nothing here can be late, so ``timeout`` has nothing to do."""
+        asked = list(messages)
+        for message in asked:
+            message.metadata.__dict__["_message_id"] = str(next(_numbers))  # the stock grids set it in the same way
+        if self.workers == 1:
+            return [self._replied(_answer(message, self._context(message))) for message in asked]
+        replies, lost = self._spread(asked)
+        # A worker that died takes the pool with it. Ask again one by one: only the message that kills it stays unanswered.
+        for message in lost:
+            again, dead = self._spread([message])
+            replies |= again
+            if dead:
+                reply = Message(Error(DIED, "the worker process died"), reply_to=message)
+                replies[message.metadata.message_id] = self._replied(reply)
+        return [replies[message.metadata.message_id] for message in asked]
+
+    def _spread(self, messages: list[Message]) -> tuple[dict[str, Message], list[Message]]:
+        """(replies by message id, messages lost to a dead worker)."""
+        if self._pool is None:
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.workers, spawn, _start_worker, (self.run_id,))
+        replies, lost = {}, []
+        futures = {self._pool.submit(_answer, message, self._context(message)): message for message in messages}
+        for future in as_completed(futures):
+            message = futures[future]
+            try:
+                replies[message.metadata.message_id] = self._replied(future.result())
+            except BrokenProcessPool:
+                lost.append(message)
+        if lost:
+            self.close()
+        return replies, sorted(lost, key=lambda message: int(message.metadata.message_id))
+
+    def _replied(self, reply: Message) -> Message:
+        if self.on_reply:
+            self.on_reply()
+        return reply
+
+    def _context(self, message: Message) -> Context:
+        node = message.metadata.dst_node_id
+        config = {"partition-id": node, "num-partitions": self.nodes}
+        return Context(self.run_id, node, config, RecordDict(), self.run_config)

@@ -1,0 +1,169 @@
+"""The round loop: the same on every engine, for every method."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord
+from flwr.serverapp import Grid
+
+from fl.adapter import DeviceScore, FlowerStrategy
+from fl.client_app import state_root
+from fl.config import Settings
+from fl.fleet import Fleet
+from fl.offline import prepare
+from fl.results import DeviceRow, ResultsWriter, Row
+from fl.store import forget
+from fl.world import tensors, world
+from models.axes import FULL
+from models.cloud import ModularModel
+from models.train import score
+from strategies import STRATEGIES
+from strategies.base import Plan, Strategy
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that a progress display may show.
+
+    Args:
+        kind: 'offline' (the cloud trains), 'round' (a round is over), 'skipped' (finished in an earlier run).
+        what: the offline stage or the method; at, of: epochs or rounds done and in all; rows: of the round.
+    """
+
+    kind: Literal["offline", "round", "skipped"]
+    seed: int
+    what: str
+    at: int
+    of: int
+    rows: tuple[Row, ...] = ()
+
+
+Observer = Callable[[Event], None]
+
+
+def run(settings: Settings, grid: Grid, results: ResultsWriter, observe: Observer = lambda event: None) -> None:
+    """Every method and seed of the settings, one after the other.
+
+    Runs that ``results`` holds complete are skipped; one that was cut short is run again from its start.
+
+    Raises:
+        SettingsError, partitions.DataError, ResultsError: before any device is asked for anything.
+    """
+    torch.set_num_threads(1)  # as devices do: the same arithmetic on every engine
+    for seed in settings.seed_list:
+        world(settings, seed)
+    fleet = Fleet.find(grid, settings)
+    try:
+        for seed in settings.seed_list:
+            for name in settings.methods:
+                reports = STRATEGIES[name].reports
+                if all((settings.setting, report, seed) in results.done() for report in reports):
+                    observe(Event("skipped", seed, name, settings.rounds, settings.rounds))
+                    continue
+                for report in reports:
+                    results.rewind(settings.setting, report, seed)
+                _run_method(settings, name, seed, grid, fleet, results, observe)
+                for report in reports:
+                    results.finish(settings.setting, report, seed)
+    finally:
+        if settings.placement == "shared":  # then the devices' files are on this machine, and nobody needs them any more
+            forget(state_root(settings), grid.run.run_id)
+
+
+def _run_method(
+    settings: Settings, name: str, seed: int, grid: Grid, fleet: Fleet, results: ResultsWriter, observe: Observer
+) -> None:
+    def offline(stage: str, epoch: int, epochs: int) -> None:
+        observe(Event("offline", seed, stage, epoch, epochs))
+
+    cloud = prepare(settings, seed, offline)
+    plan = Plan(settings.devices, settings.cohort, settings.local_epochs, settings.adapt_epochs, settings.rounds_per_step)
+    method = STRATEGIES[name](cloud, plan, seed)
+    strategy = FlowerStrategy(method, name, settings, fleet)
+    nothing, no_config = ArrayRecord(), ConfigRecord()  # the method holds its own model: nothing travels through Flower's loop
+    virtual_s = 0.0
+    for round_ in range(1, settings.rounds + 1):
+        started = time.perf_counter()
+        tasks = strategy.configure_train(round_, nothing, no_config, grid)
+        strategy.aggregate_train(round_, grid.send_and_receive(tasks, timeout=settings.timeout_s))
+        ledger = strategy.ledger
+        virtual_s += ledger.seconds
+        last_of_step = round_ % settings.rounds_per_step == 0 or round_ == settings.rounds
+        scores: list[DeviceScore] = []
+        global_accuracy = float("nan")
+        if last_of_step or round_ % settings.eval_every == 0:
+            delivered = strategy.configure_evaluate(round_, nothing, no_config, grid)
+            strategy.aggregate_evaluate(round_, grid.send_and_receive(delivered, timeout=settings.timeout_s))
+            scores = strategy.scores
+            if method.has_global_model:
+                global_accuracy = _global_accuracy(settings, method)
+        rows, device_rows = [], []
+        for report, measure in method.reports.items():
+            base = Row(
+                experiment=settings.experiment,
+                setting=settings.setting,
+                method=report,
+                seed=seed,
+                round=round_,
+                step=strategy.step(round_),
+                devices=ledger.devices,
+                failures=ledger.failures,
+                refused=ledger.refused,
+                bytes_down=ledger.bytes_down,
+                bytes_up=ledger.bytes_up,
+                virtual_s=virtual_s,
+                train_macs=round(ledger.train_macs),
+                memory_bytes=round(ledger.memory_bytes),
+                wall_s=time.perf_counter() - started,
+            )
+            rows.append(_scored(base, scores, measure, global_accuracy))
+            if settings.per_device:
+                device_rows += [_device_row(base, s, measure, strategy.hardware[s.device].name) for s in scores]
+        results.append(rows)
+        if device_rows:
+            results.append_devices(device_rows)
+        observe(Event("round", seed, name, round_, settings.rounds, tuple(rows)))
+
+
+def _scored(row: Row, scores: list[DeviceScore], measure: str, global_accuracy: float) -> Row:
+    """The row with the devices' scores filled in."""
+    if not scores:
+        return row
+    accuracy, balanced, loss = np.array([getattr(s, measure) for s in scores]).T
+    return Row(
+        **{
+            **row.__dict__,
+            "evaluated": len(scores),
+            "accuracy_mean": float(accuracy.mean()),
+            "accuracy_std": float(accuracy.std()),
+            "accuracy_p10": float(np.percentile(accuracy, 10)),
+            "balanced_accuracy_mean": float(balanced.mean()),
+            "loss": float(loss.mean()),
+            "global_accuracy": global_accuracy,
+            "deliver_bytes": float(np.mean([s.deliver_bytes for s in scores])),
+        }
+    )
+
+
+def _device_row(row: Row, s: DeviceScore, measure: str, device_class: str) -> DeviceRow:
+    accuracy, balanced, _ = getattr(s, measure)
+    return DeviceRow(
+        row.experiment, row.setting, row.method, row.seed, row.round, row.step,
+        s.device, device_class, s.samples, accuracy, balanced, float(s.deliver_bytes), s.share,
+    )  # fmt: skip
+
+
+def _global_accuracy(settings: Settings, method: Strategy) -> float:
+    """The cloud model on the whole test set."""
+    here = world(settings, method.seed)
+    x, y = tensors(here.data, "test")
+    cloud, classes = method.cloud, here.data.num_classes
+    body = (cloud.dense if method.architecture == "dense" else cloud.modular).part(FULL)
+    body.load_state_dict(method.model)
+    if method.architecture == "dense":
+        return score(body, x, y, classes).accuracy
+    return ModularModel(body, cloud.modular_model.selector, cloud.modular_model.routing).score(x, y, classes).accuracy

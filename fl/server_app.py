@@ -1,0 +1,56 @@
+"""The ServerApp: parse the run-config, open the results, run every method and seed."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from logging import INFO
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.common.logger import log
+from flwr.serverapp import Grid, ServerApp
+
+from fl.config import Settings
+from fl.results import ResultsWriter
+from fl.run import Event, run
+from strategies import STRATEGIES
+
+app = ServerApp()
+
+
+def report(event: Event) -> None:
+    """One line of the log per scored round and per offline stage."""
+    if event.kind == "skipped":
+        log(INFO, "seed %d, %s: complete, skipped", event.seed, event.what)
+    elif event.kind == "offline" and event.at == 0:
+        log(INFO, "seed %d, cloud: %s, %d epochs", event.seed, event.what, event.of)
+    elif event.kind == "round" and event.rows[0].evaluated:
+        scores = ", ".join(f"{row.method} {100 * row.accuracy_mean:.1f} %" for row in event.rows)
+        log(INFO, "seed %d, %s: round %d of %d, %s", event.seed, event.what, event.at, event.of, scores)
+
+
+def out_folder(settings: Settings, run_id: int) -> Path:
+    """Where results go. The ServerApp's working directory is the SuperLink's, so relative paths mean nothing here."""
+    if settings.out:
+        return Path(settings.out).expanduser()
+    return Path.home() / "driftfed-results" / f"{settings.experiment}-{run_id}"
+
+
+def open_results(settings: Settings, out: Path) -> ResultsWriter:
+    """The results folder of one setting."""
+    methods = [name for method in settings.methods for name in STRATEGIES[method].reports]
+    return ResultsWriter(
+        out, settings.experiment, {settings.setting: settings.resolved()}, settings.seed_list, methods, overwrite=settings.overwrite
+    )
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Entry point of `flwr run`."""
+    settings = Settings.parse(context.run_config)
+    out = out_folder(settings, context.run_id)
+    with open_results(settings, out) as results:
+        log(INFO, "results: %s", out)
+        run(settings, grid, results, report)
+    log(INFO, "done: %s", out / "rounds.csv")

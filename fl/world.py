@@ -1,0 +1,99 @@
+"""The settings' world, architectures and recipe: what the cloud and every device build alike, once per process."""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fl.config import Settings, SettingsError
+from models.body import Architecture
+from models.registry import MODELS
+from models.selector import Routing, Selector
+from models.train import Recipe
+from partitions import DRIFTS, PARTITIONS, Dataset, Schedule, World, load
+
+PARTITION_KEYS = {"m-classes": ("classes_per_device",), "dirichlet": ("alpha",)}
+
+
+def dataset(settings: Settings) -> Dataset:
+    """The data set, loaded once per process.
+
+    Raises:
+        partitions.DataError: it is missing; the message says which command fetches it.
+    """
+    return load(settings.dataset, settings.data_root or None, settings.image_size)
+
+
+@lru_cache(maxsize=8)
+def world(settings: Settings, seed: int) -> World:
+    """What every device holds at every step.
+
+    Raises:
+        SettingsError: the partition or the drift does not fit the data set.
+    """
+    own = {key: getattr(settings, key) for key in PARTITION_KEYS.get(settings.partition, ())}
+    try:
+        return World(
+            dataset(settings),
+            PARTITIONS[settings.partition](**own),
+            DRIFTS[settings.drift](),
+            seed,
+            samples=(settings.samples_min, settings.samples_max),
+            test_samples=settings.test_samples,
+            proxy_fraction=settings.proxy_fraction,
+            drift_fraction=settings.drift_fraction,
+            schedule=Schedule(settings.schedule),
+        )
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def tensors(data: Dataset, split: str, indices: np.ndarray | slice = slice(None)) -> tuple[Tensor, Tensor]:
+    """Inputs (n, ...) and classes (n,) of chosen samples."""
+    x = data.inputs(split, indices)  # type: ignore[arg-type]
+    return torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(np.array(data.labels(split, indices)))  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=8)
+def architectures(settings: Settings) -> dict[str, Architecture]:
+    """The dense cloud model and the modular one made from it.
+
+    Raises:
+        SettingsError: the model does not fit the data or cannot be cut as asked.
+    """
+    data = dataset(settings)
+    hyper: dict[str, object] = {"width": settings.width} if settings.width else {}
+    if settings.model != "mlp":
+        if len(data.input_shape) != 3:
+            raise SettingsError(f"model = '{settings.model}' needs images, {data.name} has samples of shape {data.input_shape}")
+        hyper["norm"] = settings.norm
+    try:
+        dense = MODELS[settings.model](data.input_shape, data.num_classes, **hyper)
+        return {"dense": dense, "modular": dense.modular(settings.modules, settings.shrink)}
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def selector(settings: Settings, seed: int | None = None) -> Selector:
+    """The module selector; without a seed its weights are to be loaded."""
+    modular = architectures(settings)["modular"]
+    layers = {layer: modular.sizes[layer] for layer in modular.part({}).layers}
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    return Selector(modular.input_shape, layers, settings.selector_width, generator)
+
+
+def routing(settings: Settings) -> Routing:
+    """How gates follow from the selector."""
+    return Routing(settings.top_k, float(settings.shrink))
+
+
+def recipe(settings: Settings) -> Recipe:
+    """How devices train."""
+    return Recipe(
+        lr=settings.lr,
+        batch_size=settings.batch_size,
+        optimizer=settings.optimizer,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )

@@ -1,0 +1,123 @@
+"""Axes and coverage: one description of "which part of the model", one way to cut it out, one way to merge it back.
+
+Every model names the axes of its parameters, e.g. ``{"stage1.0.block.first": ("stage1.modules", "stage1.hidden", ...)}``.
+A *coverage* lists, for each named axis, the indices that a sub-model keeps; an axis it does not mention is kept whole.
+HeteroFL (a prefix), FedRolex (a rolling window), ECLM (chosen modules) and FedAvg (everything) are choices of coverage
+and weight over the one `extract` and the one `WeightedSum` below.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+State = dict[str, Tensor]
+Axes = Mapping[str, tuple[str | None, ...]]
+Coverage = Mapping[str, Tensor]
+Sizes = Mapping[str, int]
+
+FULL: Coverage = {}
+
+
+def prefix(sizes: Sizes, kept: Sizes) -> Coverage:
+    """The coverage that keeps the first ``kept[axis]`` indices of each named axis (HeteroFL, FjORD)."""
+    return {axis: torch.arange(kept[axis]) for axis in kept if kept[axis] != sizes[axis]}
+
+
+def covered_sizes(sizes: Sizes, coverage: Coverage) -> dict[str, int]:
+    """The axis sizes of the sub-model that ``coverage`` cuts out of a model of ``sizes``.
+
+    Raises:
+        KeyError: the coverage names an axis that the model does not have.
+    """
+    unknown = coverage.keys() - sizes.keys()
+    if unknown:
+        raise KeyError(f"coverage names unknown axes {sorted(unknown)}; the model has {sorted(sizes)}")
+    return {axis: len(coverage[axis]) if axis in coverage else size for axis, size in sizes.items()}
+
+
+def _index(axes: tuple[str | None, ...], coverage: Coverage, shape: torch.Size) -> tuple[Tensor | slice, ...] | None:
+    """An index that selects the covered entries of one parameter, or None where it is kept whole."""
+    kept = [coverage.get(axis) if axis is not None else None for axis in axes]
+    if all(k is None for k in kept):
+        return None
+    if sum(k is not None for k in kept) == 1:  # one axis only: plain slices keep the fast indexing path
+        return tuple(slice(None) if k is None else k for k in kept)
+    full = [torch.arange(n) if k is None else k for k, n in zip(kept, shape, strict=True)]
+    return torch.meshgrid(*full, indexing="ij")
+
+
+def extract(state: Mapping[str, Tensor], axes: Axes, coverage: Coverage) -> State:
+    """The covered part of ``state``, as new tensors that share no memory with it."""
+    part = {}
+    for name, value in state.items():
+        index = _index(axes[name], coverage, value.shape)
+        part[name] = value.clone() if index is None else value[index].clone()
+    return part
+
+
+class WeightedSum:
+    """A running weighted mean of sub-models in memory that does not grow with their number.
+
+    A monoid: `add` and `merge` commute up to rounding, and an empty sum changes nothing. Entries that no sub-model
+    covered keep their old value in `finish`: never 0/0, never 0. Integer buffers come back as integers.
+    """
+
+    def __init__(self, axes: Axes, like: Mapping[str, Tensor]):
+        self._axes = axes
+        self.total: State = {}
+        self.weight: State = {}  # shaped as the parameter, but 1 along axes without a name
+        for name, value in like.items():
+            dtype = value.dtype if value.dtype.is_floating_point else torch.float64
+            self.total[name] = torch.zeros(value.shape, dtype=dtype)
+            named = [n if a is not None else 1 for a, n in zip(axes[name], value.shape, strict=True)]
+            self.weight[name] = torch.zeros(named, dtype=dtype)
+
+    def add(
+        self, part: Mapping[str, Tensor], coverage: Coverage, weight: float, along: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Add one sub-model.
+
+        Args:
+            part: the parameters of the sub-model, shaped as `extract` shapes them.
+            coverage: where they belong.
+            weight: how much the part counts, e.g. its number of examples.
+            along: for an axis, one weight per kept index *instead of* ``weight``, for the parameters that have that axis
+                (ECLM: the importance of each module).
+        """
+        along = along or {}
+        for name, value in part.items():
+            names = self._axes[name]
+            total, weights = self.total[name], self.weight[name]
+            w: float | Tensor = weight
+            for dim, axis in enumerate(names):
+                if axis is not None and axis in along:
+                    w = along[axis].to(total.dtype).reshape([-1 if d == dim else 1 for d in range(len(names))])
+            index = _index(names, coverage, total.shape)
+            if index is None:
+                total += w * value.to(total.dtype)
+                weights += w
+            else:
+                narrow = _index(tuple(a if n > 1 else None for a, n in zip(names, weights.shape, strict=True)),
+                                coverage, weights.shape)
+                total[index] += w * value.to(total.dtype)
+                if narrow is None:
+                    weights += w
+                else:
+                    weights[narrow] += w
+
+    def merge(self, other: "WeightedSum") -> None:
+        """Add everything that ``other`` has seen."""
+        for name in self.total:
+            self.total[name] += other.total[name]
+            self.weight[name] += other.weight[name]
+
+    def finish(self, old: Mapping[str, Tensor]) -> State:
+        """The weighted mean where anything was added, and ``old`` everywhere else."""
+        new = {}
+        for name, value in old.items():
+            weight = self.weight[name]
+            mean = self.total[name] / torch.where(weight > 0, weight, 1)
+            mean = mean if value.dtype.is_floating_point else mean.round()
+            new[name] = torch.where(weight > 0, mean.to(value.dtype), value)
+        return new

@@ -1,0 +1,92 @@
+"""What a network is to the rest of the project: sizes that build it, axes that cut it, module layers that gates steer."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.axes import Axes, Coverage, Sizes, State, covered_sizes
+
+
+class Body(nn.Module, ABC):
+    """A network without its selector, fully determined by its axis sizes.
+
+    Attributes:
+        sizes: length of every named axis, e.g. ``{"stage1.out": 16, "stage1.modules": 1, ...}``.
+        layers: the module axis of each module layer, in order of execution; gates come in this order.
+        rate: HeteroFL's scaler; in training, hidden activations are divided by it.
+    """
+
+    layers: tuple[str, ...]
+
+    def __init__(self, sizes: Sizes):
+        super().__init__()
+        self.sizes = dict(sizes)
+        self.rate = 1.0
+
+    @abstractmethod
+    def forward(self, x: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
+        """Logits (B, classes) for inputs (B, ...); ``gates[l]`` (B, M_l) weighs the modules of layer l."""
+
+    @abstractmethod
+    def axes(self) -> Axes:
+        """Names of the axes of every entry of ``state_dict()``."""
+
+    def state(self) -> State:
+        """Parameters and buffers, detached and copied."""
+        return {name: value.detach().clone() for name, value in self.state_dict().items()}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to build one model, whole or in part.
+
+    Args:
+        build: ``build(sizes, generator) -> Body``.
+        sizes: the axis sizes of the whole model.
+        input_shape: shape of one sample.
+    """
+
+    build: Callable[[Sizes, torch.Generator | None], Body]
+    sizes: Mapping[str, int]
+    input_shape: tuple[int, ...]
+
+    def whole(self, seed: int = 0) -> Body:
+        """The whole model with initial weights from ``seed``."""
+        return self.build(self.sizes, torch.Generator().manual_seed(seed))
+
+    def part(self, coverage: Coverage) -> Body:
+        """An uninitialised body for the sub-model that ``coverage`` cuts out."""
+        return self.build(covered_sizes(self.sizes, coverage), None)
+
+    def modular(self, modules: int, shrink: int) -> "Architecture":
+        """The same architecture with every block cut into ``modules`` modules of 1/``shrink`` of its inner width."""
+        layers = self.build(self.sizes, None).layers
+        sizes = dict(self.sizes)
+        for layer in layers:
+            hidden = hidden_axis(layer)
+            if sizes[layer] != 1:
+                raise ValueError(f"{layer} is already cut into {sizes[layer]} modules")
+            if sizes[hidden] % shrink:
+                raise ValueError(f"shrink = {shrink} does not divide the inner width {sizes[hidden]} of {hidden}")
+            sizes[layer], sizes[hidden] = modules, sizes[hidden] // shrink
+        return Architecture(self.build, sizes, self.input_shape)
+
+
+def hidden_axis(layer: str) -> str:
+    """The inner-width axis that belongs to a module axis: 'stage1.modules' -> 'stage1.hidden'."""
+    return layer.removesuffix(".modules") + ".hidden"
+
+
+Family = Callable[..., Architecture]
+"""``family(input_shape, classes, **hyper) -> Architecture`` of the dense model."""
+
+
+def checked(hyper: Mapping[str, Any], allowed: Sequence[str], family: str) -> None:
+    """Refuse hyper-parameters that a family does not know."""
+    unknown = sorted(set(hyper) - set(allowed))
+    if unknown:
+        raise ValueError(f"model {family!r} has no parameters {unknown}; it has {sorted(allowed)}")

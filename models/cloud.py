@@ -1,0 +1,188 @@
+"""The cloud model of ECLM: a modular body and its selector, and how the cloud trains the two (ECLM 4.3)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import Bounds, LinearConstraint, milp
+from torch import Tensor
+
+from models.body import Body
+from models.derive import _quiet_stdout
+from models.selector import Routing, Selector, load_balance
+from models.train import Recipe, Score, batches, score
+
+Progress = Callable[[str, int, int], None]
+"""``progress(stage, epoch, epochs)``."""
+
+
+@dataclass
+class ModularModel:
+    """A modular body, its selector and how gates follow from it."""
+
+    body: Body
+    selector: Selector
+    routing: Routing
+
+    @torch.no_grad()
+    def logits(self, x: Tensor, batch_size: int = 500) -> list[Tensor]:
+        """The selector's clean logits (n, N) per layer."""
+        self.selector.eval()
+        chunks = [self.selector(part) for part in x.split(batch_size)]
+        return [torch.cat(layer) for layer in zip(*chunks, strict=True)]
+
+    def gates(self, logits: Sequence[Tensor]) -> list[Tensor]:
+        """Gates (n, N) per layer."""
+        return [self.routing.gates(layer) for layer in logits]
+
+    def score(self, x: Tensor, y: Tensor, classes: int) -> Score:
+        """Score the whole cloud model."""
+        return score(self.body, x, y, classes, self.gates(self.logits(x)))
+
+
+def _train(
+    model: ModularModel,
+    x: Tensor,
+    y: Tensor,
+    recipe: Recipe,
+    epochs: int,
+    generator: np.random.Generator,
+    extra_loss: Callable[[list[tuple[Tensor, Tensor, Tensor]], Tensor], Tensor],
+    stage: str,
+    progress: Progress | None,
+) -> None:
+    """Cross-entropy plus ``extra_loss(routed, rows)`` over body and selector, cosine learning rate."""
+    parameters = [*model.body.parameters(), *model.selector.parameters()]
+    optimizer = recipe.build(parameters)
+    steps = max(1, epochs * -(-len(x) // recipe.batch_size))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    noise = torch.Generator().manual_seed(int(generator.integers(2**31)))
+    for epoch in range(epochs):
+        if progress:
+            progress(stage, epoch, epochs)
+        model.body.train()
+        model.selector.train()
+        for rows in batches(len(x), recipe.batch_size, generator):
+            routed = model.selector.noisy(x[rows], noise)
+            gates = [model.routing.gates(noisy) for _, noisy, _ in routed]
+            loss = F.cross_entropy(model.body(x[rows], gates), y[rows]) + extra_loss(routed, rows)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if recipe.clip:
+                torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+            optimizer.step()
+            schedule.step()
+
+
+def train_end_to_end(
+    model: ModularModel,
+    x: Tensor,
+    y: Tensor,
+    recipe: Recipe,
+    epochs: int,
+    generator: np.random.Generator,
+    balance: float = 0.1,
+    progress: Progress | None = None,
+) -> None:
+    """Vanilla end-to-end training: CrossEntropy + lambda * LoadBalance, noisy top-k routing."""
+
+    def extra(routed: list[tuple[Tensor, Tensor, Tensor]], rows: Tensor) -> Tensor:
+        return balance * load_balance(routed, model.routing.top_k)
+
+    _train(model, x, y, recipe, epochs, generator, extra, "end-to-end training", progress)
+
+
+def mapping(logits: Sequence[Tensor], subtask: Tensor, subtasks: int) -> list[np.ndarray]:
+    """H (T, N) per layer: the mean load that sub-task t puts on module n; each row sums to 1."""
+    one_hot = F.one_hot(subtask, subtasks).float()
+    count = one_hot.sum(0).clamp(min=1)[:, None]
+    return [(one_hot.T @ layer.softmax(1) / count).double().numpy() for layer in logits]
+
+
+def assign(load_TN: np.ndarray, kappa1: float, kappa2: int) -> np.ndarray:
+    """Which modules serve which sub-task (ECLM 4.3, step 2): a binary mask M (T, N) that solves
+
+        max sum(H * M)  s.t.  sum_t h_tn m_tn <= kappa1 for every module n,  1 <= sum_n m_tn <= kappa2 for every sub-task t.
+
+    The formula is lost in the paper's text; this is what its two constraints say, plus 'at least one'.
+
+    Raises:
+        ValueError: no mask satisfies the constraints.
+    """
+    tasks, modules = load_TN.shape
+    per_module = np.zeros((modules, tasks * modules))
+    per_task = np.zeros((tasks, tasks * modules))
+    for n in range(modules):
+        per_module[n, n::modules] = load_TN[:, n]
+    for t in range(tasks):
+        per_task[t, t * modules : (t + 1) * modules] = 1
+    with _quiet_stdout():
+        solution = milp(
+            -load_TN.ravel(),
+            constraints=[
+                LinearConstraint(per_module, -np.inf, kappa1),
+                LinearConstraint(per_task, 1, kappa2),
+            ],
+            integrality=np.ones(tasks * modules),
+            bounds=Bounds(0, 1),
+        )
+    if solution.x is None:
+        raise ValueError(f"no assignment of {tasks} sub-tasks to {modules} modules with a load of at most {kappa1:.3g} each")
+    return solution.x.round().astype(bool).reshape(tasks, modules)
+
+
+def targets(loads: Sequence[np.ndarray], slack: float, kappa2: int) -> list[np.ndarray]:
+    """P = H * M with rows normalised, per layer: the routing that ability enhancing steers to.
+
+    Args:
+        slack: kappa1 as a multiple of the even load T/N; doubled where no assignment exists.
+        kappa2: most modules per sub-task.
+    """
+    out = []
+    for load_TN in loads:
+        tasks, modules = load_TN.shape
+        kappa1 = slack * tasks / modules
+        while True:
+            try:
+                mask = assign(load_TN, kappa1, kappa2)
+                break
+            except ValueError:
+                kappa1 *= 2  # ends: kappa1 >= T admits every mask
+        kept = load_TN * mask
+        out.append(kept / kept.sum(1, keepdims=True))
+    return out
+
+
+def enhance(
+    model: ModularModel,
+    x: Tensor,
+    y: Tensor,
+    subtask: Tensor,
+    subtasks: int,
+    recipe: Recipe,
+    epochs: int,
+    generator: np.random.Generator,
+    strength: float = 0.5,
+    slack: float = 2.0,
+    kappa2: int = 4,
+    progress: Progress | None = None,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Module ability-enhancing training: CrossEntropy + lambda * KL(P[sub-task of x], g).
+
+    Returns:
+        (H, P) per layer: the mapping found by end-to-end training, and the target that was trained.
+    """
+    found = mapping(model.logits(x), subtask, subtasks)
+    wanted = targets(found, slack, kappa2)
+    label = [torch.from_numpy(p).float()[subtask] for p in wanted]
+
+    def extra(routed: list[tuple[Tensor, Tensor, Tensor]], rows: Tensor) -> Tensor:
+        loss = torch.zeros(())
+        for (clean, _, _), p in zip(routed, label, strict=True):
+            loss = loss + F.kl_div(clean.log_softmax(1), p[rows], reduction="batchmean")
+        return strength * loss / len(routed)
+
+    _train(model, x, y, recipe, epochs, generator, extra, "ability enhancing", progress)
+    return found, wanted

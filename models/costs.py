@@ -1,0 +1,133 @@
+"""What a (sub-)model costs: parameters, bytes, multiply-accumulates, training memory. Counted, not guessed.
+
+Everything is counted on the meta device (shapes without numbers), so a ResNet18 takes milliseconds. The cost of a
+sub-model is its base plus the sum of its modules' costs, as in ECLM 5.1, so derivation only adds numbers.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.axes import Sizes
+from models.body import Architecture, Body
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The price of holding and training a model.
+
+    Args:
+        params: entries of the state, buffers included.
+        bytes: of the state on the wire at 4 bytes an entry, without the message's framing.
+        macs: multiply-accumulates of one forward pass of one sample.
+        memory: bytes while training: parameters, gradients, optimizer state and saved activations of one batch.
+    """
+
+    params: float
+    bytes: float
+    macs: float
+    memory: float
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(*(a + b for a, b in zip(self.vector, other.vector, strict=True)))
+
+    def __sub__(self, other: "Cost") -> "Cost":
+        return Cost(*(a - b for a, b in zip(self.vector, other.vector, strict=True)))
+
+    def __mul__(self, k: float) -> "Cost":
+        return Cost(*(a * k for a in self.vector))
+
+    @property
+    def vector(self) -> tuple[float, float, float, float]:
+        return self.params, self.bytes, self.macs, self.memory
+
+
+def macs(module: torch.nn.Module, x: Tensor, *args: object) -> float:
+    """Multiply-accumulates of one forward pass, by torch's own counter (which counts 2 FLOP for each)."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        module(x, *args)
+    return counter.get_total_flops() / 2
+
+
+def saved_bytes(body: Body, x: Tensor, y: Tensor, gates: list[Tensor] | None = None) -> int:
+    """Bytes of the activations that the backward pass keeps, each storage counted once, parameters not at all."""
+    own = {p.untyped_storage()._cdata for p in body.parameters()} | {b.untyped_storage()._cdata for b in body.buffers()}
+    kept: dict[int, tuple[int, Tensor]] = {}
+
+    def pack(t: Tensor) -> Tensor:
+        storage = t.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = (storage.nbytes(), t)  # holding t keeps the storage's identity from being reused
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        F.cross_entropy(body(x, gates), y)
+    return sum(n for n, _ in kept.values())
+
+
+def cost(architecture: Architecture, sizes: Sizes, batch_size: int, optimizer_slots: int = 1) -> Cost:
+    """The cost of the model of ``sizes``.
+
+    Args:
+        batch_size: samples in a training batch, for the activations.
+        optimizer_slots: numbers that the optimizer keeps per parameter: 0 plain SGD, 1 momentum, 2 Adam.
+    """
+    with torch.device("meta"):
+        body = architecture.build(sizes, None)
+    x = torch.empty(batch_size, *architecture.input_shape, device="meta")
+    y = torch.zeros(batch_size, dtype=torch.long, device="meta")
+    gates = [torch.ones(batch_size, sizes[layer], device="meta") for layer in body.layers]
+    for module in body.modules():
+        if hasattr(module, "execution"):
+            module.execution = "fused"  # every module held runs: the additive bound that derivation works with
+    state = sum(v.numel() for v in body.state_dict().values())
+    weights = sum(p.numel() for p in body.parameters())
+    memory = 4 * (weights * (1 + optimizer_slots) + state) + saved_bytes(body, x, y, gates)
+    return Cost(state, 4 * state, macs(body, x[:1], [g[:1] for g in gates]), memory)
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Costs of every sub-model of a modular architecture, by addition."""
+
+    architecture: Architecture
+    batch_size: int
+    optimizer_slots: int = 1
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        return self.architecture.part({}).layers
+
+    @cached_property
+    def module(self) -> dict[str, Cost]:
+        """What one module of each layer costs; the modules of a layer are shrunk copies and cost the same."""
+        one = {**self.architecture.sizes, **dict.fromkeys(self.layers, 1)}
+        return {layer: self._cost({**one, layer: 2}) - self._cost(one) for layer in self.layers}
+
+    @cached_property
+    def base(self) -> Cost:
+        """What every sub-model pays before its first module: stem, norms, skips, head."""
+        base = self._cost({**self.architecture.sizes, **dict.fromkeys(self.layers, 1)})
+        for layer in self.layers:
+            base = base - self.module[layer]
+        return base
+
+    @cached_property
+    def whole(self) -> Cost:
+        """The cost of the whole model."""
+        return self._cost(self.architecture.sizes)
+
+    def of(self, counts: Sizes) -> Cost:
+        """The cost of a sub-model with ``counts[layer]`` modules in each layer."""
+        total = self.base
+        for layer in self.layers:
+            total = total + self.module[layer] * counts[layer]
+        return total
+
+    def _cost(self, sizes: Sizes) -> Cost:
+        return cost(self.architecture, sizes, self.batch_size, self.optimizer_slots)

@@ -1,0 +1,124 @@
+"""Sub-model derivation: the most important modules that fit a device (ECLM 5.1, the multi-dimensional knapsack).
+
+    max sum_i importance_i d_i   s.t.  sum_i resource_j(i) d_i <= limit_j for each j,  d binary,  >= 1 module per layer
+
+The modules of a layer are shrunk copies of one block and cost the same, so the best k of a layer are its k most important
+and only the *counts* per layer are open: `derive_counts` enumerates them and is exact. `derive_milp` (HiGHS) takes modules of
+mixed cost and is the oracle in the tests. Both first reserve the most important module of every layer, as the paper does.
+"""
+
+import ctypes
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+Array = np.ndarray
+_TOLERANCE = 1e-9
+
+
+class Infeasible(ValueError):
+    """Even one module per layer does not fit; the message names the limit that binds."""
+
+
+def _check(base: Array, cheapest: Array, limits: Array, names: Sequence[str]) -> Array:
+    """What is left of the limits after the base and one module per layer."""
+    room = limits - base - cheapest
+    if (room < -_TOLERANCE * np.maximum(1, limits)).any():
+        j = int((room / np.maximum(limits, 1e-12)).argmin())
+        raise Infeasible(
+            f"no sub-model fits: the smallest needs {base[j] + cheapest[j]:.4g} {names[j]}, the limit is {limits[j]:.4g}"
+        )
+    return np.maximum(room, 0)
+
+
+def derive_counts(
+    importance: Mapping[str, Array], base: Array, price: Mapping[str, Array], limits: Array, names: Sequence[str]
+) -> dict[str, Array]:
+    """The best modules under all limits, where the modules of a layer cost the same.
+
+    Args:
+        importance: (N,) per layer, non-negative.
+        base: (J,) what every sub-model costs in each of J resources.
+        price: (J,) per layer, what one of its modules costs.
+        limits: (J,) what the device allows.
+        names: (J,) units of the resources, for the error.
+
+    Returns:
+        Sorted indices of the chosen modules, per layer.
+
+    Raises:
+        Infeasible: not even one module per layer fits.
+    """
+    layers = list(importance)
+    room = _check(base, np.sum([price[layer] for layer in layers], axis=0), limits, names)
+    ranked = {layer: np.argsort(-importance[layer], kind="stable") for layer in layers}
+    # value[k]: importance gained by k modules beyond the first.
+    value = {layer: np.concatenate([[0], np.cumsum(importance[layer][ranked[layer][1:]])]) for layer in layers}
+    *outer, last = layers
+    grids = np.meshgrid(*[np.arange(len(value[layer])) for layer in outer], indexing="ij")
+    counts = np.stack([g.ravel() for g in grids], axis=1) if outer else np.zeros((1, 0), int)  # (combinations, L - 1)
+    spent = counts @ np.array([price[layer] for layer in outer]) if outer else np.zeros((1, len(room)))
+    left = room - spent
+    slack = _TOLERANCE * np.maximum(1, limits)
+    fits = (left >= -slack).all(axis=1)
+    # With the other counts fixed, the last layer takes as many as the scarcest resource allows.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        most = np.where(price[last] > 0, (left + slack) / price[last], np.inf).min(axis=1)
+    most = np.clip(most, 0, len(value[last]) - 1).astype(int)
+    gain = value[last][most] + sum(value[layer][counts[:, i]] for i, layer in enumerate(outer))
+    best = int(np.where(fits, gain, -np.inf).argmax())
+    chosen = dict(zip(outer, counts[best], strict=True)) | {last: most[best]}
+    return {layer: np.sort(ranked[layer][: 1 + chosen[layer]]) for layer in layers}
+
+
+def derive_milp(
+    importance: Mapping[str, Array], base: Array, price: Mapping[str, Array], limits: Array, names: Sequence[str]
+) -> dict[str, Array]:
+    """The same by mixed-integer programming, for modules of mixed cost: ``price[layer]`` is (N, J).
+
+    Raises:
+        Infeasible: the base and the most important module of each layer do not fit.
+    """
+    layers = list(importance)
+    first = {layer: int(importance[layer].argmax()) for layer in layers}
+    room = _check(base, np.sum([price[layer][first[layer]] for layer in layers], axis=0), limits, names)
+    value = np.concatenate([importance[layer] for layer in layers])
+    weight = np.concatenate([price[layer] for layer in layers])
+    offsets = np.cumsum([0] + [len(importance[layer]) for layer in layers])
+    value = value.copy()
+    open_ = np.ones(len(value))
+    for layer, at in zip(layers, offsets, strict=False):
+        open_[at + first[layer]] = 0  # already taken
+    scale = np.maximum(weight.max(axis=0), 1e-12)
+    with _quiet_stdout():
+        solution = milp(
+            -value,
+            constraints=LinearConstraint((weight / scale).T, -np.inf, room / scale),
+            integrality=np.ones(len(value)),
+            bounds=Bounds(0, open_),
+        )
+    taken = np.round(solution.x).astype(bool)
+    return {
+        layer: np.sort(np.append(np.flatnonzero(taken[at:to]), first[layer]))
+        for layer, at, to in zip(layers, offsets, offsets[1:], strict=False)
+    }
+
+
+@contextmanager
+def _quiet_stdout() -> Iterator[None]:
+    """Hold back what HiGHS prints on the C level of descriptor 1. Not thread-safe: descriptors belong to the process."""
+    libc = ctypes.CDLL(None)
+    libc.fflush(None)
+    with tempfile.TemporaryFile() as sink:
+        saved = os.dup(1)
+        os.dup2(sink.fileno(), 1)
+        try:
+            yield
+        finally:
+            libc.fflush(None)
+            os.dup2(saved, 1)
+            os.close(saved)

@@ -1,0 +1,142 @@
+"""ResNet18 with the CIFAR stem (He et al. 2016, arXiv:1512.03385); each stage is a module layer (ECLM 7.1).
+
+The two blocks of a stage share one row of gates: module i of the layer is module i of both blocks. The stem, the skip
+connections, the norms after each sum and the head are shared by all modules.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.axes import Axes, Sizes
+from models.blocks import ConvBlock, Norm, _init
+from models.body import Architecture, Body
+
+
+class Residual(nn.Module):
+    """relu(norm(block(x)) + skip(x)) with a 1x1 projection where the shape changes."""
+
+    def __init__(
+        self,
+        modules: int,
+        inputs: int,
+        hidden: int,
+        outputs: int,
+        stride: int,
+        project: bool,
+        norm: str,
+        group_size: int,
+        generator: torch.Generator | None,
+    ):
+        super().__init__()
+        self.block = ConvBlock(modules, inputs, hidden, outputs, stride, norm, group_size, generator)
+        self.norm = Norm(1, outputs, norm, group_size)
+        self.stride = stride
+        self.project: nn.Parameter | None = None
+        if project:
+            self.project = _init(generator, outputs, inputs, 1, 1, fan_in=inputs, gain=1.0)
+            self.project_norm = Norm(1, outputs, norm, group_size)
+
+    def forward(self, x: Tensor, gates_BM: Tensor | None) -> Tensor:
+        y = self.norm(self.block(x, gates_BM))
+        if self.project is not None:
+            x = self.project_norm(F.conv2d(x, self.project, stride=self.stride))
+        return F.relu(y + x)
+
+    def axes(self, modules: str, hidden: str, inputs: str, outputs: str) -> Axes:
+        axes: dict[str, tuple[str | None, ...]] = {}
+        axes |= {f"block.{name}": a for name, a in self.block.axes(modules, hidden, inputs, outputs).items()}
+        axes |= {f"norm.{name}": a for name, a in self.norm.axes(None, outputs).items()}
+        if self.project is not None:
+            axes["project"] = (outputs, inputs, None, None)
+            axes |= {f"project_norm.{name}": a for name, a in self.project_norm.axes(None, outputs).items()}
+        return axes
+
+
+class ResNet(Body):
+    """Stem, ``len(depths)`` stages, global average, linear head. (B, C, H, W) -> (B, classes)."""
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        channels: int,
+        depths: Sequence[int],
+        norm: str,
+        group_size: int,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__(sizes)
+        self.layers = tuple(f"stage{s}.modules" for s in range(1, len(depths) + 1))
+        width = sizes["stage1.out"]
+        self.stem = _init(generator, width, channels, 3, 3, fan_in=9 * channels)
+        self.stem_norm = Norm(1, width, norm, group_size)
+        self.stages = nn.ModuleList()
+        for s, depth in enumerate(depths, start=1):
+            outputs = sizes[f"stage{s}.out"]
+            stage = nn.ModuleList()
+            for b in range(depth):
+                first = b == 0 and s > 1  # the first block of a later stage halves the image and widens
+                stage.append(
+                    Residual(
+                        sizes[f"stage{s}.modules"],
+                        sizes[f"stage{s - 1}.out"] if first else outputs,
+                        sizes[f"stage{s}.hidden"],
+                        outputs,
+                        2 if first else 1,
+                        first,
+                        norm,
+                        group_size,
+                        generator,
+                    )
+                )
+            self.stages.append(stage)
+        self.head = nn.Linear(sizes[f"stage{len(depths)}.out"], sizes["classes"])
+        if generator is not None:
+            nn.init.normal_(self.head.weight, std=self.head.in_features**-0.5, generator=generator)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
+        # HeteroFL's scaler would sit before each norm, which cancels it: nothing to divide here.
+        x = F.relu(self.stem_norm(F.conv2d(x, self.stem, padding=1)))
+        for s, stage in enumerate(self.stages):
+            for block in stage:  # type: ignore[attr-defined]
+                x = block(x, None if gates is None else gates[s])
+        return self.head(x.mean((2, 3)))
+
+    def axes(self) -> Axes:
+        axes: dict[str, tuple[str | None, ...]] = {"stem": ("stage1.out", None, None, None)}
+        axes |= {f"stem_norm.{name}": a for name, a in self.stem_norm.axes(None, "stage1.out").items()}
+        for s, stage in enumerate(self.stages, start=1):
+            for b, block in enumerate(stage):  # type: ignore[arg-type]
+                inputs = f"stage{s - 1}.out" if b == 0 and s > 1 else f"stage{s}.out"
+                own = block.axes(f"stage{s}.modules", f"stage{s}.hidden", inputs, f"stage{s}.out")
+                axes |= {f"stages.{s - 1}.{b}.{name}": a for name, a in own.items()}
+        head = f"stage{len(self.stages)}.out"
+        return axes | {"head.weight": ("classes", head), "head.bias": ("classes",)}
+
+
+def resnet18(
+    input_shape: tuple[int, ...], classes: int, width: int = 64, norm: str = "group", group_size: int = 0
+) -> Architecture:
+    """ResNet18 whose first stage has ``width`` channels (64 in the paper).
+
+    Args:
+        norm: 'group' or 'batch'. Group norm by default: the statistics of a batch of 16 label-skewed samples are the
+            first thing to go wrong in federated training, and a module must compute the same beside other neighbours.
+        group_size: channels in a norm group, 0 for ``width / 8``. To take a trained model over exactly, the inner width of a
+            module must be a multiple of it.
+    """
+    if norm not in ("group", "batch"):
+        raise ValueError(f"unknown norm {norm!r}; known: batch, group")
+    depths = (2, 2, 2, 2)
+    group_size = group_size or max(1, width // 8)
+
+    def build(sizes: Sizes, generator: torch.Generator | None) -> ResNet:
+        return ResNet(sizes, input_shape[0], depths, norm, group_size, generator)
+
+    sizes = {"classes": classes}
+    for s in range(1, len(depths) + 1):
+        sizes |= {f"stage{s}.out": width * 2 ** (s - 1), f"stage{s}.hidden": width * 2 ** (s - 1), f"stage{s}.modules": 1}
+    return Architecture(build, sizes, input_shape)

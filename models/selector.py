@@ -1,0 +1,125 @@
+"""The unified module selector: one light network that routes a sample through all module layers at once (ECLM 4.2).
+
+Shape suffixes: B batch, E embedding, N modules of a layer, M modules held on a device.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How gates follow from the selector's output.
+
+    Args:
+        top_k: modules active per sample in each layer; fewer if fewer are held.
+        scale: what the gates of one sample sum to. With ``scale = shrink`` an even spread over ``shrink`` modules gives
+            each the gate 1, which is what a taken-over dense model computes.
+    """
+
+    top_k: int
+    scale: float
+
+    def gates(self, logits_BM: Tensor) -> Tensor:
+        """Gates (B, M) of the modules whose logits are given: zero outside the top k, renormalised over it.
+
+        Given the columns of the modules that a device holds, this is the selection among *available* modules.
+        """
+        k = min(self.top_k, logits_BM.shape[1])
+        top_BK, at_BK = logits_BM.topk(k, dim=1)
+        return torch.zeros_like(logits_BM).scatter(1, at_BK, self.scale * top_BK.softmax(1))
+
+
+class Selector(nn.Module):
+    """Embedding network and one linear head per module layer.
+
+    Args:
+        input_shape: one sample, (F,) or (C, H, W).
+        layers: number of modules N of each module layer, by its axis.
+        embed: width E of the embedding.
+    """
+
+    def __init__(
+        self, input_shape: tuple[int, ...], layers: Mapping[str, int], embed: int, generator: torch.Generator | None = None
+    ):
+        super().__init__()
+        self.layers = tuple(layers)
+        if len(input_shape) == 3:
+            channels, height, _ = input_shape
+            self.embed: nn.Module = nn.Sequential(
+                nn.AvgPool2d(max(1, height // 16)),
+                nn.Conv2d(channels, embed // 4, 3, stride=2, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(embed // 4, embed // 2, 3, stride=2, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(embed // 2, embed, 3, stride=2, padding=1),
+                nn.ReLU(),
+                nn.Flatten(),
+                nn.Linear(embed * 4, embed),
+                nn.ReLU(),
+            )
+        else:
+            self.embed = nn.Sequential(nn.Flatten(), nn.Linear(int(torch.tensor(input_shape).prod()), embed), nn.ReLU())
+        # Heads start at zero: every module is equally likely until there is a reason to prefer one.
+        self.heads = nn.ModuleList(nn.Linear(embed, n) for n in layers.values())
+        self.noise = nn.ModuleList(nn.Linear(embed, n) for n in layers.values())
+        for head in (*self.heads, *self.noise):
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+        if generator is not None:
+            for p in self.embed.parameters():
+                if p.dim() > 1:
+                    nn.init.normal_(p, std=(2.0 / p[0].numel()) ** 0.5, generator=generator)
+                else:
+                    nn.init.zeros_(p)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Logits (B, N) for every layer."""
+        h_BE = self.embed(x)
+        return [head(h_BE) for head in self.heads]
+
+    def noisy(self, x: Tensor, generator: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Training: (clean logits, noisy logits, standard deviation of the noise), each (B, N), for every layer.
+
+        Noisy top-k of Shazeer et al. 2017 (arXiv:1701.06538), eq. 4.
+        """
+        h_BE = self.embed(x)
+        out = []
+        for head, noise in zip(self.heads, self.noise, strict=True):
+            clean, std = head(h_BE), F.softplus(noise(h_BE)) + 1e-2
+            out.append((clean, clean + std * torch.randn(clean.shape, generator=generator), std))
+        return out
+
+
+def importance(logits: Sequence[Tensor]) -> list[Tensor]:
+    """Importance of each module for a data set: the mean over its samples of g(x)_i, (N,) per layer (ECLM 5.1)."""
+    return [layer.softmax(1).mean(0) for layer in logits]
+
+
+def _cv_squared(x: Tensor) -> Tensor:
+    return x.var(unbiased=False) / (x.mean() ** 2 + 1e-10)
+
+
+def load_balance(routed: Sequence[tuple[Tensor, Tensor, Tensor]], top_k: int) -> Tensor:
+    """CV(importance)^2 + CV(load)^2, mean over the layers (Shazeer et al. 2017, eqs. 6 to 11).
+
+    Args:
+        routed: what `Selector.noisy` returned.
+        top_k: modules active per sample.
+    """
+    loss = torch.zeros(())
+    for clean, noisy, std in routed:
+        loss = loss + _cv_squared(noisy.softmax(1).sum(0))
+        n = clean.shape[1]
+        if top_k < n:
+            # P(module i is among the top k under fresh noise), a smooth stand-in for its load.
+            top = noisy.topk(top_k + 1, dim=1).values
+            inside = noisy >= top[:, top_k - 1 : top_k]
+            threshold = torch.where(inside, top[:, top_k : top_k + 1], top[:, top_k - 1 : top_k])
+            chance = torch.special.ndtr((clean - threshold) / std)
+            loss = loss + _cv_squared(chance.sum(0))
+    return loss / len(routed)

@@ -1,0 +1,140 @@
+"""Local training and scoring: index batches over tensors that are already there; no loader, no global random state."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.body import Body
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained, the same for every method.
+
+    Args:
+        lr: learning rate.
+        batch_size: samples per step; the last batch of an epoch may be smaller.
+        optimizer: 'sgd' (with ``momentum``) or 'adam'.
+        momentum: of SGD.
+        weight_decay: L2 penalty.
+        clip: largest gradient norm, 0 for none.
+    """
+
+    lr: float = 0.01
+    batch_size: int = 16
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    clip: float = 0.0
+
+    def build(self, parameters: Iterator[Tensor] | Sequence[Tensor]) -> torch.optim.Optimizer:
+        """The torch optimizer."""
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
+
+    @property
+    def slots(self) -> int:
+        """Numbers that the optimizer keeps per parameter."""
+        return 2 if self.optimizer == "adam" else int(self.momentum > 0)
+
+
+def batches(n: int, size: int, generator: np.random.Generator) -> Iterator[Tensor]:
+    """One epoch of index batches in random order."""
+    order = torch.from_numpy(generator.permutation(n))
+    yield from order.split(size)
+
+
+def fit(
+    body: Body,
+    x: Tensor,
+    y: Tensor,
+    recipe: Recipe,
+    epochs: int,
+    generator: np.random.Generator,
+    gates: Sequence[Tensor] | None = None,
+    absent: Tensor | None = None,
+    cosine: bool = False,
+    on_epoch: Callable[[int, int], None] | None = None,
+) -> float:
+    """Train ``body`` in place, on the samples of one device or of the cloud.
+
+    Args:
+        body: the (sub-)model.
+        x: (n, ...) inputs; y: (n,) classes.
+        epochs: passes over the data.
+        generator: decides the order of the samples.
+        gates: (n, M_l) per module layer; constant, because the selector is not trained on devices.
+        absent: (classes,) True for classes whose logits are masked to zero (HeteroFL's masked loss).
+        cosine: let the learning rate fall to 0 over the epochs along a cosine.
+        on_epoch: called with (epoch, epochs) as each one starts.
+
+    Returns:
+        Mean training loss of the last epoch, NaN without any.
+    """
+    body.train()
+    optimizer = recipe.build(list(body.parameters()))
+    steps = max(1, epochs * -(-len(x) // recipe.batch_size))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if cosine else None
+    loss_sum = float("nan")
+    for epoch in range(epochs):
+        if on_epoch:
+            on_epoch(epoch, epochs)
+        loss_sum = 0.0
+        for rows in batches(len(x), recipe.batch_size, generator):
+            logits = body(x[rows], None if gates is None else [g[rows] for g in gates])
+            if absent is not None:
+                logits = logits.masked_fill(absent, 0.0)
+            loss = F.cross_entropy(logits, y[rows])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if recipe.clip:
+                torch.nn.utils.clip_grad_norm_(body.parameters(), recipe.clip)
+            optimizer.step()
+            if schedule:
+                schedule.step()
+            loss_sum += float(loss.detach()) * len(rows)
+    return loss_sum / len(x)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model got right: per class the number of samples and of hits, and the summed cross-entropy."""
+
+    samples: np.ndarray  # (classes,)
+    hits: np.ndarray  # (classes,)
+    loss_sum: float
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.hits.sum() / max(1, self.samples.sum()))
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean recall over the classes that occur."""
+        seen = self.samples > 0
+        return float((self.hits[seen] / self.samples[seen]).mean()) if seen.any() else float("nan")
+
+
+@torch.no_grad()
+def score(
+    body: Body, x: Tensor, y: Tensor, classes: int, gates: Sequence[Tensor] | None = None, batch_size: int = 500
+) -> Score:
+    """Score ``body`` on samples (n, ...) of classes (n,)."""
+    body.eval()
+    hits, loss = [], 0.0
+    for at in range(0, len(x), batch_size):
+        rows = slice(at, at + batch_size)
+        logits = body(x[rows], None if gates is None else [g[rows] for g in gates])
+        hits.append(logits.argmax(1) == y[rows])
+        loss += float(F.cross_entropy(logits, y[rows], reduction="sum"))
+    right = torch.cat(hits) if hits else torch.zeros(0, dtype=torch.bool)
+    return Score(
+        np.bincount(y.numpy(), minlength=classes),
+        np.bincount(y[right].numpy(), minlength=classes),
+        loss,
+    )

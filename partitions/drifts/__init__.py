@@ -1,0 +1,14 @@
+"""Drifts by name. A new one is a file here and a line in ``DRIFTS``; its fields are its parameters."""
+
+from partitions.drifts.class_swap import ClassSwap
+from partitions.drifts.drift import Drift
+from partitions.drifts.none import Still
+from partitions.drifts.resample import Resample
+from partitions.drifts.subject import PassOn
+
+DRIFTS: dict[str, type[Drift]] = {
+    "none": Still,
+    "resample": Resample,
+    "class-swap": ClassSwap,
+    "subject": PassOn,
+}

@@ -1,0 +1,63 @@
+"""Data sets by name. A new one is a file here and a line in ``DATASETS``."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from partitions.dataset import Dataset
+from partitions.errors import DataError, lookup
+from partitions.root import Root
+from partitions.sources.cifar import Cifar
+from partitions.sources.fashion_mnist import FashionMnist
+from partitions.sources.har_embedded import HarEmbedded
+from partitions.sources.har_uci import HarUci
+from partitions.sources.source import Source
+
+DATASETS: dict[str, Source] = {
+    "har-embedded": HarEmbedded(),
+    "har-uci": HarUci(),
+    "cifar10": Cifar("cifar10", "CIFAR10", "cifar-10-batches-py", 32),
+    "cifar100": Cifar("cifar100", "CIFAR100", "cifar-100-python", 32),
+    "fashion-mnist": FashionMnist("fashion-mnist", "FashionMNIST", "FashionMNIST", 28),
+}
+
+
+def load(name: str, root: str | Path | Root | None = None, image_size: int = 0) -> Dataset:
+    """The data set, read once per process. UnknownName, DataError if missing, ValueError for an impossible size."""
+    lookup("dataset", name, DATASETS)
+    return _load(name, Root.at(root), image_size)
+
+
+@lru_cache(maxsize=8)
+def _load(name: str, root: Root, image_size: int) -> Dataset:
+    return DATASETS[name].load(root, image_size)
+
+
+def fetch(name: str, root: str | Path | Root | None = None) -> Path:
+    """Downloads a data set unless it is there already; returns where it lies. DataError without a network."""
+    source, where_to = lookup("dataset", name, DATASETS), Root.at(root, create=True)
+    return source.seek(where_to) or source.fetch(where_to.target)
+
+
+def import_(name: str, files: list[Path], root: str | Path | Root | None = None) -> Path:
+    """Takes a data set from local archives or folders; returns where it lies. DataError if they are not what it needs."""
+    source, where_to = lookup("dataset", name, DATASETS), Root.at(root, create=True)
+    if present := source.find(where_to.target):
+        raise DataError(f"{name} is already at {present}: remove it first to import it again")
+    if not files:
+        raise DataError(f"name the files that hold {name}")
+    for file in files:
+        if not Path(file).exists():
+            raise DataError(f"{file} does not exist")
+    return source.unpack([Path(file) for file in files], where_to.target)
+
+
+def where(name: str | None = None, root: str | Path | Root | None = None) -> list[tuple[str, Path | None, int]]:
+    """Rows (name, path or None, bytes) for one data set or for all."""
+    names = list(DATASETS) if name is None else [name]
+    found = [(each, lookup("dataset", each, DATASETS).seek(Root.at(root))) for each in names]
+    return [(each, path, size_of(path) if path else 0) for each, path in found]
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files under a folder."""
+    return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.rglob("*") if f.is_file())

@@ -1,0 +1,25 @@
+"""CIFAR-10 and CIFAR-100."""
+
+from pathlib import Path
+
+from partitions.errors import DataError
+from partitions.sources import mosaics
+from partitions.sources.archives import place_folder
+from partitions.sources.download import through_torchvision
+from partitions.sources.images import Images, save
+
+
+class Cifar(Images):
+    """Also takes the mosaic archives of ``mosaics.py``, which skip torchvision's layout."""
+
+    def fetch(self, place: Path) -> Path:
+        return through_torchvision(self.vision, self.folder, place)
+
+    def unpack(self, files: list[Path], place: Path) -> Path:
+        """``files``: torchvision's tar.gz or unpacked folder, or all the mosaic zips of the set."""
+        if all(file.suffix == ".zip" for file in files):
+            arrays, classes = mosaics.read(files)
+            return save(place, self.name, arrays, classes)
+        if len(files) != 1:
+            raise DataError(f"{self.name} comes from one .tar.gz or folder, or from its mosaic .zip files")
+        return place_folder(files[0], self.folder, place)

@@ -1,0 +1,35 @@
+"""Fashion-MNIST: 28 x 28 grey pictures of clothes."""
+
+import gzip
+import shutil
+from pathlib import Path
+
+from partitions.errors import DataError
+from partitions.sources import store
+from partitions.sources.download import through_torchvision
+from partitions.sources.images import Images
+
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+class FashionMnist(Images):
+    def fetch(self, place: Path) -> Path:
+        return through_torchvision(self.vision, self.folder, place)
+
+    def unpack(self, files: list[Path], place: Path) -> Path:
+        """``files``: the four idx files, gzipped or not, or folders that hold them."""
+        given = [f for file in files for f in (sorted(file.rglob("*ubyte*")) if file.is_dir() else [file])]
+        by_name = {file.name.removesuffix(".gz"): file for file in given}
+        if missing := [name for name in FILES if name not in by_name]:
+            raise DataError(f"{self.name} also needs {', '.join(f'{name}.gz' for name in missing)}")
+        with store.arriving(place / self.folder) as new:
+            (new / "raw").mkdir()
+            for name in FILES:
+                source = by_name[name]
+                try:
+                    opener = gzip.open if source.suffix == ".gz" else open
+                    with opener(source, "rb") as packed, (new / "raw" / name).open("wb") as plain:
+                        shutil.copyfileobj(packed, plain)
+                except (OSError, EOFError) as error:
+                    raise DataError(f"{source} is not a readable gzip file: {error}") from error
+        return place / self.folder

@@ -1,0 +1,102 @@
+"""Picture sets in torchvision's layout, converted once to mapped uint8 arrays, at full size or shrunk."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from partitions.dataset import Dataset
+from partitions.errors import DataError
+from partitions.root import Root
+from partitions.sources import store
+from partitions.sources.source import Source
+
+CHUNK = 4096  # pictures converted at a time: keeps the float copies small
+
+
+@dataclass(frozen=True)
+class Images(Source):
+    """``folder`` is what torchvision's class ``vision`` makes under its root; pictures are ``size`` x ``size`` pixels."""
+
+    name: str
+    vision: str
+    folder: str
+    size: int
+
+    def find(self, place: Path) -> Path | None:
+        if store.holds(place, self.name):
+            return store.folder(place, self.name)
+        return place / self.folder if (place / self.folder).is_dir() else None
+
+    def load(self, root: Root, image_size: int = 0) -> Dataset:
+        if image_size and (image_size < 0 or self.size % image_size):
+            raise ValueError(f"image size {image_size} must divide the {self.size} pixels of {self.name}")
+        size = image_size or self.size
+        name = self.name if size == self.size else f"{self.name}-{size}"
+        arrays, about = store.read(self.ready(root, name) or self.convert(root, name, size))
+        fields: dict[str, Any] = {key: tuple(value) for key, value in about.items()}
+        return Dataset(self.name, arrays["x_train"], arrays["y_train"], arrays["x_test"], arrays["y_test"], **fields)
+
+    def ready(self, root: Root, name: str) -> Path | None:
+        """The arrays called ``name``: of the first place that has the set in any form, or made from it before."""
+        first = next((place for place in root.places if store.holds(place, name) or self.find(place)), root.target)
+        return next((store.folder(place, name) for place in (first, root.target) if store.holds(place, name)), None)
+
+    def convert(self, root: Root, name: str, size: int) -> Path:
+        """Writes the arrays of this ``size`` from the original files, or from the arrays of full size."""
+        found = self.need(root)
+        if found.name == self.name:
+            arrays, about = store.read(found)
+        else:
+            arrays, about = self.original(found.parent)
+        if size != self.size:
+            arrays = arrays | {key: shrink(arrays[key], size) for key in ("x_train", "x_test")}
+        return save(root.target, name, arrays, about["classes"])
+
+    def original(self, place: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Reads torchvision's files: x uint8 (N, C, H, W), y int64 (N,)."""
+        import torchvision.datasets as vision  # costs seconds; not needed once converted
+
+        arrays = {}
+        for split in ("train", "test"):
+            try:
+                part = getattr(vision, self.vision)(str(place), train=split == "train")
+            except RuntimeError as error:  # a file is missing or its checksum is wrong
+                raise DataError(f"{place / self.folder} is damaged ({error}): remove it and {self.remedy()}") from error
+            x = np.asarray(part.data)
+            arrays[f"x_{split}"] = np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if x.ndim == 4 else x[:, None]
+            arrays[f"y_{split}"] = np.asarray(part.targets, np.int64)
+        return arrays, {"classes": part.classes}
+
+
+def save(place: Path, name: str, arrays: Mapping[str, np.ndarray], classes: list[str]) -> Path:
+    """Stores pictures with the mean and standard deviation of their train part, per channel, on a scale of 0 to 1."""
+    mean, std = moments(arrays["x_train"])
+    return store.write(place, name, arrays, {"classes": list(classes), "mean": mean, "std": std})
+
+
+def shrink(x: np.ndarray, size: int) -> np.ndarray:
+    """uint8 (N, C, H, H) -> uint8 (N, C, size, size), the average of each square block of pixels."""
+    n, channels, height, _ = x.shape
+    block = height // size
+    small = np.empty((n, channels, size, size), np.uint8)
+    for start in range(0, n, CHUNK):
+        part = x[start : start + CHUNK].reshape(-1, channels, size, block, size, block)
+        small[start : start + CHUNK] = np.round(part.mean(axis=(3, 5), dtype=np.float32))
+    return small
+
+
+def moments(x: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel of uint8 (N, C, H, W), exact: from the counts of the 256 values."""
+    levels = np.arange(256) / 255
+    means, stds = [], []
+    for channel in range(x.shape[1]):
+        count = np.zeros(256, np.int64)
+        for start in range(0, len(x), CHUNK):
+            count += np.bincount(x[start : start + CHUNK, channel].reshape(-1), minlength=256)
+        mean = float(levels @ count / count.sum())
+        means.append(mean)
+        stds.append(float(np.sqrt((levels - mean) ** 2 @ count / count.sum())))
+    return means, stds

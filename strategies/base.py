@@ -1,0 +1,204 @@
+"""What a method is: who takes part, what each device is sent, how replies merge, what a device is given for use.
+
+A strategy knows nothing of Flower, files or clocks; `fl.adapter` turns any of them into a Flower strategy. All of its state
+that a resumed run needs is in `Strategy.memory`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+
+from models.axes import FULL, Axes, Coverage, State, WeightedSum, covered_sizes
+from models.body import Architecture
+from models.cloud import ModularModel
+from models.costs import Cost, CostModel
+from partitions import Purpose, rng
+
+Measure = Literal["delivered", "adapted"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a device can bear right now.
+
+    Args:
+        bytes: of a sub-model on the link; macs: of one forward pass of one sample; memory: bytes while training.
+    """
+
+    bytes: float
+    macs: float
+    memory: float
+
+    @property
+    def vector(self) -> np.ndarray:
+        return np.array([self.bytes, self.macs, self.memory])
+
+    names: ClassVar = ("bytes on the link", "MACs a sample", "bytes of training memory")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a device tells the cloud when it is queried.
+
+    Args:
+        device: its number.
+        limits: None where the method does not ask.
+        importance: (N,) per module layer, None where the method does not ask.
+    """
+
+    device: int
+    limits: Limits | None = None
+    importance: Mapping[str, np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one device is asked to do with which parameters.
+
+    Args:
+        architecture: 'dense' or 'modular', which of the cloud's two architectures the part belongs to.
+        coverage: which part of it.
+        state: the parameters; None asks the device to go on from the model that it kept.
+        epochs: local epochs; when scoring, epochs of adaptation before the second score.
+        masked: HeteroFL's masked loss: logits of absent classes are zeroed.
+        rate: HeteroFL's scaler.
+        keep: the device keeps the trained model.
+        upload: the device sends the trained model back.
+        cost: of the sub-model, for the clock and the ledger.
+    """
+
+    architecture: Literal["dense", "modular"]
+    coverage: Coverage
+    state: State | None
+    epochs: int
+    cost: Cost
+    masked: bool = False
+    rate: float = 1.0
+    keep: bool = False
+    upload: bool = True
+
+
+@dataclass(frozen=True)
+class Update:
+    """What came back from one device."""
+
+    device: int
+    state: State
+    examples: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The budget, the same for every method.
+
+    Args:
+        devices: how many exist; cohort: how many take part in a round.
+        local_epochs: a round's local epochs; adapt_epochs: epochs of local adaptation (fine-tuning, LA).
+        rounds_per_step: rounds between two shifts of the world.
+    """
+
+    devices: int
+    cohort: int
+    local_epochs: int
+    adapt_epochs: int
+    rounds_per_step: int
+
+
+@dataclass
+class Cloud:
+    """What the offline stage hands to every method: one dense model and the modular model made from it."""
+
+    dense: Architecture
+    dense_state: State
+    dense_costs: CostModel
+    modular: Architecture
+    modular_model: ModularModel
+    modular_costs: CostModel
+
+
+@dataclass
+class Strategy(ABC):
+    """One method.
+
+    Class attributes:
+        reports: the rows that a run of the method yields: name -> which of a device's two scores it reads, 'delivered' (the model
+            as given) or 'adapted' (after `Plan.adapt_epochs` local epochs). One run scores both, so that a method and its
+            fine-tuned variant share their training rounds.
+        architecture: which cloud model the method works on.
+        asks: what a device is queried for: nothing, its 'limits', or its limits and 'importance'.
+    """
+
+    reports: ClassVar[Mapping[str, Measure]]
+    architecture: ClassVar[Literal["dense", "modular"]] = "dense"
+    asks: ClassVar[Literal["nothing", "limits", "importance"]] = "nothing"
+
+    cloud: Cloud
+    plan: Plan
+    seed: int
+    model: State = field(init=False)
+    axes: Axes = field(init=False)
+
+    def __post_init__(self) -> None:
+        architecture = self.cloud.dense if self.architecture == "dense" else self.cloud.modular
+        state = self.cloud.dense_state if self.architecture == "dense" else self.cloud.modular_model.body.state()
+        self.model = {name: value.clone() for name, value in state.items()}
+        self.axes = architecture.part(FULL).axes()
+
+    def cohort(self, round_: int) -> list[int]:
+        """The devices of a round (1, 2, ...): drawn without replacement, from the seed and the round alone."""
+        drawn = rng(self.seed, Purpose.COHORT, round_).choice(self.plan.devices, self.plan.cohort, replace=False)
+        return sorted(int(device) for device in drawn)
+
+    @abstractmethod
+    def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
+        """What each queried device is asked to train; a device left out sits the round out."""
+
+    @abstractmethod
+    def absorb(self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]) -> None:
+        """Merge what came back into the cloud model."""
+
+    @abstractmethod
+    def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
+        """What each device is given for use at this moment; it is scored on that."""
+
+    @property
+    def has_global_model(self) -> bool:
+        """Whether scoring the cloud model on the global test set means anything for this method."""
+        return True
+
+    @property
+    def memory(self) -> State:
+        """Everything that must survive a restart of the server."""
+        return self.model
+
+    @memory.setter
+    def memory(self, state: State) -> None:
+        self.model = state
+
+    def _whole(self, epochs: int, **how: bool) -> Task:
+        """A task over the whole dense model, one object for all devices so that it is packed once."""
+        return Task("dense", FULL, self.model, epochs, self.cloud.dense_costs.whole, **how)
+
+
+def merge(
+    strategy: Strategy,
+    tasks: Mapping[int, Task],
+    updates: Sequence[Update],
+    weight: Mapping[int, float],
+    along: Mapping[int, Mapping[str, torch.Tensor]] | None = None,
+) -> State:
+    """The one merge that every method uses: a weighted mean over coverages, in the order of device numbers."""
+    total = WeightedSum(strategy.axes, strategy.model)
+    for update in sorted(updates, key=lambda u: u.device):
+        device = update.device
+        total.add(update.state, tasks[device].coverage, weight[device], (along or {}).get(device))
+    return total.finish(strategy.model)
+
+
+def sub_sizes(architecture: Architecture, coverage: Coverage) -> dict[str, int]:
+    """Only the axis sizes in which a sub-model differs from the whole."""
+    return {a: n for a, n in covered_sizes(architecture.sizes, coverage).items() if n != architecture.sizes[a]}

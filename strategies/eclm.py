@@ -1,0 +1,81 @@
+"""ECLM: a personal sub-model for every device, made of the modules that matter to its data and fit its limits.
+
+Zhuang et al., "ECLM: Efficient Edge-Cloud Collaborative Learning with Continuous Environment Adaptation".
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from models.axes import extract
+from models.derive import Infeasible, derive_counts
+from strategies.base import Limits, Profile, Strategy, Task, Update, merge
+
+
+class ECLM(Strategy):
+    """Query, derive (5.1), train locally, aggregate module by module (5.2).
+
+    'eclm' is scored after local adaptation; 'eclm-derive' is the paper's ECLM w/o local adaptation.
+    """
+
+    reports = {"eclm-derive": "delivered", "eclm": "adapted"}
+    architecture = "modular"
+    asks = "importance"
+
+    def derive(self, profile: Profile) -> dict[str, np.ndarray]:
+        """Indices of the modules for one device, per layer.
+
+        Raises:
+            Infeasible: the limits do not admit one module per layer.
+        """
+        assert profile.limits is not None and profile.importance is not None
+        costs = self.cloud.modular_costs
+        price = {layer: np.array(c.vector[1:]) for layer, c in costs.module.items()}
+        return derive_counts(
+            profile.importance, np.array(costs.base.vector[1:]), price, profile.limits.vector, Limits.names
+        )
+
+    def smallest(self, profile: Profile) -> dict[str, np.ndarray]:
+        """The most important module of each layer: what a device gets that nothing fits."""
+        assert profile.importance is not None
+        return {layer: np.array([values.argmax()]) for layer, values in profile.importance.items()}
+
+    def _task(self, modules: Mapping[str, np.ndarray], epochs: int) -> Task:
+        coverage = {layer: torch.from_numpy(kept) for layer, kept in modules.items()}
+        price = self.cloud.modular_costs.of({layer: len(kept) for layer, kept in modules.items()})
+        return Task("modular", coverage, extract(self.model, self.axes, coverage), epochs, price)
+
+    def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
+        out = {}
+        for profile in profiles:
+            try:
+                out[profile.device] = self._task(self.derive(profile), self.plan.local_epochs)
+            except Infeasible:
+                continue  # too small to train: it sits the round out
+        return out
+
+    def absorb(self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]) -> None:
+        """w_i <- sum_k a_ik w_ik, a_ik the importance of module i on device k, normalised over the devices that hold it.
+
+        What every sub-model holds (stem, norms, head) is averaged by examples.
+        """
+        scores = {p.device: p.importance for p in profiles if p.importance is not None}
+        along = {
+            u.device: {
+                layer: torch.from_numpy(scores[u.device][layer])[kept].float()
+                for layer, kept in tasks[u.device].coverage.items()
+            }
+            for u in updates
+        }
+        self.model = merge(self, tasks, updates, {u.device: u.examples for u in updates}, along)
+
+    def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
+        out = {}
+        for profile in profiles:
+            try:
+                modules = self.derive(profile)
+            except Infeasible:
+                modules = self.smallest(profile)
+            out[profile.device] = self._task(modules, self.plan.adapt_epochs)
+        return out

@@ -1,0 +1,25 @@
+"""FedAvg: every device trains the whole model, the mean is weighted by examples.
+
+McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017, arXiv:1602.05629.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from strategies.base import Profile, Strategy, Task, Update, merge
+
+
+class FedAvg(Strategy):
+    """w <- sum_k n_k w_k / sum_k n_k. It ignores what a device can bear, as the original does."""
+
+    reports = {"fedavg": "delivered", "fedavg+ft": "adapted"}
+
+    def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
+        task = self._whole(self.plan.local_epochs)
+        return {p.device: task for p in profiles}
+
+    def absorb(self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]) -> None:
+        self.model = merge(self, tasks, updates, weight={u.device: u.examples for u in updates})
+
+    def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
+        task = self._whole(self.plan.adapt_epochs)
+        return {p.device: task for p in profiles}

@@ -1,0 +1,54 @@
+"""The two references without a network: NA, no adaptation, and LA, local adaptation (ECLM 7.1)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from strategies.base import Profile, Strategy, Task, Update
+
+
+class NoAdaptation(Strategy):
+    """NA: devices use the cloud model as it was trained. With fine-tuning: each step starts again from that model."""
+
+    reports = {"na": "delivered", "na+ft": "adapted"}
+
+    def cohort(self, round_: int) -> list[int]:
+        return []
+
+    def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
+        return {}
+
+    def absorb(self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]) -> None:
+        pass
+
+    def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
+        task = self._whole(self.plan.adapt_epochs)
+        return {p.device: task for p in profiles}
+
+
+@dataclass
+class LocalAdaptation(Strategy):
+    """LA: at every step each device trains its own model on its fresh data, and never hears from the cloud again."""
+
+    reports = {"la": "delivered"}
+    equipped: set[int] = field(default_factory=set, init=False)  # devices that hold a model of their own
+
+    def cohort(self, round_: int) -> list[int]:
+        first_of_step = (round_ - 1) % self.plan.rounds_per_step == 0
+        return list(range(self.plan.devices)) if first_of_step else []
+
+    def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
+        start = self._whole(self.plan.adapt_epochs, keep=True, upload=False)
+        go_on = replace(start, state=None)
+        return {p.device: go_on if p.device in self.equipped else start for p in profiles}
+
+    def absorb(self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]) -> None:
+        self.equipped |= {u.device for u in updates}
+
+    def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
+        whole = self._whole(0)
+        own = replace(whole, state=None)
+        return {p.device: own if p.device in self.equipped else whole for p in profiles}
+
+    @property
+    def has_global_model(self) -> bool:
+        return False
