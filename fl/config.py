@@ -86,13 +86,14 @@ class Settings(BaseModel):
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="optimizer on devices and in the cloud")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty")
+    clip: float = Field(1.0, ge=0, description="largest gradient norm on devices; 0: none")
     eval_every: int = Field(5, ge=1, description="score all devices every so many rounds, and at the end of each step")
     timeout_s: float = Field(600.0, gt=0, description="longest wait for the answers of a round, seconds")
 
     # The devices
     hardware: str = Field("phones", description="device classes: phones, boards, all")
-    limit_low: float = Field(0.15, gt=0, description="what the weakest device bears, as a share of the large model")
-    limit_high: float = Field(0.5, gt=0, description="what the strongest device bears, as a share of the large model")
+    limit_low: float = Field(0.2, gt=0, description="what the weakest device bears, as a share of the large model")
+    limit_high: float = Field(0.6, gt=0, description="what the strongest device bears, as a share of the large model")
     background_load: float = Field(0.2, ge=0, lt=1, description="most that other programs take of compute and memory")
     placement: Literal["shared", "own"] = Field(
         "shared", description="shared: any SuperNode stands in for any device; own: a SuperNode is its partition-id"

@@ -96,4 +96,5 @@ def recipe(settings: Settings) -> Recipe:
         optimizer=settings.optimizer,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
+        clip=settings.clip,
     )

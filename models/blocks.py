@@ -60,7 +60,8 @@ class Norm(nn.Module):
         if module is not None:
             weight, bias, groups = weight[module], bias[module], groups // len(self.weight)
         if self.kind == "group":
-            return F.group_norm(x, groups, weight.reshape(-1), bias.reshape(-1))
+            # Not F.group_norm: it refuses one sample of one pixel although each group still has channels to normalise over.
+            return torch.group_norm(x, groups, weight.reshape(-1), bias.reshape(-1))
         mean, var = (self.mean, self.var) if module is None else (self.mean[module], self.var[module])
         return F.batch_norm(x, mean.view(-1), var.view(-1), weight.reshape(-1), bias.reshape(-1), self.training, 0.1)
 

@@ -1,4 +1,4 @@
-"""What data a device holds at a step: data sets, non-IID partitions and drift, as pure functions. No Flower, no training."""
+"""What data a device holds at a step: data sets, partitions, drift. Pure functions; no Flower, no training."""
 
 from partitions.dataset import Dataset
 from partitions.drifts import DRIFTS

@@ -6,8 +6,8 @@ import numpy as np
 def apportion(total: int, share: np.ndarray, limit: np.ndarray) -> np.ndarray:
     """Splits ``total`` into counts (K,) in proportion to ``share`` (K,) >= 0, none above ``limit`` (K,).
 
-    Floors first, then one more to the largest remainders (the first cell wins a tie). What a limited cell cannot take goes to
-    the others with a share, in proportion; fewer than ``total`` come back only if all of those are full.
+    Floors first, then one more to the largest remainders (the first cell wins a tie). What a limited cell cannot take
+    goes to the others with a share, in proportion; fewer than ``total`` come back only if all of those are full.
     """
     counts = np.zeros(len(share), np.int64)
     open_ = (share > 0) & (limit > 0)

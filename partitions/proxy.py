@@ -17,11 +17,12 @@ def choose_proxy(data: Dataset, fraction: float, generator: np.random.Generator)
     _, first, unit = np.unique(group, return_index=True, return_inverse=True)
     shows = np.zeros((len(first), data.num_classes), np.int64)
     np.add.at(shows, (unit, label), 1)
-    stratum = domain[first] * data.num_classes + shows.argmax(axis=1)
+    stratum = shows.argmax(axis=1) * (domain.max() + 1) + domain[first]
 
     order = generator.permutation(len(first))
     order = order[np.argsort(stratum[order], kind="stable")]  # by stratum, at random inside
-    # walking through all strata and crossing a multiple of 1/fraction rounds each stratum, and the total exactly
+    # walking through all strata and taking one whenever a multiple of 1 / fraction is crossed: every stratum gets its
+    # share to within one, and so do every class (its strata are neighbours) and the whole
     crossed = np.floor(np.arange(1, len(order) + 1) * fraction + 0.5) > np.floor(np.arange(len(order)) * fraction + 0.5)
     chosen = np.zeros(len(first), bool)
     chosen[order[crossed]] = True

@@ -19,10 +19,10 @@ class Root:
 
     @classmethod
     def at(cls, explicit: "str | Path | Root | None" = None, create: bool = False) -> "Root":
-        """Search order: ``explicit``, $DRIFTFED_DATA, the installed share folder, the checkout's ``data/``, the user's cache.
+        """Search order: ``explicit``, $DRIFTFED_DATA, the installed share folder, the checkout's ``data/``, the cache.
 
-        Writes go to the first of the two that the user named, otherwise to the cache. With ``create`` that place is made
-        if it is new; without a named place that does not exist is a ``DataError``: it is most likely a typing error.
+        Writes go to the first of the two that the user named, otherwise to the user's cache. With ``create`` that place
+        is made if it is new; otherwise a named place that does not exist is a DataError: most likely a typing error.
         """
         if isinstance(explicit, Root):
             return explicit

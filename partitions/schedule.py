@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Schedule:
-    """Read from text: ``every`` step, ``every:3`` (steps 3, 6, 9, ...), ``2,5,9`` (those steps) or ``never``. Step 0 is the start."""
+    """Read from text: ``every`` step, ``every:3`` (steps 3, 6, 9, ...), ``2,5,9`` (those steps) or ``never``.
+
+    Step 0 is the start; nothing drifts there.
+    """
 
     text: str = "every"
     period: int = field(init=False, default=0)  # 0: none

@@ -29,11 +29,11 @@ def renew(
     fraction: float,
     size: int,
 ) -> np.ndarray:
-    """The samples of a device after one step: ``round(fraction * size)`` of the ``held`` ones are replaced, up to ``size``.
+    """A device's samples after one step: ``round(fraction * size)`` of the ``held`` leave, and it fills up to ``size``.
 
-    ``cell`` (N,) is the cell of every train sample, ``cells`` are the pool's members by cell, ``p`` (K,) is what the device
-    should look like. Samples whose cell has lost its mass go first, then any. What enters is new to the device as long
-    as the cells with mass hold anything new; with nothing held this is a first draw.
+    ``cell`` (N,) is the cell of every train sample, ``cells`` are the pool's members by cell, ``p`` (K,) is what the
+    device should look like. Samples whose cell has lost its mass leave first, then any. What enters is new to the
+    device as long as the cells with mass hold anything new; with nothing held this is a first draw.
     """
     order = generator.permutation(len(held))
     order = order[np.argsort(p[cell[held[order]]] > 0, kind="stable")]

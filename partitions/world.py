@@ -126,7 +126,10 @@ class World:
         return self._state(device, step).p
 
     def draw(self, device: int, step: int) -> Draw:
-        """What the device trains on and is tested on now. The test part follows the current distribution and stays while it does."""
+        """What the device trains on and is tested on now.
+
+        The test part follows the current distribution and stays while that does: ``test_samples``, or all there are.
+        """
         state = self._state(device, step)
         counts = apportion(self.test_samples, state.p, sizes(self._test_cells))
         test = take(rng(self.seed, Purpose.TEST, device, state.since), self._test_cells, counts)
@@ -153,7 +156,7 @@ class World:
         """The latest step at or before ``step`` at which something changed."""
         if step < 0:
             raise ValueError(f"steps count from 0, not {step}")
-        return self.schedule.last(step) if self.drift.replaces else 0
+        return self.schedule.last(step) if self.drift.replaces and self.drift_fraction else 0
 
     def _first(self, device: int) -> State:
         p = self.partition.initial(rng(self.seed, Purpose.CONTEXT, device), device, self.frequencies)

@@ -1,7 +1,7 @@
 """Makes ``har.npz`` from the published recordings: ``python make_har.py har_phone_watch_23subjects.npz [har.npz]``.
 
-The source holds, per sample at about 100 Hz with jitter: ``x`` (N, 6) acceleration and rotation rate, ``label``, ``subject``,
-``device`` (0 phone, 1 watch), ``execution`` and ``time_ms``. What is written:
+The source holds, per sample at about 100 Hz with jitter: ``x`` (N, 6) acceleration and rotation rate, ``label``,
+``subject``, ``device`` (0 phone, 1 watch), ``execution`` and ``time_ms``. What is written:
 
 =========  ==============  =====================================================================================
 series     int16 (M, 6)    every run on an even 50 Hz grid, runs one after the other; physical value = series * scale
@@ -25,13 +25,13 @@ def even(time_s: np.ndarray, x: np.ndarray, label: np.ndarray) -> tuple[np.ndarr
 
     Interpolates at twice the rate and averages pairs, a cheap guard against aliasing.
     """
-    known, slot = np.unique(time_s, return_inverse=True)
+    known, first, slot = np.unique(time_s, return_index=True, return_inverse=True)
     weight = np.bincount(slot)
     fine = np.arange(0, known[-1], 0.5 / RATE_HZ)
     fine = fine[: len(fine) // 2 * 2]
     x = np.stack([np.interp(fine, known, np.bincount(slot, channel) / weight) for channel in x.T], axis=1)
-    at = np.searchsorted(time_s, fine[1::2]).clip(max=len(label) - 1)
-    return x.reshape(-1, 2, x.shape[1]).mean(axis=1), label[at]
+    nearest = np.searchsorted((known[1:] + known[:-1]) / 2, fine.reshape(-1, 2).mean(axis=1))
+    return x.reshape(-1, 2, x.shape[1]).mean(axis=1), label[first[nearest]]
 
 
 def executions_for_test(subject: int, executions: np.ndarray) -> set[int]:

@@ -9,7 +9,7 @@ from partitions.kinds.kind import Cells, Partition
 
 
 class Drift(ABC):
-    """Moves a device's distribution at each drift step; the world then replaces a fraction of the samples to follow it."""
+    """Moves a device's distribution at each drift step; the world then replaces samples so that they follow it."""
 
     replaces: ClassVar[bool] = True  # False: samples stay for ever
     cells: ClassVar[Cells | None] = None  # what it can walk on; None: anything
@@ -21,4 +21,4 @@ class Drift(ABC):
     def walk(
         self, generator: np.random.Generator, p: np.ndarray, fraction: float, frequencies: np.ndarray
     ) -> np.ndarray:
-        """The next probabilities (K,). ``fraction`` in 0..1 is how much changes; ``frequencies`` (K,) are the pool's."""
+        """The next probabilities (K,). ``fraction`` (0..1) says how much moves, ``frequencies`` (K,) are the pool's."""

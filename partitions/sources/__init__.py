@@ -39,7 +39,7 @@ def fetch(name: str, root: str | Path | Root | None = None) -> Path:
 
 
 def import_(name: str, files: list[Path], root: str | Path | Root | None = None) -> Path:
-    """Takes a data set from local archives or folders; returns where it lies. DataError if they are not what it needs."""
+    """Takes a data set from local archives or folders; returns where it lies. DataError if they are not it."""
     source, where_to = lookup("dataset", name, DATASETS), Root.at(root, create=True)
     if present := source.find(where_to.target):
         raise DataError(f"{name} is already at {present}: remove it first to import it again")

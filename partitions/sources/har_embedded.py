@@ -31,7 +31,7 @@ class HarEmbedded(Source):
         raise DataError(f"{self.name} is not downloaded: {self.remedy()}")
 
     def load(self, root: Root, image_size: int = 0) -> Dataset:
-        """Features of windows, float32 (N, 166), standardised by the train part. A domain is one person's phone or watch."""
+        """Features of windows, float32 (N, 166), standardised by the train part; a domain is one's phone or watch."""
         self.refuse_size(image_size)
         with np.load(self.need(root)) as file:
             series, label, runs, names = file["series"] * file["scale"], file["label"], file["runs"], file["classes"]
@@ -57,7 +57,7 @@ class HarEmbedded(Source):
 def windows(
     series: np.ndarray, label: np.ndarray, lengths: np.ndarray, classes: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Windows (N, WINDOW, C), the activity that fills at least half of each (N,), and its run (N,). Each lies in one run."""
+    """Windows (N, WINDOW, C), the activity (N,) that fills at least half of each, and the run (N,) that holds it."""
     first = np.cumsum(lengths) - lengths
     starts = [np.arange(0, length - WINDOW + 1, HOP) for length in lengths]
     start = np.concatenate([begin + offset for begin, offset in zip(first, starts, strict=True)])
@@ -69,7 +69,11 @@ def windows(
 
 
 def features(window: np.ndarray) -> np.ndarray:
-    """(N, WINDOW, 6) acceleration and rotation rate -> float32 (N, 166): level, spread, course, jerk, spectrum, correlation."""
+    """(N, WINDOW, 6) acceleration and rotation rate -> float32 (N, 166).
+
+    Per channel (the two magnitudes included): level, spread, extremes, their course over four quarters, jerk and the
+    energy in frequency bands; then the correlation of axes.
+    """
     size = [np.linalg.norm(window[..., sensor], axis=-1) for sensor in (slice(0, 3), slice(3, 6))]
     z = np.concatenate([window, np.stack(size, axis=-1)], axis=-1).astype(np.float32)
     mean, spread = z.mean(axis=1), z.std(axis=1)

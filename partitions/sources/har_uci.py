@@ -1,8 +1,8 @@
 """UCI HAR: 30 people with a phone on the waist, 561 features of 2.56 s windows, 6 activities.
 
-The official split puts 21 people into train and 9 into test. A device here *is* a person and is tested on what that person
-does next, so both parts are joined and each person's windows of each activity are split again: the first 70 % in time
-train, the rest test. Windows overlap by half, so the one window at the seam is dropped.
+The official split puts 21 people into train and 9 into test. A device here *is* a person and is tested on what that
+person does next, so both parts are joined and each person's windows of each activity are split again: the first 70 % in
+time train, the rest test. Windows overlap by half, so the one window at the seam is dropped.
 """
 
 import tempfile

@@ -18,7 +18,7 @@ CHUNK = 4096  # pictures converted at a time: keeps the float copies small
 
 @dataclass(frozen=True)
 class Images(Source):
-    """``folder`` is what torchvision's class ``vision`` makes under its root; pictures are ``size`` x ``size`` pixels."""
+    """``folder`` is what torchvision's class ``vision`` makes in its root; pictures have ``size`` x ``size`` pixels."""
 
     name: str
     vision: str

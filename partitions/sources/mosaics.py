@@ -17,7 +17,7 @@ ROWS, COLUMNS, SIDE = 25, 40, 32
 
 
 def read(files: list[Path]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """x_train, y_train, x_test, y_test (uint8 (N, 3, 32, 32), int64 (N,)) and the class names, from all zips of one set."""
+    """Arrays x_* uint8 (N, 3, 32, 32) and y_* int64 (N,), and the class names, from all zips of one set."""
     try:
         with ExitStack() as stack:
             return assemble([stack.enter_context(zipfile.ZipFile(file)) for file in files])

@@ -1,0 +1,34 @@
+"""Every method on the embedded activity data, under feature skew and under label skew, while the world drifts."""
+
+from experiments.catalog.experiment import Experiment
+
+COMMON = {
+    "dataset": "har-embedded",
+    "model": "mlp",
+    "devices": 46,
+    "cohort": 10,
+    "rounds": 20,
+    "rounds-per-step": 5,
+    "eval-every": 5,
+}
+
+QUICKSTART = Experiment(
+    name="quickstart",
+    summary="all methods on embedded HAR: each device a person (subject), or 2 of 5 activities (m=2), drifting 3 times",
+    common=COMMON,
+    settings={
+        "subject": {"partition": "subject", "drift": "subject"},
+        "m=2": {"partition": "m-classes", "classes-per-device": 2, "drift": "class-swap"},
+    },
+    scales={"smoke": {"devices": 12, "cohort": 4, "rounds": 4, "rounds-per-step": 2, "dense-epochs": 4, "modular-epochs": 2, "ability-epochs": 2}},
+    seeds=(1,),
+)
+
+MAIN = Experiment(
+    name="main",
+    summary="what `make run` runs: ECLM beside its rivals on embedded HAR, 2 activities a device, drifting 3 times",
+    common=COMMON,
+    settings={"m=2": QUICKSTART.settings["m=2"]},
+    scales=QUICKSTART.scales,
+    seeds=(1,),
+)

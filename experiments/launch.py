@@ -1,0 +1,133 @@
+"""Run the settings of an experiment on an engine, with progress."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from experiments.hermetic import flwr_run
+from fl.config import Settings
+from fl.grid import LocalGrid
+from fl.results import ResultsWriter
+from fl.run import Event, run
+from fl.world import architectures, world
+from strategies import STRATEGIES
+
+Engine = Literal["local", "flower"]
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def open_results(settings: Sequence[Settings], out: Path, overwrite: bool) -> ResultsWriter:
+    """The one folder of all settings of an experiment."""
+    first = settings[0]
+    reports = [report for method in first.methods for report in STRATEGIES[method].reports]
+    tables = {s.setting: s.resolved() for s in settings}
+    return ResultsWriter(out, first.experiment, tables, first.seed_list, reports, overwrite=overwrite)
+
+
+def launch(settings: Sequence[Settings], engine: Engine, workers: int, out: Path, overwrite: bool, console: Console) -> None:
+    """Run everything that ``out`` does not hold complete.
+
+    Args:
+        engine: 'local', in process; 'flower', a real `flwr run` simulation on Ray.
+        workers: processes that stand in for devices.
+
+    Raises:
+        SettingsError, DataError, ResultsError: before anything starts.
+        FlowerRunFailed: the Flower run did not complete.
+    """
+    for s in settings:  # everything that can be wrong is found before the first epoch
+        architectures(s)
+        for seed in s.seed_list:
+            world(s, seed)
+    with _progress(settings, console) as observe:
+        if engine == "local":
+            _local(settings, workers, out, overwrite, observe)
+        else:
+            _flower(settings, workers, out, overwrite, observe, console)
+
+
+def _local(settings: Sequence[Settings], workers: int, out: Path, overwrite: bool, observe: "Observe") -> None:
+    threads = torch.get_num_threads()
+    try:
+        with open_results(settings, out, overwrite) as results:
+            for s in settings:
+                with LocalGrid(s.flat(), s.devices, workers) as grid:
+                    run(s, grid, results, lambda event, name=s.setting: observe(name, event))  # type: ignore[misc]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _flower(settings: Sequence[Settings], workers: int, out: Path, overwrite: bool, observe: "Observe", console: Console) -> None:
+    with open_results(settings, out, overwrite):  # all settings are announced at once; each run then adds its rows
+        pass
+    for s in settings:
+        with _following(s, out, observe):
+            flwr_run(PROJECT, {**s.flat(), "out": str(out), "overwrite": False}, workers, on_line=lambda line: console.print(line, style="dim", markup=False, highlight=False))
+
+
+Observe = Callable[[str, Event], None]
+
+
+@contextmanager
+def _progress(settings: Sequence[Settings], console: Console) -> Iterator[Observe]:
+    """A bar over all rounds of all runs, with the time that is left and the latest scores."""
+    total = sum(s.rounds * len(s.methods) * len(s.seed_list) for s in settings)
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("rounds"),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    done: dict[tuple[str, int, str], int] = {}
+    with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
+        bar: TaskID = progress.add_task("starting", total=total)
+
+        def observe(setting: str, event: Event) -> None:
+            where = f"{setting}  seed {event.seed}"
+            if event.kind == "offline":
+                progress.update(bar, description=f"{where}  cloud: {event.what} {event.at + 1}/{event.of}")
+                return
+            if event.kind == "skipped":
+                console.print(f"{where}  {event.what}: complete, skipped", style="dim")
+            done[setting, event.seed, event.what] = event.at
+            progress.update(bar, description=f"{where}  {event.what}", completed=sum(done.values()))
+            if event.rows and event.rows[0].evaluated:
+                scores = "   ".join(f"{row.method} {100 * row.accuracy_mean:5.1f} %" for row in event.rows)
+                console.print(f"{where}  round {event.at:>3}/{event.of}  {scores}", highlight=False)
+
+        yield observe
+
+
+@contextmanager
+def _following(settings: Settings, out: Path, observe: Observe) -> Iterator[None]:
+    """Turn the rows that a Flower run appends to rounds.csv into events, for the progress bar."""
+    stop = threading.Event()
+    first = {next(iter(STRATEGIES[m].reports)): m for m in settings.methods}
+
+    def follow() -> None:
+        while not stop.wait(0.5):
+            counts: dict[tuple[int, str], int] = {}
+            for line in (out / "rounds.csv").read_text(encoding="utf-8").splitlines()[1:]:
+                cells = line.split(",")
+                if len(cells) > 4 and cells[1] == settings.setting and cells[2] in first:
+                    counts[int(cells[3]), first[cells[2]]] = int(cells[4])
+            for (seed, method), at in counts.items():
+                observe(settings.setting, Event("round", seed, method, at, settings.rounds))
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def default_workers() -> int:
+    """One process per core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

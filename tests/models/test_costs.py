@@ -1,0 +1,57 @@
+"""Costs by hand, by addition, and against what training really keeps."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.costs import CostModel, cost, macs, saved_bytes
+from models.mlp import mlp
+from models.resnet import resnet18
+
+ARCHITECTURES = {"mlp": mlp((20,), 5, width=32), "resnet18": resnet18((3, 8, 8), 5, width=8)}
+
+
+def test_mlp_by_hand() -> None:
+    """20 -> 32 -> 16 -> 5: weights 640 + 512 + 80, biases 32 + 16 + 5; 1232 MACs; momentum keeps one number each."""
+    price = cost(ARCHITECTURES["mlp"], ARCHITECTURES["mlp"].sizes, batch_size=1, optimizer_slots=1)
+    assert price.params == 1285
+    assert price.bytes == 4 * 1285
+    assert price.macs == 1232
+    assert price.memory >= 3 * 4 * 1285
+
+
+def test_conv_by_hand() -> None:
+    """The stem alone: 8 filters of 3 x 3 x 3 over 8 x 8 pixels."""
+    conv = torch.nn.Conv2d(3, 8, 3, padding=1, bias=False)
+    assert macs(conv, torch.zeros(1, 3, 8, 8)) == 8 * 27 * 64
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_base_plus_modules_is_the_cost_of_any_sub_model(name: str) -> None:
+    costs = CostModel(ARCHITECTURES[name].modular(16, 8), batch_size=4)
+    counts = {layer: 2 + i for i, layer in enumerate(costs.layers)}
+    direct = cost(costs.architecture, {**costs.architecture.sizes, **counts}, 4)
+    assert costs.of(counts).vector == pytest.approx(direct.vector, rel=1e-6)
+    assert costs.of(dict.fromkeys(costs.layers, 16)).vector == pytest.approx(costs.whole.vector, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_saved_bytes_on_meta_equal_those_of_a_real_step(name: str) -> None:
+    architecture = ARCHITECTURES[name]
+    body = architecture.whole(0)
+    x, y = torch.randn(4, *architecture.input_shape), torch.zeros(4, dtype=torch.long)
+    with torch.device("meta"):
+        shadow = architecture.build(architecture.sizes, None)
+    on_meta = saved_bytes(shadow, torch.empty_like(x, device="meta"), torch.zeros_like(y, device="meta"))
+    assert saved_bytes(body, x, y) == on_meta
+
+
+def test_saved_bytes_of_one_linear_layer() -> None:
+    """A linear classifier keeps its input (4 x 20) and the log-probabilities (4 x 5); targets are 4 longs."""
+
+    class Linear(torch.nn.Linear):
+        def forward(self, x: torch.Tensor, gates: None = None) -> torch.Tensor:
+            return F.linear(x, self.weight, self.bias)
+
+    kept = saved_bytes(Linear(20, 5), torch.randn(4, 20), torch.zeros(4, dtype=torch.long))  # type: ignore[arg-type]
+    assert 4 * (80 + 20) + 8 * 4 <= kept <= 4 * (80 + 20) + 8 * 4 + 16

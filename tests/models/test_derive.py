@@ -1,0 +1,76 @@
+"""The knapsack against brute force, and what it says when nothing fits."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from models.derive import Infeasible, derive_counts, derive_milp
+
+NAMES = ("bytes", "MACs", "memory")
+
+
+def instance(seed: int) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, np.ndarray], np.ndarray]:
+    """A random problem: up to 3 layers of up to 5 modules, 3 resources, limits between the least and all."""
+    g = np.random.default_rng(seed)
+    importance = {f"layer{i}": g.dirichlet(np.ones(g.integers(1, 6))) for i in range(g.integers(1, 4))}
+    base, price = g.random(3), {layer: g.random(3) for layer in importance}
+    return importance, base, price, base + sum(price.values()) + 3 * g.random(3)
+
+
+def value(importance: dict[str, np.ndarray], chosen: dict[str, np.ndarray]) -> float:
+    return sum(importance[layer][kept].sum() for layer, kept in chosen.items())
+
+
+def brute_force(importance, base, price, limits) -> float:
+    """The best value over all subsets that hold the most important module of every layer."""
+    best, layers = -1.0, list(importance)
+    subsets = [list(itertools.product((False, True), repeat=len(importance[layer]))) for layer in layers]
+    for picks in itertools.product(*subsets):
+        if not all(pick[importance[layer].argmax()] for pick, layer in zip(picks, layers, strict=True)):
+            continue
+        cost = base + sum(sum(pick) * price[layer] for pick, layer in zip(picks, layers, strict=True))
+        if (cost <= limits + 1e-9).all():
+            best = max(best, sum(importance[layer][list(pick)].sum() for pick, layer in zip(picks, layers, strict=True)))
+    return best
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_counts_equal_brute_force_and_milp_on_200_instances(block: int) -> None:
+    for seed in range(20 * block, 20 * block + 20):
+        importance, base, price, limits = instance(seed)
+        best = brute_force(importance, base, price, limits)
+        by_counts = derive_counts(importance, base, price, limits, NAMES)
+        assert value(importance, by_counts) == pytest.approx(best), seed
+        assert (base + sum(len(by_counts[layer]) * price[layer] for layer in price) <= limits + 1e-9).all(), seed
+        each = {layer: np.tile(price[layer], (len(importance[layer]), 1)) for layer in price}
+        assert value(importance, derive_milp(importance, base, each, limits, NAMES)) == pytest.approx(best, abs=1e-6), seed
+
+
+def test_by_hand() -> None:
+    """Room for three modules: the best of each layer (0.6, 0.5) and then 0.4 of b rather than 0.3 of a."""
+    importance = {"a": np.array([0.1, 0.6, 0.3]), "b": np.array([0.5, 0.4, 0.1])}
+    price = {"a": np.ones(1), "b": np.ones(1)}
+    chosen = derive_counts(importance, np.zeros(1), price, np.array([3.0]), ("bytes",))
+    assert chosen["a"].tolist() == [1] and chosen["b"].tolist() == [0, 1]
+
+
+def test_room_for_everything_takes_everything() -> None:
+    importance, base, price, _ = instance(0)
+    chosen = derive_counts(importance, base, price, np.full(3, 1e9), NAMES)
+    assert {layer: len(kept) for layer, kept in chosen.items()} == {layer: len(v) for layer, v in importance.items()}
+
+
+@pytest.mark.parametrize("solve", [derive_counts, derive_milp])
+def test_too_tight_a_limit_is_named(solve) -> None:
+    price = {"a": np.array([1.0, 1.0])} if solve is derive_counts else {"a": np.ones((2, 2))}
+    with pytest.raises(Infeasible, match=r"smallest needs 3 MACs, the limit is 2\.5"):
+        solve({"a": np.array([0.5, 0.5])}, np.array([1.0, 2.0]), price, np.array([9.0, 2.5]), ("bytes", "MACs"))
+
+
+def test_the_solver_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    for seed in range(30):
+        importance, base, price, limits = instance(seed)
+        each = {layer: np.tile(price[layer], (len(importance[layer]), 1)) for layer in price}
+        derive_milp(importance, base, each, limits, NAMES)
+    assert capfd.readouterr().out == ""

@@ -1,0 +1,160 @@
+"""Every architecture: axes that fit, modules that add up, a take-over that is exact. A new model is one more row."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.axes import FULL, covered_sizes, extract
+from models.blocks import ConvBlock, LinearBlock, use_dispatch
+from models.body import Architecture, Body
+from models.mlp import mlp
+from models.modularize import modularize
+from models.registry import MODELS
+from models.resnet import resnet18
+from models.selector import Routing
+from strategies.heterofl import width
+
+ARCHITECTURES = {
+    "mlp": mlp((20,), 5, width=32),
+    "resnet18": resnet18((3, 16, 16), 5, width=16),
+    "resnet18-batch": resnet18((3, 16, 16), 5, width=16, norm="batch"),
+}
+MODULAR = ["mlp", "resnet18"]
+
+
+def inputs(architecture: Architecture, n: int = 6) -> torch.Tensor:
+    return torch.randn(n, *architecture.input_shape, generator=torch.Generator().manual_seed(3))
+
+
+def gates_of(body: Body, modules: int, n: int = 6, active: int = 3) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    return [Routing(active, 2.0).gates(torch.randn(n, modules, generator=generator)) for _ in body.layers]
+
+
+def execute(body: Body, execution: str) -> Body:
+    for module in body.modules():
+        if hasattr(module, "execution"):
+            module.execution = execution
+    return body
+
+
+def test_the_table_has_every_model() -> None:
+    assert {name.split("-")[0] for name in ARCHITECTURES} == set(MODELS)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_axes_name_every_entry_with_its_true_length(name: str) -> None:
+    body = ARCHITECTURES[name].whole(0)
+    axes, state = body.axes(), body.state()
+    assert set(axes) == set(state)
+    for entry, value in state.items():
+        assert len(axes[entry]) == value.dim(), entry
+        for axis, length in zip(axes[entry], value.shape, strict=True):
+            assert axis is None or body.sizes[axis] == length, (entry, axis)
+
+
+@pytest.mark.parametrize("name", MODULAR)
+def test_takeover_with_all_gates_one_is_the_dense_model(name: str) -> None:
+    dense = ARCHITECTURES[name]
+    body = dense.whole(1)
+    modular, state = modularize(dense, body.state(), modules=8, shrink=8)
+    taken = modular.part(FULL)
+    taken.load_state_dict(state)
+    ones = [torch.ones(6, 8) for _ in taken.layers]
+    x = inputs(dense)
+    torch.testing.assert_close(taken(x, ones), body(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(taken(x), body(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODULAR)
+def test_more_modules_than_slices_repeat_the_slices(name: str) -> None:
+    """16 modules from 8 slices: the gates of either copy, or half of both, compute the dense model."""
+    dense = ARCHITECTURES[name]
+    body = dense.whole(1)
+    modular, state = modularize(dense, body.state(), modules=16, shrink=8)
+    taken = modular.part(FULL)
+    taken.load_state_dict(state)
+    x = inputs(dense)
+    halves = [torch.full((6, 16), 0.5) for _ in taken.layers]
+    torch.testing.assert_close(taken(x, halves), body(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODULAR)
+def test_fused_and_dispatch_agree_in_outputs_and_gradients(name: str) -> None:
+    modular = ARCHITECTURES[name].modular(16, 8)
+    body = modular.whole(2)
+    gates, x = gates_of(body, 16), inputs(modular)
+    results = []
+    for execution in ("fused", "dispatch"):
+        execute(body, execution).zero_grad()
+        out = body(x, gates)
+        out.square().sum().backward()
+        results.append((out.detach(), {n: p.grad.clone() for n, p in body.named_parameters()}))
+    (fused, fused_grads), (dispatch, dispatch_grads) = results
+    torch.testing.assert_close(fused, dispatch, rtol=1e-5, atol=1e-5)
+    for entry, grad in fused_grads.items():
+        torch.testing.assert_close(grad, dispatch_grads[entry], rtol=1e-3, atol=1e-4, msg=entry)
+
+
+@pytest.mark.parametrize("name", MODULAR)
+def test_a_sub_model_is_the_whole_with_the_other_gates_zero(name: str) -> None:
+    modular = ARCHITECTURES[name].modular(16, 8)
+    whole = execute(modular.whole(2), "fused")
+    kept = torch.tensor([1, 4, 7])
+    coverage = dict.fromkeys(whole.layers, kept)
+    part = modular.part(coverage)
+    part.load_state_dict(extract(whole.state(), whole.axes(), coverage))
+    x = inputs(modular)
+    own = [torch.rand(6, 3, generator=torch.Generator().manual_seed(5)) for _ in whole.layers]
+    spread = [torch.zeros(6, 16).index_copy(1, kept, gates) for gates in own]
+    torch.testing.assert_close(execute(part, "fused")(x, own), whole(x, spread), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("rate", [1.0, 0.5, 0.25, 0.0625])
+def test_every_width_builds_and_runs(name: str, rate: float) -> None:
+    architecture = ARCHITECTURES[name]
+    body = architecture.whole(0)
+    coverage = width(architecture.sizes, rate, body.layers)
+    part = architecture.part(coverage)
+    part.load_state_dict(extract(body.state(), body.axes(), coverage))
+    assert part.sizes == covered_sizes(architecture.sizes, coverage)
+    assert part(inputs(architecture)).shape == (6, 5)
+
+
+def test_linear_block_is_the_sum_of_its_modules() -> None:
+    """sum_i g_i W2_i relu(W1_i x + b1_i) + b, module by module in plain torch."""
+    block = LinearBlock(5, 7, 4, 3, torch.Generator().manual_seed(0))
+    x, gates = torch.randn(6, 7), torch.rand(6, 5)
+    expected = block.bias.expand(6, 3).clone()
+    for m in range(5):
+        expected = expected + gates[:, m, None] * F.linear(F.relu(F.linear(x, block.first[m], block.first_bias[m])), block.second[:, m])
+    block.execution = "fused"
+    torch.testing.assert_close(block(x, gates), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_conv_block_is_the_sum_of_its_modules() -> None:
+    block = ConvBlock(4, 3, 4, 6, stride=2, group_size=2, generator=torch.Generator().manual_seed(0))
+    x, gates = torch.randn(5, 3, 8, 8), torch.rand(5, 4)
+    expected = torch.zeros(5, 6, 4, 4)
+    for m in range(4):
+        h = F.group_norm(F.conv2d(x, block.first[m], stride=2, padding=1), 2, block.norm.weight[m], block.norm.bias[m])
+        expected = expected + gates[:, m, None, None, None] * F.conv2d(F.relu(h), block.second[:, m], padding=1)
+    block.execution = "fused"
+    torch.testing.assert_close(block(x, gates), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_rule_dispatches_when_few_of_many_modules_are_active() -> None:
+    few = Routing(2, 1.0).gates(torch.randn(4, 16))
+    most = Routing(12, 1.0).gates(torch.randn(4, 16))
+    assert use_dispatch(few, "auto") and not use_dispatch(most, "auto")
+
+
+def test_a_shrink_that_does_not_divide_is_refused() -> None:
+    with pytest.raises(ValueError, match="shrink = 5 does not divide"):
+        ARCHITECTURES["mlp"].modular(16, 5)
+
+
+def test_a_modular_model_is_not_cut_again() -> None:
+    with pytest.raises(ValueError, match="already cut into 16 modules"):
+        ARCHITECTURES["mlp"].modular(16, 8).modular(4, 2)

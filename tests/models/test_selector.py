@@ -1,0 +1,44 @@
+"""Gates, importance and load balance."""
+
+import torch
+
+from models.selector import Routing, Selector, importance, load_balance
+
+
+def test_gates_by_hand() -> None:
+    """Logits ln 1, ln 3, ln 6 with top 2: softmax over {3, 6} is 1/3, 2/3, scaled to sum to 4."""
+    gates = Routing(2, 4.0).gates(torch.log(torch.tensor([[1.0, 3.0, 6.0]])))
+    torch.testing.assert_close(gates, torch.tensor([[0.0, 4 / 3, 8 / 3]]))
+
+
+def test_fewer_modules_held_than_wanted_are_all_active() -> None:
+    gates = Routing(8, 8.0).gates(torch.zeros(3, 2))
+    torch.testing.assert_close(gates, torch.full((3, 2), 4.0))
+
+
+def test_one_module_has_the_gate_one_whatever_its_logit() -> None:
+    torch.testing.assert_close(Routing(1, 1.0).gates(torch.tensor([[-9.0], [9.0]])), torch.ones(2, 1))
+
+
+def test_importance_is_the_mean_gate_and_sums_to_one() -> None:
+    logits = torch.log(torch.tensor([[1.0, 3.0], [3.0, 1.0], [1.0, 1.0]]))
+    (values,) = importance([logits])
+    torch.testing.assert_close(values, torch.tensor([0.5, 0.5]))
+
+
+def test_a_new_selector_prefers_no_module() -> None:
+    chooser = Selector((12,), {"a": 4, "b": 3}, 8, torch.Generator().manual_seed(0))
+    a, b = chooser(torch.randn(5, 12))
+    assert a.shape == (5, 4) and b.shape == (5, 3)
+    assert (a == 0).all() and (b == 0).all()
+
+
+def test_load_balance_is_zero_when_even_and_large_when_collapsed() -> None:
+    """16 samples over 4 modules with top-1: each module 4 samples, against all samples on module 0."""
+    even = 20.0 * torch.eye(4).repeat(4, 1)
+    collapsed = torch.zeros(16, 4)
+    collapsed[:, 0] = 20.0
+    std = torch.full((16, 4), 0.1)
+    assert load_balance([(even, even, std)], 1) < 1e-6
+    # One of four loaded: mean 1/4 of the total, variance 3 (1/4)^2: CV^2 = 3, for importance and for load.
+    torch.testing.assert_close(load_balance([(collapsed, collapsed, std)], 1), torch.tensor(6.0), rtol=1e-3, atol=1e-3)

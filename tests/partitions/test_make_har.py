@@ -1,0 +1,51 @@
+"""The script that made the embedded set; its source is not in the repository, its steps are tested here."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module")
+def make_har():
+    path = Path(__file__).parents[2] / "data" / "har" / "make_har.py"
+    spec = importlib.util.spec_from_file_location("make_har", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_an_uneven_clock_becomes_even(make_har):
+    time_s = np.array([0, 0, 0.013, 0.02, 0.041, 0.06, 0.06, 0.1])
+    x, label = make_har.even(time_s, np.stack([time_s, 2 * time_s], axis=1), (time_s >= 0.04).astype(int))
+    middle = np.arange(5) * 0.02 + 0.005  # a grid point is the mean of two, 10 ms apart
+    assert np.allclose(x, np.stack([middle, 2 * middle], axis=1))
+    assert label.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_three_in_ten_executions_are_for_test_and_it_is_settled(make_har):
+    executions = np.arange(1, 11)
+    chosen = make_har.executions_for_test(7, executions)
+    assert len(chosen) == 3 and chosen == make_har.executions_for_test(7, executions)
+    assert len({frozenset(make_har.executions_for_test(subject, executions)) for subject in range(20)}) > 10
+
+
+def test_a_whole_file(make_har, tmp_path):
+    n = 400  # two placements x two executions x one second at 100 Hz
+    source = {
+        "x": np.linspace(-50, 50, n * 6).reshape(n, 6).astype(np.float32),
+        "label": np.arange(n) % 2,
+        "subject": np.ones(n, int),
+        "device": np.repeat([0, 1], 200),
+        "execution": np.tile(np.repeat([1, 2], 100), 2),
+        "time_ms": np.tile(np.arange(100) * 10, 4),
+        "label_names": np.array(["A", "B"]),
+    }
+    np.savez(tmp_path / "in.npz", **source)
+    make_har.main(str(tmp_path / "in.npz"), str(tmp_path / "out.npz"))
+    made = np.load(tmp_path / "out.npz")
+    assert made["runs"][:, :4].tolist() == [[1, 0, 1, 49], [1, 0, 2, 49], [1, 1, 1, 49], [1, 1, 2, 49]]
+    assert made["runs"][:2, 4].tolist() == made["runs"][2:, 4].tolist() and made["runs"][:, 4].sum() == 2
+    physical = made["series"][0] * made["scale"]
+    assert np.allclose(physical, source["x"][:2].mean(axis=0), atol=0.002)

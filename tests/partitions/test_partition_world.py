@@ -1,0 +1,169 @@
+"""Laws of the world, on a toy set; ``test_har.py`` repeats the most important one in another process."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import partitions.world
+from partitions import DRIFTS, PARTITIONS, Dataset, Schedule, World
+
+PAIRS = [
+    ("iid", "none"),
+    ("iid", "resample"),
+    ("m-classes", "resample"),
+    ("m-classes", "class-swap"),
+    ("dirichlet", "class-swap"),
+    ("subject", "resample"),
+    ("subject", "subject"),
+]
+pairs, seeds, devices, steps = st.sampled_from(PAIRS), st.integers(0, 9999), st.integers(0, 10**6), st.integers(0, 6)
+several = settings(max_examples=30, deadline=None)
+
+
+def world(data: Dataset, pair: tuple[str, str] = PAIRS[0], seed: int = 1, **options) -> World:
+    return World(data, PARTITIONS[pair[0]](), DRIFTS[pair[1]](), seed, **options)
+
+
+def same(a, b) -> bool:
+    return np.array_equal(a.train, b.train) and np.array_equal(a.test, b.test)
+
+
+@several
+@given(pair=pairs, seed=seeds, device=devices, step=steps)
+def test_a_draw_has_its_size_and_never_touches_the_proxy(toy, pair, seed, device, step):
+    w = world(toy, pair, seed)
+    draw = w.draw(device, step)
+    assert len(draw.train) == len(set(draw.train)) == w.size(device) and 50 <= w.size(device) <= 150
+    assert len(draw.test) == len(set(draw.test)) == 100
+    assert not set(draw.train) & set(w.proxy()) and set(draw.train) <= set(w.pool())
+    assert w.histogram(device, step).sum() == len(draw.train)
+
+
+@several
+@given(pair=pairs, seed=seeds, device=devices, fraction=st.sampled_from([0.2, 0.5, 1.0]))
+def test_a_drift_step_replaces_exactly_its_fraction(toy, pair, seed, device, fraction):
+    w = world(toy, pair, seed, drift_fraction=fraction, schedule=Schedule("2,3"), samples=(20, 60))
+    held = [set(w.draw(device, step).train) for step in range(5)]
+    leave = 0 if pair[1] == "none" else round(fraction * w.size(device))
+    assert [len(b - a) for a, b in pairwise(held)] == [0, leave, leave, 0]
+
+
+@several
+@given(pair=pairs, seed=seeds, asked=st.lists(st.tuples(st.integers(0, 3), steps), min_size=1, max_size=8))
+def test_a_draw_does_not_depend_on_what_was_asked_before(toy, pair, seed, asked):
+    used = world(toy, pair, seed)
+    for device, step in asked:
+        assert same(used.draw(device, step), world(toy, pair, seed).draw(device, step))
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_forgetting_changes_nothing(toy, pair, monkeypatch):
+    kept = [world(toy, pair).draw(device, step) for device in range(3) for step in range(6)]
+    monkeypatch.setattr(partitions.world, "CACHE", 1)
+    small = world(toy, pair)
+    assert all(map(same, kept, (small.draw(device, step) for device in range(3) for step in range(6))))
+
+
+def test_callers_cannot_change_what_the_world_remembers(toy):
+    w = world(toy)
+    before = w.draw(0, 0).train.copy()
+    w.draw(0, 0).train[:] = 0
+    assert np.array_equal(w.draw(0, 0).train, before)
+    with pytest.raises(ValueError, match="read-only"):
+        w.distribution(0, 0)[0] = 1
+
+
+def test_devices_and_seeds_differ(toy):
+    draws = [tuple(world(toy, seed=seed).draw(device, 0).train) for seed in range(3) for device in range(3)]
+    assert len(set(draws)) == 9
+
+
+def test_every_device_starts_and_moves_its_own_way(toy):
+    w = world(toy, ("m-classes", "class-swap"))
+    for step in (0, 3):
+        assert len({tuple(w.distribution(device, step)) for device in range(120)}) == 15  # all pairs of 6 classes
+
+
+def test_a_device_not_asked_for_costs_nothing(toy):
+    w = world(toy, ("m-classes", "class-swap"))
+    w.draw(49_999, 2)
+    assert {device for device, _ in w._states} == {49_999}
+
+
+@several
+@given(seed=seeds, device=devices)
+def test_class_swap_moves_the_test_draw_too(toy, seed, device):
+    w = World(toy, PARTITIONS["m-classes"](classes_per_device=3), DRIFTS["class-swap"](), seed)
+    for step in range(4):
+        classes = set(np.flatnonzero(w.distribution(device, step)))
+        assert set(toy.y_test[w.draw(device, step).test]) == classes and len(classes) == 3
+        if step:
+            assert len(classes - set(np.flatnonzero(w.distribution(device, step - 1)))) == math.ceil(0.5 * 3)
+
+
+def test_the_test_draw_stays_while_the_distribution_does(toy):
+    w = world(toy, ("m-classes", "resample"))
+    assert np.array_equal(w.draw(0, 0).test, w.draw(0, 5).test)
+    w = world(toy, ("subject", "subject"), schedule=Schedule("3"))
+    tests = [w.draw(0, step).test for step in range(6)]
+    assert np.array_equal(tests[0], tests[2]) and np.array_equal(tests[3], tests[5])
+    assert not set(tests[2]) & set(tests[3])  # another person's
+
+
+def test_samples_follow_a_distribution_that_stays(toy):
+    w = world(toy, ("m-classes", "class-swap"), schedule=Schedule("1"), drift_fraction=0.5, samples=(80, 80))
+    assert sorted(w.histogram(0, 0)) == sorted(w.histogram(0, 1)) == [0, 0, 0, 0, 40, 40]
+
+
+def test_fewer_when_the_pool_has_no_more(toy_maker):
+    data = toy_maker(counts=(20,) * 6)  # 14 in a class's pool, 6 in its test
+    w = world(data, ("m-classes", "none"), samples=(100, 100), test_samples=50)
+    draw = w.draw(0, 0)
+    assert (len(draw.train), len(draw.test)) == (28, 12)
+
+
+def test_numbers_are_pinned(toy):
+    """Published CSVs depend on these: a change here is a change of every result."""
+    draw = world(toy, ("m-classes", "class-swap"), seed=7).draw(3, 4)
+    assert (len(draw.train), int(draw.train.sum()), int(draw.test.sum())) == PINNED
+
+
+PINNED = (142, 126999, 29857)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": (0, 5)}, "samples must be two numbers"),
+        ({"samples": (9, 5)}, "samples must be two numbers"),
+        ({"test_samples": 0}, "test samples must be at least 1"),
+        ({"proxy_fraction": 1.0}, "proxy fraction must be in"),
+        ({"drift_fraction": 1.5}, "drift fraction must be in"),
+        ({"drift_fraction": float("nan")}, "drift fraction must be in"),
+    ],
+)
+def test_settings_out_of_range(toy, options, message):
+    with pytest.raises(ValueError, match=message):
+        world(toy, **options)
+
+
+def test_parts_that_do_not_fit(toy):
+    bare = Dataset("bare", toy.x_train, toy.y_train, toy.x_test, toy.y_test, toy.classes)
+    with pytest.raises(ValueError, match="partition 'subject' needs domains, which bare lacks"):
+        world(bare, ("subject", "none"))
+    with pytest.raises(ValueError, match="use it with partition 'iid', 'm-classes' or 'dirichlet'"):
+        world(toy, ("subject", "class-swap"))
+    with pytest.raises(ValueError, match="use it with partition 'subject'"):
+        world(toy, ("iid", "subject"))
+    with pytest.raises(ValueError, match="devices that differ from the whole"):
+        world(toy, ("iid", "class-swap"))
+    with pytest.raises(ValueError, match="devices that differ from the whole"):
+        World(toy, PARTITIONS["m-classes"](classes_per_device=6), DRIFTS["class-swap"](), 1)
+    with pytest.raises(ValueError, match="must be 1 to 6, not 7"):
+        World(toy, PARTITIONS["m-classes"](classes_per_device=7), DRIFTS["none"](), 1)
+    with pytest.raises(ValueError, match="steps count from 0"):
+        world(toy).draw(0, -1)

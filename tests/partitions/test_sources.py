@@ -1,0 +1,265 @@
+"""Loaders and importers on tiny files that the tests write in the original layouts."""
+
+import csv
+import gzip
+import io
+import pickle
+import struct
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from partitions import DataError, import_, load, where
+from partitions.rng import rng
+from partitions.sources import images, store
+
+SETS = {"cifar10": ("cifar-10-batches-py", 10), "cifar100": ("cifar-100-python", 100)}
+
+
+def pictures(n: int, *shape: int) -> np.ndarray:
+    return rng(n).integers(0, 256, (n, *shape), dtype=np.uint8)
+
+
+@pytest.fixture
+def trusting(monkeypatch):
+    """torchvision checks the real files' checksums; ours are tiny."""
+    from torchvision.datasets import cifar
+
+    monkeypatch.setattr(cifar, "check_integrity", lambda *_: True)
+
+
+def write_cifar(place, name):
+    """20 train and 6 test pictures as the pickled batches of cs.toronto.edu; returns x (26, 3, 32, 32) and y (26,)."""
+    folder, classes = place / SETS[name][0], SETS[name][1]
+    folder.mkdir(parents=True)
+    x, y = pictures(26, 3, 32, 32), np.arange(26) % classes
+    if name == "cifar10":
+        parts = {f"data_batch_{i + 1}": slice(4 * i, 4 * i + 4) for i in range(5)} | {"test_batch": slice(20, 26)}
+        files = {part: {"data": x[s].reshape(-1, 3072), "labels": y[s].tolist()} for part, s in parts.items()}
+        files["batches.meta"] = {"label_names": [f"c{i}" for i in range(10)]}
+    else:
+        parts = {"train": slice(20), "test": slice(20, 26)}
+        files = {part: {"data": x[s].reshape(-1, 3072), "fine_labels": y[s].tolist()} for part, s in parts.items()}
+        files["meta"] = {"fine_label_names": [f"c{i}" for i in range(100)]}
+    for file, content in files.items():
+        (folder / file).write_bytes(pickle.dumps(content))
+    return x, y
+
+
+@pytest.mark.skipif(where("cifar10")[0][1] is None, reason="CIFAR-10 is not on this machine")
+def test_the_real_cifar10():
+    data = load("cifar10")
+    assert np.bincount(data.y_train).tolist() == [5000] * 10 and np.bincount(data.y_test).tolist() == [1000] * 10
+    assert data.mean == pytest.approx((0.4914, 0.4822, 0.4465), abs=1e-4)  # as published
+    assert data.std == pytest.approx((0.2470, 0.2435, 0.2616), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_cifar_in_its_original_layout(alone, trusting, name):
+    x, y = write_cifar(alone, name)
+    data = load(name, alone)
+    assert np.array_equal(data.x_train, x[:20]) and np.array_equal(data.x_test, x[20:])
+    assert np.array_equal(data.y_train, y[:20]) and np.array_equal(data.labels("test", [5, 0]), y[[25, 20]])
+    assert data.input_shape == (3, 32, 32) and data.num_classes == SETS[name][1] and data.classes[3] == "c3"
+    assert isinstance(data.x_train, np.memmap)
+    inputs = data.inputs("train")
+    assert inputs.dtype == np.float32
+    assert inputs.mean(axis=(0, 2, 3)) == pytest.approx([0, 0, 0], abs=1e-5)
+    assert inputs.std(axis=(0, 2, 3)) == pytest.approx([1, 1, 1], abs=1e-5)
+    assert np.allclose(data.inputs("test", [2])[0, 1], (x[22, 1] / 255 - data.mean[1]) / data.std[1], atol=1e-5)
+
+
+def test_cifar_from_a_tar(alone, tmp_path, trusting):
+    x, _ = write_cifar(tmp_path / "src", "cifar10")
+    with tarfile.open(tmp_path / "cifar-10-python.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "src" / "cifar-10-batches-py", "cifar-10-batches-py")
+    assert import_("cifar10", [tmp_path / "cifar-10-python.tar.gz"], alone) == alone / "cifar-10-batches-py"
+    assert np.array_equal(load("cifar10", alone).x_train, x[:20])
+    with pytest.raises(DataError, match="is already at .*: remove it first"):
+        import_("cifar10", [tmp_path / "cifar-10-python.tar.gz"], alone)
+
+
+def test_damaged_batches(alone):
+    (alone / "cifar-10-batches-py").mkdir()
+    with pytest.raises(DataError, match="cifar-10-batches-py is damaged"):
+        load("cifar10", alone)
+
+
+def write_mosaics(place, splits=("train", "test")):
+    """One zip per split: a sheet of 1000 pictures; both tables lie in the first. Returns x and y by split."""
+    truth = {}
+    for part, split in enumerate(splits):
+        x, y = pictures(1000 + part, 32, 32, 3)[:1000], np.arange(1000) % 10
+        truth[split] = x.transpose(0, 3, 1, 2), y
+        sheet = io.BytesIO()
+        Image.fromarray(x.reshape(25, 40, 32, 32, 3).swapaxes(1, 2).reshape(800, 1280, 3)).save(sheet, "png")
+        with zipfile.ZipFile(place / f"part{part}.zip", "w") as archive:
+            archive.writestr(f"{split}/000.png", sheet.getvalue())
+    with zipfile.ZipFile(place / "part0.zip", "a") as archive:
+        for split in splits:
+            text = io.StringIO()
+            rows = [{"index": i, "label": i % 10, "class": f"c{i % 10}"} for i in range(1000)]
+            writer = csv.DictWriter(text, ["index", "label", "class"])
+            writer.writeheader()
+            writer.writerows(rows)
+            archive.writestr(f"{split}.csv", text.getvalue())
+    return truth
+
+
+def test_cifar_from_mosaics(alone, tmp_path):
+    truth = write_mosaics(tmp_path)
+    import_("cifar10", [tmp_path / "part1.zip", tmp_path / "part0.zip"], alone)
+    data = load("cifar10", alone)
+    for split in ("train", "test"):
+        assert np.array_equal(getattr(data, f"x_{split}"), truth[split][0])
+        assert np.array_equal(data.labels(split), truth[split][1])
+    assert data.classes == tuple(f"c{i}" for i in range(10))
+
+
+def test_mosaics_with_a_part_missing_leave_nothing(alone, tmp_path):
+    write_mosaics(tmp_path)
+    with pytest.raises(DataError, match="the zips hold 0 of 1000 test pictures: name all parts of the set"):
+        import_("cifar10", [tmp_path / "part0.zip"], alone)
+    (tmp_path / "part1.zip").write_bytes(b"not a zip")
+    with pytest.raises(DataError, match="cannot read"):
+        import_("cifar10", [tmp_path / "part0.zip", tmp_path / "part1.zip"], alone)
+    assert list(alone.iterdir()) == []
+
+
+def test_an_interrupted_import_leaves_nothing(alone, tmp_path, monkeypatch):
+    write_mosaics(tmp_path)
+    saved = []
+
+    def interrupted(path, array):
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        saved.append(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            import_("cifar10", [tmp_path / "part0.zip", tmp_path / "part1.zip"], alone)
+    assert len(saved) == 2 and [path for path in alone.rglob("*") if path.name != "arrays"] == []
+    with pytest.raises(DataError, match="is not on this machine"):
+        load("cifar10", alone)
+
+
+def test_small_pictures_are_averages_and_are_made_once(alone, trusting, monkeypatch):
+    x, _ = write_cifar(alone, "cifar10")
+    data = load("cifar10", alone, 16)
+    blocks = x[:20].reshape(20, 3, 16, 2, 16, 2).astype(float).mean(axis=(3, 5))
+    assert np.array_equal(data.x_train, np.round(blocks)) and data.input_shape == (3, 16, 16)
+    assert np.std(data.inputs("train")) == pytest.approx(1, abs=0.01)  # its own moments, not those of full size
+
+    monkeypatch.setattr(images, "shrink", None)
+    from partitions import DATASETS
+    from partitions.root import Root
+
+    again = DATASETS["cifar10"].load(Root.at(alone), 16)
+    assert np.array_equal(again.x_train, data.x_train)
+
+
+@pytest.mark.parametrize("size", [5, 64, -16])
+def test_a_size_that_does_not_divide(alone, size):
+    with pytest.raises(ValueError, match=f"image size {size} must divide the 32 pixels of cifar10"):
+        load("cifar10", alone, size)
+
+
+def test_shrink_by_hand():
+    x = np.array([[0, 2, 10, 10], [4, 6, 10, 11], [255, 255, 0, 0], [255, 255, 0, 1]], np.uint8)
+    assert images.shrink(x[None, None], 2).tolist() == [[[[3, 10], [255, 0]]]]
+
+
+def test_the_slower_of_two_writers_gives_way(alone):
+    with store.arriving(alone / "set") as slow:
+        (slow / "who").write_text("slow")
+        with store.arriving(alone / "set") as fast:
+            (fast / "who").write_text("fast")
+    assert (alone / "set" / "who").read_text() == "fast" and [p.name for p in alone.iterdir()] == ["set"]
+
+
+def write_idx(path, array, magic):
+    path.write_bytes(gzip.compress(struct.pack(f">{1 + array.ndim}i", magic, *array.shape) + array.tobytes()))
+
+
+def test_fashion_mnist_from_idx_files(alone, tmp_path):
+    x, y = pictures(9, 28, 28), (np.arange(9) % 10).astype(np.uint8)
+    for part, s in (("train", slice(6)), ("t10k", slice(6, 9))):
+        write_idx(tmp_path / f"{part}-images-idx3-ubyte.gz", x[s], 2051)
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte.gz", y[s], 2049)
+    files = sorted(tmp_path.glob("*.gz"))
+    with pytest.raises(DataError, match="fashion-mnist also needs t10k-images-idx3-ubyte.gz"):
+        import_("fashion-mnist", files[1:], alone)
+    import_("fashion-mnist", files, alone)
+    data = load("fashion-mnist", alone, 14)
+    assert data.input_shape == (1, 14, 14) and data.classes[9] == "Ankle boot"
+    data = load("fashion-mnist", alone)
+    assert np.array_equal(data.x_train[:, 0], x[:6]) and np.array_equal(data.x_test[:, 0], x[6:])
+    assert np.array_equal(data.y_test, y[6:])
+
+
+def write_uci(folder):
+    """3 people x 2 activities x 20 windows of 561 features; people 1 and 2 are the official train part, 3 the test."""
+    x = rng(5).normal(size=(120, 561))
+    subject, y = np.repeat([1, 2, 3], 40), np.tile(np.repeat([1, 2], 20), 3)
+    (folder / "activity_labels.txt").parent.mkdir(parents=True)
+    (folder / "activity_labels.txt").write_text("1 WALKING\n2 WALKING_UPSTAIRS\n")
+    for part, s in (("train", slice(80)), ("test", slice(80, 120))):
+        (folder / part).mkdir()
+        np.savetxt(folder / part / f"X_{part}.txt", x[s], fmt="%.6e")
+        np.savetxt(folder / part / f"y_{part}.txt", y[s], fmt="%d")
+        np.savetxt(folder / part / f"subject_{part}.txt", subject[s], fmt="%d")
+    return x
+
+
+def test_uci_har_is_split_again_inside_every_person(alone, tmp_path):
+    x = write_uci(tmp_path / "UCI HAR Dataset")
+    inner, outer = tmp_path / "UCI HAR Dataset.zip", tmp_path / "download.zip"  # the archive is packed twice
+    with zipfile.ZipFile(inner, "w") as archive:
+        for file in (tmp_path / "UCI HAR Dataset").rglob("*.txt"):
+            archive.write(file, file.relative_to(tmp_path))
+    with zipfile.ZipFile(outer, "w") as archive:
+        archive.write(inner, inner.name)
+    import_("har-uci", [outer], alone)
+    data = load("har-uci", alone)
+    assert data.classes == ("walking", "walking-upstairs") and data.domains == ("person-01", "person-02", "person-03")
+    assert np.bincount(data.domain_train).tolist() == [28, 28, 28]  # 14 of 20 in train, 1 dropped, 5 in test
+    assert np.bincount(data.domain_test).tolist() == [10, 10, 10] and np.bincount(data.y_test).tolist() == [15, 15]
+    kept = np.concatenate([np.arange(start, start + 14) for start in range(0, 120, 20)])
+    expected = (x[kept] - x[kept].mean(axis=0)) / x[kept].std(axis=0)
+    assert np.allclose(data.x_train, expected, atol=1e-3)
+    assert len(set(data.group_train)) == 12  # blocks of 8 and 6 windows
+    with pytest.raises(ValueError, match="har-uci holds no images"):
+        load("har-uci", alone, 16)
+
+
+def test_uci_har_with_lines_missing(alone):
+    write_uci(alone / "UCI HAR Dataset")
+    (alone / "UCI HAR Dataset" / "train" / "y_train.txt").write_text("1\n2\n")
+    with pytest.raises(DataError, match="is damaged: 120 windows, 42 labels, 120 subjects"):
+        load("har-uci", alone)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("cifar10", b"", "is not a readable zip or tar archive"),
+        ("har-uci", b"junk", "is not a readable zip or tar archive"),
+        ("har-embedded", b"", "har-embedded cannot be imported"),
+    ],
+)
+def test_files_that_are_something_else(alone, tmp_path, name, content, message):
+    (tmp_path / "file.tar.gz").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        import_(name, [tmp_path / "file.tar.gz"], alone)
+    with pytest.raises(DataError, match="does not exist"):
+        import_(name, [tmp_path / "absent"], alone)
+    with pytest.raises(DataError, match="name the files"):
+        import_(name, [], alone)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no folder|cannot be imported"):
+        import_(name, [tmp_path / "empty"], alone)
+    assert list(alone.iterdir()) == []
