@@ -15,7 +15,7 @@ import sys
 import tomllib
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from enum import Enum
 from functools import partial
@@ -167,21 +167,18 @@ class ResultsWriter:
             "versions": [versions()],
             "settings": _plain(settings),
         }
-        try:
+        self._devices: _Table | None = None  # made by the first row
+        with _told(f"write results to '{out}'"):
             out.mkdir(parents=True, exist_ok=True)
             self._unlock = weakref.finalize(self, _lock(out))
-            if overwrite:
-                for name in FILES:
-                    (out / name).unlink(missing_ok=True)
-            rounds = out / "rounds.csv"
-            # A folder without rows has nothing to protect: a run that failed at once may be corrected and repeated.
-            self._config = _merged(out, config) if rounds.exists() and len(_whole_lines(rounds)) > 1 else config
-            self._write_config()
-            self._rounds = _Table(rounds, Row)
-        except OSError as error:
-            raise ResultsError(f"cannot write results to '{out}': {error.strerror or error}") from error
-        self._devices: _Table | None = None  # made by the first row
-        self._written = {_key(line) for line in self._rounds.lines()}
+            try:
+                self._config = self._open(config, overwrite)
+                self._write_config()
+                self._rounds = _Table(out / "rounds.csv", Row)
+                self._written = {_key(line) for line in self._rounds.lines()}
+            except BaseException:
+                self._unlock()
+                raise
 
     def append(self, rows: Iterable[Row]) -> None:
         """Append whole rows to ``rounds.csv``; when this returns they are on the disk."""
@@ -238,6 +235,14 @@ class ResultsWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _open(self, config: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+        """The folder's config with this one added; a folder without rows has nothing to protect and takes this one."""
+        if overwrite:
+            for name in FILES:
+                (self.out / name).unlink(missing_ok=True)
+        rounds = self.out / "rounds.csv"
+        return _merged(self.out, config) if rounds.exists() and len(_whole_lines(rounds)) > 1 else config
 
     def _write_config(self) -> None:
         atomic_write(self.out / "config.toml", tomli_w.dumps(self._config))
@@ -324,18 +329,22 @@ class _Table:
     def append(self, rows: Sequence[Row] | Sequence[DeviceRow]) -> None:
         data = csv_text([_typed(row) for row in rows]).encode()
         end = self._file.seek(0, os.SEEK_END)
-        try:
-            if self._file.write(data) != len(data):
-                raise OSError("the disk took only part of it")
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            with suppress(OSError):
-                self._file.truncate(end)
-            raise ResultsError(f"cannot append to '{self.path}': {error.strerror or error}") from error
+        with _told(f"append to '{self.path}'"):
+            try:
+                if self._file.write(data) != len(data):
+                    raise OSError("the disk took only part of the rows")
+                os.fsync(self._file.fileno())
+            except OSError:
+                with suppress(OSError):
+                    self._file.truncate(end)
+                raise
 
     def lines(self) -> Iterator[dict[str, str]]:
         """The cells of each row by column."""
-        return (dict(zip(self.columns, line, strict=False)) for line in csv.reader(_whole_lines(self.path)[1:]))
+        for line in csv.reader(_whole_lines(self.path)[1:]):
+            if len(line) != len(self.columns):
+                raise ResultsError(f"'{self.path}' has a line of {len(line)} cells instead of {len(self.columns)}")
+            yield dict(zip(self.columns, line, strict=True))
 
     def drop(self, dropped: Callable[[dict[str, str]], bool]) -> None:
         header, *lines = _whole_lines(self.path)
@@ -350,6 +359,15 @@ class _Table:
     def _rewrite(self, lines: list[str]) -> None:
         atomic_write(self.path, "".join(lines))
         self._file = self.path.open("ab", buffering=0)  # unbuffered: one append is one write
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Turn the system's refusal into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise ResultsError(f"cannot {what}: {error.strerror or error}") from error
 
 
 def _typed(row: Row | DeviceRow) -> list[object]:

@@ -59,8 +59,9 @@ def extract(state: Mapping[str, Tensor], axes: Axes, coverage: Coverage) -> Stat
 class WeightedSum:
     """A running weighted mean of sub-models in memory that does not grow with their number.
 
-    A monoid: `add` and `merge` commute up to rounding, and an empty sum changes nothing. Entries that no sub-model
-    covered keep their old value in `finish`: never 0/0, never 0. Integer buffers come back as integers.
+    A monoid: `add` and `merge` commute, and an empty sum changes nothing. Sums are kept in double precision, so that the
+    float32 result does not depend on the order of the answers. Entries that no sub-model covered keep their old value in
+    `finish`: never 0/0, never 0. Integer buffers come back as integers.
     """
 
     def __init__(self, axes: Axes, like: Mapping[str, Tensor]):
@@ -68,10 +69,9 @@ class WeightedSum:
         self.total: State = {}
         self.weight: State = {}  # shaped as the parameter, but 1 along axes without a name
         for name, value in like.items():
-            dtype = value.dtype if value.dtype.is_floating_point else torch.float64
-            self.total[name] = torch.zeros(value.shape, dtype=dtype)
+            self.total[name] = torch.zeros(value.shape, dtype=torch.float64)
             named = [n if a is not None else 1 for a, n in zip(axes[name], value.shape, strict=True)]
-            self.weight[name] = torch.zeros(named, dtype=dtype)
+            self.weight[name] = torch.zeros(named, dtype=torch.float64)
 
     def add(
         self, part: Mapping[str, Tensor], coverage: Coverage, weight: float, along: Mapping[str, Tensor] | None = None

@@ -1,0 +1,55 @@
+"""What all tests share: one thread, a cache folder of their own, and cloud models small enough to make in a moment."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from models.axes import State
+from models.body import Architecture
+from models.cloud import ModularModel
+from models.costs import CostModel
+from models.mlp import mlp
+from models.modularize import modularize
+from models.selector import Routing, Selector
+from strategies.base import Cloud, Plan
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory):
+    """Tests never read or fill the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    yield folder
+    os.environ.pop("XDG_CACHE_HOME") if before is None else os.environ.__setitem__("XDG_CACHE_HOME", before)
+
+
+def make_cloud(modules: int = 8, shrink: int = 8, top_k: int = 4, dense: Architecture | None = None) -> Cloud:
+    """Untrained cloud models of an MLP with 6 inputs and 3 classes; the selector prefers no module."""
+    dense = dense or mlp((6,), 3, width=16)
+    state: State = dense.whole(0).state()
+    modular, taken = modularize(dense, state, modules, shrink)
+    body = modular.part({})
+    body.load_state_dict(taken)
+    layers = {layer: modules for layer in body.layers}
+    chooser = Selector(dense.input_shape, layers, 4, torch.Generator().manual_seed(0))
+    return Cloud(
+        dense, state, CostModel(dense, 4), modular, ModularModel(body, chooser, Routing(top_k, float(shrink))), CostModel(modular, 4)
+    )
+
+
+@pytest.fixture
+def cloud_maker() -> Callable[..., Cloud]:
+    return make_cloud
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return Plan(devices=10, cohort=4, local_epochs=1, adapt_epochs=2, rounds_per_step=3)

@@ -1,0 +1,193 @@
+"""Every method keeps the same promises; a new one is one more row of `STRATEGIES`. And what reduces to what, exactly."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.axes import covered_sizes, extract
+from strategies import STRATEGIES
+from strategies.base import Limits, Plan, Profile, Strategy, Task, Update
+from strategies.eclm import ECLM
+from strategies.fedavg import FedAvg
+from strategies.heterofl import HeteroFL, width
+from strategies.local import LocalAdaptation
+
+
+def profiles(method: Strategy, share: float = 0.5, devices: int | None = None) -> list[Profile]:
+    """What every device would tell: the same share of the large model, and importance that differs by device."""
+    whole = method.cloud.dense_costs.whole
+    limits = Limits(*(share * np.array(whole.vector[1:])))
+    out = []
+    for device in range(devices or method.plan.devices):
+        scores = np.random.default_rng(device).dirichlet(np.ones(method.cloud.modular.sizes["block.modules"]))
+        out.append(Profile(device, limits, {"block.modules": scores}))
+    return out
+
+
+def trained(task: Task, device: int) -> dict[str, torch.Tensor]:
+    """Stands in for local training: moves every parameter by an amount of the device's own."""
+    assert task.state is not None
+    return {name: value + 0.1 * (device + 1) for name, value in task.state.items()}
+
+
+def one_round(method: Strategy, share: float, examples: int | None = None) -> None:
+    cohort = method.cohort(1)
+    asked = [p for p in profiles(method, share) if p.device in cohort]
+    tasks = method.tasks(1, asked)
+    updates = [Update(d, trained(t, d), examples or 10 + d) for d, t in tasks.items() if t.upload]
+    method.absorb(1, tasks, updates, asked)
+
+
+@pytest.fixture(params=STRATEGIES)
+def method(request, cloud_maker, plan) -> Strategy:
+    return STRATEGIES[request.param](cloud_maker(), plan, seed=3)
+
+
+def test_cohorts_come_from_the_seed_and_the_round_alone(method: Strategy, cloud_maker, plan) -> None:
+    again = type(method)(cloud_maker(), plan, seed=3)
+    again.cohort(9)
+    for round_ in (1, 2, 3, 4):
+        cohort = method.cohort(round_)
+        assert cohort == again.cohort(round_) == sorted(set(cohort))
+        assert all(0 <= device < plan.devices for device in cohort)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 1.0, 5.0])
+def test_every_device_is_delivered_a_model_that_builds(method: Strategy, plan: Plan, share: float) -> None:
+    tasks = method.deliver(profiles(method, share))
+    assert sorted(tasks) == list(range(plan.devices))
+    for task in tasks.values():
+        architecture = method.cloud.dense if task.architecture == "dense" else method.cloud.modular
+        if task.state is not None:
+            architecture.part(task.coverage).load_state_dict(task.state)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+@pytest.mark.parametrize("name", [name for name, kind in STRATEGIES.items() if kind.asks != "nothing"])
+def test_what_is_trained_fits_the_limits_where_the_method_asks_for_them(name: str, cloud_maker, plan: Plan, share: float) -> None:
+    method = STRATEGIES[name](cloud_maker(), plan, seed=3)
+    asked = profiles(method, share)
+    tasks = method.tasks(1, asked)
+    assert tasks
+    for profile in asked:
+        if profile.device in tasks:
+            assert profile.limits is not None
+            assert (np.array(tasks[profile.device].cost.vector[1:]) <= profile.limits.vector + 1e-6).all()
+
+
+def test_a_round_moves_the_model_and_forgets_nothing(method: Strategy) -> None:
+    before = {name: value.clone() for name, value in method.model.items()}
+    one_round(method, 0.5)
+    trains = method.cohort(1) and any(t.upload for t in method.tasks(1, profiles(method)).values())
+    assert method.model.keys() == before.keys()
+    moved = any(not torch.equal(method.model[name], before[name]) for name in before)
+    assert moved == bool(trains)
+    for value in method.model.values():
+        assert torch.isfinite(value).all()
+
+
+def test_the_cloud_model_that_others_share_is_never_written_to(method: Strategy) -> None:
+    cloud = method.cloud
+    dense = {n: v.clone() for n, v in cloud.dense_state.items()}
+    modular = cloud.modular_model.body.state()
+    one_round(method, 0.5)
+    assert all(torch.equal(dense[n], v) for n, v in cloud.dense_state.items())
+    assert all(torch.equal(modular[n], v) for n, v in cloud.modular_model.body.state_dict().items())
+
+
+def test_memory_restores_a_method(method: Strategy, cloud_maker, plan) -> None:
+    one_round(method, 0.5)
+    fresh = type(method)(cloud_maker(), plan, seed=3)
+    fresh.memory = {n: v.clone() for n, v in method.memory.items()}
+    assert all(torch.equal(fresh.model[n], v) for n, v in method.model.items())
+
+
+# reductions
+
+
+def test_heterofl_at_rate_one_is_fedavg(cloud_maker, plan: Plan) -> None:
+    """With the same number of examples everywhere, for HeteroFL counts devices and FedAvg examples."""
+    hetero, average = HeteroFL(cloud_maker(), plan, 3), FedAvg(cloud_maker(), plan, 3)
+    for method in (hetero, average):
+        one_round(method, share=2.0, examples=50)
+    for name, value in average.model.items():
+        torch.testing.assert_close(hetero.model[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_eclm_with_one_module_and_equal_importance_is_fedavg(cloud_maker, plan: Plan) -> None:
+    cloud = cloud_maker(modules=1, shrink=1, top_k=1)
+    eclm, average = ECLM(cloud, plan, 3), FedAvg(cloud, plan, 3)
+    for method in (eclm, average):
+        one_round(method, share=2.0, examples=50)
+    for name, value in average.model.items():
+        torch.testing.assert_close(eclm.model[name], value, rtol=0, atol=0, msg=name)
+
+
+# methods by hand
+
+
+def test_heterofl_entries_are_averaged_over_those_who_cover_them(cloud_maker, plan: Plan) -> None:
+    """Device 0 at full width moves by 0.1, device 1 at half width by 0.2: the shared half by 0.15, the rest by 0.1."""
+    method = HeteroFL(cloud_maker(), plan, 3)
+    whole = np.array(method.cloud.dense_costs.whole.vector[1:])
+    half = np.array(method.levels[1][2].vector[1:])
+    asked = [Profile(0, Limits(*whole)), Profile(1, Limits(*half))]
+    tasks = method.tasks(1, asked)
+    assert [tasks[d].rate for d in (0, 1)] == [1.0, 0.5]
+    before = method.model["block.first"].clone()
+    method.absorb(1, tasks, [Update(d, trained(t, d), 50) for d, t in tasks.items()], asked)
+    moved = method.model["block.first"] - before  # (1, hidden 16, 6)
+    torch.testing.assert_close(moved[:, :8], torch.full((1, 8, 6), 0.15))
+    torch.testing.assert_close(moved[:, 8:], torch.full((1, 8, 6), 0.10))
+
+
+def test_heterofl_widths_round_up_and_keep_all_classes() -> None:
+    sizes = {"block.modules": 1, "block.hidden": 5, "out": 4, "classes": 3}
+    kept = covered_sizes(sizes, width(sizes, 0.5, ("block.modules",)))
+    assert kept == {"block.modules": 1, "block.hidden": 3, "out": 2, "classes": 3}
+
+
+def test_eclm_merges_modules_by_importance_and_the_rest_by_examples(cloud_maker, plan: Plan) -> None:
+    """Devices 0 and 1 share module 2 with importance 0.6 and 0.2; they move it by 0.1 and 0.2: (0.06 + 0.04) / 0.8 = 0.125.
+
+    The head, which both hold, moves by (10 * 0.1 + 30 * 0.2) / 40 = 0.175. A module that nobody held stays.
+    """
+    method = ECLM(cloud_maker(), plan, 3)
+    scores = {0: [0.1, 0.1, 0.6, 0.2, 0, 0, 0, 0], 1: [0, 0, 0.2, 0, 0, 0.8, 0, 0]}
+    asked = [Profile(d, None, {"block.modules": np.array(s)}) for d, s in scores.items()]
+    held = {0: np.array([2, 3]), 1: np.array([2, 5])}
+    tasks = {d: method._task({"block.modules": kept}, 1) for d, kept in held.items()}
+    before = {name: value.clone() for name, value in method.model.items()}
+    updates = [Update(0, trained(tasks[0], 0), 10), Update(1, trained(tasks[1], 1), 30)]
+    method.absorb(1, tasks, updates, asked)
+    moved = {name: value - before[name] for name, value in method.model.items()}
+    by_module = [moved["block.first"][m].mean().item() for m in range(8)]
+    assert by_module == pytest.approx([0, 0, 0.125, 0.1, 0, 0.2, 0, 0], abs=1e-6)
+    torch.testing.assert_close(moved["head.bias"], torch.full((3,), 0.175))
+
+
+def test_eclm_derives_the_most_important_modules(cloud_maker, plan: Plan) -> None:
+    method = ECLM(cloud_maker(), plan, 3)
+    costs = method.cloud.modular_costs
+    three = np.array(costs.of({"block.modules": 3}).vector[1:]) + 1
+    scores = np.array([0.05, 0.3, 0.02, 0.03, 0.25, 0.05, 0.1, 0.2])
+    assert method.derive(Profile(0, Limits(*three), {"block.modules": scores}))["block.modules"].tolist() == [1, 4, 7]
+
+
+def test_la_asks_a_device_to_go_on_from_its_own_model(cloud_maker, plan: Plan) -> None:
+    method = LocalAdaptation(cloud_maker(), plan, 3)
+    everyone = profiles(method)
+    assert method.cohort(1) == list(range(10)) and method.cohort(2) == [] and method.cohort(4) == list(range(10))
+    first = method.tasks(1, everyone)
+    assert all(task.state is not None and task.keep and not task.upload for task in first.values())
+    method.absorb(1, first, [Update(d, {}, 10) for d in range(9)], everyone)  # device 9 failed
+    later = method.tasks(4, everyone)
+    assert [d for d, task in later.items() if task.state is not None] == [9]
+
+
+def test_sub_models_of_eclm_are_cut_from_the_current_cloud_model(cloud_maker, plan: Plan) -> None:
+    method = ECLM(cloud_maker(), plan, 3)
+    one_round(method, 0.5)
+    task = method.deliver(profiles(method))[0]
+    expected = extract(method.model, method.axes, task.coverage)
+    assert task.state is not None and all(torch.equal(task.state[n], v) for n, v in expected.items())
