@@ -195,8 +195,10 @@ class _Group:
         self._members.append(member)
         if self._guard is None:
             guard = ["/bin/sh", "-c", GUARD, str(member.pid), str(self._folder)]
-            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True, **quiet)
+            null = subprocess.DEVNULL
+            self._guard = subprocess.Popen(
+                guard, stdin=subprocess.PIPE, stdout=null, stderr=null, start_new_session=True
+            )
         return member
 
     def __enter__(self) -> Self:

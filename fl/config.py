@@ -60,7 +60,7 @@ class Settings(BaseModel):
     norm: Literal["group", "batch"] = Field("group", description="normalisation in convolutional models")
     modules: int = Field(16, ge=1, description="modules per layer of the modular cloud model")
     shrink: int = Field(8, ge=1, description="how many times narrower a module is than the block it comes from")
-    top_k: int = Field(8, ge=1, description="modules active per sample in each layer")
+    top_k: int = Field(6, ge=1, description="modules active per sample in each layer")
     selector_width: int = Field(16, ge=4, description="width of the selector's embedding")
 
     # The offline stage in the cloud
@@ -69,6 +69,7 @@ class Settings(BaseModel):
     ability_epochs: int = Field(10, ge=0, description="epochs of module ability-enhancing training")
     offline_lr: float = Field(0.05, gt=0, description="learning rate in the cloud (cosine to 0)")
     offline_batch: int = Field(64, ge=1, description="batch size in the cloud")
+    augment: bool = Field(True, description="mirror and shift images while the cloud trains")
     balance: float = Field(0.1, ge=0, description="lambda of the load-balance loss")
     ability: float = Field(0.5, ge=0, description="lambda of the KL term in ability enhancing")
     subtasks: Literal["class", "domain"] = Field("class", description="what a sub-task is: a class or a subject")

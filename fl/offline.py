@@ -21,14 +21,14 @@ from models.axes import State
 from models.cloud import ModularModel, Progress, enhance, mapping, train_end_to_end
 from models.costs import CostModel
 from models.modularize import modularize
-from models.train import Recipe, fit
+from models.train import Recipe, fit, flip_and_shift
 from partitions import Purpose, rng
 from strategies.base import Cloud
 
 # What decides the outcome; anything else (rounds, drift, devices) leaves the cached models valid.
 KEYS = (
     "dataset image-size proxy-fraction model width norm modules shrink top-k selector-width dense-epochs modular-epochs "
-    "ability-epochs offline-lr offline-batch balance ability subtasks kappa1 kappa2 optimizer momentum weight-decay"
+    "ability-epochs offline-lr offline-batch augment balance ability subtasks kappa1 kappa2 optimizer momentum weight-decay"
 ).split()
 VERSION = 1  # raise it when the training code changes what it computes
 
@@ -84,6 +84,8 @@ def _train(settings: Settings, seed: int, progress: Progress | None) -> State:
     built, classes = architectures(settings), here.data.num_classes
     how = Recipe(settings.offline_lr, settings.offline_batch, settings.optimizer, settings.momentum, settings.weight_decay, clip=1.0)
 
+    augment = flip_and_shift if settings.augment and len(here.data.input_shape) == 3 else None
+
     def generator(phase: int) -> np.random.Generator:
         return rng(seed, Purpose.OFFLINE, phase)
 
@@ -91,22 +93,22 @@ def _train(settings: Settings, seed: int, progress: Progress | None) -> State:
         return lambda epoch, epochs: progress(stage, epoch, epochs) if progress else None
 
     dense = built["dense"].whole(int(rng(seed, Purpose.INIT).integers(2**31)))
-    fit(dense, x, y, how, settings.dense_epochs, generator(0), cosine=True, on_epoch=report("dense model"))
+    fit(dense, x, y, how, settings.dense_epochs, generator(0), cosine=True, on_epoch=report("dense model"), augment=augment)
     _, state = modularize(built["dense"], dense.state(), settings.modules, settings.shrink)
     body = built["modular"].part({})
     body.load_state_dict(state)
     later = settings.modular_epochs + settings.ability_epochs
-    fit(dense, x, y, how, later, generator(1), cosine=True, on_epoch=report("dense model, continued"))
+    fit(dense, x, y, how, later, generator(1), cosine=True, on_epoch=report("dense model, continued"), augment=augment)
 
     chooser = selector(settings, int(rng(seed, Purpose.INIT, 1).integers(2**31)))
     model = ModularModel(body, chooser, routing(settings))
-    train_end_to_end(model, x, y, how, settings.modular_epochs, generator(2), settings.balance, progress)
+    train_end_to_end(model, x, y, how, settings.modular_epochs, generator(2), settings.balance, progress, augment)
     subtask, subtasks = y, classes
     if settings.subtasks == "domain" and here.data.domain_train is not None:
         subtask, subtasks = torch.from_numpy(here.data.domain_train[here.proxy()]).long(), len(here.data.domains)
     found, wanted = enhance(
         model, x, y, subtask, subtasks, how, settings.ability_epochs, generator(3),
-        settings.ability, settings.kappa1, settings.kappa2, progress,
+        settings.ability, settings.kappa1, settings.kappa2, progress, augment,
     )  # fmt: skip
     reached = mapping(model.logits(x), subtask, subtasks)
     kept = {f"dense.{k}": v for k, v in dense.state().items()} | {f"body.{k}": v for k, v in body.state().items()}

@@ -237,12 +237,19 @@ class ResultsWriter:
         self.close()
 
     def _open(self, config: dict[str, Any], overwrite: bool) -> dict[str, Any]:
-        """The folder's config with this one added; a folder without rows has nothing to protect and takes this one."""
+        """The folder's config with this one added."""
         if overwrite:
             for name in FILES:
                 (self.out / name).unlink(missing_ok=True)
         rounds = self.out / "rounds.csv"
-        return _merged(self.out, config) if rounds.exists() and len(_whole_lines(rounds)) > 1 else config
+        holds_rows = rounds.exists() and len(_whole_lines(rounds)) > 1
+        try:
+            return _merged(self.out, config) if holds_rows or (self.out / "config.toml").exists() else config
+        except ResultsError:
+            # Without rows there is nothing to protect: a run that failed at its start may be corrected and repeated.
+            if holds_rows:
+                raise
+            return config
 
     def _write_config(self) -> None:
         atomic_write(self.out / "config.toml", tomli_w.dumps(self._config))

@@ -12,7 +12,7 @@ from torch import Tensor
 from models.body import Body
 from models.derive import _quiet_stdout
 from models.selector import Routing, Selector, load_balance
-from models.train import Recipe, Score, batches, score
+from models.train import Augment, Recipe, Score, batches, score
 
 Progress = Callable[[str, int, int], None]
 """``progress(stage, epoch, epochs)``."""
@@ -52,6 +52,7 @@ def _train(
     extra_loss: Callable[[list[tuple[Tensor, Tensor, Tensor]], Tensor], Tensor],
     stage: str,
     progress: Progress | None,
+    augment: Augment | None,
 ) -> None:
     """Cross-entropy plus ``extra_loss(routed, rows)`` over body and selector, cosine learning rate."""
     parameters = [*model.body.parameters(), *model.selector.parameters()]
@@ -65,9 +66,10 @@ def _train(
         model.body.train()
         model.selector.train()
         for rows in batches(len(x), recipe.batch_size, generator):
-            routed = model.selector.noisy(x[rows], noise)
+            inputs = augment(x[rows], generator) if augment else x[rows]
+            routed = model.selector.noisy(inputs, noise)
             gates = [model.routing.gates(noisy) for _, noisy, _ in routed]
-            loss = F.cross_entropy(model.body(x[rows], gates), y[rows]) + extra_loss(routed, rows)
+            loss = F.cross_entropy(model.body(inputs, gates), y[rows]) + extra_loss(routed, rows)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if recipe.clip:
@@ -85,13 +87,14 @@ def train_end_to_end(
     generator: np.random.Generator,
     balance: float = 0.1,
     progress: Progress | None = None,
+    augment: Augment | None = None,
 ) -> None:
     """Vanilla end-to-end training: CrossEntropy + lambda * LoadBalance, noisy top-k routing."""
 
     def extra(routed: list[tuple[Tensor, Tensor, Tensor]], rows: Tensor) -> Tensor:
         return balance * load_balance(routed, model.routing.top_k)
 
-    _train(model, x, y, recipe, epochs, generator, extra, "end-to-end training", progress)
+    _train(model, x, y, recipe, epochs, generator, extra, "end-to-end training", progress, augment)
 
 
 def mapping(logits: Sequence[Tensor], subtask: Tensor, subtasks: int) -> list[np.ndarray]:
@@ -168,6 +171,7 @@ def enhance(
     slack: float = 2.0,
     kappa2: int = 4,
     progress: Progress | None = None,
+    augment: Augment | None = None,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Module ability-enhancing training: CrossEntropy + lambda * KL(P[sub-task of x], g).
 
@@ -184,5 +188,5 @@ def enhance(
             loss = loss + F.kl_div(clean.log_softmax(1), p[rows], reduction="batchmean")
         return strength * loss / len(routed)
 
-    _train(model, x, y, recipe, epochs, generator, extra, "ability enhancing", progress)
+    _train(model, x, y, recipe, epochs, generator, extra, "ability enhancing", progress, augment)
     return found, wanted

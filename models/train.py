@@ -11,6 +11,9 @@ from torch import Tensor
 from models.body import Body
 
 
+Augment = Callable[[Tensor, np.random.Generator], Tensor]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a model is trained, the same for every method.
@@ -43,6 +46,15 @@ class Recipe:
         return 2 if self.optimizer == "adam" else int(self.momentum > 0)
 
 
+def flip_and_shift(x: Tensor, generator: np.random.Generator) -> Tensor:
+    """Standard augmentation of small images (B, C, H, W): mirror half of them, shift each batch by up to H / 8 pixels."""
+    mirrored = torch.from_numpy(generator.random(len(x)) < 0.5)
+    x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
+    reach = x.shape[2] // 8
+    down, right = (int(n) for n in generator.integers(0, 2 * reach + 1, 2))
+    return F.pad(x, (reach,) * 4)[:, :, down : down + x.shape[2], right : right + x.shape[3]]
+
+
 def batches(n: int, size: int, generator: np.random.Generator) -> Iterator[Tensor]:
     """One epoch of index batches in random order."""
     order = torch.from_numpy(generator.permutation(n))
@@ -60,6 +72,7 @@ def fit(
     absent: Tensor | None = None,
     cosine: bool = False,
     on_epoch: Callable[[int, int], None] | None = None,
+    augment: Augment | None = None,
 ) -> float:
     """Train ``body`` in place, on the samples of one device or of the cloud.
 
@@ -72,6 +85,7 @@ def fit(
         absent: (classes,) True for classes whose logits are masked to zero (HeteroFL's masked loss).
         cosine: let the learning rate fall to 0 over the epochs along a cosine.
         on_epoch: called with (epoch, epochs) as each one starts.
+        augment: changes each batch of inputs before it is used.
 
     Returns:
         Mean training loss of the last epoch, NaN without any.
@@ -86,7 +100,8 @@ def fit(
             on_epoch(epoch, epochs)
         loss_sum = 0.0
         for rows in batches(len(x), recipe.batch_size, generator):
-            logits = body(x[rows], None if gates is None else [g[rows] for g in gates])
+            inputs = augment(x[rows], generator) if augment else x[rows]
+            logits = body(inputs, None if gates is None else [g[rows] for g in gates])
             if absent is not None:
                 logits = logits.masked_fill(absent, 0.0)
             loss = F.cross_entropy(logits, y[rows])

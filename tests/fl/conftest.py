@@ -1,0 +1,50 @@
+"""A run of seconds on the embedded data, for tests of everything around it."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments.launch import open_results
+from fl.config import Settings
+from fl.grid import LocalGrid
+from fl.run import run
+
+SMALL = {
+    "devices": 6,
+    "cohort": 3,
+    "rounds": 4,
+    "rounds-per-step": 2,
+    "eval-every": 2,
+    "samples-min": 20,
+    "samples-max": 30,
+    "test-samples": 20,
+    "local-epochs": 1,
+    "adapt-epochs": 1,
+    "dense-epochs": 2,
+    "modular-epochs": 1,
+    "ability-epochs": 1,
+    "per-device": True,
+}
+
+
+@pytest.fixture(scope="session")
+def small() -> dict:
+    return dict(SMALL)
+
+
+@pytest.fixture
+def play():
+    """Runs settings in process and returns rounds.csv without its wall-clock column."""
+
+    def _play(out: Path, workers: int = 1, **changes: object) -> list[str]:
+        settings = Settings.parse({**SMALL, **changes})
+        with open_results([settings], out, False) as results, LocalGrid(settings.flat(), settings.devices, workers) as grid:
+            run(settings, grid, results)
+        return without_clock(out)
+
+    return _play
+
+
+def without_clock(out: Path) -> list[str]:
+    """Lines of rounds.csv without wall_s, which is the last column."""
+    return [line.rpartition(",")[0] for line in (out / "rounds.csv").read_text().splitlines()]

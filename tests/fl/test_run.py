@@ -1,0 +1,246 @@
+"""The round loop end to end: same numbers on any number of workers, faults counted, a second run that goes on."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from flwr.app import Error, Message
+
+from experiments.launch import open_results
+from fl import client_app, wire, workload
+from fl.config import Settings, SettingsError
+from fl.grid import LocalGrid
+from fl.run import run
+from tests.fl.conftest import SMALL, without_clock
+
+
+def test_one_and_two_workers_write_the_same_csv(play: Callable, tmp_path: Path) -> None:
+    one = play(tmp_path / "one", workers=1)
+    two = play(tmp_path / "two", workers=2)
+    assert one == two
+    devices = [(tmp_path / name / "devices.csv").read_bytes() for name in ("one", "two")]
+    assert devices[0] == devices[1]
+
+
+def test_every_method_reports_its_rows(play: Callable, tmp_path: Path) -> None:
+    play(tmp_path)
+    rounds = pd.read_csv(tmp_path / "rounds.csv")
+    reports = ["na", "na+ft", "la", "fedavg", "fedavg+ft", "heterofl", "heterofl+ft", "eclm-derive", "eclm"]
+    assert list(rounds.method.unique()) == reports
+    assert (rounds.groupby("method").size() == 4).all()
+    scored = rounds[rounds.evaluated > 0]
+    assert (scored.evaluated == 6).all() and set(scored["round"]) == {2, 4}
+    assert scored.accuracy_mean.between(0.2, 1).all()
+    assert (rounds.failures == 0).all() and (rounds.refused == 0).all()
+    bytes_down = rounds.groupby("method").bytes_down.sum()
+    assert bytes_down["na"] == 0 and bytes_down["la"] > 0  # each device fetches the model once
+    assert rounds.groupby("method").bytes_up.sum()["la"] < 1000  # only that it is done, never a model
+    assert bytes_down["eclm"] < 0.5 * bytes_down["fedavg"]
+
+
+def test_bytes_are_those_of_the_messages(play: Callable, tmp_path: Path) -> None:
+    """FedAvg, 3 devices a round: at least 3 models of float32 each way, and little more."""
+    play(tmp_path, strategies="fedavg")
+    rounds = pd.read_csv(tmp_path / "rounds.csv")
+    from fl.world import architectures
+
+    params = sum(p.numel() for p in architectures(Settings.parse(SMALL))["dense"].whole(0).parameters())
+    for column in ("bytes_down", "bytes_up"):
+        assert rounds[column].between(3 * 4 * params, 3 * 4 * params + 3 * 2500).all()
+
+
+def test_a_second_run_skips_what_is_complete_and_finishes_the_rest(play: Callable, tmp_path: Path) -> None:
+    whole = play(tmp_path / "whole", strategies="na,fedavg")
+    play(tmp_path / "parts", strategies="na")
+    before = (tmp_path / "parts" / "rounds.csv").read_bytes()
+    play(tmp_path / "parts", strategies="na,fedavg")
+    after = (tmp_path / "parts" / "rounds.csv").read_bytes()
+    assert after.startswith(before)
+    assert without_clock(tmp_path / "parts") == whole
+
+
+def test_a_run_cut_short_is_run_again_to_the_same_csv(play: Callable, tmp_path: Path) -> None:
+    whole = play(tmp_path / "whole", strategies="na,fedavg")
+
+    class Stop(Exception):
+        pass
+
+    def stop(event) -> None:
+        if event.kind == "round" and event.what == "fedavg" and event.at == 3:
+            raise Stop
+
+    settings = Settings.parse({**SMALL, "strategies": "na,fedavg"})
+    out = tmp_path / "cut"
+    with pytest.raises(Stop), open_results([settings], out, False) as results, LocalGrid(settings.flat(), 6) as grid:
+        run(settings, grid, results, stop)
+    assert 4 < len(without_clock(out)) < len(whole)
+    assert play(out, strategies="na,fedavg") == whole
+
+
+@pytest.fixture
+def breaking(monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """Make one device misbehave in training."""
+
+    def _break(device: int, how: Callable[[workload.Trained], workload.Trained]) -> None:
+        honest = workload.train
+
+        def train(settings, order, store, state):
+            got = honest(settings, order, store, state)
+            return how(got) if order.device == device else got
+
+        monkeypatch.setattr(client_app.workload, "train", train)
+
+    return _break
+
+
+def poison(state: dict, value: float) -> dict:
+    return {name: torch.full_like(v, value) for name, v in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("how", "column"),
+    [
+        (lambda t: workload.Trained(poison(t.state, float("nan")), t.examples, t.loss), "refused"),
+        (lambda t: workload.Trained({n: v[:1] for n, v in t.state.items()}, t.examples, t.loss), "refused"),
+        (lambda t: workload.Trained({**t.state, "extra": torch.zeros(2)}, t.examples, t.loss), "refused"),
+        (lambda t: workload.Trained(t.state, 0, t.loss), "refused"),
+        (lambda t: workload.Trained(t.state, -5, t.loss), "refused"),
+        (lambda t: 1 / 0, "failures"),
+    ],
+    ids=["nan", "mis-shaped", "unknown entry", "no examples", "negative examples", "crash"],
+)
+@pytest.mark.parametrize("strategy", ["fedavg", "heterofl", "eclm"])
+def test_one_bad_device_is_counted_and_reaches_nothing(play, breaking, tmp_path, how, column: str, strategy: str) -> None:
+    """Device 2 is bad: the model becomes what the others alone make of it."""
+    breaking(2, how)
+    play(tmp_path, strategies=strategy, **{"devices": 4, "cohort": 4, "rounds": 2})
+    rounds = pd.read_csv(tmp_path / "rounds.csv").drop_duplicates("round")
+    assert (rounds[column] == 1).all() and (rounds.devices == 3).all()
+    assert rounds[["failures", "refused"]].sum(axis=1).eq(1).all()
+    assert pd.read_csv(tmp_path / "rounds.csv").accuracy_mean.dropna().gt(0.2).all()
+
+
+def test_a_cohort_that_fails_whole_leaves_the_model_as_it_was(play, breaking, tmp_path) -> None:
+    honest = play(tmp_path / "na", strategies="na")
+
+    def crash(order_device: int) -> None:
+        breaking(order_device, lambda t: 1 / 0)
+
+    for device in range(6):
+        crash(device)
+    play(tmp_path / "fed", strategies="fedavg")
+    na, fed = (pd.read_csv(tmp_path / name / "rounds.csv") for name in ("na", "fed"))
+    assert (fed.devices == 0).all() and (fed.failures == 3).all()
+    kept = fed[fed.method == "fedavg"].accuracy_mean.dropna().tolist()
+    assert kept == na[na.method == "na"].accuracy_mean.dropna().tolist() and honest
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"link": float("nan")},
+        {"memory": -0.1},
+        {"importance.block.modules": [0.5, 0.5]},
+        {"importance.block.modules": [1.0] * 16},
+        {"importance.block.modules": [-1.0, 2.0] + [0.0] * 14},
+        {"compute": None},
+    ],
+)
+def test_a_lying_profile_is_refused(play, tmp_path, monkeypatch, told: dict) -> None:
+    honest = workload.profile
+
+    def profile(settings, order, store, with_importance):
+        got = honest(settings, order, store, with_importance)
+        if order.device == 2:
+            got = {key: value for key, value in {**got, **told}.items() if value is not None}
+        return got
+
+    monkeypatch.setattr(client_app.workload, "profile", profile)
+    play(tmp_path, strategies="eclm", **{"devices": 4, "cohort": 4, "rounds": 2})
+    rounds = pd.read_csv(tmp_path / "rounds.csv").drop_duplicates("round")
+    assert (rounds.failures == 1).all() and (rounds.devices == 3).all()
+
+
+def test_a_device_that_lost_the_selector_gets_it_again(play, tmp_path, monkeypatch) -> None:
+    from fl.store import Store
+
+    honest, lost = Store.load, []
+
+    def load(self, name):
+        if name == "selector" and self.folder.name == "2" and len(lost) < 1:
+            lost.append(1)
+            (self.folder / "selector.safetensors").unlink()
+        return honest(self, name)
+
+    monkeypatch.setattr(Store, "load", load)
+    play(tmp_path, strategies="eclm", **{"devices": 4, "cohort": 4, "rounds": 4, "rounds-per-step": 1})
+    failures = pd.read_csv(tmp_path / "rounds.csv").drop_duplicates("round").failures.tolist()
+    assert failures == [1, 0, 0, 0]
+
+
+def test_a_dead_worker_costs_one_device_not_the_round(tmp_path, monkeypatch) -> None:
+    """Device 2's training kills its process; the others are answered all the same."""
+    from flwr.app import RecordDict
+
+    settings = Settings.parse(SMALL)
+    with LocalGrid(settings.flat(), 6, workers=2) as grid:
+        monkeypatch.setattr("fl.grid._answer", _answer_or_die)
+        hello = [Message(RecordDict({wire.TASK: wire.task_record({"what": "hello"})}), node, "query") for node in range(6)]
+        replies = list(grid.send_and_receive(hello))
+    assert [reply.has_error() for reply in replies] == [node == 2 for node in range(6)]
+    assert replies[2].error.code == 0
+    assert [int(wire.metrics(r.content)["partition-id"]) for r in replies if not r.has_error()] == [0, 1, 3, 4, 5]
+
+
+def _answer_or_die(message: Message, context) -> Message:
+    from fl.client_app import app
+
+    if message.metadata.dst_node_id == 2:
+        os._exit(1)
+    return app(message, context)
+
+
+def test_an_exception_on_a_device_is_an_error_reply(tmp_path) -> None:
+    from flwr.app import RecordDict
+
+    with LocalGrid(Settings.parse(SMALL).flat(), 2) as grid:
+        bad = Message(RecordDict({wire.TASK: wire.task_record({"what": "importance"})}), 0, "query")
+        (reply,) = grid.send_and_receive([bad])
+    assert reply.has_error() and isinstance(reply.error, Error) and "KeyError" in (reply.error.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": "resnet18"}, "needs images"),
+        ({"shrink": 7}, "shrink = 7 does not divide"),
+        ({"partition": "m-classes", "drift": "subject"}, "subject"),
+        ({"classes-per-device": 9, "partition": "m-classes", "drift": "resample"}, "9"),
+    ],
+)
+def test_what_does_not_fit_together_is_said_before_anything_starts(play, tmp_path, changes: dict, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        play(tmp_path, strategies="eclm", **changes)
+
+
+def test_placement_own_finds_each_device_at_its_node(play, tmp_path) -> None:
+    assert play(tmp_path / "own", placement="own", strategies="fedavg") == play(tmp_path / "any", strategies="fedavg")
+
+
+def test_missing_nodes_are_named() -> None:
+    from fl.fleet import Fleet
+
+    settings = Settings.parse({**SMALL, "placement": "own"})
+    with LocalGrid(settings.flat(), 4) as grid, pytest.raises(SettingsError, match="partition-id 4, 5"):
+        Fleet.find(grid, settings, wait_s=0.5)
+
+
+def test_nobody_there_is_said_in_time() -> None:
+    from fl.fleet import Fleet
+
+    settings = Settings.parse(SMALL)
+    with LocalGrid(settings.flat(), 0) as grid, pytest.raises(SettingsError, match="no SuperNode showed up within"):
+        Fleet.find(grid, settings, wait_s=0.3)
