@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -118,14 +119,16 @@ def _finish(folder: Path) -> None:
 
 def main() -> None:
     """Run the command line; what a user can mend is one sentence and exit status 1, Ctrl-C is 130."""
+    errors = Console(stderr=True)
     try:
-        app(standalone_mode=True)
-    except (SettingsError, DataError, ResultsError, UnknownName) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
+        app(standalone_mode=False)
+    except click.ClickException as error:  # wrong options: click's own words
+        error.show()
+        sys.exit(error.exit_code)
+    except (SettingsError, DataError, ResultsError, UnknownName, FlowerRunFailed) as error:
+        errors.print("error:", style="red", end=" ")
+        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
-    except FlowerRunFailed as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; the same command goes on from the last complete run", style="yellow")
+    except (KeyboardInterrupt, click.Abort):
+        errors.print("interrupted; the same command goes on from the last complete run", style="yellow")
         sys.exit(130)

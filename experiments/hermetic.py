@@ -21,7 +21,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Self
 
@@ -47,7 +47,7 @@ NOISE = (
     "Manually terminating ClientAppActor",  # how Flower ends every simulation
     "The object store is using /tmp instead of /dev/shm",  # small containers; a run needs little of it
 )
-DECORATION = re.compile(r"\x1b\[[0-9;]*m|^INFO\s*:\s*|\s+$")
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 # Waits until its input closes, which is when our process closes it or dies in whatever way, then kills process group $0
 # and deletes folder $1.
@@ -77,12 +77,13 @@ def flwr_run(
     folder. Raises `FlowerRunFailed` if the run did not complete, within `timeout_s` if given.
     """
     lines: deque[str] = deque(maxlen=TAIL)
-    with _folder() as folder, _superlink(folder) as group:
-        _copy_app(project, folder / "app")
-        (folder / "run.toml").write_text(tomli_w.dumps(run_config), encoding="utf-8")
+    with _superlink() as group:
+        app, overrides = group.folder / "app", group.folder / "run.toml"
+        _copy_app(project, app)
+        overrides.write_text(tomli_w.dumps(run_config), encoding="utf-8")
         federation = f"num-supernodes={supernodes} client-resources-num-cpus={cpus_per_client}"
-        options = ["--stream", "--run-config", str(folder / "run.toml"), "--federation-config", federation]
-        flwr = group.start("flwr", "run", str(folder / "app"), *options, output=subprocess.PIPE)
+        options = ["--stream", "--run-config", str(overrides), "--federation-config", federation]
+        flwr = group.start("flwr", "run", str(app), *options, output=subprocess.PIPE)
         with _alarm(timeout_s, flwr.kill) as late:
             for line in _readable(flwr):
                 lines.append(line)
@@ -111,7 +112,7 @@ def _readable(process: "subprocess.Popen[str]") -> Iterator[str]:
     assert process.stdout is not None
     with process.stdout:
         for raw in process.stdout:
-            line = DECORATION.sub("", DECORATION.sub("", raw))
+            line = re.sub(r"^INFO\s*:\s*", "", COLOURS.sub("", raw)).rstrip()
             if line and not any(noise in line for noise in NOISE):
                 yield line
 
@@ -144,26 +145,28 @@ def _copy_app(project: Path, target: Path) -> None:
 
 
 @contextmanager
-def _superlink(folder: Path) -> Iterator["_Group"]:
+def _superlink() -> Iterator["_Group"]:
     """A SuperLink and a SuperExec on a free port of this machine.
 
     They are started apart (`--isolation process`) since a SuperLink puts a SuperExec of its own, and with it Ray, into
     another session, out of the group's reach. A SuperExec installs no dependencies unless asked to.
     """
-    log = folder / "superlink.log"
     for _ in range(3):  # another process may take the port between our look and the start
-        address = f"127.0.0.1:{(port := _free_port())}"
-        (folder / "home" / "config.toml").write_text(
-            f'[superlink]\ndefault = "hermetic"\n[superlink.hermetic]\naddress = "{address}"\ninsecure = true\n'
-        )
-        with log.open("wb") as sink, _Group(folder) as group:
+        port = _free_port()
+        with _folder() as folder, _Group(folder) as group, (folder / "superlink.log").open("w+b") as log:
+            address = f"127.0.0.1:{port}"
+            (folder / "home" / "config.toml").write_text(
+                f'[superlink]\ndefault = "hermetic"\n[superlink.hermetic]\naddress = "{address}"\ninsecure = true\n'
+            )
             options = f"--insecure --simulation --isolation process --host 127.0.0.1 --port {port}"
-            superlink = group.start("flower-superlink", *options.split(), output=sink)
+            superlink = group.start("flower-superlink", *options.split(), output=log)
             if _healthy(superlink, port):
-                group.start("flower-superexec", "--insecure", "--runtime-api-address", address, output=sink)
+                group.start("flower-superexec", "--insecure", "--runtime-api-address", address, output=log)
                 yield group
                 return
-    raise FlowerRunFailed("the SuperLink did not start", log.read_text(errors="replace"))
+            log.seek(0)
+            last_words = COLOURS.sub("", log.read().decode(errors="replace")).strip()
+    raise FlowerRunFailed("the SuperLink did not start", last_words)
 
 
 class _Group:
@@ -174,7 +177,7 @@ class _Group:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._env = _environment(folder)
         self._guard: subprocess.Popen[bytes] | None = None
         self._members: list[subprocess.Popen[str]] = []
@@ -184,7 +187,7 @@ class _Group:
         member = subprocess.Popen(
             [str(Path(sysconfig.get_path("scripts"), command)), *arguments],
             env=self._env,
-            cwd=self._folder / "cwd",
+            cwd=self.folder / "cwd",
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -194,7 +197,7 @@ class _Group:
         )
         self._members.append(member)
         if self._guard is None:
-            guard = ["/bin/sh", "-c", GUARD, str(member.pid), str(self._folder)]
+            guard = ["/bin/sh", "-c", GUARD, str(member.pid), str(self.folder)]
             null = subprocess.DEVNULL
             self._guard = subprocess.Popen(
                 guard, stdin=subprocess.PIPE, stdout=null, stderr=null, start_new_session=True
@@ -243,7 +246,7 @@ def _environment(folder: Path) -> dict[str, str]:
         "FLWR_HOME": str(folder / "home"),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
         "RAY_TMPDIR": str(folder / "ray"),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # its absence is a FutureWarning
@@ -268,8 +271,8 @@ def _healthy(superlink: "subprocess.Popen[str]", port: int) -> bool:
     """Wait until the SuperLink answers; false if it died or took too long."""
     deadline = time.monotonic() + BOOT_S
     while superlink.poll() is None and time.monotonic() < deadline:
-        with suppress(OSError, http.client.HTTPException):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+        with suppress(OSError, http.client.HTTPException), closing(connection):
             connection.request("GET", "/health")
             if connection.getresponse().status == 200:
                 return True
