@@ -45,11 +45,22 @@ def run(
     name: Annotated[str, typer.Argument(help="An experiment of `list`.")],
     scale: Annotated[str, typer.Option(help="smoke: seconds; cpu: two cores; paper: a GPU and patience.")] = "cpu",
     seeds: Annotated[str, typer.Option(help="Seeds, e.g. 1,2,3; by default the experiment's own.")] = "",
-    engine: Annotated[str, typer.Option(help="local: in process; flower: a real `flwr run` simulation on Ray.")] = "local",
+    engine: Annotated[
+        str, typer.Option(help="local: in process; flower: a real `flwr run` simulation on Ray.")
+    ] = "local",
     workers: Annotated[int, typer.Option(help="Processes that stand in for devices; 0: one per core.")] = 0,
-    set_: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a run-config key; may be repeated. `settings` explains them.")] = [],  # noqa: B006
-    out: Annotated[Path | None, typer.Option(help="Results folder; by default runs/NAME-SCALE below the current folder.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start the folder anew instead of completing it.")] = False,
+    set_: Annotated[
+        list[str],
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a run-config key; may be repeated. `settings` explains them."
+        ),
+    ] = [],  # noqa: B006
+    out: Annotated[
+        Path | None, typer.Option(help="Results folder; by default runs/NAME-SCALE below the current folder.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start the folder anew instead of completing it.")
+    ] = False,
 ) -> None:
     """Run an experiment: CSVs, a figure and a table. Run again, it goes on where it stopped."""
     experiment = lookup("experiment", name, EXPERIMENTS)
@@ -90,7 +101,9 @@ def data_where(root: Annotated[str, typer.Option(help="Look here first.")] = "")
     """Show which data sets are there, and where."""
     table = Table("data set", "MB", "folder", box=None)
     for name, path, size in where(None, root or None):
-        table.add_row(name, f"{size / 1e6:.1f}" if path else "-", str(path) if path else "missing", style=None if path else "dim")
+        table.add_row(
+            name, f"{size / 1e6:.1f}" if path else "-", str(path) if path else "missing", style=None if path else "dim"
+        )
     console.print(table)
 
 

@@ -129,7 +129,7 @@ def _folder() -> Iterator[Path]:
 
 
 def _copy_app(project: Path, target: Path) -> None:
-    """Copy what a bundle may hold: `flwr run` looks at every file of its folder, seconds of work with a `.venv` in it."""
+    """Copy what a bundle may hold: `flwr run` looks at every file of a folder, seconds of work with a `.venv`."""
 
     def skipped(folder: str, names: list[str]) -> set[str]:
         return {name for name in names if not bundled(Path(folder, name))}

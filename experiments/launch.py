@@ -9,7 +9,16 @@ from typing import Literal
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from experiments.hermetic import flwr_run
 from fl.config import Settings
@@ -31,7 +40,9 @@ def open_results(settings: Sequence[Settings], out: Path, overwrite: bool) -> Re
     return ResultsWriter(out, first.experiment, tables, first.seed_list, reports, overwrite=overwrite)
 
 
-def launch(settings: Sequence[Settings], engine: Engine, workers: int, out: Path, overwrite: bool, console: Console) -> None:
+def launch(
+    settings: Sequence[Settings], engine: Engine, workers: int, out: Path, overwrite: bool, console: Console
+) -> None:
     """Run everything that ``out`` does not hold complete.
 
     Args:
@@ -64,12 +75,19 @@ def _local(settings: Sequence[Settings], workers: int, out: Path, overwrite: boo
         torch.set_num_threads(threads)
 
 
-def _flower(settings: Sequence[Settings], workers: int, out: Path, overwrite: bool, observe: "Observe", console: Console) -> None:
+def _flower(
+    settings: Sequence[Settings], workers: int, out: Path, overwrite: bool, observe: "Observe", console: Console
+) -> None:
     with open_results(settings, out, overwrite):  # all settings are announced at once; each run then adds its rows
         pass
     for s in settings:
         with _following(s, out, observe):
-            flwr_run(PROJECT, {**s.flat(), "out": str(out), "overwrite": False}, workers, on_line=lambda line: console.print(line, style="dim", markup=False, highlight=False))
+            flwr_run(
+                PROJECT,
+                {**s.flat(), "out": str(out), "overwrite": False},
+                workers,
+                on_line=lambda line: console.print(line, style="dim", markup=False, highlight=False),
+            )
 
 
 Observe = Callable[[str, Event], None]
@@ -80,8 +98,8 @@ def _progress(settings: Sequence[Settings], console: Console) -> Iterator[Observ
     """A bar over all rounds of all runs, with the time that is left and the latest scores."""
     total = sum(s.rounds * len(s.methods) * len(s.seed_list) for s in settings)
     columns = (
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("rounds"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+        TextColumn("rounds"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
     done: dict[tuple[str, int, str], int] = {}
     with Progress(*columns, console=console, transient=not console.is_terminal) as progress:

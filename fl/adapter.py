@@ -1,8 +1,8 @@
 """Any method of `strategies` as a Flower `Strategy` on the Message API.
 
-It speaks for the method on the wire: asks devices for their profiles, packs a task for each device (payloads differ), refuses
-answers that must not touch the model, and keeps the ledger of bytes, virtual time and work. A device's failure is counted and
-never ends a run.
+It speaks for the method on the wire: asks devices for their profiles, packs a task for each device (payloads differ),
+refuses answers that must not touch the model, and keeps the ledger of bytes, virtual time and work. A device's
+failure is counted and never ends a run.
 """
 
 from collections.abc import Iterable, Mapping
@@ -138,7 +138,9 @@ class FlowerStrategy(FlowerBase):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Keep the devices' scores; Flower sees their means."""
-        whole = (self.method.cloud.modular_costs if self.method.architecture == "modular" else self.method.cloud.dense_costs).whole
+        whole = (
+            self.method.cloud.modular_costs if self.method.architecture == "modular" else self.method.cloud.dense_costs
+        ).whole
         self.scores = []
         for device, content in self._good(replies, self._tasks):
             report, task = wire.metrics(content), self._tasks[device]
@@ -155,7 +157,9 @@ class FlowerStrategy(FlowerBase):
         self.scores.sort(key=lambda score: score.device)
         if not self.scores:
             return None
-        return MetricRecord({f"accuracy-{m}": float(np.mean([getattr(s, m)[0] for s in self.scores])) for m in ("delivered", "adapted")})
+        return MetricRecord(
+            {f"accuracy-{m}": float(np.mean([getattr(s, m)[0] for s in self.scores])) for m in ("delivered", "adapted")}
+        )
 
     def summary(self) -> None:
         log(INFO, "%s: %d devices, %d a round", self.name, self.settings.devices, self.settings.cohort)
@@ -220,12 +224,19 @@ class FlowerStrategy(FlowerBase):
         for layer in self.method.cloud.modular_costs.layers:
             values = np.asarray(told[f"importance.{layer}"], dtype=float)
             wanted = self.method.cloud.modular.sizes[layer]
-            if values.shape != (wanted,) or not np.isfinite(values).all() or (values < 0).any() or abs(values.sum() - 1) > 1e-3:
+            if (
+                values.shape != (wanted,)
+                or not np.isfinite(values).all()
+                or (values < 0).any()
+                or abs(values.sum() - 1) > 1e-3
+            ):
                 raise ValueError(f"importance of {layer} is not a distribution over {wanted} modules")
             importance[layer] = values
         return Profile(device, limits, importance)
 
-    def _task_record(self, device: int, server_round: int, task: Task | None = None, what: str | None = None) -> ConfigRecord:
+    def _task_record(
+        self, device: int, server_round: int, task: Task | None = None, what: str | None = None
+    ) -> ConfigRecord:
         values: dict[str, object] = {
             "method": self.name,
             "device": device,
@@ -263,7 +274,11 @@ class FlowerStrategy(FlowerBase):
         open_, out = set(wanted), {}
         for reply in replies:
             if reply.has_error():
-                log(WARNING, "a device failed: %s", (reply.error.reason or f"code {reply.error.code}").strip().splitlines()[-1])
+                log(
+                    WARNING,
+                    "a device failed: %s",
+                    (reply.error.reason or f"code {reply.error.code}").strip().splitlines()[-1],
+                )
                 continue
             try:
                 device = int(wire.metrics(reply.content)["device"])  # type: ignore[arg-type]
@@ -276,4 +291,3 @@ class FlowerStrategy(FlowerBase):
 
     def _spend(self, device: int, seconds: float) -> None:
         self._spent[device] = self._spent.get(device, 0.0) + seconds
-

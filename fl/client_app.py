@@ -32,7 +32,7 @@ def state_root(settings: Settings) -> Path:
 
 
 def _read(message: Message, context: Context) -> tuple[Settings, workload.Order, Store, ConfigRecord]:
-    settings = _settings(tuple(sorted(context.run_config.items())))  # type: ignore[arg-type]
+    settings = _settings(tuple(sorted(context.run_config.items())))
     task = message.content[wire.TASK]
     assert isinstance(task, ConfigRecord)
     order = workload.Order(

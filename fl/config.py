@@ -1,8 +1,8 @@
 """Every setting of a run, typed, validated and explained in one place.
 
-Flower's run-config is flat and unchecked (a wrong type passes silently), so the ServerApp and the ClientApp both read it
-through `Settings.parse`: an unknown key, a wrong type, an unknown name or an impossible combination is one sentence that
-says what is allowed, before anything starts.
+Flower's run-config is flat and unchecked (a wrong type passes silently), so the ServerApp and the ClientApp both read
+it through `Settings.parse`: an unknown key, a wrong type, an unknown name or an impossible combination is one
+sentence that says what is allowed, before anything starts.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,13 @@ from models.registry import MODELS
 from partitions import DATASETS, DRIFTS, PARTITIONS, Schedule
 from partitions.errors import UnknownName, lookup
 from strategies import STRATEGIES
+
+# Keys that name where things lie or what is looked at, not what is computed.
+ELSEWHERE = frozenset(
+    """
+    experiment setting strategies seeds out overwrite data-root state-root per-device timeout-s placement
+    """.split()
+)
 
 
 class SettingsError(ValueError):
@@ -123,7 +130,10 @@ class Settings(BaseModel):
         if self.top_k > self.modules:
             raise ValueError(f"top-k = {self.top_k} is more than there are modules per layer ({self.modules})")
         if self.norm == "batch" and self.modules > 1 and "eclm" in self.methods:
-            raise ValueError("norm = 'batch' with eclm is not supported: a module's statistics would depend on its neighbours; use norm = 'group'")
+            raise ValueError(
+                "norm = 'batch' with eclm is not supported: a module's statistics would depend on its neighbours; "
+                "use norm = 'group'"
+            )
         return self
 
     @property
@@ -157,7 +167,8 @@ class Settings(BaseModel):
         try:
             for key in values:
                 lookup("run-config key", key, known)
-            # Flower hands numbers as they were written: an int where a float is declared and the other way round is normal.
+            # Flower hands numbers as they were written: an int where a float is declared and the other way round is
+            # normal.
             return cls(**values)
         except UnknownName as error:
             raise SettingsError(str(error)) from None
@@ -176,11 +187,6 @@ class Settings(BaseModel):
         """The run-config that gives these settings again."""
         return self.model_dump(by_alias=True)
 
-    # Keys that name where things lie or what is looked at, not what is computed.
-    _ELSEWHERE = frozenset({
-        "experiment", "setting", "strategies", "seeds", "out", "overwrite", "data-root", "state-root", "per-device", "timeout-s", "placement",
-    })  # fmt: skip
-
     def resolved(self) -> dict[str, str | int | float | bool]:
         """The part that decides the numbers, for config.toml."""
-        return {key: value for key, value in self.flat().items() if key not in self._ELSEWHERE}
+        return {key: value for key, value in self.flat().items() if key not in ELSEWHERE}

@@ -18,7 +18,10 @@ class Hardware:
     """One device class.
 
     Args:
-        name: of the model; ram_gb: memory in GB; mac_per_s: multiply-accumulates a second in training; link_mbit_s: up and down.
+        name: of the model.
+        ram_gb: memory, GB.
+        mac_per_s: multiply-accumulates a second in training.
+        link_mbit_s: up and down, Mbit/s.
     """
 
     name: str
@@ -63,7 +66,7 @@ class Table:
         return Hardware(name, ram_gb, mac_per_s, float(np.exp(generator.uniform(math.log(low), math.log(high)))))
 
     def rank(self, hardware: Hardware) -> Shares:
-        """Where a device stands among its kind, 0 the weakest and 1 the strongest, per resource (ties share their mean rank)."""
+        """Where a device stands among its kind, per resource: 0 the weakest, 1 the strongest; ties share a rank."""
         low, high = self.link_mbit
         link = (math.log(hardware.link_mbit_s) - math.log(low)) / (math.log(high) - math.log(low))
         rams = np.array([c[1] for c in self.classes])
@@ -81,8 +84,8 @@ def shares(
     """What the device can spare at ``step``: ``low + (high - low) * rank`` per resource, less background load.
 
     The models of a simulation are far smaller than the phones' memories, so budgets are relative: the weakest device
-    bears ``low`` of the large cloud model, the strongest ``high``. Background load takes up to the fraction ``load`` of compute
-    and memory, anew at every step.
+    bears ``low`` of the large cloud model, the strongest ``high``. Background load takes up to the fraction ``load``
+    of compute and memory, anew at every step.
     """
     rank = table.rank(hardware)
     busy = load * rng(seed, Purpose.LOAD, device, step).random(2)

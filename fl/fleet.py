@@ -1,7 +1,8 @@
 """Which SuperNode answers for which device.
 
-In simulation SuperNodes are hosts: any of them can stand in for any device, so their number (2 by Flower's default) never
-changes a result. In deployment a SuperNode is the device whose number its node-config gives as ``partition-id``.
+In simulation SuperNodes are hosts: any of them can stand in for any device, so their number (2 by Flower's default)
+never changes a result. In deployment a SuperNode is the device whose number its node-config gives as
+``partition-id``.
 """
 
 import time
@@ -28,7 +29,8 @@ class Fleet:
         Raises:
             SettingsError: there are none, or (placement 'own') some devices have none, with what to do.
         """
-        end, ids = time.monotonic() + wait_s, []
+        end = time.monotonic() + wait_s
+        ids: list[int] = []
         while time.monotonic() < end:
             before, ids = ids, sorted(grid.get_node_ids())
             enough = len(ids) >= settings.devices if settings.placement == "own" else ids and ids == before
@@ -36,7 +38,10 @@ class Fleet:
                 break
             time.sleep(poll_s)
         if not ids:
-            raise SettingsError(f"no SuperNode showed up within {wait_s:.0f} s; start some, or give num-supernodes in --federation-config")
+            raise SettingsError(
+                f"no SuperNode showed up within {wait_s:.0f} s; start some, or give num-supernodes in "
+                "--federation-config"
+            )
         if settings.placement == "shared":
             return cls({device: ids[device % len(ids)] for device in range(settings.devices)})
         hello = [Message(RecordDict({wire.TASK: wire.task_record({"what": "hello"})}), node, "query") for node in ids]
@@ -47,8 +52,8 @@ class Fleet:
         missing = [device for device in range(settings.devices) if device not in found]
         if missing:
             raise SettingsError(
-                f"placement = 'own' needs a SuperNode for each of the {settings.devices} devices; none has the partition-id "
-                f"{', '.join(map(str, missing[:8]))}{' ...' if len(missing) > 8 else ''}: start them, set devices = {len(found)}, "
-                "or use placement = 'shared' in simulation"
+                f"placement = 'own' needs a SuperNode for each of the {settings.devices} devices; none has the "
+                f"partition-id {', '.join(map(str, missing[:8]))}{' ...' if len(missing) > 8 else ''}: start them, "
+                f"set devices = {len(found)}, or use placement = 'shared' in simulation"
             )
         return cls({device: found[device] for device in range(settings.devices)})

@@ -1,7 +1,7 @@
 """The in-process engine: a Flower `Grid` that calls the ClientApp directly, in this process or in a pool of workers.
 
-Same ServerApp, same ClientApp, same messages as under Flower; no Ray, no SuperLink, no start-up. `context.state` does not
-live from one message to the next here: a device keeps what it must in its `fl.store.Store`, as on every engine.
+Same ServerApp, same ClientApp, same messages as under Flower; no Ray, no SuperLink, no start-up. `context.state` does
+not live from one message to the next here: a device keeps what it must in its `fl.store.Store`, as on every engine.
 """
 
 import itertools
@@ -117,7 +117,8 @@ class LocalGrid(Grid):
         if self.workers == 1:
             return [self._replied(_answer(message, self._context(message))) for message in asked]
         replies, lost = self._spread(asked)
-        # A worker that died takes the pool with it. Ask again one by one: only the message that kills it stays unanswered.
+        # A worker that died takes the pool with it. Ask again one by one: only the message that kills it stays
+        # unanswered.
         for message in lost:
             again, dead = self._spread([message])
             replies |= again
@@ -150,5 +151,5 @@ class LocalGrid(Grid):
 
     def _context(self, message: Message) -> Context:
         node = message.metadata.dst_node_id
-        config = {"partition-id": node, "num-partitions": self.nodes}
+        config: dict[str, bool | float | int | str] = {"partition-id": node, "num-partitions": self.nodes}
         return Context(self.run_id, node, config, RecordDict(), self.run_config)

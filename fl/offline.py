@@ -1,8 +1,8 @@
 """The offline stage: the cloud trains a dense model on its proxy data and makes the modular one from it (ECLM 4).
 
-Both models see the same data for the same number of epochs: the dense one goes on training for as long as the modular one is
-trained after the take-over. What comes out is kept in the cache folder under the hash of everything that decides it, so
-that experiments share it and a second run starts at once.
+Both models see the same data for the same number of epochs: the dense one goes on training for as long as the modular
+one is trained after the take-over. What comes out is kept in the cache folder under the hash of everything that
+decides it, so that experiments share it and a second run starts at once.
 """
 
 import hashlib
@@ -26,10 +26,32 @@ from partitions import Purpose, rng
 from strategies.base import Cloud
 
 # What decides the outcome; anything else (rounds, drift, devices) leaves the cached models valid.
-KEYS = (
-    "dataset image-size proxy-fraction model width norm modules shrink top-k selector-width dense-epochs modular-epochs "
-    "ability-epochs offline-lr offline-batch augment balance ability subtasks kappa1 kappa2 optimizer momentum weight-decay"
-).split()
+KEYS = [
+    "dataset",
+    "image-size",
+    "proxy-fraction",
+    "model",
+    "width",
+    "norm",
+    "modules",
+    "shrink",
+    "top-k",
+    "selector-width",
+    "dense-epochs",
+    "modular-epochs",
+    "ability-epochs",
+    "offline-lr",
+    "offline-batch",
+    "augment",
+    "balance",
+    "ability",
+    "subtasks",
+    "kappa1",
+    "kappa2",
+    "optimizer",
+    "momentum",
+    "weight-decay",
+]
 VERSION = 1  # raise it when the training code changes what it computes
 
 
@@ -82,7 +104,14 @@ def _train(settings: Settings, seed: int, progress: Progress | None) -> State:
     here = world(settings, seed)
     x, y = tensors(here.data, "train", here.proxy())
     built, classes = architectures(settings), here.data.num_classes
-    how = Recipe(settings.offline_lr, settings.offline_batch, settings.optimizer, settings.momentum, settings.weight_decay, clip=1.0)
+    how = Recipe(
+        settings.offline_lr,
+        settings.offline_batch,
+        settings.optimizer,
+        settings.momentum,
+        settings.weight_decay,
+        clip=1.0,
+    )
 
     augment = flip_and_shift if settings.augment and len(here.data.input_shape) == 3 else None
 
@@ -93,7 +122,17 @@ def _train(settings: Settings, seed: int, progress: Progress | None) -> State:
         return lambda epoch, epochs: progress(stage, epoch, epochs) if progress else None
 
     dense = built["dense"].whole(int(rng(seed, Purpose.INIT).integers(2**31)))
-    fit(dense, x, y, how, settings.dense_epochs, generator(0), cosine=True, on_epoch=report("dense model"), augment=augment)
+    fit(
+        dense,
+        x,
+        y,
+        how,
+        settings.dense_epochs,
+        generator(0),
+        cosine=True,
+        on_epoch=report("dense model"),
+        augment=augment,
+    )
     _, state = modularize(built["dense"], dense.state(), settings.modules, settings.shrink)
     body = built["modular"].part({})
     body.load_state_dict(state)
@@ -123,7 +162,7 @@ def _keep(path: Path, state: State) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     save_file({k: v.contiguous() for k, v in state.items()}, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _under(state: State, prefix: str) -> State:

@@ -297,7 +297,7 @@ def atomic_write(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -382,7 +382,7 @@ def _typed(row: Row | DeviceRow) -> list[object]:
     values: list[object] = []
     for field in fields(row):
         value = getattr(row, field.name)
-        if field.type is int and int(value) != value:
+        if field.type is int and not float(value).is_integer():
             raise ResultsError(f"column '{field.name}' holds whole numbers, not {value!r}")
         values.append(int(value) if field.type is int else float(value) if field.type is float else value)
     return values
@@ -413,7 +413,6 @@ def _read(path: Path, kind: type[Row] | type[DeviceRow]) -> pd.DataFrame:
             dtype=columns,
             keep_default_na=False,  # or a method or setting called 'NA' would be a missing number
             na_values={name: [""] for name, of in columns.items() if of is float},
-            float_precision="round_trip",
         )
     except ValueError as error:
         raise ResultsError(f"'{path}' has a line that does not read: {error}") from error

@@ -70,7 +70,9 @@ def run(settings: Settings, grid: Grid, results: ResultsWriter, observe: Observe
                 for report in reports:
                     results.finish(settings.setting, report, seed)
     finally:
-        if settings.placement == "shared":  # then the devices' files are on this machine, and nobody needs them any more
+        if (
+            settings.placement == "shared"
+        ):  # then the devices' files are on this machine, and nobody needs them any more
             forget(state_root(settings), grid.run.run_id)
 
 
@@ -81,10 +83,15 @@ def _run_method(
         observe(Event("offline", seed, stage, epoch, epochs))
 
     cloud = prepare(settings, seed, offline)
-    plan = Plan(settings.devices, settings.cohort, settings.local_epochs, settings.adapt_epochs, settings.rounds_per_step)
+    plan = Plan(
+        settings.devices, settings.cohort, settings.local_epochs, settings.adapt_epochs, settings.rounds_per_step
+    )
     method = STRATEGIES[name](cloud, plan, seed)
     strategy = FlowerStrategy(method, name, settings, fleet)
-    nothing, no_config = ArrayRecord(), ConfigRecord()  # the method holds its own model: nothing travels through Flower's loop
+    nothing, no_config = (
+        ArrayRecord(),
+        ConfigRecord(),
+    )  # the method holds its own model: nothing travels through Flower's loop
     virtual_s = 0.0
     for round_ in range(1, settings.rounds + 1):
         started = time.perf_counter()

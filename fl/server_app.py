@@ -41,7 +41,12 @@ def open_results(settings: Settings, out: Path) -> ResultsWriter:
     """The results folder of one setting."""
     methods = [name for method in settings.methods for name in STRATEGIES[method].reports]
     return ResultsWriter(
-        out, settings.experiment, {settings.setting: settings.resolved()}, settings.seed_list, methods, overwrite=settings.overwrite
+        out,
+        settings.experiment,
+        {settings.setting: settings.resolved()},
+        settings.seed_list,
+        methods,
+        overwrite=settings.overwrite,
     )
 
 

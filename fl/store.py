@@ -1,7 +1,7 @@
 """What a device keeps between messages: models of its own and the selector, in files.
 
-Flower carries `context.state` to and from a simulated device with every message, and a SuperNode forgets it when it restarts, so
-anything of a model's size lies in a file keyed by run, method, seed and device.
+Flower carries `context.state` to and from a simulated device with every message, and a SuperNode forgets it when it
+restarts, so anything of a model's size lies in a file keyed by run, method, seed and device.
 """
 
 import os
@@ -33,7 +33,7 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".{name}.{os.getpid()}.tmp"
         save_file({key: value.contiguous() for key, value in state.items()}, temporary)
-        os.replace(temporary, self.folder / f"{name}.safetensors")
+        temporary.replace(self.folder / f"{name}.safetensors")
 
     def load(self, name: str) -> State:
         """What was kept under ``name``.

@@ -1,7 +1,7 @@
 """The device's side of a round: profile, train, score. Knows no method and no engine.
 
-One process may stand in for many devices, one after the other, so what is expensive (data set, networks) is kept per process
-and overwritten in place; what belongs to a device lies in its `fl.store.Store`.
+One process may stand in for many devices, one after the other, so what is expensive (data set, networks) is kept per
+process and overwritten in place; what belongs to a device lies in its `fl.store.Store`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -159,5 +159,3 @@ def _fit(settings: Settings, order: Order, store: Store, body: Body, x: Tensor, 
     gates = _gates(settings, order, store, body, x)
     generator = rng(order.seed, Purpose.TRAIN, order.round, order.device)
     return fit(body, x, y, recipe(settings), order.epochs, generator, gates, absent)
-
-

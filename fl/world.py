@@ -66,7 +66,9 @@ def architectures(settings: Settings) -> dict[str, Architecture]:
     hyper: dict[str, object] = {"width": settings.width} if settings.width else {}
     if settings.model != "mlp":
         if len(data.input_shape) != 3:
-            raise SettingsError(f"model = '{settings.model}' needs images, {data.name} has samples of shape {data.input_shape}")
+            raise SettingsError(
+                f"model = '{settings.model}' needs images, {data.name} has samples of shape {data.input_shape}"
+            )
         hyper["norm"] = settings.norm
     try:
         dense = MODELS[settings.model](data.input_shape, data.num_classes, **hyper)

@@ -1,9 +1,9 @@
 """Axes and coverage: one description of "which part of the model", one way to cut it out, one way to merge it back.
 
-Every model names the axes of its parameters, e.g. ``{"stage1.0.block.first": ("stage1.modules", "stage1.hidden", ...)}``.
-A *coverage* lists, for each named axis, the indices that a sub-model keeps; an axis it does not mention is kept whole.
-HeteroFL (a prefix), FedRolex (a rolling window), ECLM (chosen modules) and FedAvg (everything) are choices of coverage
-and weight over the one `extract` and the one `WeightedSum` below.
+Every model names the axes of its parameters, e.g. ``{"stage1.0.block.first": ("stage1.modules", "stage1.hidden",
+...)}``. A *coverage* lists, for each named axis, the indices that a sub-model keeps; an axis it does not mention is
+kept whole. HeteroFL (a prefix), FedRolex (a rolling window), ECLM (chosen modules) and FedAvg (everything) are
+choices of coverage and weight over the one `extract` and the one `WeightedSum` below.
 """
 
 from collections.abc import Mapping
@@ -59,8 +59,9 @@ def extract(state: Mapping[str, Tensor], axes: Axes, coverage: Coverage) -> Stat
 class WeightedSum:
     """A running weighted mean of sub-models in memory that does not grow with their number.
 
-    A monoid: `add` and `merge` commute, and an empty sum changes nothing. Sums are kept in double precision, so that the
-    float32 result does not depend on the order of the answers. Entries that no sub-model covered keep their old value in
+    A monoid: `add` and `merge` commute, and an empty sum changes nothing. Sums are kept in double precision, so that
+    the float32 result does not depend on the order of the answers. Entries that no sub-model covered keep their old
+    value in
     `finish`: never 0/0, never 0. Integer buffers come back as integers.
     """
 
@@ -82,7 +83,8 @@ class WeightedSum:
             part: the parameters of the sub-model, shaped as `extract` shapes them.
             coverage: where they belong.
             weight: how much the part counts, e.g. its number of examples.
-            along: for an axis, one weight per kept index *instead of* ``weight``, for the parameters that have that axis
+            along: for an axis, one weight per kept index *instead of* ``weight``, for the parameters that have that
+            axis
                 (ECLM: the importance of each module).
         """
         along = along or {}
@@ -98,8 +100,11 @@ class WeightedSum:
                 total += w * value.to(total.dtype)
                 weights += w
             else:
-                narrow = _index(tuple(a if n > 1 else None for a, n in zip(names, weights.shape, strict=True)),
-                                coverage, weights.shape)
+                narrow = _index(
+                    tuple(a if n > 1 else None for a, n in zip(names, weights.shape, strict=True)),
+                    coverage,
+                    weights.shape,
+                )
                 total[index] += w * value.to(total.dtype)
                 if narrow is None:
                     weights += w

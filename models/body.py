@@ -1,4 +1,4 @@
-"""What a network is to the rest of the project: sizes that build it, axes that cut it, module layers that gates steer."""
+"""What a network is to the rest of the project: sizes that build it, axes that cut it, gates that steer it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence

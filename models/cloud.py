@@ -107,7 +107,8 @@ def mapping(logits: Sequence[Tensor], subtask: Tensor, subtasks: int) -> list[np
 def assign(load_TN: np.ndarray, kappa1: float, kappa2: int) -> np.ndarray:
     """Which modules serve which sub-task (ECLM 4.3, step 2): a binary mask M (T, N) that solves
 
-        max sum(H * M)  s.t.  sum_t h_tn m_tn <= kappa1 for every module n,  1 <= sum_n m_tn <= kappa2 for every sub-task t.
+        max sum(H * M)  s.t.  sum_t h_tn m_tn <= kappa1 for every module n,  1 <= sum_n m_tn <= kappa2 for every
+        sub-task t.
 
     The formula is lost in the paper's text; this is what its two constraints say, plus 'at least one'.
 
@@ -132,7 +133,9 @@ def assign(load_TN: np.ndarray, kappa1: float, kappa2: int) -> np.ndarray:
             bounds=Bounds(0, 1),
         )
     if solution.x is None:
-        raise ValueError(f"no assignment of {tasks} sub-tasks to {modules} modules with a load of at most {kappa1:.3g} each")
+        raise ValueError(
+            f"no assignment of {tasks} sub-tasks to {modules} modules with a load of at most {kappa1:.3g} each"
+        )
     return solution.x.round().astype(bool).reshape(tasks, modules)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.axes import Sizes
+from models.blocks import execute
 from models.body import Architecture, Body
 
 
@@ -82,9 +83,7 @@ def cost(architecture: Architecture, sizes: Sizes, batch_size: int, optimizer_sl
     x = torch.empty(batch_size, *architecture.input_shape, device="meta")
     y = torch.zeros(batch_size, dtype=torch.long, device="meta")
     gates = [torch.ones(batch_size, sizes[layer], device="meta") for layer in body.layers]
-    for module in body.modules():
-        if hasattr(module, "execution"):
-            module.execution = "fused"  # every module held runs: the additive bound that derivation works with
+    execute(body, "fused")  # every module held runs: the additive bound that derivation works with
     state = sum(v.numel() for v in body.state_dict().values())
     weights = sum(p.numel() for p in body.parameters())
     memory = 4 * (weights * (1 + optimizer_slots) + state) + saved_bytes(body, x, y, gates)

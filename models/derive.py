@@ -2,9 +2,10 @@
 
     max sum_i importance_i d_i   s.t.  sum_i resource_j(i) d_i <= limit_j for each j,  d binary,  >= 1 module per layer
 
-The modules of a layer are shrunk copies of one block and cost the same, so the best k of a layer are its k most important
-and only the *counts* per layer are open: `derive_counts` enumerates them and is exact. `derive_milp` (HiGHS) takes modules of
-mixed cost and is the oracle in the tests. Both first reserve the most important module of every layer, as the paper does.
+The modules of a layer are shrunk copies of one block and cost the same, so the best k of a layer are its k most
+important and only the *counts* per layer are open: `derive_counts` enumerates them and is exact. `derive_milp`
+(HiGHS) takes modules of mixed cost and is the oracle in the tests. Both first reserve the most important module of
+every layer, as the paper does.
 """
 
 import ctypes
@@ -30,7 +31,8 @@ def _check(base: Array, cheapest: Array, limits: Array, names: Sequence[str]) ->
     if (room < -_TOLERANCE * np.maximum(1, limits)).any():
         j = int((room / np.maximum(limits, 1e-12)).argmin())
         raise Infeasible(
-            f"no sub-model fits: the smallest needs {base[j] + cheapest[j]:.4g} {names[j]}, the limit is {limits[j]:.4g}"
+            f"no sub-model fits: the smallest needs {base[j] + cheapest[j]:.4g} {names[j]}, "
+            f"the limit is {limits[j]:.4g}"
         )
     return np.maximum(room, 0)
 
@@ -110,7 +112,7 @@ def derive_milp(
 
 @contextmanager
 def _quiet_stdout() -> Iterator[None]:
-    """Hold back what HiGHS prints on the C level of descriptor 1. Not thread-safe: descriptors belong to the process."""
+    """Hold back what HiGHS prints on the C level of descriptor 1. Not thread-safe: it acts on the whole process."""
     libc = ctypes.CDLL(None)
     libc.fflush(None)
     with tempfile.TemporaryFile() as sink:

@@ -101,7 +101,7 @@ class ResNet(Body):
         # HeteroFL's scaler would sit before each norm, which cancels it: nothing to divide here.
         x = F.relu(self.stem_norm(F.conv2d(x, self.stem, padding=1)))
         for s, stage in enumerate(self.stages):
-            for block in stage:  # type: ignore[attr-defined]
+            for block in stage.children():
                 x = block(x, None if gates is None else gates[s])
         return self.head(x.mean((2, 3)))
 
@@ -109,7 +109,8 @@ class ResNet(Body):
         axes: dict[str, tuple[str | None, ...]] = {"stem": ("stage1.out", None, None, None)}
         axes |= {f"stem_norm.{name}": a for name, a in self.stem_norm.axes(None, "stage1.out").items()}
         for s, stage in enumerate(self.stages, start=1):
-            for b, block in enumerate(stage):  # type: ignore[arg-type]
+            for b, block in enumerate(stage.children()):
+                assert isinstance(block, Residual)
                 inputs = f"stage{s - 1}.out" if b == 0 and s > 1 else f"stage{s}.out"
                 own = block.axes(f"stage{s}.modules", f"stage{s}.hidden", inputs, f"stage{s}.out")
                 axes |= {f"stages.{s - 1}.{b}.{name}": a for name, a in own.items()}
@@ -125,7 +126,8 @@ def resnet18(
     Args:
         norm: 'group' or 'batch'. Group norm by default: the statistics of a batch of 16 label-skewed samples are the
             first thing to go wrong in federated training, and a module must compute the same beside other neighbours.
-        group_size: channels in a norm group, 0 for ``width / 8``. To take a trained model over exactly, the inner width of a
+        group_size: channels in a norm group, 0 for ``width / 8``. To take a trained model over exactly, the inner
+        width of a
             module must be a multiple of it.
     """
     if norm not in ("group", "batch"):
@@ -138,5 +140,9 @@ def resnet18(
 
     sizes = {"classes": classes}
     for s in range(1, len(depths) + 1):
-        sizes |= {f"stage{s}.out": width * 2 ** (s - 1), f"stage{s}.hidden": width * 2 ** (s - 1), f"stage{s}.modules": 1}
+        sizes |= {
+            f"stage{s}.out": width * 2 ** (s - 1),
+            f"stage{s}.hidden": width * 2 ** (s - 1),
+            f"stage{s}.modules": 1,
+        }
     return Architecture(build, sizes, input_shape)

@@ -44,7 +44,11 @@ class Selector(nn.Module):
     """
 
     def __init__(
-        self, input_shape: tuple[int, ...], layers: Mapping[str, int], embed: int, generator: torch.Generator | None = None
+        self,
+        input_shape: tuple[int, ...],
+        layers: Mapping[str, int],
+        embed: int,
+        generator: torch.Generator | None = None,
     ):
         super().__init__()
         self.layers = tuple(layers)

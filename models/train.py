@@ -10,7 +10,6 @@ from torch import Tensor
 
 from models.body import Body
 
-
 Augment = Callable[[Tensor, np.random.Generator], Tensor]
 
 
@@ -47,7 +46,7 @@ class Recipe:
 
 
 def flip_and_shift(x: Tensor, generator: np.random.Generator) -> Tensor:
-    """Standard augmentation of small images (B, C, H, W): mirror half of them, shift each batch by up to H / 8 pixels."""
+    """Usual augmentation of small images (B, C, H, W): mirror half of them, shift a batch by up to H / 8 pixels."""
     mirrored = torch.from_numpy(generator.random(len(x)) < 0.5)
     x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
     reach = x.shape[2] // 8

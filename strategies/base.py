@@ -1,7 +1,7 @@
 """What a method is: who takes part, what each device is sent, how replies merge, what a device is given for use.
 
-A strategy knows nothing of Flower, files or clocks; `fl.adapter` turns any of them into a Flower strategy. All of its state
-that a resumed run needs is in `Strategy.memory`.
+A strategy knows nothing of Flower, files or clocks; `fl.adapter` turns any of them into a Flower strategy. All of its
+state that a resumed run needs is in `Strategy.memory`.
 """
 
 from abc import ABC, abstractmethod
@@ -125,9 +125,10 @@ class Strategy(ABC):
     """One method.
 
     Class attributes:
-        reports: the rows that a run of the method yields: name -> which of a device's two scores it reads, 'delivered' (the model
-            as given) or 'adapted' (after `Plan.adapt_epochs` local epochs). One run scores both, so that a method and its
-            fine-tuned variant share their training rounds.
+        reports: the rows that a run of the method yields: name -> which of a device's two scores it reads,
+        'delivered' (the model
+            as given) or 'adapted' (after `Plan.adapt_epochs` local epochs). One run scores both, so that a method and
+            its fine-tuned variant share their training rounds.
         architecture: which cloud model the method works on.
         asks: what a device is queried for: nothing, its 'limits', or its limits and 'importance'.
     """
@@ -158,7 +159,9 @@ class Strategy(ABC):
         """What each queried device is asked to train; a device left out sits the round out."""
 
     @abstractmethod
-    def absorb(self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]) -> None:
+    def absorb(
+        self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
+    ) -> None:
         """Merge what came back into the cloud model."""
 
     @abstractmethod

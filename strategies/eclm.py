@@ -55,8 +55,11 @@ class ECLM(Strategy):
                 continue  # too small to train: it sits the round out
         return out
 
-    def absorb(self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]) -> None:
-        """w_i <- sum_k a_ik w_ik, a_ik the importance of module i on device k, normalised over the devices that hold it.
+    def absorb(
+        self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
+    ) -> None:
+        """w_i <- sum_k a_ik w_ik, a_ik the importance of module i on device k, normalised over the devices that hold
+        it.
 
         What every sub-model holds (stem, norms, head) is averaged by examples.
         """

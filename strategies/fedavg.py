@@ -1,6 +1,7 @@
 """FedAvg: every device trains the whole model, the mean is weighted by examples.
 
-McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017, arXiv:1602.05629.
+McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017,
+arXiv:1602.05629.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,9 @@ class FedAvg(Strategy):
         task = self._whole(self.plan.local_epochs)
         return {p.device: task for p in profiles}
 
-    def absorb(self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]) -> None:
+    def absorb(
+        self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
+    ) -> None:
         self.model = merge(self, tasks, updates, weight={u.device: u.examples for u in updates})
 
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:

@@ -26,9 +26,9 @@ def width(sizes: Sizes, rate: float, layers: Sequence[str]) -> Coverage:
 class HeteroFL(Strategy):
     """Each device trains the widest of the nested models that its limits allow.
 
-    As in the original: masked loss (logits of classes that a device lacks are zeroed), scaler (activations divided by the rate
-    in training), mean by count over the devices that cover an entry, and entries that nobody covers keep their value.
-    A device that not even the smallest width fits sits out in training and is served the smallest.
+    As in the original: masked loss (logits of classes that a device lacks are zeroed), scaler (activations divided by
+    the rate in training), mean by count over the devices that cover an entry, and entries that nobody covers keep
+    their value. A device that not even the smallest width fits sits out in training and is served the smallest.
     """
 
     reports = {"heterofl": "delivered", "heterofl+ft": "adapted"}
@@ -71,7 +71,9 @@ class HeteroFL(Strategy):
     def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
         return self._tasks(profiles, self.plan.local_epochs, smallest=False)
 
-    def absorb(self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]) -> None:
+    def absorb(
+        self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
+    ) -> None:
         self.model = merge(self, tasks, updates, weight={u.device: 1.0 for u in updates})
 
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:

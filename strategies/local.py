@@ -17,7 +17,9 @@ class NoAdaptation(Strategy):
     def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
         return {}
 
-    def absorb(self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]) -> None:
+    def absorb(
+        self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
+    ) -> None:
         pass
 
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
@@ -41,7 +43,9 @@ class LocalAdaptation(Strategy):
         go_on = replace(start, state=None)
         return {p.device: go_on if p.device in self.equipped else start for p in profiles}
 
-    def absorb(self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]) -> None:
+    def absorb(
+        self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
+    ) -> None:
         self.equipped |= {u.device for u in updates}
 
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:

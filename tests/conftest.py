@@ -38,10 +38,15 @@ def make_cloud(modules: int = 8, shrink: int = 8, top_k: int = 4, dense: Archite
     modular, taken = modularize(dense, state, modules, shrink)
     body = modular.part({})
     body.load_state_dict(taken)
-    layers = {layer: modules for layer in body.layers}
+    layers = dict.fromkeys(body.layers, modules)
     chooser = Selector(dense.input_shape, layers, 4, torch.Generator().manual_seed(0))
     return Cloud(
-        dense, state, CostModel(dense, 4), modular, ModularModel(body, chooser, Routing(top_k, float(shrink))), CostModel(modular, 4)
+        dense,
+        state,
+        CostModel(dense, 4),
+        modular,
+        ModularModel(body, chooser, Routing(top_k, float(shrink))),
+        CostModel(modular, 4),
     )
 
 

@@ -20,7 +20,18 @@ CIFAR10_SMALL = Experiment(
         "adapt-epochs": 5,
     },
     settings={"m=2": {"classes-per-device": 2}, "m=5": {"classes-per-device": 5}},
-    scales={"smoke": {"devices": 8, "cohort": 2, "rounds": 2, "rounds-per-step": 1, "eval-every": 1, "dense-epochs": 1, "modular-epochs": 1, "ability-epochs": 1}},
+    scales={
+        "smoke": {
+            "devices": 8,
+            "cohort": 2,
+            "rounds": 2,
+            "rounds-per-step": 1,
+            "eval-every": 1,
+            "dense-epochs": 1,
+            "modular-epochs": 1,
+            "ability-epochs": 1,
+        }
+    },
     paper={
         ("m=2", "na"): {"accuracy_mean": 0.7355},
         ("m=2", "la"): {"accuracy_mean": 0.8419},

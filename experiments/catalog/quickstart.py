@@ -1,8 +1,8 @@
 """Every method on the embedded activity data, under feature skew and under label skew, while the world drifts."""
 
-from experiments.catalog.experiment import Experiment
+from experiments.catalog.experiment import Experiment, Overrides
 
-COMMON = {
+COMMON: Overrides = {
     "dataset": "har-embedded",
     "model": "mlp",
     "devices": 46,
@@ -20,7 +20,17 @@ QUICKSTART = Experiment(
         "subject": {"partition": "subject", "drift": "subject"},
         "m=2": {"partition": "m-classes", "classes-per-device": 2, "drift": "class-swap"},
     },
-    scales={"smoke": {"devices": 12, "cohort": 4, "rounds": 4, "rounds-per-step": 2, "dense-epochs": 4, "modular-epochs": 2, "ability-epochs": 2}},
+    scales={
+        "smoke": {
+            "devices": 12,
+            "cohort": 4,
+            "rounds": 4,
+            "rounds-per-step": 2,
+            "dense-epochs": 4,
+            "modular-epochs": 2,
+            "ability-epochs": 2,
+        }
+    },
     seeds=(1,),
 )
 

@@ -38,7 +38,10 @@ def play():
 
     def _play(out: Path, workers: int = 1, **changes: object) -> list[str]:
         settings = Settings.parse({**SMALL, **changes})
-        with open_results([settings], out, False) as results, LocalGrid(settings.flat(), settings.devices, workers) as grid:
+        with (
+            open_results([settings], out, False) as results,
+            LocalGrid(settings.flat(), settings.devices, workers) as grid,
+        ):
             run(settings, grid, results)
         return without_clock(out)
 

@@ -1,6 +1,5 @@
 """The results folder: same numbers give the same bytes, and no kill, clash or bad cell spoils what is there."""
 
-import os
 import tomllib
 from dataclasses import fields, replace
 from pathlib import Path
@@ -45,7 +44,9 @@ def test_every_column_is_explained(kind, columns):
 
 
 def test_round_trip(tmp_path):
-    scored = row(2, step=1, devices=3, bytes_up=10**15, virtual_s=1.5, evaluated=3, accuracy_mean=2 / 3, accuracy_p10=0.0)
+    scored = row(
+        2, step=1, devices=3, bytes_up=10**15, virtual_s=1.5, evaluated=3, accuracy_mean=2 / 3, accuracy_p10=0.0
+    )
     with open_(tmp_path) as results:
         results.append([row(1), scored])
         results.append([row(1, method="NA"), row(1, method="na")])  # names that pandas would read as missing numbers
@@ -59,7 +60,9 @@ def test_round_trip(tmp_path):
 
 def test_the_file_by_hand(tmp_path):
     with open_(tmp_path) as results:
-        results.append([row(1, devices=3, virtual_s=0.1 + 0.2, evaluated=1, accuracy_mean=0.5, deliver_bytes=1e6, wall_s=2)])
+        results.append(
+            [row(1, devices=3, virtual_s=0.1 + 0.2, evaluated=1, accuracy_mean=0.5, deliver_bytes=1e6, wall_s=2)]
+        )
     header, line = (tmp_path / "rounds.csv").read_text().splitlines()
     assert header == ",".join(COLUMNS)
     assert line == "toy,m=2,fedavg,0,1,0,3,0,0,0,0,0.3,0,0,1,0.5,,,,,,1000000,2"
@@ -133,10 +136,10 @@ def test_atomic_write_leaves_the_old_file(tmp_path, monkeypatch):
     def killed(source, target):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(os, "replace", killed)
+    monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         atomic_write(path, "new")
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["summary.csv"]
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_another_config_is_refused_and_named(tmp_path):

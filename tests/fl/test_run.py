@@ -113,7 +113,9 @@ def poison(state: dict, value: float) -> dict:
     ids=["nan", "mis-shaped", "unknown entry", "no examples", "negative examples", "crash"],
 )
 @pytest.mark.parametrize("strategy", ["fedavg", "heterofl", "eclm"])
-def test_one_bad_device_is_counted_and_reaches_nothing(play, breaking, tmp_path, how, column: str, strategy: str) -> None:
+def test_one_bad_device_is_counted_and_reaches_nothing(
+    play, breaking, tmp_path, how, column: str, strategy: str
+) -> None:
     """Device 2 is bad: the model becomes what the others alone make of it."""
     breaking(2, how)
     play(tmp_path, strategies=strategy, **{"devices": 4, "cohort": 4, "rounds": 2})
@@ -188,7 +190,9 @@ def test_a_dead_worker_costs_one_device_not_the_round(tmp_path, monkeypatch) -> 
     settings = Settings.parse(SMALL)
     with LocalGrid(settings.flat(), 6, workers=2) as grid:
         monkeypatch.setattr("fl.grid._answer", _answer_or_die)
-        hello = [Message(RecordDict({wire.TASK: wire.task_record({"what": "hello"})}), node, "query") for node in range(6)]
+        hello = [
+            Message(RecordDict({wire.TASK: wire.task_record({"what": "hello"})}), node, "query") for node in range(6)
+        ]
         replies = list(grid.send_and_receive(hello))
     assert [reply.has_error() for reply in replies] == [node == 2 for node in range(6)]
     assert replies[2].error.code == 0

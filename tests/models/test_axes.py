@@ -92,7 +92,9 @@ def test_order_and_split_do_not_matter(entries: list, random) -> None:
 def test_a_common_factor_of_the_weights_cancels(entries: list, factor: float) -> None:
     old = {"w": torch.zeros(4, 3)}
     scaled = [(value, rows, weight * factor) for value, rows, weight in entries]
-    torch.testing.assert_close(_summed(scaled).finish(old)["w"], _summed(entries).finish(old)["w"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        _summed(scaled).finish(old)["w"], _summed(entries).finish(old)["w"], rtol=1e-5, atol=1e-5
+    )
 
 
 @given(values, indices)

@@ -65,7 +65,9 @@ def test_offline_training_routes_each_class_to_few_modules(problem: tuple[torch.
     modular, state = modularize(dense, body.state(), modules=8, shrink=8)
     part = modular.part({})
     part.load_state_dict(state)
-    model = ModularModel(part, Selector((8,), {"block.modules": 8}, 8, torch.Generator().manual_seed(1)), Routing(4, 8.0))
+    model = ModularModel(
+        part, Selector((8,), {"block.modules": 8}, 8, torch.Generator().manual_seed(1)), Routing(4, 8.0)
+    )
     train_end_to_end(model, x, y, recipe, 5, np.random.default_rng(1), balance=0.1)
     found, wanted = enhance(model, x, y, y, 4, recipe, 15, np.random.default_rng(2), strength=1.0, kappa2=2)
     (reached,) = mapping(model.logits(x), y, 4)

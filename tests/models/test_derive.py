@@ -31,7 +31,9 @@ def brute_force(importance, base, price, limits) -> float:
             continue
         cost = base + sum(sum(pick) * price[layer] for pick, layer in zip(picks, layers, strict=True))
         if (cost <= limits + 1e-9).all():
-            best = max(best, sum(importance[layer][list(pick)].sum() for pick, layer in zip(picks, layers, strict=True)))
+            best = max(
+                best, sum(importance[layer][list(pick)].sum() for pick, layer in zip(picks, layers, strict=True))
+            )
     return best
 
 
@@ -44,7 +46,9 @@ def test_counts_equal_brute_force_and_milp_on_200_instances(block: int) -> None:
         assert value(importance, by_counts) == pytest.approx(best), seed
         assert (base + sum(len(by_counts[layer]) * price[layer] for layer in price) <= limits + 1e-9).all(), seed
         each = {layer: np.tile(price[layer], (len(importance[layer]), 1)) for layer in price}
-        assert value(importance, derive_milp(importance, base, each, limits, NAMES)) == pytest.approx(best, abs=1e-6), seed
+        assert value(importance, derive_milp(importance, base, each, limits, NAMES)) == pytest.approx(best, abs=1e-6), (
+            seed
+        )
 
 
 def test_by_hand() -> None:

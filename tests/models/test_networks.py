@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from models.axes import FULL, covered_sizes, extract
-from models.blocks import ConvBlock, LinearBlock, use_dispatch
+from models.blocks import ConvBlock, Execution, LinearBlock, execute, use_dispatch
 from models.body import Architecture, Body
 from models.mlp import mlp
 from models.modularize import modularize
@@ -31,10 +31,8 @@ def gates_of(body: Body, modules: int, n: int = 6, active: int = 3) -> list[torc
     return [Routing(active, 2.0).gates(torch.randn(n, modules, generator=generator)) for _ in body.layers]
 
 
-def execute(body: Body, execution: str) -> Body:
-    for module in body.modules():
-        if hasattr(module, "execution"):
-            module.execution = execution
+def run_as(body: Body, execution: Execution) -> Body:
+    execute(body, execution)
     return body
 
 
@@ -85,8 +83,9 @@ def test_fused_and_dispatch_agree_in_outputs_and_gradients(name: str) -> None:
     body = modular.whole(2)
     gates, x = gates_of(body, 16), inputs(modular)
     results = []
-    for execution in ("fused", "dispatch"):
-        execute(body, execution).zero_grad()
+    executions: tuple[Execution, ...] = ("fused", "dispatch")
+    for execution in executions:
+        run_as(body, execution).zero_grad()
         out = body(x, gates)
         out.square().sum().backward()
         results.append((out.detach(), {n: p.grad.clone() for n, p in body.named_parameters()}))
@@ -99,7 +98,7 @@ def test_fused_and_dispatch_agree_in_outputs_and_gradients(name: str) -> None:
 @pytest.mark.parametrize("name", MODULAR)
 def test_a_sub_model_is_the_whole_with_the_other_gates_zero(name: str) -> None:
     modular = ARCHITECTURES[name].modular(16, 8)
-    whole = execute(modular.whole(2), "fused")
+    whole = run_as(modular.whole(2), "fused")
     kept = torch.tensor([1, 4, 7])
     coverage = dict.fromkeys(whole.layers, kept)
     part = modular.part(coverage)
@@ -107,7 +106,7 @@ def test_a_sub_model_is_the_whole_with_the_other_gates_zero(name: str) -> None:
     x = inputs(modular)
     own = [torch.rand(6, 3, generator=torch.Generator().manual_seed(5)) for _ in whole.layers]
     spread = [torch.zeros(6, 16).index_copy(1, kept, gates) for gates in own]
-    torch.testing.assert_close(execute(part, "fused")(x, own), whole(x, spread), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(run_as(part, "fused")(x, own), whole(x, spread), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -128,7 +127,9 @@ def test_linear_block_is_the_sum_of_its_modules() -> None:
     x, gates = torch.randn(6, 7), torch.rand(6, 5)
     expected = block.bias.expand(6, 3).clone()
     for m in range(5):
-        expected = expected + gates[:, m, None] * F.linear(F.relu(F.linear(x, block.first[m], block.first_bias[m])), block.second[:, m])
+        expected = expected + gates[:, m, None] * F.linear(
+            F.relu(F.linear(x, block.first[m], block.first_bias[m])), block.second[:, m]
+        )
     block.execution = "fused"
     torch.testing.assert_close(block(x, gates), expected, rtol=1e-5, atol=1e-5)
 
@@ -144,10 +145,12 @@ def test_conv_block_is_the_sum_of_its_modules() -> None:
     torch.testing.assert_close(block(x, gates), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_rule_dispatches_when_few_of_many_modules_are_active() -> None:
+def test_the_rule_dispatches_when_few_of_many_large_modules_are_active() -> None:
     few = Routing(2, 1.0).gates(torch.randn(4, 16))
     most = Routing(12, 1.0).gates(torch.randn(4, 16))
-    assert use_dispatch(few, "auto") and not use_dispatch(most, "auto")
+    assert use_dispatch(few, "auto", macs=1e8)
+    assert not use_dispatch(most, "auto", macs=1e8)
+    assert not use_dispatch(few, "auto", macs=1e6)
 
 
 def test_a_shrink_that_does_not_divide_is_refused() -> None:

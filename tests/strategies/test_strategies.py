@@ -64,7 +64,9 @@ def test_every_device_is_delivered_a_model_that_builds(method: Strategy, plan: P
 
 @pytest.mark.parametrize("share", [0.3, 0.6])
 @pytest.mark.parametrize("name", [name for name, kind in STRATEGIES.items() if kind.asks != "nothing"])
-def test_what_is_trained_fits_the_limits_where_the_method_asks_for_them(name: str, cloud_maker, plan: Plan, share: float) -> None:
+def test_what_is_trained_fits_the_limits_where_the_method_asks_for_them(
+    name: str, cloud_maker, plan: Plan, share: float
+) -> None:
     method = STRATEGIES[name](cloud_maker(), plan, seed=3)
     asked = profiles(method, share)
     tasks = method.tasks(1, asked)
@@ -148,7 +150,8 @@ def test_heterofl_widths_round_up_and_keep_all_classes() -> None:
 
 
 def test_eclm_merges_modules_by_importance_and_the_rest_by_examples(cloud_maker, plan: Plan) -> None:
-    """Devices 0 and 1 share module 2 with importance 0.6 and 0.2; they move it by 0.1 and 0.2: (0.06 + 0.04) / 0.8 = 0.125.
+    """Devices 0 and 1 share module 2 with importance 0.6 and 0.2; they move it by 0.1 and 0.2: (0.06 + 0.04) / 0.8 =
+    0.125.
 
     The head, which both hold, moves by (10 * 0.1 + 30 * 0.2) / 40 = 0.175. A module that nobody held stays.
     """

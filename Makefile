@@ -1,0 +1,49 @@
+# Everything runs in .venv, made from requirements.lock as needed. Another Python: make PY=python3.12 run
+PY ?= python3
+ARGS ?=
+BIN := .venv/bin
+PACKAGES := fl strategies models partitions experiments
+
+# Written last, so it says that .venv is complete; its name holds the folder, since a .venv that was moved does not work.
+READY := .venv/.ready-$(shell pwd | cksum | cut -d ' ' -f 1)
+
+.PHONY: help run test lint lock venv clean
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+run: venv ## reproduce the main experiment with `flwr run` (ARGS="..." adds options)
+	$(BIN)/python -m experiments run main --engine flower $(ARGS)
+
+test: venv ## run the tests (ARGS="..." adds options)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+
+lint: venv ## check style and types
+	$(BIN)/ruff check $(PACKAGES) tests
+	$(BIN)/ruff format --check $(PACKAGES) tests
+	$(BIN)/mypy $(PACKAGES)
+
+lock: ## renew requirements.lock from pyproject.toml (--no-config: what [tool.uv] says is meant for `flwr run` alone)
+	$(BIN)/uv pip compile pyproject.toml --no-config --universal --python-version 3.11 --extra dev \
+		--no-header --no-annotate --quiet --output-file requirements.lock
+
+venv: $(READY) ## make or update .venv
+
+clean: ## delete .venv and caches; results and data stay
+	rm -rf .venv .flwr .run .pytest_cache .hypothesis .ruff_cache .mypy_cache build dist *.egg-info
+	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A .venv whose Python has gone is not ready, whatever its stamp says.
+ifneq ($(shell $(BIN)/python -c 'print("fine")' 2>/dev/null),fine)
+.PHONY: $(READY)
+endif
+
+$(READY): requirements.lock pyproject.toml
+	@$(PY) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null || \
+		{ echo "This needs Python 3.11 to 3.14; $(PY) is: $$($(PY) --version 2>&1). Name another one: make PY=python3.12" >&2; exit 1; }
+	@if [ ! -f $@ ] || ! $(BIN)/python -c 0 2>/dev/null; then echo "Making .venv"; $(PY) -m venv --clear .venv; fi
+	@rm -f .venv/.ready-*
+	@echo "Installing requirements.lock (from scratch: several GB, minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	@echo "Installing this project"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,136 @@
+"""From ``rounds.csv`` alone to ``summary.csv``: one line per setting, method and metric, with its spread over seeds.
+
+A run (setting, method, seed) is first boiled down to one number per metric. Accuracies are read where a step ends, at the
+last round of the step that was scored, and averaged over the steps; never at the best round, which nobody could have
+picked at the time. Runs that were cut short are left out.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from fl.results import ResultsError, atomic_write, csv_text, read_rounds
+
+METRICS: dict[str, str] = {
+    "accuracy_mean": "accuracy of a device on its own current distribution, mean over devices and steps, 0 to 1",
+    "accuracy_std": "its standard deviation over devices, mean over steps",
+    "accuracy_p10": "its 10th percentile over devices, mean over steps",
+    "balanced_accuracy_mean": "mean recall of the classes that a device has, mean over devices and steps, 0 to 1",
+    "loss": "cross-entropy of a device on its own current distribution, mean over devices and steps, nats",
+    "global_accuracy": "accuracy on the global test set, mean over steps, 0 to 1",
+    "final_accuracy_mean": "accuracy_mean at the end of the last step",
+    "final_accuracy_std": "accuracy_std at the end of the last step",
+    "final_accuracy_p10": "accuracy_p10 at the end of the last step",
+    "final_balanced_accuracy_mean": "balanced_accuracy_mean at the end of the last step",
+    "final_global_accuracy": "global_accuracy at the end of the last step",
+    "up_mb_per_round": "sent by the devices of a round, all together, MB (1e6 bytes), mean over rounds",
+    "down_mb_per_round": "sent to the devices of a round, all together, MB, mean over rounds",
+    "up_mb_total": "sent by devices in the whole run, MB",
+    "down_mb_total": "sent to devices in the whole run, MB",
+    "mb_per_device_round": "sent up and down for one device that takes part in one round, MB",
+    "deliver_mb": "what brings the scored model to one device, MB, mean over devices and steps",
+    "virtual_min": "virtual minutes of the whole run",
+    "gmac_per_device_round": "multiply-accumulates of one device's local training in one round, 1e9",
+    "memory_mb": "largest training memory of any device in the run, MB",
+    "failures": "devices that gave no usable answer, in the whole run",
+    "refused": "updates refused, in the whole run",
+}
+COLUMNS = ("experiment", "setting", "method", "metric", "value", "std", "ci95", "seeds", "paper_value")
+SCORES = ("accuracy_mean", "accuracy_std", "accuracy_p10", "balanced_accuracy_mean", "global_accuracy")
+
+Paper = Mapping[tuple[str, str], Mapping[str, float]]  # {(setting, method): {metric: value}}
+
+
+def summarize(rounds: pd.DataFrame, paper: Paper | None = None) -> pd.DataFrame:
+    """The summary of the rows of ``rounds.csv``; settings and methods in the order of their first row.
+
+    Returns:
+        One line per setting, method and metric: ``value`` (mean over seeds), ``std`` (over seeds) and ``ci95`` (half the
+        width of the 95 % t-interval of the mean), both NaN for one seed, ``seeds`` and ``paper_value`` (NaN where the
+        paper has none). A metric that a method does not have, has no line.
+    """
+    lines = []
+    for (experiment, setting, method), of_method in complete(rounds).groupby(["experiment", "setting", "method"], sort=False):
+        runs = [metrics(run) for _, run in of_method.groupby("seed")]
+        known = (paper or {}).get((setting, method), {})
+        for metric in METRICS:
+            values = [run[metric] for run in runs if not math.isnan(run[metric])]
+            if values:
+                spread = _spread(values)
+                lines.append([experiment, setting, method, metric, *spread, len(values), known.get(metric, math.nan)])
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def metrics(run: pd.DataFrame) -> dict[str, float]:
+    """Every metric of one run (rows of one setting, method and seed); NaN where the run has none."""
+    run = run.sort_values("round")
+    ends = run[run["evaluated"] > 0].groupby("step").tail(1)
+    device_rounds = run["devices"].sum() or math.nan  # a method without traffic has no device-rounds to divide by
+    up_mb, down_mb = run["bytes_up"].sum() / 1e6, run["bytes_down"].sum() / 1e6
+    last = ends.iloc[-1] if len(ends) else dict.fromkeys(SCORES, math.nan)
+    return {
+        **{name: float(ends[name].mean()) for name in (*SCORES, "loss")},
+        **{f"final_{name}": float(last[name]) for name in SCORES},
+        "up_mb_per_round": up_mb / len(run),
+        "down_mb_per_round": down_mb / len(run),
+        "up_mb_total": up_mb,
+        "down_mb_total": down_mb,
+        "mb_per_device_round": (up_mb + down_mb) / device_rounds,
+        "deliver_mb": float(ends["deliver_bytes"].mean()) / 1e6,
+        "virtual_min": float(run["virtual_s"].max()) / 60,
+        "gmac_per_device_round": run["train_macs"].sum() / 1e9 / device_rounds,
+        "memory_mb": run["memory_bytes"].max() / 1e6,
+        "failures": float(run["failures"].sum()),
+        "refused": float(run["refused"].sum()),
+    }
+
+
+def complete(rounds: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the runs that were scored as long as the others of their setting: a run cut short saw fewer steps."""
+    cut = set(unfinished(rounds))
+    runs = zip(rounds["setting"], rounds["method"], rounds["seed"], strict=True)
+    return rounds[[run not in cut for run in runs]]
+
+
+def unfinished(rounds: pd.DataFrame) -> list[tuple[str, str, int]]:
+    """Runs (setting, method, seed) whose last scored round or step comes before that of the setting's others."""
+    run = ["setting", "method", "seed"]
+    last = rounds.assign(scored=rounds["round"].where(rounds["evaluated"] > 0, -1)).groupby(run, sort=False)["scored"].max()
+    longest = last.groupby(level="setting").transform("max")
+    return [(setting, method, int(seed)) for setting, method, seed in last.index[last < longest]]
+
+
+def write_summary(out: Path, paper: Paper | None = None) -> pd.DataFrame:
+    """Make ``summary.csv`` of a results folder from its ``rounds.csv``, whole or not at all; returns its rows."""
+    summary = summarize(read_rounds(out), paper)
+    atomic_write(out / "summary.csv", csv_text([COLUMNS, *summary.itertuples(index=False, name=None)]))
+    return summary
+
+
+def read_summary(out: Path) -> pd.DataFrame:
+    """``summary.csv`` of a results folder.
+
+    Raises:
+        ResultsError: it is missing, or not of this version.
+    """
+    path = out / "summary.csv"
+    if not path.is_file():
+        raise ResultsError(f"'{path}' does not exist; plot the results folder first")
+    numbers = ("value", "std", "ci95", "seeds", "paper_value")
+    frame = pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in numbers}, dtype=dict.fromkeys(COLUMNS[:4], str))
+    if tuple(frame.columns) != COLUMNS:
+        raise ResultsError(f"'{path}' does not have the columns of this version")
+    return frame
+
+
+def _spread(values: list[float]) -> tuple[float, float, float]:
+    """Mean, standard deviation and half the width of the 95 % t-interval of the mean."""
+    mean, n = float(np.mean(values)), len(values)
+    if n == 1:
+        return mean, math.nan, math.nan
+    std = float(np.std(values, ddof=1))
+    return mean, std, float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n)

@@ -1,0 +1,99 @@
+"""The commands as a user types them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = "--set devices=6 --set cohort=3 --set rounds=2 --set rounds-per-step=1 --set dense-epochs=2 --set adapt-epochs=1"
+
+
+def experiments(*words: str, cwd: Path = ROOT, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    command = [sys.executable, "-m", "experiments", *words]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def without_clock(path: Path) -> list[str]:
+    return [line.rpartition(",")[0] for line in path.read_text().splitlines()]
+
+
+def test_the_flower_engine_and_the_local_one_write_the_same_csv(tmp_path: Path) -> None:
+    """One real `flwr run` with two Ray actors, against two worker processes and against none."""
+    outs = {}
+    for name, options in {"flower": ["--engine", "flower"], "two": ["--workers", "2"], "one": ["--workers", "1"]}.items():
+        outs[name] = tmp_path / name
+        done = experiments("run", "main", "--scale", "smoke", *SMALL.split(), "--out", str(outs[name]), *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (outs[name] / "figure.png").stat().st_size > 10_000
+        assert "eclm" in (outs[name] / "summary.csv").read_text()
+    tables = {name: without_clock(out / "rounds.csv") for name, out in outs.items()}
+    assert tables["flower"] == tables["two"] == tables["one"]
+    assert len(tables["one"]) == 1 + 2 * 9
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "quikstart"], "unknown experiment 'quikstart'; known: cifar10-small, main, quickstart (did you mean"),
+        (["run", "main", "--scale", "big"], "unknown scale 'big'; known: cpu, paper, smoke"),
+        (["run", "main", "--engine", "ray"], "unknown engine 'ray'; known: flower, local"),
+        (["run", "main", "--set", "lr"], "--set lr: write KEY=VALUE"),
+        (["run", "main", "--set", "lrr=1"], "unknown run-config key 'lrr'"),
+        (["run", "main", "--set", "lr=fast"], "lr = 'fast': input should be a valid number"),
+        (["run", "main", "--seeds", "one"], "seeds = 'one' is not a list of integers"),
+        (["run", "main", "--set", "dataset=har-uci"], "python -m experiments data fetch har-uci"),
+        (["run", "main", "--set", "data-root=/nowhere"], "/nowhere, which is not an existing folder"),
+        (["plot", "/nowhere"], "/nowhere"),
+        (["data", "import", "cifar10", "/nowhere.zip"], "/nowhere.zip does not exist"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_status_1(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["experiments", *words])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main()
+    errors = capsys.readouterr().err
+    assert end.value.code == 1
+    assert errors.startswith("error: ") and said in errors and errors.count("\n") == 1
+    assert not list(tmp_path.iterdir()), "nothing was started"
+
+
+def test_help_names_every_command_and_settings_every_key() -> None:
+    helped = experiments("--help").stdout
+    assert all(command in helped for command in ("list", "run", "plot", "settings", "data"))
+    assert "drift-fraction" in experiments("settings").stdout
+    assert "har-embedded" in experiments("data", "where").stdout
+
+
+def test_interrupted_and_run_again_gives_the_csv_of_an_unbroken_run(tmp_path: Path) -> None:
+    command = ["run", "main", "--scale", "smoke", *SMALL.split(), "--set", "rounds=4", "--workers", "2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    cut = tmp_path / "cut"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments", *command, "--out", str(cut)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 120
+    while time.monotonic() < end and not ((cut / "rounds.csv").exists() and len(without_clock(cut / "rounds.csv")) > 5):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the group
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert errors.strip() == "interrupted; the same command goes on from the last complete run"
+    assert experiments(*command, "--out", str(cut)).returncode == 0
+    assert experiments(*command, "--out", str(tmp_path / "whole")).returncode == 0
+    assert without_clock(cut / "rounds.csv") == without_clock(tmp_path / "whole" / "rounds.csv")
