@@ -54,7 +54,9 @@ def summarize(rounds: pd.DataFrame, paper: Paper | None = None) -> pd.DataFrame:
         paper has none). A metric that a method does not have, has no line.
     """
     lines = []
-    for (experiment, setting, method), of_method in complete(rounds).groupby(["experiment", "setting", "method"], sort=False):
+    for (experiment, setting, method), of_method in complete(rounds).groupby(
+        ["experiment", "setting", "method"], sort=False
+    ):
         runs = [metrics(run) for _, run in of_method.groupby("seed")]
         known = (paper or {}).get((setting, method), {})
         for metric in METRICS:
@@ -99,7 +101,11 @@ def complete(rounds: pd.DataFrame) -> pd.DataFrame:
 def unfinished(rounds: pd.DataFrame) -> list[tuple[str, str, int]]:
     """Runs (setting, method, seed) whose last scored round or step comes before that of the setting's others."""
     run = ["setting", "method", "seed"]
-    last = rounds.assign(scored=rounds["round"].where(rounds["evaluated"] > 0, -1)).groupby(run, sort=False)["scored"].max()
+    last = (
+        rounds.assign(scored=rounds["round"].where(rounds["evaluated"] > 0, -1))
+        .groupby(run, sort=False)["scored"]
+        .max()
+    )
     longest = last.groupby(level="setting").transform("max")
     return [(setting, method, int(seed)) for setting, method, seed in last.index[last < longest]]
 
@@ -121,7 +127,9 @@ def read_summary(out: Path) -> pd.DataFrame:
     if not path.is_file():
         raise ResultsError(f"'{path}' does not exist; plot the results folder first")
     numbers = ("value", "std", "ci95", "seeds", "paper_value")
-    frame = pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in numbers}, dtype=dict.fromkeys(COLUMNS[:4], str))
+    frame = pd.read_csv(
+        path, keep_default_na=False, na_values={name: [""] for name in numbers}, dtype=dict.fromkeys(COLUMNS[:4], str)
+    )
     if tuple(frame.columns) != COLUMNS:
         raise ResultsError(f"'{path}' does not have the columns of this version")
     return frame

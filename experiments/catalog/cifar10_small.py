@@ -18,6 +18,12 @@ CIFAR10_SMALL = Experiment(
         "rounds-per-step": 10,
         "eval-every": 10,
         "adapt-epochs": 5,
+        "dense-epochs": 16,
+        "modular-epochs": 7,
+        "ability-epochs": 7,
+        "weight-decay": 5e-4,
+        "limit-low": 0.35,  # below, not even one module per stage fits the memory: at this size activations dominate
+        "limit-high": 0.7,
     },
     settings={"m=2": {"classes-per-device": 2}, "m=5": {"classes-per-device": 5}},
     scales={

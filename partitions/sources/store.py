@@ -54,7 +54,7 @@ def arriving(path: Path) -> Iterator[Path]:
         scratch.chmod(0o755)  # mkdtemp is private; other users' processes may share this root
         yield scratch
         try:
-            os.replace(scratch, path)
+            scratch.replace(path)
         except OSError:
             if not path.is_dir():
                 raise

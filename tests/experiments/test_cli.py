@@ -12,13 +12,13 @@ import pytest
 from experiments.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = "--set devices=6 --set cohort=3 --set rounds=2 --set rounds-per-step=1 --set dense-epochs=2 --set adapt-epochs=1"
+SMALL = "--set devices=6 --set cohort=3 --set rounds=2 --set rounds-per-step=1 --set adapt-epochs=1"
 
 
 def experiments(*words: str, cwd: Path = ROOT, timeout: float = 240) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
     command = [sys.executable, "-m", "experiments", *words]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
 def without_clock(path: Path) -> list[str]:
@@ -28,7 +28,8 @@ def without_clock(path: Path) -> list[str]:
 def test_the_flower_engine_and_the_local_one_write_the_same_csv(tmp_path: Path) -> None:
     """One real `flwr run` with two Ray actors, against two worker processes and against none."""
     outs = {}
-    for name, options in {"flower": ["--engine", "flower"], "two": ["--workers", "2"], "one": ["--workers", "1"]}.items():
+    engines = {"flower": ["--engine", "flower"], "two": ["--workers", "2"], "one": ["--workers", "1"]}
+    for name, options in engines.items():
         outs[name] = tmp_path / name
         done = experiments("run", "main", "--scale", "smoke", *SMALL.split(), "--out", str(outs[name]), *options)
         assert done.returncode == 0, done.stdout + done.stderr

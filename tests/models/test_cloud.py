@@ -78,7 +78,7 @@ def test_offline_training_routes_each_class_to_few_modules(problem: tuple[torch.
 
 
 def test_one_sgd_step_by_hand() -> None:
-    """The gradient of cross-entropy at zero weights is (p - onehot) x^T: p = 1/2, x = 2, so +-1; lr 0.1 moves by 0.1."""
+    """The gradient of cross-entropy at zero weights is (p - onehot) x^T: p = 1/2, x = 2, so +-1; lr 0.1 moves 0.1."""
 
     class Linear(torch.nn.Linear):
         rate = 1.0

@@ -1,4 +1,4 @@
-"""Every method keeps the same promises; a new one is one more row of `STRATEGIES`. And what reduces to what, exactly."""
+"""Every method keeps the same promises (a new one is one more row of `STRATEGIES`); what reduces to what, exactly."""
 
 import numpy as np
 import pytest
