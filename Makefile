@@ -41,7 +41,6 @@ $(READY): requirements.lock pyproject.toml
 	@$(PY) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null || \
 		{ echo "This needs Python 3.11 to 3.14; $(PY) is: $$($(PY) --version 2>&1). Name another one: make PY=python3.12" >&2; exit 1; }
 	@if [ ! -f $@ ] || ! $(BIN)/python -c 0 2>/dev/null; then echo "Making .venv"; $(PY) -m venv --clear .venv; fi
-	@rm -f .venv/.ready-*
 	@echo "Installing requirements.lock (from scratch: several GB, minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	@echo "Installing this project"

@@ -68,8 +68,8 @@ COLUMNS: tuple[Column, ...] = (
     ACCURACY,
     Column("std", "%", "std over devices, %", _percent("accuracy_std")),
     Column("p10", "%", "10th percentile device, %", _percent("accuracy_p10")),
-    Column("up", "MB/rd", "up, MB per round", _number("up_mb_per_round")),
-    Column("down", "MB/rd", "down, MB per round", _number("down_mb_per_round")),
+    Column("up", "MB", "up, MB per round", _number("up_mb_per_round")),
+    Column("down", "MB", "down, MB per round", _number("down_mb_per_round")),
     Column("time", "min", "virtual time, min", _number("virtual_min")),
     Column("memory", "MB", "training memory, MB", _number("memory_mb")),
 )
@@ -150,7 +150,12 @@ def _caption(of: dict[str, Metrics]) -> str:
     if not seeds:
         return "No run was scored."
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    what = "Accuracy of devices on their own current data, mean over the ends of all steps."
-    if seeds == [1]:
-        return f"{what} One seed: no interval, small differences mean nothing."
-    return f"{what} {count} seeds; ± is the 95 % t-interval; bold: best, and what cannot be told from it."
+    trust = (
+        "One seed: no interval, small differences mean nothing; bold: highest."
+        if seeds == [1]
+        else f"{count} seeds; ± is the 95 % t-interval of the mean; bold: best, and what cannot be told from it."
+    )
+    return (
+        f"Accuracy of devices on their own current data, mean over the ends of all steps. {trust} "
+        "Up, down: all devices of a round together. Memory: the largest of any device."
+    )

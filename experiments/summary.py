@@ -1,8 +1,8 @@
 """From ``rounds.csv`` alone to ``summary.csv``: one line per setting, method and metric, with its spread over seeds.
 
-A run (setting, method, seed) is first boiled down to one number per metric. Accuracies are read where a step ends, at the
-last round of the step that was scored, and averaged over the steps; never at the best round, which nobody could have
-picked at the time. Runs that were cut short are left out.
+A run (setting, method, seed) is first boiled down to one number per metric. Accuracies are read where a step ends, at
+the last round of the step that was scored, and averaged over the steps; never at the best round, which nobody could
+have picked at the time. Runs that were cut short are left out.
 """
 
 import math
@@ -49,9 +49,9 @@ def summarize(rounds: pd.DataFrame, paper: Paper | None = None) -> pd.DataFrame:
     """The summary of the rows of ``rounds.csv``; settings and methods in the order of their first row.
 
     Returns:
-        One line per setting, method and metric: ``value`` (mean over seeds), ``std`` (over seeds) and ``ci95`` (half the
-        width of the 95 % t-interval of the mean), both NaN for one seed, ``seeds`` and ``paper_value`` (NaN where the
-        paper has none). A metric that a method does not have, has no line.
+        One line per setting, method and metric: ``value`` (mean over seeds), ``std`` (over seeds) and ``ci95`` (half
+        the width of the 95 % t-interval of the mean), both NaN for one seed, ``seeds`` and ``paper_value`` (NaN where
+        the paper has none). A metric that a method does not have, has no line.
     """
     lines = []
     for (experiment, setting, method), of_method in complete(rounds).groupby(

@@ -1,7 +1,6 @@
 """Converted data on disk: a folder of ``.npy`` files that every process of the machine maps instead of copying."""
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping

@@ -1,0 +1,145 @@
+"""The overview: accuracy over rounds, accuracy at the end, accuracy against traffic; a row of panels per setting."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
+
+from experiments.plots.style import Look, looks, save, styled
+from experiments.summary import complete, summarize
+
+WIDTH_IN, ROW_IN, LEGEND_IN = 12.0, 3.7, 0.3
+MANY = 30  # from this many points or drifts on, single ones are not marked
+
+
+def overview(rounds: pd.DataFrame, out: Path) -> None:
+    """Draw the overview of a results folder into ``figure.png`` and ``figure.svg``."""
+    save(draw(rounds), out)
+
+
+def draw(rounds: pd.DataFrame) -> Figure:
+    """The figure, not yet saved: axes in rows (settings) of three."""
+    rounds = complete(rounds)
+    rounds = rounds[rounds["evaluated"].groupby([rounds["setting"], rounds["method"]]).transform("max") > 0]
+    settings = list(dict.fromkeys(rounds["setting"]))
+    drawn = looks(dict.fromkeys(rounds["method"]))
+    legend_rows = max(1, math.ceil(len(drawn) / 9))
+    legend = LEGEND_IN * legend_rows
+    height = legend + ROW_IN * max(1, len(settings))
+    with styled():
+        room = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1, rect=(0, 0, 1, 1 - legend / height))
+        figure = Figure(figsize=(WIDTH_IN, height), layout=room)
+        rows = figure.subplots(max(1, len(settings)), 3, squeeze=False, width_ratios=[1.5, 1.15, 1])
+        for (left, middle, right), setting in zip(rows, settings, strict=False):
+            of = rounds[rounds["setting"] == setting]
+            table = summarize(of).set_index(["method", "metric"])
+            _over_rounds(left, of, drawn)
+            _at_the_end(middle, table, drawn)
+            _against_traffic(right, table, drawn)
+            left.set_title(f"{setting}: over the rounds")
+            middle.set_title("after the last step")
+            right.set_title("against traffic")
+        handles = [_key(name, look) for name, look in drawn.items()]
+        columns = max(1, math.ceil(len(handles) / legend_rows))
+        figure.legend(handles=handles, loc="upper center", ncols=columns, handlelength=2.4, columnspacing=1.3)
+    return figure
+
+
+def _over_rounds(axes: Axes, of: pd.DataFrame, drawn: Mapping[str, Look]) -> None:
+    """A line per method: mean over seeds, with a band of one standard deviation over seeds; dashes where data drift."""
+    starts = of.groupby("step")["round"].min().sort_values().iloc[1:]
+    color, width = ("#999999", 0.9) if len(starts) < MANY else ("#e0e0e0", 0.6)
+    for start in starts:
+        axes.axvline(start - 0.5, color=color, linewidth=width, linestyle=(0, (4, 3)), zorder=0.5, label="_drift")
+    scored = of[of["evaluated"] > 0]
+    for method, rows in scored.groupby("method", sort=False):
+        look = drawn[str(method)]
+        over_seeds = rows.groupby("round")["accuracy_mean"]
+        mean, std = over_seeds.mean(), over_seeds.std().fillna(0.0)
+        marker = "o" if len(mean) < MANY else ""
+        axes.plot(
+            mean.index, mean, look.line, color=look.color, label=method, marker=marker, markersize=4,
+            markerfacecolor="white" if look.hollow else look.color,
+        )  # fmt: skip
+        if (std > 0).any():
+            axes.fill_between(mean.index, mean - std, mean + std, color=look.color, alpha=0.13, linewidth=0)
+    notes = [len(starts) > 0 and "dashed: data drift", of["seed"].nunique() > 1 and "band: ± std over seeds"]
+    axes.set_xlabel("; ".join(["round", *(note for note in notes if note)]))
+    axes.set_ylabel("accuracy on own data")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.set_xlim(0, of["round"].max() * 1.03)
+    axes.grid(False, axis="x")
+
+
+def _at_the_end(axes: Axes, table: pd.DataFrame, drawn: Mapping[str, Look]) -> None:
+    """A bar per method: accuracy after the last step, its spread over seeds, and the 10th percentile device."""
+    methods = [name for name in drawn if (name, "final_accuracy_mean") in table.index]
+    for at, method in enumerate(methods):
+        look, mean = drawn[method], table.loc[(method, "final_accuracy_mean")]
+        p10 = table.loc[(method, "final_accuracy_p10"), "value"]
+        axes.barh(
+            at, mean["value"], height=0.68, facecolor="white" if look.hatch else look.color,
+            edgecolor=look.color, hatch=look.hatch, linewidth=1.2, label=method,
+        )  # fmt: skip
+        if mean["std"] > 0:
+            axes.errorbar(mean["value"], at, xerr=mean["std"], color="#222222", capsize=3, linewidth=1.2, label="_std")
+        axes.plot(p10, at, "D", color="white", markeredgecolor="#222222", markersize=5, label="_p10")
+        reach = mean["value"] + np.nan_to_num(mean["std"])
+        axes.annotate(
+            f"{100 * mean['value']:.1f}", (reach, at), (4, 0), textcoords="offset points", va="center", fontsize=9
+        )
+    axes.set_yticks(range(len(methods)), methods)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.12)
+    axes.set_xticks(np.arange(0, 1.01, 0.25))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False, axis="y")
+    spread = "± std over seeds" if (table["seeds"] > 1).any() else "mean"
+    axes.set_xlabel(f"accuracy, {spread}; ◇ 10th percentile")
+
+
+def _against_traffic(axes: Axes, table: pd.DataFrame, drawn: Mapping[str, Look]) -> None:
+    """A point per method: what a device-round costs in megabytes, and the accuracy that it buys."""
+    points = {}
+    for method in drawn:
+        if (method, "accuracy_mean") in table.index:
+            known = (method, "mb_per_device_round") in table.index
+            traffic = float(table.loc[(method, "mb_per_device_round"), "value"]) if known else 0.0
+            points[method] = (traffic, table.loc[(method, "accuracy_mean")])
+    sent = [traffic for traffic, _ in points.values() if traffic > 0]
+    least, most = min(sent, default=1.0), max(sent, default=1.0)
+    nothing = least / 4  # where a logarithmic axis shows zero
+    for method, (traffic, mean) in points.items():
+        look = drawn[method]
+        axes.errorbar(
+            traffic or nothing, mean["value"], yerr=np.nan_to_num(mean["std"]), fmt="o", color=look.color, markersize=8,
+            markerfacecolor="white" if look.hollow else look.color, markeredgewidth=1.6, linewidth=1.2, label=method,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    low, high = least / 1.8, most * 1.8
+    subs = (1.0, 2.0, 5.0) if high / low < 100 else (1.0,)
+    ticks = {x: f"{x:g}" for x in LogLocator(subs=subs).tick_values(low, high) if low <= x <= high}
+    if any(traffic == 0 for traffic, _ in points.values()):
+        low = nothing / 1.8
+        ticks[nothing] = "none"
+        axes.axvspan(low, nothing * 1.8, color="#f2f2f2", zorder=0)
+    axes.set_xlim(low, high)
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel("MB per device and round")
+    axes.set_ylabel("accuracy, mean over steps")
+
+
+def _key(name: str, look: Look) -> Line2D:
+    face = "white" if look.hollow else look.color
+    return Line2D([], [], color=look.color, linestyle=look.line, marker="o", markerfacecolor=face, label=name)
