@@ -12,8 +12,11 @@ from rich.table import Table
 from experiments.catalog import EXPERIMENTS, SCALES
 from experiments.hermetic import FlowerRunFailed
 from experiments.launch import default_workers, launch
+from experiments.plots import PLOTS
+from experiments.report import show, write_table
+from experiments.summary import write_summary
 from fl.config import Settings, SettingsError
-from fl.results import ResultsError
+from fl.results import ResultsError, read_rounds
 from partitions import DATASETS, DataError, UnknownName, fetch, import_, lookup, where
 
 app = typer.Typer(
@@ -128,6 +131,14 @@ def data_import(
 
 def _finish(folder: Path) -> None:
     """Summary, table and figure of a results folder."""
+    rounds = read_rounds(folder)
+    experiment = EXPERIMENTS.get(str(rounds["experiment"].iloc[0])) if len(rounds) else None
+    summary = write_summary(folder, experiment.paper if experiment else None)
+    PLOTS[experiment.plot if experiment else "overview"](rounds, folder)
+    write_table(folder)
+    show(summary, console)
+    files = ("rounds.csv", "summary.csv", "table.md", "figure.png")
+    console.print("\n".join(str(folder / name) for name in files), style="dim", highlight=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -76,12 +76,18 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def show(summary: pd.DataFrame, console: Console | None = None) -> None:
-    """Print the table of every setting."""
-    console = console or Console()
+    """Print the tables."""
+    (console or Console()).print(terminal(summary))
+
+
+def terminal(summary: pd.DataFrame) -> Group:
+    """The tables for a terminal."""
+    parts: list[RenderableType] = [] if len(summary) else ["No run is complete yet."]
     for setting, of in _by_setting(summary).items():
         best = _best(of)
-        title = f"{summary['experiment'].iloc[0]}, {setting}"
-        table = Table(title=Text(title, style="bold"), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
+        title = Text(f"{summary['experiment'].iloc[0]}, {setting}", style="bold")
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        table.padding = (0, 1, 0, 0)
         table.add_column("\nmethod", no_wrap=True)
         columns = _columns(of)
         for column in columns:
@@ -90,9 +96,8 @@ def show(summary: pd.DataFrame, console: Console | None = None) -> None:
             bold = "bold" if method in best else ""
             cells = [Text(c.text(metrics), style=bold if c is ACCURACY else "") for c in columns]
             table.add_row(Text(method, style=bold), *cells)
-        console.print(table)
-        console.print(Text(_caption(of), style="dim"))
-        console.print()
+        parts += ["", table, Text(_caption(of), style="dim")]
+    return Group(*parts)
 
 
 def markdown(summary: pd.DataFrame) -> str:

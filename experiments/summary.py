@@ -95,7 +95,7 @@ def complete(rounds: pd.DataFrame) -> pd.DataFrame:
     """The rows of the runs that were scored as long as the others of their setting: a run cut short saw fewer steps."""
     cut = set(unfinished(rounds))
     runs = zip(rounds["setting"], rounds["method"], rounds["seed"], strict=True)
-    return rounds[[run not in cut for run in runs]]
+    return rounds[np.array([run not in cut for run in runs], dtype=bool)]
 
 
 def unfinished(rounds: pd.DataFrame) -> list[tuple[str, str, int]]:

@@ -47,6 +47,7 @@ class DeviceScore:
     adapted: tuple[float, float, float]
     deliver_bytes: int
     share: float  # of the cloud model's parameters
+    memory_bytes: float  # that adaptation takes
 
 
 @dataclass
@@ -152,6 +153,7 @@ class FlowerStrategy(FlowerBase):
                     tuple(report["adapted"]),  # type: ignore[arg-type]
                     self._down[device] if task.state is not None else 0,
                     task.cost.params / whole.params,
+                    task.cost.memory,
                 )
             )
         self.scores.sort(key=lambda score: score.device)

@@ -10,6 +10,7 @@ import io
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import tomllib
@@ -163,9 +164,9 @@ class ResultsWriter:
             "experiment": experiment,
             "seeds": [int(seed) for seed in seeds],
             "methods": list(methods),
-            "finished": [],
-            "versions": [versions()],
             "settings": _plain(settings),
+            "finished": {},
+            "versions": [versions()],
         }
         self._devices: _Table | None = None  # made by the first row
         with _told(f"write results to '{out}'"):
@@ -198,12 +199,16 @@ class ResultsWriter:
     def finish(self, setting: str, method: str, seed: int) -> None:
         """Mark a run's rows as complete."""
         if (setting, method, seed) not in self.done():
-            self._config["finished"].append([setting, method, int(seed)])
+            seeds = self._config["finished"].setdefault(setting, {}).setdefault(method, [])
+            seeds[:] = sorted([*seeds, int(seed)])
             self._write_config()
 
     def done(self) -> set[Run]:
         """The finished runs; whatever else ``rounds.csv`` holds was cut short."""
-        return {(setting, method, seed) for setting, method, seed in self._config["finished"]}
+        finished = self._config["finished"]
+        return {
+            (setting, method, seed) for setting in finished for method, of in finished[setting].items() for seed in of
+        }
 
     def rewind(self, setting: str, method: str, seed: int, round: int = -1) -> None:
         """Drop a run's rows after ``round`` (by default all) and its finished mark, to run it again from there."""
@@ -214,7 +219,7 @@ class ResultsWriter:
 
         # The mark goes first: killed in between, the run is unfinished with spare rows, never finished with too few.
         if run in self.done():
-            self._config["finished"].remove(list(run))
+            self._config["finished"][setting][method].remove(run[2])
             self._write_config()
         if self._devices is None and (self.out / "devices.csv").exists():
             self._devices = _Table(self.out / "devices.csv", DeviceRow)
@@ -252,7 +257,10 @@ class ResultsWriter:
             return config
 
     def _write_config(self) -> None:
-        atomic_write(self.out / "config.toml", tomli_w.dumps(self._config))
+        text = tomli_w.dumps(self._config)
+        # A list of plain values fits on one line.
+        text = re.sub(r"\[\n((?:    [^\[\]{}\n]+,\n)+)\]", _one_line, text)
+        atomic_write(self.out / "config.toml", text)
 
     def _known(self, rows: Iterable[AnyRow]) -> list[AnyRow]:
         rows = list(rows)
@@ -375,6 +383,10 @@ def _told(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise ResultsError(f"cannot {what}: {error.strerror or error}") from error
+
+
+def _one_line(found: re.Match[str]) -> str:
+    return "[" + found[1].strip(" ,\n").replace(",\n    ", ", ") + "]"
 
 
 def _typed(row: Row | DeviceRow) -> list[object]:

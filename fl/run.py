@@ -144,6 +144,7 @@ def _scored(row: Row, scores: list[DeviceScore], measure: str, global_accuracy: 
     return Row(
         **{
             **row.__dict__,
+            "memory_bytes": round(max([row.memory_bytes, *(s.memory_bytes for s in scores if measure == "adapted")])),
             "evaluated": len(scores),
             "accuracy_mean": float(accuracy.mean()),
             "accuracy_std": float(accuracy.std()),

@@ -64,14 +64,14 @@ class ResNet(Body):
         channels: int,
         depths: Sequence[int],
         norm: str,
-        group_size: int,
+        group_sizes: Sequence[int],
         generator: torch.Generator | None = None,
     ):
         super().__init__(sizes)
         self.layers = tuple(f"stage{s}.modules" for s in range(1, len(depths) + 1))
         width = sizes["stage1.out"]
         self.stem = _init(generator, width, channels, 3, 3, fan_in=9 * channels)
-        self.stem_norm = Norm(1, width, norm, group_size)
+        self.stem_norm = Norm(1, width, norm, group_sizes[0])
         self.stages = nn.ModuleList()
         for s, depth in enumerate(depths, start=1):
             outputs = sizes[f"stage{s}.out"]
@@ -87,7 +87,7 @@ class ResNet(Body):
                         2 if first else 1,
                         first,
                         norm,
-                        group_size,
+                        group_sizes[s - 1],
                         generator,
                     )
                 )
@@ -119,30 +119,27 @@ class ResNet(Body):
 
 
 def resnet18(
-    input_shape: tuple[int, ...], classes: int, width: int = 64, norm: str = "group", group_size: int = 0
+    input_shape: tuple[int, ...], classes: int, width: int = 64, norm: str = "group", groups: int = 8
 ) -> Architecture:
     """ResNet18 whose first stage has ``width`` channels (64 in the paper).
 
     Args:
         norm: 'group' or 'batch'. Group norm by default: the statistics of a batch of 16 label-skewed samples are the
             first thing to go wrong in federated training, and a module must compute the same beside other neighbours.
-        group_size: channels in a norm group, 0 for ``width / 8``. To take a trained model over exactly, the inner
-        width of a
-            module must be a multiple of it.
+        groups: norm groups per layer of the whole model. A trained model is taken over exactly by modules that hold
+            whole groups, so ``shrink`` should divide it; a narrower network keeps the size of a group, not their number.
     """
     if norm not in ("group", "batch"):
         raise ValueError(f"unknown norm {norm!r}; known: batch, group")
     depths = (2, 2, 2, 2)
-    group_size = group_size or max(1, width // 8)
+
+    widths = [width * 2**s for s in range(len(depths))]
+    group_sizes = [max(1, w // groups) for w in widths]
 
     def build(sizes: Sizes, generator: torch.Generator | None) -> ResNet:
-        return ResNet(sizes, input_shape[0], depths, norm, group_size, generator)
+        return ResNet(sizes, input_shape[0], depths, norm, group_sizes, generator)
 
     sizes = {"classes": classes}
-    for s in range(1, len(depths) + 1):
-        sizes |= {
-            f"stage{s}.out": width * 2 ** (s - 1),
-            f"stage{s}.hidden": width * 2 ** (s - 1),
-            f"stage{s}.modules": 1,
-        }
+    for s, w in enumerate(widths, start=1):
+        sizes |= {f"stage{s}.out": w, f"stage{s}.hidden": w, f"stage{s}.modules": 1}
     return Architecture(build, sizes, input_shape)

@@ -73,9 +73,8 @@ def _over_rounds(axes: Axes, of: pd.DataFrame, drawn: Mapping[str, Look]) -> Non
     notes = [len(starts) > 0 and "dashed: data drift", of["seed"].nunique() > 1 and "band: ± std over seeds"]
     axes.set_xlabel("; ".join(["round", *(note for note in notes if note)]))
     axes.set_ylabel("accuracy on own data")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    axes.set_xlim(0, of["round"].max() * 1.03)
     axes.grid(False, axis="x")
 
 
@@ -100,7 +99,7 @@ def _at_the_end(axes: Axes, table: pd.DataFrame, drawn: Mapping[str, Look]) -> N
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12)
     axes.set_xticks(np.arange(0, 1.01, 0.25))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
     spread = "± std over seeds" if (table["seeds"] > 1).any() else "mean"
@@ -135,7 +134,7 @@ def _against_traffic(axes: Axes, table: pd.DataFrame, drawn: Mapping[str, Look])
     axes.set_xlim(low, high)
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("MB per device and round")
     axes.set_ylabel("accuracy, mean over steps")
 

@@ -106,4 +106,5 @@ def save(figure: Figure, out: Path) -> None:
 
 
 def _paler(color: str, share: float = 0.4) -> str:
-    return to_hex([c + (1 - c) * share for c in to_rgb(color)])
+    red, green, blue = (c + (1 - c) * share for c in to_rgb(color))
+    return to_hex((red, green, blue))

@@ -88,7 +88,7 @@ def test_config_holds_what_ran(tmp_path):
     config = tomllib.loads((tmp_path / "config.toml").read_text())
     assert config["settings"] == {"m=2": {"lr": 0.1, "sizes": [1, 2], "deep": {"on": True}}}
     assert (config["experiment"], config["seeds"], config["methods"]) == ("toy", [0, 1], ["na", "fedavg"])
-    assert config["finished"] == [["m=2", "fedavg", 0]]
+    assert config["finished"] == {"m=2": {"fedavg": [0]}}
     assert {"driftfed", "python", "torch", "flwr", "numpy"} <= set(config["versions"][0])
 
 

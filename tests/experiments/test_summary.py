@@ -1,0 +1,170 @@
+"""The summary against numbers worked by hand, and the tables made from it."""
+
+import io
+import math
+from collections.abc import Iterator
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from experiments.report import markdown, show, write_table
+from experiments.summary import COLUMNS, METRICS, read_summary, summarize, unfinished, write_summary
+from fl.results import ResultsError, ResultsWriter, Row
+
+# Accuracy where scored: (round, step) -> per seed. Round 1 is the best one and must not count; round 3 is not scored.
+SCORED = {0: {1: 0.9, 2: 0.5, 4: 0.7}, 1: {1: 0.9, 2: 0.6, 4: 1.0}}
+
+
+def rows(
+    method: str = "fedavg", shift: float = 0.0, seeds=(0, 1), last: int = 4, setting: str = "m=2"
+) -> Iterator[Row]:
+    for seed in seeds:
+        for round in range(1, last + 1):
+            accuracy = SCORED[seed].get(round, math.nan) + shift
+            scored = not math.isnan(accuracy)
+            yield Row(
+                "toy", setting, method, seed, round, step=(round - 1) // 2, devices=2, failures=seed, refused=1,
+                bytes_down=3_000_000, bytes_up=1_000_000, virtual_s=30.0 * round, train_macs=4_000_000_000,
+                memory_bytes=1_000_000 * round, evaluated=5 if scored else 0, accuracy_mean=accuracy,
+                accuracy_std=0.1 if scored else math.nan, accuracy_p10=accuracy - 0.2, balanced_accuracy_mean=accuracy,
+                loss=1.0 if scored else math.nan, deliver_bytes=2e6 if scored else math.nan,
+            )  # fmt: skip
+
+
+def lines(frame: pd.DataFrame, method: str = "fedavg") -> dict[str, pd.Series]:
+    return {line["metric"]: line for _, line in frame[frame["method"] == method].iterrows()}
+
+
+def test_by_hand():
+    """Seed 0: (0.5 + 0.7) / 2 = 0.6; seed 1: (0.6 + 1.0) / 2 = 0.8. Mean 0.7, std sqrt(2 * 0.1^2 / 1) = 0.141421;
+    t(0.975, 1) = 12.7062, so ci95 = 12.7062 * 0.141421 / sqrt(2) = 1.27062."""
+    of = lines(summarize(pd.DataFrame(rows())))
+    accuracy = of["accuracy_mean"]
+    assert (accuracy["experiment"], accuracy["setting"], accuracy["seeds"]) == ("toy", "m=2", 2)
+    assert accuracy["value"] == pytest.approx(0.7)
+    assert accuracy["std"] == pytest.approx(0.1414213562)
+    assert accuracy["ci95"] == pytest.approx(1.270620474)
+    expected = {
+        "accuracy_std": 0.1,
+        "accuracy_p10": 0.5,
+        "balanced_accuracy_mean": 0.7,
+        "final_accuracy_mean": 0.85,  # (0.7 + 1.0) / 2
+        "final_accuracy_p10": 0.65,
+        "up_mb_per_round": 1.0,
+        "down_mb_per_round": 3.0,
+        "up_mb_total": 4.0,
+        "down_mb_total": 12.0,
+        "mb_per_device_round": 2.0,  # 4 MB for 2 devices
+        "deliver_mb": 2.0,
+        "virtual_min": 2.0,  # 120 s
+        "gmac_per_device_round": 2.0,
+        "memory_mb": 4.0,
+        "failures": 2.0,  # 0 for seed 0, 4 for seed 1
+        "refused": 4.0,
+    }
+    assert {name: of[name]["value"] for name in expected} == pytest.approx(expected)
+    assert "global_accuracy" not in of  # never measured: no line, rather than a number
+    assert list(of) == [name for name in METRICS if name in of]
+
+
+def test_three_seeds_by_hand():
+    """0.5, 0.6 and 0.7: std 0.1, t(0.975, 2) = 4.302653, ci95 = 4.302653 * 0.1 / sqrt(3) = 0.248413."""
+    frame = pd.DataFrame(
+        [Row("toy", "s", "la", seed, 1, 0, evaluated=1, accuracy_mean=0.5 + seed / 10) for seed in range(3)]
+    )
+    of = lines(summarize(frame), "la")
+    assert of["accuracy_mean"]["ci95"] == pytest.approx(0.248413, abs=1e-6)
+    assert "mb_per_device_round" not in of and of["up_mb_per_round"]["value"] == 0  # no device-rounds, no traffic
+
+
+def test_one_seed_has_no_interval():
+    accuracy = lines(summarize(pd.DataFrame(rows(seeds=[0]))))["accuracy_mean"]
+    assert accuracy["value"] == pytest.approx(0.6) and accuracy["seeds"] == 1
+    assert math.isnan(accuracy["std"]) and math.isnan(accuracy["ci95"])
+
+
+def test_runs_cut_short_are_left_out():
+    frame = pd.DataFrame([*rows(), *rows("eclm", seeds=[0]), *rows("eclm", seeds=[1], last=3), *rows("la", last=2)])
+    assert unfinished(frame) == [("m=2", "eclm", 1), ("m=2", "la", 0), ("m=2", "la", 1)]
+    summary = summarize(frame)
+    assert lines(summary, "eclm")["accuracy_mean"]["seeds"] == 1
+    assert list(dict.fromkeys(summary["method"])) == ["fedavg", "eclm"]
+
+
+def folder(path):
+    with ResultsWriter(path, "toy", {"m=5": {}, "m=2": {}}, [0, 1]) as results:
+        for setting in ("m=5", "m=2"):
+            for method, shift in {"na": -0.4, "fedavg": 0.0, "eclm": 0.1}.items():
+                results.append(rows(method, shift, setting=setting))
+    return path
+
+
+PAPER = {("m=2", "eclm"): {"accuracy_mean": 0.9086}}
+
+
+def test_file_round_trip_and_same_bytes(tmp_path):
+    write_summary(folder(tmp_path), PAPER)
+    first = (tmp_path / "summary.csv").read_bytes()
+    made = write_summary(tmp_path, PAPER)
+    assert first == (tmp_path / "summary.csv").read_bytes()
+    read = read_summary(tmp_path)
+    pd.testing.assert_frame_equal(read, made, check_dtype=False, rtol=1e-9)
+    assert tuple(read.columns) == COLUMNS
+    assert list(dict.fromkeys(read["setting"])) == ["m=5", "m=2"]
+    assert list(dict.fromkeys(read["method"])) == ["na", "fedavg", "eclm"]
+    assert first.decode().splitlines()[1] == "toy,m=5,na,accuracy_mean,0.3,0.1414213562,1.270620474,2,"
+    assert read["paper_value"].dropna().tolist() == [0.9086]
+
+
+def test_a_missing_or_odd_summary_is_one_sentence(tmp_path):
+    with pytest.raises(ResultsError, match="does not exist"):
+        read_summary(tmp_path)
+    (tmp_path / "summary.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ResultsError, match="columns of this version"):
+        read_summary(tmp_path)
+
+
+def test_markdown_has_the_numbers(tmp_path):
+    write_summary(folder(tmp_path), PAPER)
+    text = write_table(tmp_path).read_text()
+    assert text.index("## m=5") < text.index("## m=2") and text.index("| **na** |") < text.index("| **fedavg** |")
+    # Two seeds 0.2 apart: an interval of 127 points tells nothing from anything, so all are bold.
+    numbers = "10.0 | 60.0 | 1.00 | 3.00 | 2.00 | 4.00"
+    assert f"| **eclm** | **80.0 ± 127.1** | {numbers} | 90.9 |" in text
+    assert f"| **eclm** | **80.0 ± 127.1** | {numbers} |\n" in text  # m=5: no paper column
+    assert "2 seeds" in text
+
+
+def test_bold_is_best_within_its_interval():
+    values = {"na": (0.50, 0.01), "la": (0.69, 0.02), "fedavg": (0.72, 0.02), "eclm": (0.70, 0.001)}
+    summary = pd.DataFrame(
+        [["toy", "s", m, "accuracy_mean", value, 0.01, ci, 3, math.nan] for m, (value, ci) in values.items()],
+        columns=list(COLUMNS),
+    )
+    text = markdown(summary)
+    assert [m for m in values if f"**{m}**" in text] == ["la", "fedavg", "eclm"]  # 0.69 + 0.02 meets 0.72 - 0.02
+    single = markdown(summary.assign(ci95=math.nan, seeds=1))
+    assert [m for m in values if f"**{m}**" in single] == ["fedavg"] and "One seed" in single
+
+
+def test_terminal_table_fits_80_columns(tmp_path):
+    with ResultsWriter(tmp_path, "toy", {"m=2": {}}, [0, 1]) as results:
+        results.append(rows("heterofl+ft"))
+        results.append(rows("eclm-derive+ft", 0.1))
+    summary = write_summary(tmp_path, {("m=2", "heterofl+ft"): {"accuracy_mean": 0.7019}})
+    summary.loc[summary["metric"].isin(["up_mb_per_round", "down_mb_per_round", "virtual_min"]), "value"] = 12345.6
+    console = Console(width=80, record=True, file=io.StringIO())
+    show(summary, console)
+    printed = console.export_text().splitlines()
+    (line,) = [text for text in printed if "eclm-derive+ft" in text]
+    assert line.split() == "eclm-derive+ft 80.0 ± 127.1 10.0 60.0 12,346 12,346 12,346 4.00 -".split()
+    assert all(len(text) <= 80 for text in printed) and not any("…" in text for text in printed)
+
+
+def test_nothing_complete():
+    empty = summarize(pd.DataFrame(columns=[*Row.__dataclass_fields__]))
+    assert empty.empty and "No run" in markdown(empty)
+    console = Console(record=True, file=io.StringIO())
+    show(empty, console)
+    assert "No run" in console.export_text()
