@@ -31,6 +31,7 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Where the data sets are, and how to get them.")
 app.add_typer(data_app, name="data")
 console = Console()
+INTERRUPTED = 130
 
 
 @app.command("list")
@@ -145,7 +146,7 @@ def main() -> None:
     """Run the command line; what a user can mend is one sentence and exit status 1, Ctrl-C is 130."""
     errors = Console(stderr=True)
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
     except click.ClickException as error:  # wrong options: click's own words
         error.show()
         sys.exit(error.exit_code)
@@ -153,6 +154,6 @@ def main() -> None:
         errors.print("error:", style="red", end=" ")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
-    except (KeyboardInterrupt, click.Abort):
+    if code == INTERRUPTED:  # typer's way to say that a KeyboardInterrupt came through
         errors.print("interrupted; the same command goes on from the last complete run", style="yellow")
-        sys.exit(130)
+    sys.exit(code)

@@ -42,7 +42,7 @@ COLUMNS: dict[str, str] = {
     "bytes_up": "bytes really sent by devices in the round, query and train, all devices together",
     "virtual_s": "virtual seconds since the run began, cumulative",
     "train_macs": "multiply-accumulates of local training in the round, all devices together",
-    "memory_bytes": "largest training memory of a device of the round",
+    "memory_bytes": "largest training memory of a device of the round, also of local adaptation where that is scored",
     "evaluated": "devices scored after the round; 0 = none, and the cells up to deliver_bytes are empty",
     "accuracy_mean": "mean over scored devices of the accuracy on their own current distribution, 0 to 1",
     "accuracy_std": "its standard deviation over scored devices",

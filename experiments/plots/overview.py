@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from experiments.plots.style import Look, looks, save, styled
 from experiments.summary import complete, summarize
@@ -73,7 +73,7 @@ def _over_rounds(axes: Axes, of: pd.DataFrame, drawn: Mapping[str, Look]) -> Non
     notes = [len(starts) > 0 and "dashed: data drift", of["seed"].nunique() > 1 and "band: ± std over seeds"]
     axes.set_xlabel("; ".join(["round", *(note for note in notes if note)]))
     axes.set_ylabel("accuracy on own data")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(_percent)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.grid(False, axis="x")
 
@@ -99,7 +99,7 @@ def _at_the_end(axes: Axes, table: pd.DataFrame, drawn: Mapping[str, Look]) -> N
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12)
     axes.set_xticks(np.arange(0, 1.01, 0.25))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.xaxis.set_major_formatter(_percent)
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
     spread = "± std over seeds" if (table["seeds"] > 1).any() else "mean"
@@ -134,9 +134,13 @@ def _against_traffic(axes: Axes, table: pd.DataFrame, drawn: Mapping[str, Look])
     axes.set_xlim(low, high)
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(_percent)
     axes.set_xlabel("MB per device and round")
     axes.set_ylabel("accuracy, mean over steps")
+
+
+def _percent(share: float, _: float | None = None) -> str:
+    return f"{100 * share:g}%"
 
 
 def _key(name: str, look: Look) -> Line2D:

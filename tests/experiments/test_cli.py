@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from experiments.catalog import EXPERIMENTS, SCALES
 from experiments.cli import main
+from experiments.plots import PLOTS
+from strategies import STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = "--set devices=6 --set cohort=3 --set rounds=2 --set rounds-per-step=1 --set adapt-epochs=1"
@@ -87,6 +90,7 @@ def test_interrupted_and_run_again_gives_the_csv_of_an_unbroken_run(tmp_path: Pa
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background inherits it ignored
     )
     end = time.monotonic() + 120
     while time.monotonic() < end and not ((cut / "rounds.csv").exists() and len(without_clock(cut / "rounds.csv")) > 5):
@@ -98,3 +102,15 @@ def test_interrupted_and_run_again_gives_the_csv_of_an_unbroken_run(tmp_path: Pa
     assert experiments(*command, "--out", str(cut)).returncode == 0
     assert experiments(*command, "--out", str(tmp_path / "whole")).returncode == 0
     assert without_clock(cut / "rounds.csv") == without_clock(tmp_path / "whole" / "rounds.csv")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_resolves_at_every_scale(name: str, scale: str) -> None:
+    experiment = EXPERIMENTS[name]
+    settings = experiment.resolve(scale, [7, 8], {"lr": "0.5"})
+    assert [s.setting for s in settings] == list(experiment.settings)
+    assert all(s.experiment == name and s.seed_list == [7, 8] and s.lr == 0.5 for s in settings)
+    assert experiment.plot in PLOTS
+    reports = {report for method in settings[0].methods for report in STRATEGIES[method].reports}
+    assert {(setting, report) for setting in experiment.settings for report in reports} >= set(experiment.paper)
