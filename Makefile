@@ -12,7 +12,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
 
 run: venv ## reproduce the main experiment with `flwr run` (ARGS="..." adds options)
-	$(BIN)/python -m experiments run main --engine flower $(ARGS)
+	$(BIN)/python -m experiments run main --engine flower --overwrite $(ARGS)
 
 test: venv ## run the tests (ARGS="..." adds options)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)

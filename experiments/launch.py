@@ -23,21 +23,12 @@ from rich.progress import (
 from experiments.hermetic import flwr_run
 from fl.config import Settings
 from fl.grid import LocalGrid
-from fl.results import ResultsWriter
-from fl.run import Event, run
+from fl.run import Event, complete, open_results, run
 from fl.world import architectures, world
 from strategies import STRATEGIES
 
 Engine = Literal["local", "flower"]
 PROJECT = Path(__file__).resolve().parents[1]
-
-
-def open_results(settings: Sequence[Settings], out: Path, overwrite: bool) -> ResultsWriter:
-    """The one folder of all settings of an experiment."""
-    first = settings[0]
-    reports = [report for method in first.methods for report in STRATEGIES[method].reports]
-    tables = {s.setting: s.resolved() for s in settings}
-    return ResultsWriter(out, first.experiment, tables, first.seed_list, reports, overwrite=overwrite)
 
 
 def launch(
@@ -78,16 +69,19 @@ def _local(settings: Sequence[Settings], workers: int, out: Path, overwrite: boo
 def _flower(
     settings: Sequence[Settings], workers: int, out: Path, overwrite: bool, observe: "Observe", console: Console
 ) -> None:
-    with open_results(settings, out, overwrite):  # all settings are announced at once; each run then adds its rows
-        pass
+    def echo(line: str) -> None:
+        console.print(line, style="dim", markup=False, highlight=False)
+
+    with open_results(settings, out, overwrite) as results:  # announces all settings at once; each run adds its rows
+        open_ = [
+            s for s in settings if not all(complete(s, results, m, seed) for m in s.methods for seed in s.seed_list)
+        ]
     for s in settings:
+        if s not in open_:
+            echo(f"{s.setting}: complete, skipped; --overwrite runs it again")
+            continue
         with _following(s, out, observe):
-            flwr_run(
-                PROJECT,
-                {**s.flat(), "out": str(out), "overwrite": False},
-                workers,
-                on_line=lambda line: console.print(line, style="dim", markup=False, highlight=False),
-            )
+            flwr_run(PROJECT, {**s.flat(), "out": str(out), "overwrite": False}, workers, on_line=echo)
 
 
 Observe = Callable[[str, Event], None]

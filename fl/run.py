@@ -1,8 +1,9 @@
 """The round loop: the same on every engine, for every method."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from models.axes import FULL
 from models.cloud import ModularModel
 from models.train import score
 from strategies import STRATEGIES
-from strategies.base import Plan, Strategy
+from strategies.base import Measure, Plan, Strategy
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,19 @@ class Event:
 Observer = Callable[[Event], None]
 
 
+def open_results(settings: Sequence[Settings], out: Path, overwrite: bool) -> ResultsWriter:
+    """The one folder of all settings of an experiment."""
+    first = settings[0]
+    reports = [report for method in first.methods for report in STRATEGIES[method].reports]
+    tables = {s.setting: s.resolved() for s in settings}
+    return ResultsWriter(out, first.experiment, tables, first.seed_list, reports, overwrite=overwrite)
+
+
+def complete(settings: Settings, results: ResultsWriter, method: str, seed: int) -> bool:
+    """Whether ``results`` holds every row of a method and seed."""
+    return all((settings.setting, report, seed) in results.done() for report in STRATEGIES[method].reports)
+
+
 def run(settings: Settings, grid: Grid, results: ResultsWriter, observe: Observer = lambda event: None) -> None:
     """Every method and seed of the settings, one after the other.
 
@@ -61,7 +75,7 @@ def run(settings: Settings, grid: Grid, results: ResultsWriter, observe: Observe
         for seed in settings.seed_list:
             for name in settings.methods:
                 reports = STRATEGIES[name].reports
-                if all((settings.setting, report, seed) in results.done() for report in reports):
+                if complete(settings, results, name, seed):
                     observe(Event("skipped", seed, name, settings.rounds, settings.rounds))
                     continue
                 for report in reports:
@@ -70,9 +84,7 @@ def run(settings: Settings, grid: Grid, results: ResultsWriter, observe: Observe
                 for report in reports:
                     results.finish(settings.setting, report, seed)
     finally:
-        if (
-            settings.placement == "shared"
-        ):  # then the devices' files are on this machine, and nobody needs them any more
+        if settings.placement == "shared":  # what the devices kept is on this machine, and nobody needs it any more
             forget(state_root(settings), grid.run.run_id)
 
 
@@ -82,23 +94,17 @@ def _run_method(
     def offline(stage: str, epoch: int, epochs: int) -> None:
         observe(Event("offline", seed, stage, epoch, epochs))
 
-    cloud = prepare(settings, seed, offline)
-    plan = Plan(
-        settings.devices, settings.cohort, settings.local_epochs, settings.adapt_epochs, settings.rounds_per_step
-    )
-    method = STRATEGIES[name](cloud, plan, seed)
+    budget = ("devices", "cohort", "local_epochs", "adapt_epochs", "rounds_per_step")
+    plan = Plan(**{key: getattr(settings, key) for key in budget})
+    method = STRATEGIES[name](prepare(settings, seed, offline), plan, seed)
     strategy = FlowerStrategy(method, name, settings, fleet)
-    nothing, no_config = (
-        ArrayRecord(),
-        ConfigRecord(),
-    )  # the method holds its own model: nothing travels through Flower's loop
+    nothing, no_config = ArrayRecord(), ConfigRecord()  # the method holds its model; none travels through Flower's loop
     virtual_s = 0.0
     for round_ in range(1, settings.rounds + 1):
         started = time.perf_counter()
         tasks = strategy.configure_train(round_, nothing, no_config, grid)
         strategy.aggregate_train(round_, grid.send_and_receive(tasks, timeout=settings.timeout_s))
-        ledger = strategy.ledger
-        virtual_s += ledger.seconds
+        virtual_s += strategy.ledger.seconds
         last_of_step = round_ % settings.rounds_per_step == 0 or round_ == settings.rounds
         scores: list[DeviceScore] = []
         global_accuracy = float("nan")
@@ -108,56 +114,62 @@ def _run_method(
             scores = strategy.scores
             if method.has_global_model:
                 global_accuracy = _global_accuracy(settings, method)
-        rows, device_rows = [], []
-        for report, measure in method.reports.items():
-            base = Row(
-                experiment=settings.experiment,
-                setting=settings.setting,
-                method=report,
-                seed=seed,
-                round=round_,
-                step=strategy.step(round_),
-                devices=ledger.devices,
-                failures=ledger.failures,
-                refused=ledger.refused,
-                bytes_down=ledger.bytes_down,
-                bytes_up=ledger.bytes_up,
-                virtual_s=virtual_s,
-                train_macs=round(ledger.train_macs),
-                memory_bytes=round(ledger.memory_bytes),
-                wall_s=time.perf_counter() - started,
+        wall_s = time.perf_counter() - started
+        rows = {report: _row(strategy, report, round_, virtual_s, wall_s) for report in method.reports}
+        rows = {report: _scored(row, scores, method.reports[report], global_accuracy) for report, row in rows.items()}
+        results.append(rows.values())
+        if settings.per_device and scores:
+            results.append_devices(
+                _device_row(row, score, method.reports[report], strategy.hardware[score.device].name)
+                for report, row in rows.items()
+                for score in scores
             )
-            rows.append(_scored(base, scores, measure, global_accuracy))
-            if settings.per_device:
-                device_rows += [_device_row(base, s, measure, strategy.hardware[s.device].name) for s in scores]
-        results.append(rows)
-        if device_rows:
-            results.append_devices(device_rows)
-        observe(Event("round", seed, name, round_, settings.rounds, tuple(rows)))
+        observe(Event("round", seed, name, round_, settings.rounds, tuple(rows.values())))
 
 
-def _scored(row: Row, scores: list[DeviceScore], measure: str, global_accuracy: float) -> Row:
+def _row(strategy: FlowerStrategy, report: str, round_: int, virtual_s: float, wall_s: float) -> Row:
+    """The row of a round, before any scores."""
+    ledger, settings = strategy.ledger, strategy.settings
+    return Row(
+        experiment=settings.experiment,
+        setting=settings.setting,
+        method=report,
+        seed=strategy.method.seed,
+        round=round_,
+        step=strategy.step(round_),
+        devices=ledger.devices,
+        failures=ledger.failures,
+        refused=ledger.refused,
+        bytes_down=ledger.bytes_down,
+        bytes_up=ledger.bytes_up,
+        virtual_s=virtual_s,
+        train_macs=round(ledger.train_macs),
+        memory_bytes=round(ledger.memory_bytes),
+        wall_s=wall_s,
+    )
+
+
+def _scored(row: Row, scores: list[DeviceScore], measure: Measure, global_accuracy: float) -> Row:
     """The row with the devices' scores filled in."""
     if not scores:
         return row
     accuracy, balanced, loss = np.array([getattr(s, measure) for s in scores]).T
-    return Row(
-        **{
-            **row.__dict__,
-            "memory_bytes": round(max([row.memory_bytes, *(s.memory_bytes for s in scores if measure == "adapted")])),
-            "evaluated": len(scores),
-            "accuracy_mean": float(accuracy.mean()),
-            "accuracy_std": float(accuracy.std()),
-            "accuracy_p10": float(np.percentile(accuracy, 10)),
-            "balanced_accuracy_mean": float(balanced.mean()),
-            "loss": float(loss.mean()),
-            "global_accuracy": global_accuracy,
-            "deliver_bytes": float(np.mean([s.deliver_bytes for s in scores])),
-        }
+    adapting = [s.memory_bytes for s in scores if measure == "adapted"]
+    return replace(
+        row,
+        memory_bytes=round(max([row.memory_bytes, *adapting])),
+        evaluated=len(scores),
+        accuracy_mean=float(accuracy.mean()),
+        accuracy_std=float(accuracy.std()),
+        accuracy_p10=float(np.percentile(accuracy, 10)),
+        balanced_accuracy_mean=float(balanced.mean()),
+        loss=float(loss.mean()),
+        global_accuracy=global_accuracy,
+        deliver_bytes=float(np.mean([s.deliver_bytes for s in scores])),
     )
 
 
-def _device_row(row: Row, s: DeviceScore, measure: str, device_class: str) -> DeviceRow:
+def _device_row(row: Row, s: DeviceScore, measure: Measure, device_class: str) -> DeviceRow:
     accuracy, balanced, _ = getattr(s, measure)
     return DeviceRow(
         row.experiment, row.setting, row.method, row.seed, row.round, row.step,

@@ -12,9 +12,7 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
 from fl.config import Settings
-from fl.results import ResultsWriter
-from fl.run import Event, run
-from strategies import STRATEGIES
+from fl.run import Event, open_results, run
 
 app = ServerApp()
 
@@ -37,25 +35,12 @@ def out_folder(settings: Settings, run_id: int) -> Path:
     return Path.home() / "driftfed-results" / f"{settings.experiment}-{run_id}"
 
 
-def open_results(settings: Settings, out: Path) -> ResultsWriter:
-    """The results folder of one setting."""
-    methods = [name for method in settings.methods for name in STRATEGIES[method].reports]
-    return ResultsWriter(
-        out,
-        settings.experiment,
-        {settings.setting: settings.resolved()},
-        settings.seed_list,
-        methods,
-        overwrite=settings.overwrite,
-    )
-
-
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Entry point of `flwr run`."""
     settings = Settings.parse(context.run_config)
     out = out_folder(settings, context.run_id)
-    with open_results(settings, out) as results:
+    with open_results([settings], out, settings.overwrite) as results:
         log(INFO, "results: %s", out)
         run(settings, grid, results, report)
     log(INFO, "done: %s", out / "rounds.csv")

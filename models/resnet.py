@@ -127,7 +127,7 @@ def resnet18(
         norm: 'group' or 'batch'. Group norm by default: the statistics of a batch of 16 label-skewed samples are the
             first thing to go wrong in federated training, and a module must compute the same beside other neighbours.
         groups: norm groups per layer of the whole model. A trained model is taken over exactly by modules that hold
-            whole groups, so ``shrink`` should divide it; a narrower network keeps the size of a group, not their number.
+            whole groups, so ``shrink`` should divide it. A narrower network keeps the size of a group.
     """
     if norm not in ("group", "batch"):
         raise ValueError(f"unknown norm {norm!r}; known: batch, group")

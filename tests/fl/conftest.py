@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.launch import open_results
 from fl.config import Settings
 from fl.grid import LocalGrid
-from fl.run import run
+from fl.run import open_results, run
 
 SMALL = {
     "devices": 6,

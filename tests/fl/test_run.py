@@ -9,11 +9,10 @@ import pytest
 import torch
 from flwr.app import Error, Message
 
-from experiments.launch import open_results
 from fl import client_app, wire, workload
 from fl.config import Settings, SettingsError
 from fl.grid import LocalGrid
-from fl.run import run
+from fl.run import open_results, run
 from tests.fl.conftest import SMALL, without_clock
 
 
