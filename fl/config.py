@@ -78,9 +78,9 @@ class Settings(BaseModel):
     offline_batch: int = Field(64, ge=1, description="batch size in the cloud")
     augment: bool = Field(True, description="mirror and shift images while the cloud trains")
     balance: float = Field(0.1, ge=0, description="lambda of the load-balance loss")
-    ability: float = Field(0.5, ge=0, description="lambda of the KL term in ability enhancing")
+    ability: float = Field(1.0, ge=0, description="lambda of the KL term in ability enhancing")
     subtasks: Literal["class", "domain"] = Field("class", description="what a sub-task is: a class or a subject")
-    kappa1: float = Field(2.0, gt=0, description="load limit of a module, as a multiple of the even load")
+    kappa1: float = Field(1.25, gt=0, description="load limit of a module, as a multiple of the even load")
     kappa2: int = Field(4, ge=1, description="most modules per sub-task")
 
     # The rounds

@@ -16,6 +16,7 @@ from models.train import Augment, Recipe, Score, batches, score
 
 Progress = Callable[[str, int, int], None]
 """``progress(stage, epoch, epochs)``."""
+WARM_UP = 5  # epochs of the selector alone at the start of ability enhancing
 
 
 @dataclass
@@ -72,8 +73,9 @@ def _train(
             loss = F.cross_entropy(model.body(inputs, gates), y[rows]) + extra_loss(routed, rows)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            if recipe.clip:
-                torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+            if recipe.clip:  # apart, or the body's gradients would drown the selector's
+                torch.nn.utils.clip_grad_norm_(model.body.parameters(), recipe.clip)
+                torch.nn.utils.clip_grad_norm_(model.selector.parameters(), recipe.clip)
             optimizer.step()
             schedule.step()
 
@@ -143,19 +145,21 @@ def targets(loads: Sequence[np.ndarray], slack: float, kappa2: int) -> list[np.n
     """P = H * M with rows normalised, per layer: the routing that ability enhancing steers to.
 
     Args:
-        slack: kappa1 as a multiple of the even load T/N; doubled where no assignment exists.
+        slack: kappa1 as a multiple of the load that each module would carry if the kappa2 largest entries of every
+            sub-task were spread evenly; near 1 it makes sub-tasks use different modules, large it lets them share
+            a few. Raised where no assignment exists.
         kappa2: most modules per sub-task.
     """
     out = []
     for load_TN in loads:
-        tasks, modules = load_TN.shape
-        kappa1 = slack * tasks / modules
+        even = np.sort(load_TN, axis=1)[:, -kappa2:].sum() / load_TN.shape[1]
+        kappa1 = slack * even
         while True:
             try:
                 mask = assign(load_TN, kappa1, kappa2)
                 break
             except ValueError:
-                kappa1 *= 2  # ends: kappa1 >= T admits every mask
+                kappa1 *= 1.5  # ends: a limit of T or more admits every mask
         kept = load_TN * mask
         out.append(kept / kept.sum(1, keepdims=True))
     return out
@@ -171,7 +175,7 @@ def enhance(
     epochs: int,
     generator: np.random.Generator,
     strength: float = 0.5,
-    slack: float = 2.0,
+    slack: float = 1.25,
     kappa2: int = 4,
     progress: Progress | None = None,
     augment: Augment | None = None,
@@ -185,11 +189,23 @@ def enhance(
     wanted = targets(found, slack, kappa2)
     label = [torch.from_numpy(p).float()[subtask] for p in wanted]
 
+    def divergence(clean: Sequence[Tensor], rows: Tensor) -> Tensor:
+        """KL(P[sub-task], g), mean over the batch and the layers."""
+        each = [F.kl_div(c.log_softmax(1), p[rows], reduction="batchmean") for c, p in zip(clean, label, strict=True)]
+        return torch.stack(each).mean()
+
+    # The selector alone first: it costs a few percent of an epoch, and the modules then specialise on what they will get.
+    optimizer = recipe.build(list(model.selector.parameters()))
+    for _ in range(WARM_UP):
+        for rows in batches(len(x), recipe.batch_size, generator):
+            inputs = augment(x[rows], generator) if augment else x[rows]
+            optimizer.zero_grad(set_to_none=True)
+            divergence(model.selector(inputs), rows).backward()
+            torch.nn.utils.clip_grad_norm_(model.selector.parameters(), recipe.clip or float("inf"))
+            optimizer.step()
+
     def extra(routed: list[tuple[Tensor, Tensor, Tensor]], rows: Tensor) -> Tensor:
-        loss = torch.zeros(())
-        for (clean, _, _), p in zip(routed, label, strict=True):
-            loss = loss + F.kl_div(clean.log_softmax(1), p[rows], reduction="batchmean")
-        return strength * loss / len(routed)
+        return strength * divergence([clean for clean, _, _ in routed], rows)
 
     _train(model, x, y, recipe, epochs, generator, extra, "ability enhancing", progress, augment)
     return found, wanted

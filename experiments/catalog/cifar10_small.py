@@ -19,8 +19,11 @@ CIFAR10_SMALL = Experiment(
         "eval-every": 10,
         "adapt-epochs": 5,
         "dense-epochs": 16,
-        "modular-epochs": 7,
+        "modular-epochs": 3,
         "ability-epochs": 7,
+        "modules": 8,
+        "shrink": 8,
+        "top-k": 6,
         "weight-decay": 5e-4,
         "limit-low": 0.35,  # below, not even one module per stage fits the memory: at this size activations dominate
         "limit-high": 0.7,
