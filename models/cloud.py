@@ -194,7 +194,7 @@ def enhance(
         each = [F.kl_div(c.log_softmax(1), p[rows], reduction="batchmean") for c, p in zip(clean, label, strict=True)]
         return torch.stack(each).mean()
 
-    # The selector alone first: it costs a few percent of an epoch, and the modules then specialise on what they will get.
+    # The selector alone first: that costs next to nothing, and the modules then specialise on what they will get.
     optimizer = recipe.build(list(model.selector.parameters()))
     for _ in range(WARM_UP):
         for rows in batches(len(x), recipe.batch_size, generator):
