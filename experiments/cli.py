@@ -1,5 +1,6 @@
 """The command line: list, run, plot, report, data."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -145,6 +146,7 @@ def _finish(folder: Path) -> None:
 def main() -> None:
     """Run the command line; what a user can mend is one sentence and exit status 1, Ctrl-C is 130."""
     errors = Console(stderr=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` stops as orderly as Ctrl-C does
     try:
         code = app(standalone_mode=False)
     except click.ClickException as error:  # wrong options: click's own words

@@ -1,6 +1,9 @@
 """The round loop end to end: same numbers on any number of workers, faults counted, a second run that goes on."""
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -247,3 +250,35 @@ def test_nobody_there_is_said_in_time() -> None:
     settings = Settings.parse(SMALL)
     with LocalGrid(settings.flat(), 0) as grid, pytest.raises(SettingsError, match="no SuperNode showed up within"):
         Fleet.find(grid, settings, wait_s=0.3)
+
+
+ORPHANS = """
+import sys, time
+from flwr.app import Message, RecordDict
+from fl import wire
+from fl.config import Settings
+from fl.grid import LocalGrid
+
+if __name__ == "__main__":
+    with LocalGrid(Settings().flat(), 4, workers=2) as grid:
+        hello = [Message(RecordDict({wire.TASK: wire.task_record({"what": "hello"})}), n, "query") for n in range(4)]
+        assert not any(reply.has_error() for reply in grid.send_and_receive(hello))
+        print(*grid._pool._processes, flush=True)
+        time.sleep(60)
+"""
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "orphans.py"
+    script.write_text(ORPHANS)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    parent = subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent.stdout:
+        workers = [int(word) for word in parent.stdout.readline().split()]
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 10
+    while time.monotonic() < end and any(Path(f"/proc/{pid}/exe").exists() for pid in workers):
+        time.sleep(0.05)
+    assert len(workers) == 2 and not any(Path(f"/proc/{pid}/exe").exists() for pid in workers)
