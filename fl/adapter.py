@@ -103,10 +103,11 @@ class FlowerStrategy(FlowerBase):
             self.ledger.bytes_up += byte_count
             try:
                 report = wire.metrics(content)
-                examples = int(report["num-examples"])  # type: ignore[arg-type]
+                examples, loss = int(report["num-examples"]), float(report["loss"])  # type: ignore[arg-type]
                 state = wire.unpack(content[wire.MODEL]) if task.upload else {}  # type: ignore[arg-type]
                 why = wire.fault(state, task.state) if task.upload and task.state is not None else None
-                why = why or (None if examples > 0 else f"reports {examples} examples")
+                if not 0 < examples <= self.settings.samples_max:  # examples are a weight: nobody may claim a million
+                    why = why or f"reports {examples} examples, a device holds 1 to {self.settings.samples_max}"
             except Exception as error:  # whatever a device sends, it must not end the run
                 why = f"{type(error).__name__}: {error}"
             if why:
@@ -114,7 +115,7 @@ class FlowerStrategy(FlowerBase):
                 log(WARNING, "update of device %d refused: %s", device, why)
                 continue
             updates[device] = Update(device, state, examples)
-            losses.append(float(report["loss"]))  # type: ignore[arg-type]
+            losses.append(loss)
             hardware = self.hardware[device]
             self._spend(device, train_seconds(hardware, task.cost.macs, examples, task.epochs))
             self._spend(device, link_seconds(hardware, byte_count))
@@ -139,24 +140,12 @@ class FlowerStrategy(FlowerBase):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Keep the devices' scores; Flower sees their means."""
-        whole = (
-            self.method.cloud.modular_costs if self.method.architecture == "modular" else self.method.cloud.dense_costs
-        ).whole
         self.scores = []
         for device, content in self._good(replies, self._tasks):
-            report, task = wire.metrics(content), self._tasks[device]
-            self.scores.append(
-                DeviceScore(
-                    device,
-                    int(report["num-examples"]),  # type: ignore[arg-type]
-                    tuple(report["delivered"]),  # type: ignore[arg-type]
-                    tuple(report["adapted"]),  # type: ignore[arg-type]
-                    self._down[device] if task.state is not None else 0,
-                    task.cost.params / whole.params,
-                    task.cost.memory,
-                )
-            )
-        self.scores.sort(key=lambda score: score.device)
+            try:
+                self.scores.append(self._score(device, wire.metrics(content)))
+            except Exception as error:  # whatever a device says, it must not end the run
+                log(WARNING, "score of device %d refused: %s", device, error)
         if not self.scores:
             return None
         return MetricRecord(
@@ -235,6 +224,28 @@ class FlowerStrategy(FlowerBase):
                 raise ValueError(f"importance of {layer} is not a distribution over {wanted} modules")
             importance[layer] = values
         return Profile(device, limits, importance)
+
+    def _score(self, device: int, told: MetricRecord) -> DeviceScore:
+        """A score from a device's answer.
+
+        Raises:
+            ValueError, KeyError, TypeError: it does not make sense.
+        """
+        task, cloud = self._tasks[device], self.method.cloud
+        whole = (cloud.modular_costs if task.architecture == "modular" else cloud.dense_costs).whole
+        delivered, adapted = np.array([told["delivered"], told["adapted"]], dtype=float)
+        for accuracy, balanced, loss in (delivered, adapted):
+            if not (0 <= accuracy <= 1 and 0 <= balanced <= 1 and loss >= 0):
+                raise ValueError(f"accuracy {accuracy}, balanced accuracy {balanced}, loss {loss}")
+        return DeviceScore(
+            device,
+            int(told["num-examples"]),  # type: ignore[arg-type]
+            tuple(delivered.tolist()),
+            tuple(adapted.tolist()),
+            self._down[device] if task.state is not None else 0,
+            task.cost.params / whole.params,
+            task.cost.memory,
+        )
 
     def _task_record(
         self, device: int, server_round: int, task: Task | None = None, what: str | None = None

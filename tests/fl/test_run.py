@@ -110,9 +110,10 @@ def poison(state: dict, value: float) -> dict:
         (lambda t: workload.Trained({**t.state, "extra": torch.zeros(2)}, t.examples, t.loss), "refused"),
         (lambda t: workload.Trained(t.state, 0, t.loss), "refused"),
         (lambda t: workload.Trained(t.state, -5, t.loss), "refused"),
+        (lambda t: workload.Trained(t.state, 10**9, t.loss), "refused"),
         (lambda t: 1 / 0, "failures"),
     ],
-    ids=["nan", "mis-shaped", "unknown entry", "no examples", "negative examples", "crash"],
+    ids=["nan", "mis-shaped", "unknown entry", "no examples", "negative examples", "too many examples", "crash"],
 )
 @pytest.mark.parametrize("strategy", ["fedavg", "heterofl", "eclm"])
 def test_one_bad_device_is_counted_and_reaches_nothing(
@@ -166,6 +167,20 @@ def test_a_lying_profile_is_refused(play, tmp_path, monkeypatch, told: dict) -> 
     play(tmp_path, strategies="eclm", **{"devices": 4, "cohort": 4, "rounds": 2})
     rounds = pd.read_csv(tmp_path / "rounds.csv").drop_duplicates("round")
     assert (rounds.failures == 1).all() and (rounds.devices == 3).all()
+
+
+@pytest.mark.parametrize("score", [(float("nan"), 0.5, 1.0), (1.5, 0.5, 1.0), (0.5, 0.5), (0.5, 0.5, -1.0)])
+def test_a_lying_score_is_left_out(play, tmp_path, monkeypatch, score: tuple) -> None:
+    honest = workload.evaluate
+
+    def evaluate(settings, order, store, state):
+        got = honest(settings, order, store, state)
+        return workload.Scored(got.samples, score, got.adapted) if order.device == 2 else got
+
+    monkeypatch.setattr(client_app.workload, "evaluate", evaluate)
+    play(tmp_path, strategies="fedavg")
+    scored = pd.read_csv(tmp_path / "rounds.csv").query("evaluated > 0")
+    assert (scored.evaluated == 5).all() and scored.accuracy_mean.between(0.2, 1).all()
 
 
 def test_a_device_that_lost_the_selector_gets_it_again(play, tmp_path, monkeypatch) -> None:
