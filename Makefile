@@ -29,7 +29,7 @@ lock: ## renew requirements.lock from pyproject.toml (--no-config: what [tool.uv
 venv: $(READY) ## make or update .venv
 
 clean: ## delete .venv and caches; results and data stay
-	rm -rf .venv .flwr .run .pytest_cache .hypothesis .ruff_cache .mypy_cache build dist *.egg-info
+	rm -rf .venv .pytest_cache .hypothesis .ruff_cache .mypy_cache build dist *.egg-info
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A .venv whose Python has gone is not ready, whatever its stamp says.
