@@ -9,10 +9,12 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from logging import WARNING
 from pathlib import Path
 
 import numpy as np
 import torch
+from flwr.common.logger import log
 from safetensors.torch import load_file, save_file
 
 from fl.config import Settings
@@ -76,13 +78,9 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
     path = cache_folder() / "offline" / f"{address(settings, seed)}.safetensors"
     try:
         kept = load_file(path)
-    except (OSError, ValueError, RuntimeError) as error:  # missing, or cut short by a crash of another tool
+    except Exception as error:  # safetensors has an error of its own for a torn file
         if path.exists():
-            print(f"cached cloud model {path} is unreadable ({error}); training it again")
-        kept = _train(settings, seed, progress)
-        _keep(path, kept)
-    except Exception as error:  # safetensors raises its own type for a corrupt header
-        print(f"cached cloud model {path} is corrupt ({error}); training it again")
+            log(WARNING, "the cached cloud model %s is unreadable (%s): it is trained again", path, error)
         kept = _train(settings, seed, progress)
         _keep(path, kept)
     built = architectures(settings)
