@@ -7,6 +7,7 @@ failure is counted and never ends a run.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from logging import INFO, WARNING
 
 import numpy as np
@@ -192,11 +193,9 @@ class FlowerStrategy(FlowerBase):
         self._equipped = (self._equipped | answered) - (set(stale) - answered)
         return [self._profiles[d][1] for d in devices if self._profiles.get(d, (-1, None))[0] == step]
 
-    @property
+    @cached_property
     def _selector(self) -> ArrayRecord:
-        if not hasattr(self, "_packed_selector"):
-            self._packed_selector = wire.pack(self.method.cloud.modular_model.selector.state_dict())
-        return self._packed_selector
+        return wire.pack(self.method.cloud.modular_model.selector.state_dict())
 
     def _profile(self, device: int, told: MetricRecord) -> Profile:
         """A profile from a device's answer.

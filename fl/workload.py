@@ -17,8 +17,7 @@ from fl.store import Store
 from fl.world import architectures, recipe, routing, selector, tensors, world
 from models.axes import State
 from models.body import Body
-from models.cloud import ModularModel
-from models.selector import importance
+from models.selector import Selector, importance
 from models.train import fit, score
 from partitions import Purpose, rng
 
@@ -73,7 +72,7 @@ def _body(settings: Settings, architecture: str, sizes: tuple[tuple[str, int], .
 
 
 @lru_cache(maxsize=4)
-def _selector(settings: Settings) -> torch.nn.Module:
+def _selector(settings: Settings) -> Selector:
     return selector(settings)
 
 
@@ -90,10 +89,10 @@ def _data(settings: Settings, order: Order, split: str) -> tuple[Tensor, Tensor]
     return tensors(here.data, split, getattr(draw, split))
 
 
-def _logits(settings: Settings, store: Store, body: Body | None, x: Tensor) -> list[Tensor]:
+def _logits(settings: Settings, store: Store, x: Tensor) -> list[Tensor]:
     chooser = _selector(settings)
     chooser.load_state_dict(store.load("selector"))
-    return ModularModel(body, chooser, routing(settings)).logits(x)  # type: ignore[arg-type]
+    return chooser.logits(x)
 
 
 def _gates(settings: Settings, order: Order, store: Store, body: Body, x: Tensor) -> list[Tensor] | None:
@@ -101,7 +100,7 @@ def _gates(settings: Settings, order: Order, store: Store, body: Body, x: Tensor
     if order.architecture == "dense":
         return None
     held, how = order.held or {}, routing(settings)
-    logits = _logits(settings, store, body, x)
+    logits = _logits(settings, store, x)
     columns = [torch.as_tensor(held[layer]) if layer in held else slice(None) for layer in body.layers]
     return [how.gates(layer[:, kept]) for layer, kept in zip(logits, columns, strict=True)]
 
@@ -117,7 +116,7 @@ def profile(settings: Settings, order: Order, store: Store, with_importance: boo
     if with_importance:
         x, _ = _data(settings, order, "train")
         layers = architectures(settings)["modular"].part({}).layers
-        scores = importance(_logits(settings, store, None, x))
+        scores = importance(_logits(settings, store, x))
         told |= {f"importance.{layer}": values.tolist() for layer, values in zip(layers, scores, strict=True)}
     return told
 

@@ -10,7 +10,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor
 
 from models.body import Body
-from models.derive import _quiet_stdout
+from models.derive import quiet_stdout
 from models.selector import Routing, Selector, load_balance
 from models.train import Augment, Recipe, Score, batches, score
 
@@ -27,12 +27,9 @@ class ModularModel:
     selector: Selector
     routing: Routing
 
-    @torch.no_grad()
-    def logits(self, x: Tensor, batch_size: int = 500) -> list[Tensor]:
+    def logits(self, x: Tensor) -> list[Tensor]:
         """The selector's clean logits (n, N) per layer."""
-        self.selector.eval()
-        chunks = [self.selector(part) for part in x.split(batch_size)]
-        return [torch.cat(layer) for layer in zip(*chunks, strict=True)]
+        return self.selector.logits(x)
 
     def gates(self, logits: Sequence[Tensor]) -> list[Tensor]:
         """Gates (n, N) per layer."""
@@ -124,7 +121,7 @@ def assign(load_TN: np.ndarray, kappa1: float, kappa2: int) -> np.ndarray:
         per_module[n, n::modules] = load_TN[:, n]
     for t in range(tasks):
         per_task[t, t * modules : (t + 1) * modules] = 1
-    with _quiet_stdout():
+    with quiet_stdout():
         solution = milp(
             -load_TN.ravel(),
             constraints=[

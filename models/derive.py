@@ -96,7 +96,7 @@ def derive_milp(
     for layer, at in zip(layers, offsets, strict=False):
         open_[at + first[layer]] = 0  # already taken
     scale = np.maximum(weight.max(axis=0), 1e-12)
-    with _quiet_stdout():
+    with quiet_stdout():
         solution = milp(
             -value,
             constraints=LinearConstraint((weight / scale).T, -np.inf, room / scale),
@@ -111,7 +111,7 @@ def derive_milp(
 
 
 @contextmanager
-def _quiet_stdout() -> Iterator[None]:
+def quiet_stdout() -> Iterator[None]:
     """Hold back what HiGHS prints on the C level of descriptor 1. Not thread-safe: it acts on the whole process."""
     libc = ctypes.CDLL(None)
     libc.fflush(None)

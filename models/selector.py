@@ -86,6 +86,13 @@ class Selector(nn.Module):
         h_BE = self.embed(x)
         return [head(h_BE) for head in self.heads]
 
+    @torch.no_grad()
+    def logits(self, x: Tensor, batch_size: int = 500) -> list[Tensor]:
+        """Logits (n, N) for every layer of any number of samples, for serving: no gradient, batch by batch."""
+        self.eval()
+        chunks = [self(part) for part in x.split(batch_size)]
+        return [torch.cat(layer) for layer in zip(*chunks, strict=True)]
+
     def noisy(self, x: Tensor, generator: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Training: (clean logits, noisy logits, standard deviation of the noise), each (B, N), for every layer.
 
