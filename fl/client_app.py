@@ -44,7 +44,7 @@ def _read(message: Message, context: Context) -> tuple[Settings, workload.Order,
         sizes={k.removeprefix("size."): v for k, v in task.items() if k.startswith("size.")},  # type: ignore[misc]
         held={k.removeprefix("held."): v for k, v in task.items() if k.startswith("held.")},  # type: ignore[misc]
         epochs=int(task.get("epochs", 0)),  # type: ignore[arg-type]
-        masked=bool(task.get("masked", False)),
+        masked=task.get("masked", "none"),  # type: ignore[arg-type]
         rate=float(task.get("rate", 1.0)),  # type: ignore[arg-type]
         keep=bool(task.get("keep", False)),
     )

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from fl.world import architectures, recipe, routing, selector, tensors, world
 from models.axes import State
 from models.body import Body
 from models.selector import Selector, importance
-from models.train import fit, score
+from models.train import Masking, fit, score
 from partitions import Purpose, rng
 
 
@@ -41,7 +42,7 @@ class Order:
     sizes: Mapping[str, int] | None = None
     held: Mapping[str, Sequence[int]] | None = None
     epochs: int = 0
-    masked: bool = False
+    masked: Masking = "none"
     rate: float = 1.0
     keep: bool = False
 
@@ -87,6 +88,14 @@ def _data(settings: Settings, order: Order, split: str) -> tuple[Tensor, Tensor]
     here = world(settings, order.seed)
     draw = here.draw(order.device, order.step)
     return tensors(here.data, split, getattr(draw, split))
+
+
+def _absent(settings: Settings, order: Order) -> Tensor:
+    """(classes,) True for the classes that the device has no training sample of now."""
+    here = world(settings, order.seed)
+    absent = torch.ones(here.data.num_classes, dtype=torch.bool)
+    absent[torch.from_numpy(np.array(here.data.labels("train", here.draw(order.device, order.step).train)))] = False
+    return absent
 
 
 def _logits(settings: Settings, store: Store, x: Tensor) -> list[Tensor]:
@@ -138,9 +147,10 @@ def evaluate(settings: Settings, order: Order, store: Store, state: State | None
     x, y = _data(settings, order, "test")
     gates = _gates(settings, order, store, body, x)
     classes = world(settings, order.seed).data.num_classes
+    absent = _absent(settings, order) if order.masked == "restrict" else None
 
     def measured() -> tuple[float, float, float]:
-        got = score(body, x, y, classes, gates)
+        got = score(body, x, y, classes, gates, absent)
         return got.accuracy, got.balanced_accuracy, got.loss_sum / max(1, len(x))
 
     delivered = measured()
@@ -151,10 +161,7 @@ def evaluate(settings: Settings, order: Order, store: Store, state: State | None
 
 
 def _fit(settings: Settings, order: Order, store: Store, body: Body, x: Tensor, y: Tensor) -> float:
-    absent = None
-    if order.masked:
-        absent = torch.ones(world(settings, order.seed).data.num_classes, dtype=torch.bool)
-        absent[y] = False
+    absent = None if order.masked == "none" else _absent(settings, order)
     gates = _gates(settings, order, store, body, x)
     generator = rng(order.seed, Purpose.TRAIN, order.round, order.device)
-    return fit(body, x, y, recipe(settings), order.epochs, generator, gates, absent)
+    return fit(body, x, y, recipe(settings), order.epochs, generator, gates, absent, order.masked)

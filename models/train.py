@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,6 +12,17 @@ from torch import Tensor
 from models.body import Body
 
 Augment = Callable[[Tensor, np.random.Generator], Tensor]
+Masking = Literal["none", "zero", "restrict"]
+"""What a device does with the logits of classes that it does not hold: nothing; zero them in training (HeteroFL's
+masked loss, arXiv:2010.01264); or leave them out of the softmax, in training and in use."""
+
+FILL: dict[Masking, float] = {"zero": 0.0, "restrict": float("-inf")}
+WORST_LOSS = float(-np.log(np.finfo(np.float32).tiny))  # nats, of a class that was given no chance at all
+
+
+def mask(logits: Tensor, absent: Tensor | None, masking: Masking) -> Tensor:
+    """Logits (B, classes) with those of the classes in ``absent`` (classes,) filled as ``masking`` says."""
+    return logits if absent is None or masking == "none" else logits.masked_fill(absent, FILL[masking])
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,7 @@ def fit(
     generator: np.random.Generator,
     gates: Sequence[Tensor] | None = None,
     absent: Tensor | None = None,
+    masking: Masking = "none",
     cosine: bool = False,
     on_epoch: Callable[[int, int], None] | None = None,
     augment: Augment | None = None,
@@ -81,7 +94,8 @@ def fit(
         epochs: passes over the data.
         generator: decides the order of the samples.
         gates: (n, M_l) per module layer; constant, because the selector is not trained on devices.
-        absent: (classes,) True for classes whose logits are masked to zero (HeteroFL's masked loss).
+        absent: (classes,) True for classes that the device does not hold.
+        masking: what becomes of their logits.
         cosine: let the learning rate fall to 0 over the epochs along a cosine.
         on_epoch: called with (epoch, epochs) as each one starts.
         augment: changes each batch of inputs before it is used.
@@ -101,9 +115,7 @@ def fit(
         for rows in batches(len(x), recipe.batch_size, generator):
             inputs = augment(x[rows], generator) if augment else x[rows]
             logits = body(inputs, None if gates is None else [g[rows] for g in gates])
-            if absent is not None:
-                logits = logits.masked_fill(absent, 0.0)
-            loss = F.cross_entropy(logits, y[rows])
+            loss = F.cross_entropy(mask(logits, absent, masking), y[rows])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if recipe.clip:
@@ -136,16 +148,29 @@ class Score:
 
 @torch.no_grad()
 def score(
-    body: Body, x: Tensor, y: Tensor, classes: int, gates: Sequence[Tensor] | None = None, batch_size: int = 500
+    body: Body,
+    x: Tensor,
+    y: Tensor,
+    classes: int,
+    gates: Sequence[Tensor] | None = None,
+    absent: Tensor | None = None,
+    batch_size: int = 500,
 ) -> Score:
-    """Score ``body`` on samples (n, ...) of classes (n,)."""
+    """Score ``body`` on samples (n, ...) of classes (n,).
+
+    Args:
+        absent: (classes,) True for classes that are never answered ('restrict'); a sample of such a class is missed
+            and costs `WORST_LOSS`.
+    """
     body.eval()
     hits, loss = [], 0.0
     for at in range(0, len(x), batch_size):
         rows = slice(at, at + batch_size)
         logits = body(x[rows], None if gates is None else [g[rows] for g in gates])
+        logits = mask(logits, absent, "restrict")
         hits.append(logits.argmax(1) == y[rows])
-        loss += float(F.cross_entropy(logits, y[rows], reduction="sum"))
+        each = F.cross_entropy(logits, y[rows], reduction="none")
+        loss += float((each if absent is None else each.clamp(max=WORST_LOSS)).sum())
     right = torch.cat(hits) if hits else torch.zeros(0, dtype=torch.bool)
     return Score(
         np.bincount(y.numpy(), minlength=classes),

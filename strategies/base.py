@@ -16,6 +16,7 @@ from models.axes import FULL, Axes, Coverage, State, WeightedSum, covered_sizes
 from models.body import Architecture
 from models.cloud import ModularModel
 from models.costs import Cost, CostModel
+from models.train import Masking
 from partitions import Purpose, rng
 
 Measure = Literal["delivered", "adapted"]
@@ -64,7 +65,7 @@ class Task:
         coverage: which part of it.
         state: the parameters; None asks the device to go on from the model that it kept.
         epochs: local epochs; when scoring, epochs of adaptation before the second score.
-        masked: HeteroFL's masked loss: logits of absent classes are zeroed.
+        masked: what the device does with the logits of classes that it does not hold.
         rate: HeteroFL's scaler.
         keep: the device keeps the trained model.
         upload: the device sends the trained model back.
@@ -76,7 +77,7 @@ class Task:
     state: State | None
     epochs: int
     cost: Cost
-    masked: bool = False
+    masked: Masking = "none"
     rate: float = 1.0
     keep: bool = False
     upload: bool = True
@@ -182,9 +183,9 @@ class Strategy(ABC):
     def memory(self, state: State) -> None:
         self.model = state
 
-    def _whole(self, epochs: int, **how: bool) -> Task:
+    def _whole(self, epochs: int, keep: bool = False, upload: bool = True) -> Task:
         """A task over the whole dense model, one object for all devices so that it is packed once."""
-        return Task("dense", FULL, self.model, epochs, self.cloud.dense_costs.whole, **how)
+        return Task("dense", FULL, self.model, epochs, self.cloud.dense_costs.whole, keep=keep, upload=upload)
 
 
 def merge(

@@ -64,7 +64,7 @@ class HeteroFL(Strategy):
             if level not in made:
                 rate, coverage, price = self.levels[level]
                 part = extract(self.model, self.axes, coverage)
-                made[level] = Task("dense", coverage, part, epochs, price, masked=True, rate=rate)
+                made[level] = Task("dense", coverage, part, epochs, price, masked="zero", rate=rate)
             out[profile.device] = made[level]
         return out
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,10 @@ from flwr.app import Error, Message
 from fl import client_app, wire, workload
 from fl.config import Settings, SettingsError
 from fl.grid import LocalGrid
+from fl.results import read_rounds
 from fl.run import open_results, run
+from strategies import STRATEGIES
+from strategies.fedavg import FedAvg
 from tests.fl.conftest import SMALL, without_clock
 
 
@@ -52,6 +56,22 @@ def test_bytes_are_those_of_the_messages(play: Callable, tmp_path: Path) -> None
     params = sum(p.numel() for p in architectures(Settings.parse(SMALL))["dense"].whole(0).parameters())
     for column in ("bytes_down", "bytes_up"):
         assert rounds[column].between(3 * 4 * params, 3 * 4 * params + 3 * 2500).all()
+
+
+def test_restricted_use_reaches_the_device(play: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device of one class that answers only what it holds is always right; by itself the model is not."""
+
+    class Restricted(FedAvg):
+        def deliver(self, profiles):
+            return {device: replace(task, masked="restrict") for device, task in super().deliver(profiles).items()}
+
+    one_class = {"partition": "m-classes", "classes-per-device": 1, "drift": "none", "strategies": "fedavg"}
+    play(tmp_path / "free", **one_class)
+    monkeypatch.setitem(STRATEGIES, "fedavg", Restricted)
+    play(tmp_path / "restricted", **one_class)
+    free, restricted = (read_rounds(tmp_path / name).query("evaluated > 0") for name in ("free", "restricted"))
+    assert (restricted.accuracy_mean == 1).all() and (restricted.loss == 0).all()
+    assert (free.query("method == 'fedavg'").accuracy_mean < 1).all()
 
 
 def test_a_second_run_skips_what_is_complete_and_finishes_the_rest(play: Callable, tmp_path: Path) -> None:
