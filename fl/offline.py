@@ -1,14 +1,18 @@
-"""The offline stage: the cloud trains a dense model on its proxy data and makes the modular one from it (ECLM 4).
+"""The offline stage: what the cloud trains on its proxy data, each model made when a method first asks for it.
 
-Both models see the same data for the same number of epochs: the dense one goes on training for as long as the modular
-one is trained after the take-over. What comes out is kept in the cache folder under the hash of everything that
-decides it, so that experiments share it and a second run starts at once.
+    early     the dense model for ``dense-epochs``
+    dense     early, trained for as many epochs more as the modular model gets
+    modular   body, selector and mappings of ECLM, made from early (ECLM 4.3)
+
+So all of them see the same data for the same number of epochs. Each is kept in the cache folder under the hash of
+what decides *it*: experiments share them, and a new setting of one leaves the others valid.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from logging import WARNING
 from pathlib import Path
 
@@ -16,45 +20,29 @@ import numpy as np
 import torch
 from flwr.common.logger import log
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from fl.config import Settings
 from fl.world import architectures, recipe, routing, selector, tensors, world
 from models.axes import State
+from models.body import Body
 from models.cloud import ModularModel, Progress, enhance, mapping, train_end_to_end
 from models.costs import CostModel
 from models.modularize import modularize
-from models.train import Recipe, fit, flip_and_shift
+from models.train import Augment, Recipe, fit, flip_and_shift
 from partitions import Purpose, rng
 from strategies.base import Cloud
 
-# What decides the outcome; anything else (rounds, drift, devices) leaves the cached models valid.
-KEYS = [
-    "dataset",
-    "image-size",
-    "proxy-fraction",
-    "model",
-    "width",
-    "norm",
-    "modules",
-    "shrink",
-    "top-k",
-    "selector-width",
-    "dense-epochs",
-    "modular-epochs",
-    "ability-epochs",
-    "offline-lr",
-    "offline-batch",
-    "augment",
-    "balance",
-    "ability",
-    "subtasks",
-    "kappa1",
-    "kappa2",
-    "optimizer",
-    "momentum",
-    "weight-decay",
-]
 VERSION = 3  # raise it when the training code changes what it computes
+
+# What decides the outcome; anything else (rounds, drift, devices) leaves the cached models valid.
+EARLY = """
+    dataset image-size proxy-fraction model width norm dense-epochs offline-lr offline-batch augment optimizer momentum
+    weight-decay
+""".split()
+LATER = ["modular-epochs", "ability-epochs"]
+MODULAR = "modules shrink top-k selector-width balance ability subtasks kappa1 kappa2".split()
+KEYS: dict[str, list[str]] = {"early": EARLY, "dense": EARLY + LATER, "modular": EARLY + LATER + MODULAR}
 
 
 def cache_folder() -> Path:
@@ -62,97 +50,148 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "driftfed"
 
 
-def address(settings: Settings, seed: int) -> str:
-    """The hash under which the outcome is kept."""
+def address(settings: Settings, seed: int, artefact: str) -> Path:
+    """Where an artefact is kept: its name and the hash of what decides it."""
     flat = settings.flat()
-    what = {key: flat[key] for key in KEYS} | {"seed": seed, "version": VERSION, "torch": torch.__version__}
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:20]
+    what = {key: flat[key] for key in KEYS[artefact]} | {"seed": seed, "version": VERSION, "torch": torch.__version__}
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:20]
+    return cache_folder() / "offline" / f"{artefact}-{digest}.safetensors"
 
 
 def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> Cloud:
-    """The trained cloud models, from the cache or made now.
+    """The cloud; its models come from the cache, or are made when they are first used.
 
     Raises:
         SettingsError, partitions.DataError: as `fl.world` raises them.
     """
-    path = cache_folder() / "offline" / f"{address(settings, seed)}.safetensors"
-    try:
-        kept = load_file(path)
-    except Exception as error:  # safetensors has an error of its own for a torn file
-        if path.exists():
-            log(WARNING, "the cached cloud model %s is unreadable (%s): it is trained again", path, error)
-        kept = _train(settings, seed, progress)
-        _keep(path, kept)
-    built = architectures(settings)
-    body, chooser = built["modular"].part({}), selector(settings)
-    body.load_state_dict(_under(kept, "body."))
-    chooser.load_state_dict(_under(kept, "selector."))
-    local = recipe(settings)
+    world(settings, seed)
+    built, local, stage = architectures(settings), recipe(settings), Stage(settings, seed, progress)
     return Cloud(
         dense=built["dense"],
-        dense_state=_under(kept, "dense."),
         dense_costs=CostModel(built["dense"], local.batch_size, local.slots),
         modular=built["modular"],
-        modular_model=ModularModel(body, chooser, routing(settings)),
         modular_costs=CostModel(built["modular"], local.batch_size, local.slots),
+        make_dense=partial(stage.artefact, "dense"),
+        make_modular=stage.modular_model,
     )
 
 
-def _train(settings: Settings, seed: int, progress: Progress | None) -> State:
-    here = world(settings, seed)
-    x, y = tensors(here.data, "train", here.proxy())
-    built, classes = architectures(settings), here.data.num_classes
-    how = Recipe(
-        settings.offline_lr,
-        settings.offline_batch,
-        settings.optimizer,
-        settings.momentum,
-        settings.weight_decay,
-        clip=1.0,
-    )
+@dataclass(frozen=True)
+class Stage:
+    """The offline stage of one seed: each artefact is a method of its name that computes it."""
 
-    augment = flip_and_shift if settings.augment and len(here.data.input_shape) == 3 else None
+    settings: Settings
+    seed: int
+    progress: Progress | None = None
 
-    def generator(phase: int) -> np.random.Generator:
-        return rng(seed, Purpose.OFFLINE, phase)
+    def artefact(self, name: str) -> State:
+        """An artefact, from the cache or made now."""
+        path = address(self.settings, self.seed, name)
+        try:
+            return load_file(path)
+        except Exception as error:  # safetensors has an error of its own for a torn file
+            if path.exists():
+                log(WARNING, "the cached cloud model %s is unreadable (%s): it is trained again", path, error)
+        made: State = getattr(self, name)()
+        _keep(path, made)
+        return made
 
-    def report(stage: str) -> Callable[[int, int], None]:
-        return lambda epoch, epochs: progress(stage, epoch, epochs) if progress else None
+    def early(self) -> State:
+        """The dense model before it is cut into modules."""
+        body = architectures(self.settings)["dense"].whole(self._integer(Purpose.INIT))
+        self._fit(body, self.settings.dense_epochs, 0, "dense model")
+        return body.state()
 
-    dense = built["dense"].whole(int(rng(seed, Purpose.INIT).integers(2**31)))
-    fit(
-        dense,
-        x,
-        y,
-        how,
-        settings.dense_epochs,
-        generator(0),
-        cosine=True,
-        on_epoch=report("dense model"),
-        augment=augment,
-    )
-    _, state = modularize(built["dense"], dense.state(), settings.modules, settings.shrink)
-    body = built["modular"].part({})
-    body.load_state_dict(state)
-    later = settings.modular_epochs + settings.ability_epochs
-    fit(dense, x, y, how, later, generator(1), cosine=True, on_epoch=report("dense model, continued"), augment=augment)
+    def dense(self) -> State:
+        """The dense model after as many epochs as the modular one."""
+        body = self._body("dense", self.artefact("early"))
+        self._fit(body, self._later, 1, "dense model, continued")
+        return body.state()
 
-    chooser = selector(settings, int(rng(seed, Purpose.INIT, 1).integers(2**31)))
-    model = ModularModel(body, chooser, routing(settings))
-    train_end_to_end(model, x, y, how, settings.modular_epochs, generator(2), settings.balance, progress, augment)
-    subtask, subtasks = y, classes
-    if settings.subtasks == "domain" and here.data.domain_train is not None:
-        subtask, subtasks = torch.from_numpy(here.data.domain_train[here.proxy()]).long(), len(here.data.domains)
-    found, wanted = enhance(
-        model, x, y, subtask, subtasks, how, settings.ability_epochs, generator(3),
-        settings.ability, settings.kappa1, settings.kappa2, progress, augment,
-    )  # fmt: skip
-    reached = mapping(model.logits(x), subtask, subtasks)
-    kept = {f"dense.{k}": v for k, v in dense.state().items()} | {f"body.{k}": v for k, v in body.state().items()}
-    kept |= {f"selector.{k}": v.detach().clone() for k, v in chooser.state_dict().items()}
-    for name, matrices in (("found", found), ("wanted", wanted), ("reached", reached)):
-        kept |= {f"mapping.{name}.{i}": torch.from_numpy(np.ascontiguousarray(m)) for i, m in enumerate(matrices)}
-    return kept
+    def modular(self) -> State:
+        """Body, selector and mappings of ECLM, made from the early dense model: end to end, then ability enhancing."""
+        settings, here, how = self.settings, world(self.settings, self.seed), self._recipe
+        x, y = self._proxy()
+        built = architectures(settings)
+        _, taken = modularize(built["dense"], self.artefact("early"), settings.modules, settings.shrink)
+        body, chooser = self._body("modular", taken), selector(settings, self._integer(Purpose.INIT, 1))
+        model = ModularModel(body, chooser, routing(settings))
+        train_end_to_end(
+            model,
+            x,
+            y,
+            how,
+            settings.modular_epochs,
+            self._generator(2),
+            settings.balance,
+            self.progress,
+            self._augment,
+        )
+        subtask, subtasks = y, here.data.num_classes
+        if settings.subtasks == "domain" and here.data.domain_train is not None:
+            subtask, subtasks = torch.from_numpy(here.data.domain_train[here.proxy()]).long(), len(here.data.domains)
+        found, wanted = enhance(
+            model, x, y, subtask, subtasks, how, settings.ability_epochs, self._generator(3),
+            settings.ability, settings.kappa1, settings.kappa2, self.progress, self._augment,
+        )  # fmt: skip
+        reached = mapping(model.logits(x), subtask, subtasks)
+        kept = {f"body.{k}": v for k, v in body.state().items()}
+        kept |= {f"selector.{k}": v.detach().clone() for k, v in chooser.state_dict().items()}
+        for name, matrices in (("found", found), ("wanted", wanted), ("reached", reached)):
+            kept |= {f"mapping.{name}.{i}": torch.from_numpy(np.ascontiguousarray(m)) for i, m in enumerate(matrices)}
+        return kept
+
+    def modular_model(self) -> ModularModel:
+        """The modular artefact as networks."""
+        kept = self.artefact("modular")
+        chooser = selector(self.settings)
+        chooser.load_state_dict(_under(kept, "selector."))
+        return ModularModel(self._body("modular", _under(kept, "body.")), chooser, routing(self.settings))
+
+    # what the stages share
+
+    @property
+    def _later(self) -> int:
+        """Epochs of the modular model after the take-over."""
+        return self.settings.modular_epochs + self.settings.ability_epochs
+
+    @property
+    def _recipe(self) -> Recipe:
+        s = self.settings
+        return Recipe(s.offline_lr, s.offline_batch, s.optimizer, s.momentum, s.weight_decay, clip=1.0)
+
+    @property
+    def _augment(self) -> Augment | None:
+        images = len(world(self.settings, self.seed).data.input_shape) == 3
+        return flip_and_shift if self.settings.augment and images else None
+
+    def _proxy(self) -> tuple[Tensor, Tensor]:
+        here = world(self.settings, self.seed)
+        return tensors(here.data, "train", here.proxy())
+
+    def _generator(self, phase: int) -> np.random.Generator:
+        return rng(self.seed, Purpose.OFFLINE, phase)
+
+    def _integer(self, *where: int) -> int:
+        return int(rng(self.seed, *where).integers(2**31))
+
+    def _body(self, architecture: str, state: State) -> Body:
+        body = architectures(self.settings)[architecture].part({})
+        body.load_state_dict(state)
+        return body
+
+    def _fit(self, body: Body, epochs: int, phase: int, what: str) -> None:
+        """Train on the proxy data; ``phase`` addresses the order of the samples."""
+
+        def report(epoch: int, of: int) -> None:
+            if self.progress:
+                self.progress(what, epoch, of)
+
+        x, y = self._proxy()
+        fit(
+            body, x, y, self._recipe, epochs, self._generator(phase),
+            cosine=True, on_epoch=report, augment=self._augment,
+        )  # fmt: skip
 
 
 def _keep(path: Path, state: State) -> None:

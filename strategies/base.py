@@ -5,8 +5,9 @@ state that a resumed run needs is in `Strategy.memory`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -111,14 +112,27 @@ class Plan:
 
 @dataclass
 class Cloud:
-    """What the offline stage hands to every method: one dense model and the modular model made from it."""
+    """What the offline stage hands to every method. A model that no method touches is never made.
+
+    Args:
+        dense, modular: architectures; dense_costs, modular_costs: what their sub-models cost.
+        make_dense, make_modular: give the trained models, from a cache or by training them now.
+    """
 
     dense: Architecture
-    dense_state: State
     dense_costs: CostModel
     modular: Architecture
-    modular_model: ModularModel
     modular_costs: CostModel
+    make_dense: Callable[[], State]
+    make_modular: Callable[[], ModularModel]
+
+    @cached_property
+    def dense_state(self) -> State:
+        return self.make_dense()
+
+    @cached_property
+    def modular_model(self) -> ModularModel:
+        return self.make_modular()
 
 
 @dataclass
@@ -146,9 +160,12 @@ class Strategy(ABC):
 
     def __post_init__(self) -> None:
         architecture = self.cloud.dense if self.architecture == "dense" else self.cloud.modular
-        state = self.cloud.dense_state if self.architecture == "dense" else self.cloud.modular_model.body.state()
-        self.model = {name: value.clone() for name, value in state.items()}
+        self.model = {name: value.clone() for name, value in self.initial().items()}
         self.axes = architecture.part(FULL).axes()
+
+    def initial(self) -> State:
+        """The cloud model that the method starts from."""
+        return self.cloud.dense_state if self.architecture == "dense" else self.cloud.modular_model.body.state()
 
     def cohort(self, round_: int) -> list[int]:
         """The devices of a round (1, 2, ...): drawn without replacement, from the seed and the round alone."""

@@ -42,11 +42,11 @@ def make_cloud(modules: int = 8, shrink: int = 8, top_k: int = 4, dense: Archite
     chooser = Selector(dense.input_shape, layers, 4, torch.Generator().manual_seed(0))
     return Cloud(
         dense,
-        state,
         CostModel(dense, 4),
         modular,
-        ModularModel(body, chooser, Routing(top_k, float(shrink))),
         CostModel(modular, 4),
+        make_dense=lambda: state,
+        make_modular=lambda: ModularModel(body, chooser, Routing(top_k, float(shrink))),
     )
 
 

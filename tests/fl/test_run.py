@@ -319,11 +319,11 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     assert len(workers) == 2 and not any(Path(f"/proc/{pid}/exe").exists() for pid in workers)
 
 
-def test_a_torn_cached_cloud_model_is_trained_again(play, tmp_path, own_cache) -> None:
+def test_a_torn_cached_cloud_model_is_trained_again(play, tmp_path) -> None:
     whole = play(tmp_path / "one", strategies="na", seeds="5")
     from fl.offline import address
 
-    cached = own_cache / "driftfed" / "offline" / f"{address(Settings.parse(SMALL), 5)}.safetensors"
+    cached = address(Settings.parse(SMALL), 5, "dense")
     intact = cached.read_bytes()
     cached.write_bytes(intact[: len(intact) // 2])
     assert play(tmp_path / "two", strategies="na", seeds="5") == whole
