@@ -106,16 +106,19 @@ class FlowerStrategy(FlowerBase):
                 report = wire.metrics(content)
                 examples, loss = int(report["num-examples"]), float(report["loss"])  # type: ignore[arg-type]
                 state = wire.unpack(content[wire.MODEL]) if task.upload else {}  # type: ignore[arg-type]
+                classes = [int(c) for c in report["classes"]] if task.masked == "zero" else None  # type: ignore[union-attr]
                 why = wire.fault(state, task.state) if task.upload and task.state is not None else None
                 if not 0 < examples <= self.settings.samples_max:  # examples are a weight: nobody may claim a million
                     why = why or f"reports {examples} examples, a device holds 1 to {self.settings.samples_max}"
+                if classes is not None and not set(classes) <= set(range(self.method.cloud.dense.sizes["classes"])):
+                    why = why or f"reports classes {classes} that do not exist"
             except Exception as error:  # whatever a device sends, it must not end the run
                 why = f"{type(error).__name__}: {error}"
             if why:
                 refused += 1
                 log(WARNING, "update of device %d refused: %s", device, why)
                 continue
-            updates[device] = Update(device, state, examples)
+            updates[device] = Update(device, state, examples, classes)
             losses.append(loss)
             hardware = self.hardware[device]
             self._spend(device, train_seconds(hardware, task.cost.macs, examples, task.epochs))
@@ -259,7 +262,7 @@ class FlowerStrategy(FlowerBase):
         }
         if task is not None:
             values |= {"architecture": task.architecture, "epochs": task.epochs, "upload": task.upload}
-            values |= {"masked": task.masked, "rate": task.rate, "keep": task.keep}
+            values |= {"masked": task.masked, "rate": task.rate, "keep": task.keep, "rates": list(task.rates) or None}
             cloud = self.method.cloud
             architecture = cloud.dense if task.architecture == "dense" else cloud.modular
             values |= {f"size.{axis}": n for axis, n in sub_sizes(architecture, task.coverage).items()}

@@ -47,6 +47,7 @@ def _read(message: Message, context: Context) -> tuple[Settings, workload.Order,
         masked=task.get("masked", "none"),  # type: ignore[arg-type]
         rate=float(task.get("rate", 1.0)),  # type: ignore[arg-type]
         keep=bool(task.get("keep", False)),
+        rates=task.get("rates", []),  # type: ignore[arg-type]
     )
     store = Store.of(state_root(settings), context.run_id, str(task["method"]), order.seed, order.device)
     return settings, order, store, task
@@ -77,9 +78,11 @@ def train(message: Message, context: Context) -> Message:
     """Local epochs; the trained part goes back unless the device keeps it to itself."""
     settings, order, store, task = _read(message, context)
     trained = workload.train(settings, order, store, _model(message))
-    content = RecordDict(
-        {wire.REPORT: MetricRecord({"device": order.device, "num-examples": trained.examples, "loss": trained.loss})}
-    )
+    told: dict[str, int | float | list[int]] = {"device": order.device, "num-examples": trained.examples}
+    told |= {"loss": trained.loss}
+    if order.masked == "zero":
+        told |= {"classes": list(trained.classes)}
+    content = RecordDict({wire.REPORT: MetricRecord(told)})  # type: ignore[arg-type]
     if task.get("upload", True):
         content[wire.MODEL] = wire.pack(trained.state)
     return Message(content, reply_to=message)

@@ -3,6 +3,8 @@
     early     the dense model for ``dense-epochs``
     dense     early, trained for as many epochs more as the modular model gets
     modular   body, selector and mappings of ECLM, made from early (ECLM 4.3)
+    nested    the dense model trained so that its prefixes work on their own (FjORD)
+    rolling   the same for windows that start anywhere (FedRolex)
 
 So all of them see the same data for the same number of epochs. Each is kept in the cache folder under the hash of
 what decides *it*: experiments share them, and a new setting of one leaves the others valid.
@@ -29,7 +31,8 @@ from models.body import Body
 from models.cloud import ModularModel, Progress, enhance, mapping, train_end_to_end
 from models.costs import CostModel
 from models.modularize import modularize
-from models.train import Augment, Recipe, fit, flip_and_shift
+from models.nested import RATES, distilled, ordered_dropout
+from models.train import Augment, Extra, Recipe, fit, flip_and_shift
 from partitions import Purpose, rng
 from strategies.base import Cloud
 
@@ -42,7 +45,13 @@ EARLY = """
 """.split()
 LATER = ["modular-epochs", "ability-epochs"]
 MODULAR = "modules shrink top-k selector-width balance ability subtasks kappa1 kappa2".split()
-KEYS: dict[str, list[str]] = {"early": EARLY, "dense": EARLY + LATER, "modular": EARLY + LATER + MODULAR}
+KEYS: dict[str, list[str]] = {
+    "early": EARLY,
+    "dense": EARLY + LATER,
+    "nested": EARLY + LATER,
+    "rolling": EARLY + LATER,
+    "modular": EARLY + LATER + MODULAR,
+}
 
 
 def cache_folder() -> Path:
@@ -73,6 +82,7 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
         modular_costs=CostModel(built["modular"], local.batch_size, local.slots),
         make_dense=partial(stage.artefact, "dense"),
         make_modular=stage.modular_model,
+        make_nested=lambda rolling: stage.artefact("rolling" if rolling else "nested"),
     )
 
 
@@ -107,6 +117,18 @@ class Stage:
         body = self._body("dense", self.artefact("early"))
         self._fit(body, self._later, 1, "dense model, continued")
         return body.state()
+
+    def nested(self, rolling: bool = False) -> State:
+        """The dense model with narrower widths that learn from the widest, for as many epochs as the dense one."""
+        architecture, epochs = architectures(self.settings)["dense"], self.settings.dense_epochs + self._later
+        body = architecture.whole(self._integer(Purpose.INIT))
+        narrower = distilled(ordered_dropout(architecture, body, RATES[1:], self._generator(5), rolling))
+        self._fit(body, epochs, 4, "rolling widths" if rolling else "nested widths", narrower)
+        return body.state()
+
+    def rolling(self) -> State:
+        """The nested model for windows that start anywhere."""
+        return self.nested(rolling=True)
 
     def modular(self) -> State:
         """Body, selector and mappings of ECLM, made from the early dense model: end to end, then ability enhancing."""
@@ -180,8 +202,8 @@ class Stage:
         body.load_state_dict(state)
         return body
 
-    def _fit(self, body: Body, epochs: int, phase: int, what: str) -> None:
-        """Train on the proxy data; ``phase`` addresses the order of the samples."""
+    def _fit(self, body: Body, epochs: int, phase: int, what: str, extra: Extra | None = None) -> None:
+        """Train on the proxy data; ``phase`` addresses the order of the samples, ``extra`` adds to the loss."""
 
         def report(epoch: int, of: int) -> None:
             if self.progress:
@@ -190,7 +212,7 @@ class Stage:
         x, y = self._proxy()
         fit(
             body, x, y, self._recipe, epochs, self._generator(phase),
-            cosine=True, on_epoch=report, augment=self._augment,
+            cosine=True, on_epoch=report, augment=self._augment, extra=extra,
         )  # fmt: skip
 
 

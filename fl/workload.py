@@ -18,6 +18,7 @@ from fl.store import Store
 from fl.world import architectures, recipe, routing, selector, tensors, world
 from models.axes import State
 from models.body import Body
+from models.nested import ordered_dropout
 from models.selector import Selector, importance
 from models.train import Masking, fit, score
 from partitions import Purpose, rng
@@ -31,7 +32,7 @@ class Order:
         device, seed, round, step: where in the experiment this is.
         architecture: 'dense' or 'modular'; sizes: the axis sizes in which the part differs from the whole.
         held: for each module layer the indices of the modules that the part consists of.
-        epochs, masked, rate, keep: as in `strategies.base.Task`.
+        epochs, masked, rate, keep, rates: as in `strategies.base.Task`.
     """
 
     device: int
@@ -45,15 +46,17 @@ class Order:
     masked: Masking = "none"
     rate: float = 1.0
     keep: bool = False
+    rates: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What local training gives."""
+    """What local training gives, and the classes that it saw."""
 
     state: State
     examples: int
     loss: float
+    classes: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def train(settings: Settings, order: Order, store: Store, state: State | None) -
     trained = body.state()
     if order.keep:
         store.save("model", trained)
-    return Trained(trained, len(x), loss)
+    return Trained(trained, len(x), loss, y.unique().tolist())
 
 
 def evaluate(settings: Settings, order: Order, store: Store, state: State | None) -> Scored:
@@ -164,4 +167,6 @@ def _fit(settings: Settings, order: Order, store: Store, body: Body, x: Tensor, 
     absent = None if order.masked == "none" else _absent(settings, order)
     gates = _gates(settings, order, store, body, x)
     generator = rng(order.seed, Purpose.TRAIN, order.round, order.device)
+    if order.rates:
+        body = ordered_dropout(architectures(settings)[order.architecture], body, order.rates, generator)
     return fit(body, x, y, recipe(settings), order.epochs, generator, gates, absent, order.masked)

@@ -48,11 +48,14 @@ def _index(axes: tuple[str | None, ...], coverage: Coverage, shape: torch.Size) 
 
 
 def extract(state: Mapping[str, Tensor], axes: Axes, coverage: Coverage) -> State:
-    """The covered part of ``state``, as new tensors that share no memory with it."""
+    """The covered part of ``state``, as new tensors that share no memory with it; gradients flow through."""
     part = {}
     for name, value in state.items():
-        index = _index(axes[name], coverage, value.shape)
-        part[name] = value.clone() if index is None else value[index].clone()
+        kept = value
+        for dim, axis in enumerate(axes[name]):
+            if axis is not None and axis in coverage:
+                kept = kept.index_select(dim, coverage[axis])
+        part[name] = value.clone() if kept is value else kept
     return part
 
 

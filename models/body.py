@@ -17,7 +17,7 @@ class Body(nn.Module, ABC):
     Attributes:
         sizes: length of every named axis, e.g. ``{"stage1.out": 16, "stage1.modules": 1, ...}``.
         layers: the module axis of each module layer, in order of execution; gates come in this order.
-        rate: HeteroFL's scaler; in training, hidden activations are divided by it.
+        rate: HeteroFL's scaler: hidden activations are divided by it, so that a slice answers on the whole's scale.
     """
 
     layers: tuple[str, ...]

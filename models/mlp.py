@@ -26,7 +26,7 @@ class MLP(Body):
 
     def forward(self, x: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
         h = F.relu(self.block(x.flatten(1), None if gates is None else gates[0]))
-        if self.training and self.rate != 1:
+        if self.rate != 1:
             h = h / self.rate
         return self.head(h)
 

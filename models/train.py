@@ -12,6 +12,7 @@ from torch import Tensor
 from models.body import Body
 
 Augment = Callable[[Tensor, np.random.Generator], Tensor]
+Extra = Callable[[Tensor, Tensor], Tensor]
 Masking = Literal["none", "zero", "restrict"]
 """What a device does with the logits of classes that it does not hold: nothing; zero them in training (HeteroFL's
 masked loss, arXiv:2010.01264); or leave them out of the softmax, in training and in use."""
@@ -85,6 +86,7 @@ def fit(
     cosine: bool = False,
     on_epoch: Callable[[int, int], None] | None = None,
     augment: Augment | None = None,
+    extra: Extra | None = None,
 ) -> float:
     """Train ``body`` in place, on the samples of one device or of the cloud.
 
@@ -99,6 +101,7 @@ def fit(
         cosine: let the learning rate fall to 0 over the epochs along a cosine.
         on_epoch: called with (epoch, epochs) as each one starts.
         augment: changes each batch of inputs before it is used.
+        extra: a term to add to a batch's loss, given its inputs and its logits.
 
     Returns:
         Mean training loss of the last epoch, NaN without any.
@@ -116,6 +119,8 @@ def fit(
             inputs = augment(x[rows], generator) if augment else x[rows]
             logits = body(inputs, None if gates is None else [g[rows] for g in gates])
             loss = F.cross_entropy(mask(logits, absent, masking), y[rows])
+            if extra is not None:
+                loss = loss + extra(inputs, logits)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if recipe.clip:

@@ -3,6 +3,8 @@
 from strategies.base import Strategy
 from strategies.eclm import ECLM
 from strategies.fedavg import FedAvg
+from strategies.fedrolex import FedRolex
+from strategies.fjord import FjORD
 from strategies.heterofl import HeteroFL
 from strategies.local import LocalAdaptation, NoAdaptation
 
@@ -11,5 +13,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "la": LocalAdaptation,
     "fedavg": FedAvg,
     "heterofl": HeteroFL,
+    "fjord": FjORD,
+    "fedrolex": FedRolex,
     "eclm": ECLM,
 }

@@ -70,6 +70,7 @@ class Task:
         rate: HeteroFL's scaler.
         keep: the device keeps the trained model.
         upload: the device sends the trained model back.
+        rates: widths of which the device draws one per batch (FjORD); none: it trains the part as it is.
         cost: of the sub-model, for the clock and the ledger.
     """
 
@@ -82,15 +83,21 @@ class Task:
     rate: float = 1.0
     keep: bool = False
     upload: bool = True
+    rates: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
 class Update:
-    """What came back from one device."""
+    """What came back from one device.
+
+    Args:
+        classes: those that it holds; a device tells them only where the task zeroes the logits of the others.
+    """
 
     device: int
     state: State
     examples: int
+    classes: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,7 @@ class Cloud:
     Args:
         dense, modular: architectures; dense_costs, modular_costs: what their sub-models cost.
         make_dense, make_modular: give the trained models, from a cache or by training them now.
+        make_nested: the dense model with slices that work on their own: prefixes, or rolling windows.
     """
 
     dense: Architecture
@@ -125,6 +133,7 @@ class Cloud:
     modular_costs: CostModel
     make_dense: Callable[[], State]
     make_modular: Callable[[], ModularModel]
+    make_nested: Callable[[bool], State]
 
     @cached_property
     def dense_state(self) -> State:
@@ -133,6 +142,14 @@ class Cloud:
     @cached_property
     def modular_model(self) -> ModularModel:
         return self.make_modular()
+
+    @cached_property
+    def nested_state(self) -> State:
+        return self.make_nested(False)
+
+    @cached_property
+    def rolling_state(self) -> State:
+        return self.make_nested(True)
 
 
 @dataclass

@@ -5,21 +5,16 @@ ICLR 2021, arXiv:2010.01264.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
-from models.axes import Coverage, Sizes, covered_sizes, extract, prefix
+import torch
+
+from models.axes import Coverage, State, covered_sizes, extract
 from models.costs import Cost, cost
+from models.nested import RATES, width
 from strategies.base import Limits, Profile, Strategy, Task, Update, merge
-
-FIXED = ("classes",)
-
-
-def width(sizes: Sizes, rate: float, layers: Sequence[str]) -> Coverage:
-    """The coverage that keeps the first ``ceil(rate * n)`` channels of every width axis (eq. 1 of the paper)."""
-    kept = {a: n if a in FIXED or a in layers else max(1, -int(-rate * n // 1)) for a, n in sizes.items()}
-    return prefix(sizes, kept)
 
 
 @dataclass
@@ -27,54 +22,63 @@ class HeteroFL(Strategy):
     """Each device trains the widest of the nested models that its limits allow.
 
     As in the original: masked loss (logits of classes that a device lacks are zeroed), scaler (activations divided by
-    the rate in training), mean by count over the devices that cover an entry, and entries that nobody covers keep
-    their value. A device that not even the smallest width fits sits out in training and is served the smallest.
+    the rate), mean by count over the devices that cover an entry, where a device covers only the rows of the
+    classifier whose classes it holds, and entries that nobody covers keep their value. Unlike there, where only the
+    whole model is scored: a sub-model is served with its scaler, fine-tuning is not masked, and the rounds start from
+    a model whose slices were trained. A device that not even the narrowest width fits sits out in training and is
+    served the narrowest.
     """
 
     reports = {"heterofl": "delivered", "heterofl+ft": "adapted"}
     asks = "limits"
-    rates: ClassVar = (1.0, 0.5, 0.25, 0.125, 0.0625)
+    rates: ClassVar = RATES  # the widest first
+
+    def initial(self) -> State:
+        return self.cloud.nested_state
+
+    def coverage(self, rate: float) -> Coverage:
+        """What the sub-model of a rate keeps."""
+        return width(self.cloud.dense, rate)
 
     @cached_property
-    def levels(self) -> list[tuple[float, Coverage, Cost]]:
-        """(rate, coverage, cost), the widest first."""
-        costs, out = self.cloud.dense_costs, []
-        layers = costs.layers
-        for rate in self.rates:
-            coverage = width(self.cloud.dense.sizes, rate, layers)
-            sizes = covered_sizes(self.cloud.dense.sizes, coverage)
-            out.append((rate, coverage, cost(self.cloud.dense, sizes, costs.batch_size, costs.optimizer_slots)))
-        return out
+    def prices(self) -> list[Cost]:
+        """The cost of each rate."""
+        dense, costs = self.cloud.dense, self.cloud.dense_costs
+        sizes = [covered_sizes(dense.sizes, width(dense, rate)) for rate in self.rates]
+        return [cost(dense, each, costs.batch_size, costs.optimizer_slots) for each in sizes]
 
-    def level(self, limits: Limits) -> int | None:
-        """The widest level that fits, None if none does."""
-        fits = (i for i, (_, _, c) in enumerate(self.levels) if (c.vector[1:] <= limits.vector).all())
+    def level(self, limits: Limits | None) -> int | None:
+        """The index of the widest rate that fits, None if none does."""
+        assert limits is not None
+        fits = (i for i, price in enumerate(self.prices) if (price.vector[1:] <= limits.vector).all())
         return next(fits, None)
 
-    def _tasks(self, profiles: Sequence[Profile], epochs: int, smallest: bool) -> dict[int, Task]:
-        made: dict[int, Task] = {}
-        out = {}
-        for profile in profiles:
-            assert profile.limits is not None
-            level = self.level(profile.limits)
-            if level is None:
-                if not smallest:
-                    continue
-                level = len(self.levels) - 1
-            if level not in made:
-                rate, coverage, price = self.levels[level]
-                part = extract(self.model, self.axes, coverage)
-                made[level] = Task("dense", coverage, part, epochs, price, masked="zero", rate=rate)
-            out[profile.device] = made[level]
-        return out
+    def part(self, level: int, epochs: int) -> Task:
+        """The current sub-model of a level."""
+        coverage = self.coverage(self.rates[level])
+        state = extract(self.model, self.axes, coverage)
+        return Task("dense", coverage, state, epochs, self.prices[level], rate=self.rates[level])
+
+    def lesson(self, level: int) -> Task:
+        """What a device of a level is asked to train in a round."""
+        return replace(self.part(level, self.plan.local_epochs), masked="zero")
 
     def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
-        return self._tasks(profiles, self.plan.local_epochs, smallest=False)
+        levels = {p.device: level for p in profiles if (level := self.level(p.limits)) is not None}
+        made = {level: self.lesson(level) for level in set(levels.values())}
+        return {device: made[level] for device, level in levels.items()}
 
     def absorb(
         self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
     ) -> None:
+        held = {u.device: {} if u.classes is None else {"classes": torch.tensor(u.classes)} for u in updates}
+        tasks = {d: replace(tasks[d], coverage={**tasks[d].coverage, **held[d]}) for d in held}
+        updates = [replace(u, state=extract(u.state, self.axes, held[u.device])) for u in updates]
         self.model = merge(self, tasks, updates, weight={u.device: 1.0 for u in updates})
 
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
-        return self._tasks(profiles, self.plan.adapt_epochs, smallest=True)
+        narrowest = len(self.rates) - 1
+        fitting = {p.device: self.level(p.limits) for p in profiles}
+        levels = {device: narrowest if level is None else level for device, level in fitting.items()}
+        made = {level: self.part(level, self.plan.adapt_epochs) for level in set(levels.values())}
+        return {device: made[level] for device, level in levels.items()}

@@ -46,6 +46,7 @@ def make_cloud(modules: int = 8, shrink: int = 8, top_k: int = 4, dense: Archite
         modular,
         CostModel(modular, 4),
         make_dense=lambda: state,
+        make_nested=lambda rolling: state,
         make_modular=lambda: ModularModel(body, chooser, Routing(top_k, float(shrink))),
     )
 

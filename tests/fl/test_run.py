@@ -32,9 +32,10 @@ def test_one_and_two_workers_write_the_same_csv(play: Callable, tmp_path: Path) 
 
 
 def test_every_method_reports_its_rows(play: Callable, tmp_path: Path) -> None:
-    play(tmp_path)
+    play(tmp_path, strategies=",".join(STRATEGIES))
     rounds = pd.read_csv(tmp_path / "rounds.csv")
-    reports = ["na", "na+ft", "la", "fedavg", "fedavg+ft", "heterofl", "heterofl+ft", "eclm-derive", "eclm"]
+    reports = ["na", "na+ft", "la", "fedavg", "fedavg+ft", "heterofl", "heterofl+ft"]
+    reports += ["fjord", "fjord+ft", "fedrolex", "fedrolex+ft", "eclm-derive", "eclm"]
     assert list(rounds.method.unique()) == reports
     assert (rounds.groupby("method").size() == 4).all()
     scored = rounds[rounds.evaluated > 0]

@@ -9,10 +9,10 @@ from models.blocks import ConvBlock, Execution, LinearBlock, execute, use_dispat
 from models.body import Architecture, Body
 from models.mlp import mlp
 from models.modularize import modularize
+from models.nested import width
 from models.registry import MODELS
 from models.resnet import resnet18
 from models.selector import Routing
-from strategies.heterofl import width
 
 ARCHITECTURES = {
     "mlp": mlp((20,), 5, width=32),
@@ -114,7 +114,7 @@ def test_a_sub_model_is_the_whole_with_the_other_gates_zero(name: str) -> None:
 def test_every_width_builds_and_runs(name: str, rate: float) -> None:
     architecture = ARCHITECTURES[name]
     body = architecture.whole(0)
-    coverage = width(architecture.sizes, rate, body.layers)
+    coverage = width(architecture, rate)
     part = architecture.part(coverage)
     part.load_state_dict(extract(body.state(), body.axes(), coverage))
     assert part.sizes == covered_sizes(architecture.sizes, coverage)

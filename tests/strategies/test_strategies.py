@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from models.axes import covered_sizes, extract
+from models.axes import extract
 from strategies import STRATEGIES
 from strategies.base import Limits, Plan, Profile, Strategy, Task, Update
 from strategies.eclm import ECLM
 from strategies.fedavg import FedAvg
-from strategies.heterofl import HeteroFL, width
+from strategies.fedrolex import FedRolex
+from strategies.fjord import FjORD
+from strategies.heterofl import HeteroFL
 from strategies.local import LocalAdaptation
 
 
@@ -132,7 +134,7 @@ def test_heterofl_entries_are_averaged_over_those_who_cover_them(cloud_maker, pl
     """Device 0 at full width moves by 0.1, device 1 at half width by 0.2: the shared half by 0.15, the rest by 0.1."""
     method = HeteroFL(cloud_maker(), plan, 3)
     whole = np.array(method.cloud.dense_costs.whole.vector[1:])
-    half = np.array(method.levels[1][2].vector[1:])
+    half = np.array(method.prices[1].vector[1:])
     asked = [Profile(0, Limits(*whole)), Profile(1, Limits(*half))]
     tasks = method.tasks(1, asked)
     assert [tasks[d].rate for d in (0, 1)] == [1.0, 0.5]
@@ -143,10 +145,85 @@ def test_heterofl_entries_are_averaged_over_those_who_cover_them(cloud_maker, pl
     torch.testing.assert_close(moved[:, 8:], torch.full((1, 8, 6), 0.10))
 
 
-def test_heterofl_widths_round_up_and_keep_all_classes() -> None:
-    sizes = {"block.modules": 1, "block.hidden": 5, "out": 4, "classes": 3}
-    kept = covered_sizes(sizes, width(sizes, 0.5, ("block.modules",)))
-    assert kept == {"block.modules": 1, "block.hidden": 3, "out": 2, "classes": 3}
+def test_heterofl_averages_a_row_of_the_classifier_over_the_devices_that_hold_the_class(cloud_maker, plan) -> None:
+    """Device 0 holds classes 0 and 1 and moves by 0.1, device 1 holds 1 and moves by 0.2; nobody holds class 2."""
+    method = HeteroFL(cloud_maker(), plan, 3)
+    asked = profiles(method, 2.0, devices=2)
+    tasks = method.tasks(1, asked)
+    before = {name: value.clone() for name, value in method.model.items()}
+    held = {0: (0, 1), 1: (1,)}
+    updates = [Update(d, trained(t, d), 50, held[d]) for d, t in tasks.items()]
+    method.absorb(1, tasks, updates, asked)
+    moved = {name: value - before[name] for name, value in method.model.items()}
+    torch.testing.assert_close(moved["head.bias"], torch.tensor([0.1, 0.15, 0.0]))
+    torch.testing.assert_close(moved["head.weight"], torch.tensor([0.1, 0.15, 0.0])[:, None].expand(3, 8))
+    torch.testing.assert_close(moved["block.bias"], torch.full((8,), 0.15))
+
+
+def two_widths(method: HeteroFL) -> list[Profile]:
+    """Device 0 bears the whole model, device 1 half of its width."""
+    return [Profile(device, Limits(*method.prices[device].vector[1:])) for device in (0, 1)]
+
+
+def test_fjord_with_one_width_is_heterofl(cloud_maker, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On devices that tell no classes and hold equally many examples."""
+    monkeypatch.setattr(HeteroFL, "rates", (0.5,))
+    methods = [HeteroFL(cloud_maker(), plan, 3), FjORD(cloud_maker(), plan, 3)]
+    for method in methods:
+        one_round(method, share=1.0, examples=50)
+    for name, value in methods[0].model.items():
+        assert torch.equal(methods[1].model[name], value), name
+
+
+def test_fjord_devices_train_every_width_up_to_their_own_and_count_by_examples(cloud_maker, plan: Plan) -> None:
+    """Both cover the first half: (10 * 0.1 + 30 * 0.2) / 40 = 0.175; device 0 alone the second: 0.1."""
+    method = FjORD(cloud_maker(), plan, 3)
+    asked = two_widths(method)
+    tasks = method.tasks(1, asked)
+    assert [tasks[d].rates for d in (0, 1)] == [(1.0, 0.5, 0.25, 0.125, 0.0625), (0.5, 0.25, 0.125, 0.0625)]
+    assert tasks[1].cost.macs == pytest.approx(np.mean([p.macs for p in method.prices[1:]]))
+    assert all(not task.rates for task in method.deliver(asked).values())
+    before = method.model["block.first"].clone()
+    method.absorb(1, tasks, [Update(0, trained(tasks[0], 0), 10), Update(1, trained(tasks[1], 1), 30)], asked)
+    moved = method.model["block.first"] - before
+    torch.testing.assert_close(moved[:, :8], torch.full((1, 8, 6), 0.175))
+    torch.testing.assert_close(moved[:, 8:], torch.full((1, 8, 6), 0.10))
+
+
+def test_fedrolex_starts_as_heterofl(cloud_maker, plan: Plan) -> None:
+    methods = [HeteroFL(cloud_maker(), plan, 3), FedRolex(cloud_maker(), plan, 3)]
+    for method in methods:
+        one_round(method, share=0.4)
+    for name, value in methods[0].model.items():
+        assert torch.equal(methods[1].model[name], value), name
+
+
+def test_fedrolex_windows_roll_by_one_channel_a_round_and_wrap_around(cloud_maker, plan: Plan) -> None:
+    """16 hidden channels, half of them: round 10 trains 9 .. 15 and 0; a full cycle trains each eight times."""
+    method = FedRolex(cloud_maker(), plan, 3)
+    asked = two_widths(method)[1:]
+    assert method.tasks(10, asked)[1].coverage["block.hidden"].tolist() == [9, 10, 11, 12, 13, 14, 15, 0]
+    counts = np.zeros(16, int)
+    for round_ in range(1, 17):
+        counts[method.tasks(round_, asked)[1].coverage["block.hidden"]] += 1
+    assert (counts == 8).all()
+
+
+def test_fedrolex_trains_and_then_serves_the_window_of_the_round(cloud_maker, plan: Plan) -> None:
+    method = FedRolex(cloud_maker(), plan, 3)
+    asked = two_widths(method)[1:]
+    tasks = method.tasks(3, asked)
+    before = method.model["block.first"].clone()
+    method.absorb(3, tasks, [Update(1, trained(tasks[1], 1), 10)], asked)
+    moved = (method.model["block.first"] - before)[0, :, 0]
+    torch.testing.assert_close(moved, torch.tensor([0.0] * 2 + [0.2] * 8 + [0.0] * 6))
+    again = FedRolex(cloud_maker(), plan, 3)
+    again.memory = method.memory
+    for each in (method, again):
+        served = each.deliver(asked)[1]
+        assert served.coverage["block.hidden"].tolist() == list(range(2, 10))
+        assert served.state is not None and tasks[1].state is not None
+        torch.testing.assert_close(served.state["block.first"], tasks[1].state["block.first"] + 0.2)
 
 
 def test_eclm_merges_modules_by_importance_and_the_rest_by_examples(cloud_maker, plan: Plan) -> None:

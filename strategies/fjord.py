@@ -1,0 +1,33 @@
+"""FjORD: a device trains all widths up to the one it can bear, by ordered dropout.
+
+Horvath et al., "FjORD: Fair and Accurate Federated Learning under heterogeneous targets with Ordered Dropout",
+NeurIPS 2021, arXiv:2102.13451.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from strategies.base import Profile, Task, Update, merge
+from strategies.heterofl import HeteroFL
+
+
+class FjORD(HeteroFL):
+    """HeteroFL's widths; the device draws one of those up to its own for every batch, uniformly (3.1).
+
+    Entries are averaged by examples over the devices that cover them (eq. 3). No masked loss. Self-distillation (3.3)
+    is used in the cloud, whose model the rounds start from, and not on devices, whose budget it would double.
+    """
+
+    reports = {"fjord": "delivered", "fjord+ft": "adapted"}
+
+    def lesson(self, level: int) -> Task:
+        task = self.part(level, self.plan.local_epochs)
+        mean_macs = float(np.mean([price.macs for price in self.prices[level:]]))
+        return replace(task, rates=self.rates[level:], cost=replace(task.cost, macs=mean_macs))
+
+    def absorb(
+        self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
+    ) -> None:
+        self.model = merge(self, tasks, updates, weight={u.device: u.examples for u in updates})
