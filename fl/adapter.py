@@ -21,6 +21,7 @@ from fl.clock import BACKWARD, link_seconds, train_seconds
 from fl.config import Settings
 from fl.devices import Hardware, Table
 from fl.fleet import Fleet
+from models.costs import Cost
 from strategies.base import Limits, Profile, Strategy, Task, Update, sub_sizes
 
 
@@ -239,14 +240,17 @@ class FlowerStrategy(FlowerBase):
         for accuracy, balanced, loss in (delivered, adapted):
             if not (0 <= accuracy <= 1 and 0 <= balanced <= 1 and loss >= 0):
                 raise ValueError(f"accuracy {accuracy}, balanced accuracy {balanced}, loss {loss}")
+        price = Cost(*map(float, told["cost"])) if task.search else task.cost  # type: ignore[arg-type]
+        if not all(0 <= n < float("inf") for n in price.vector):
+            raise ValueError(f"cost {price.vector}")
         return DeviceScore(
             device,
             int(told["num-examples"]),  # type: ignore[arg-type]
             tuple(delivered.tolist()),
             tuple(adapted.tolist()),
             self._down[device] if task.state is not None else 0,
-            task.cost.params / whole.params,
-            task.cost.memory,
+            price.params / whole.params,
+            price.memory,
         )
 
     def _task_record(
@@ -262,10 +266,11 @@ class FlowerStrategy(FlowerBase):
         }
         if task is not None:
             values |= {"architecture": task.architecture, "epochs": task.epochs, "upload": task.upload}
-            values |= {"masked": task.masked, "rate": task.rate, "keep": task.keep, "rates": list(task.rates) or None}
+            values |= {"masked": task.masked, "rate": task.rate, "keep": task.keep}
+            values |= {"rates": list(task.rates) or None, "search": task.search or None}
             cloud = self.method.cloud
-            architecture = cloud.dense if task.architecture == "dense" else cloud.modular
-            values |= {f"size.{axis}": n for axis, n in sub_sizes(architecture, task.coverage).items()}
+            parts = sub_sizes(cloud.architectures[task.architecture], task.coverage)
+            values |= {f"size.{axis}": n for axis, n in parts.items()}
             if task.architecture == "modular":
                 values |= {f"held.{layer}": kept.tolist() for layer, kept in task.coverage.items()}
         return wire.task_record(values)

@@ -47,6 +47,7 @@ def _read(message: Message, context: Context) -> tuple[Settings, workload.Order,
         masked=task.get("masked", "none"),  # type: ignore[arg-type]
         rate=float(task.get("rate", 1.0)),  # type: ignore[arg-type]
         keep=bool(task.get("keep", False)),
+        search=bool(task.get("search", False)),
         rates=task.get("rates", []),  # type: ignore[arg-type]
     )
     store = Store.of(state_root(settings), context.run_id, str(task["method"]), order.seed, order.device)
@@ -93,12 +94,12 @@ def evaluate(message: Message, context: Context) -> Message:
     """Score what was delivered, and again after local adaptation."""
     settings, order, store, _ = _read(message, context)
     got = workload.evaluate(settings, order, store, _model(message))
-    report = MetricRecord(
-        {
-            "device": order.device,
-            "num-examples": got.samples,
-            "delivered": list(got.delivered),
-            "adapted": list(got.adapted),
-        }
-    )
-    return Message(RecordDict({wire.REPORT: report}), reply_to=message)
+    told = {
+        "device": order.device,
+        "num-examples": got.samples,
+        "delivered": list(got.delivered),
+        "adapted": list(got.adapted),
+    }
+    if got.cost is not None:
+        told |= {"cost": [float(n) for n in got.cost.vector]}
+    return Message(RecordDict({wire.REPORT: MetricRecord(told)}), reply_to=message)  # type: ignore[arg-type]

@@ -5,9 +5,11 @@
     modular   body, selector and mappings of ECLM, made from early (ECLM 4.3)
     nested    the dense model trained so that its prefixes work on their own (FjORD)
     rolling   the same for windows that start anywhere (FedRolex)
+    supernet  branches grown from dense, trained for as many epochs more (AdaptiveNet)
 
-So all of them see the same data for the same number of epochs. Each is kept in the cache folder under the hash of
-what decides *it*: experiments share them, and a new setting of one leaves the others valid.
+All of them see the same data for the same number of epochs, but for the supernet, which starts from a trained dense
+model. Each is kept in the cache folder under the hash of what decides *it*: experiments share them, and a new setting
+of one leaves the others valid.
 """
 
 import hashlib
@@ -32,6 +34,7 @@ from models.cloud import ModularModel, Progress, enhance, mapping, train_end_to_
 from models.costs import CostModel
 from models.modularize import modularize
 from models.nested import RATES, distilled, ordered_dropout
+from models.supernet import grow, random_paths, taught
 from models.train import Augment, Extra, Recipe, fit, flip_and_shift
 from partitions import Purpose, rng
 from strategies.base import Cloud
@@ -51,6 +54,7 @@ KEYS: dict[str, list[str]] = {
     "nested": EARLY + LATER,
     "rolling": EARLY + LATER,
     "modular": EARLY + LATER + MODULAR,
+    "supernet": EARLY + LATER + ["shrink"],
 }
 
 
@@ -80,8 +84,10 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
         dense_costs=CostModel(built["dense"], local.batch_size, local.slots),
         modular=built["modular"],
         modular_costs=CostModel(built["modular"], local.batch_size, local.slots),
+        supernet=built["supernet"],
         make_dense=partial(stage.artefact, "dense"),
         make_modular=stage.modular_model,
+        make_supernet=partial(stage.artefact, "supernet"),
         make_nested=lambda rolling: stage.artefact("rolling" if rolling else "nested"),
     )
 
@@ -129,6 +135,15 @@ class Stage:
     def rolling(self) -> State:
         """The nested model for windows that start anywhere."""
         return self.nested(rolling=True)
+
+    def supernet(self) -> State:
+        """AdaptiveNet's supernet: branches grown from the dense model, which then teaches random paths."""
+        built, slices = architectures(self.settings), self.settings.shrink
+        teacher = self._body("dense", self.artefact("dense"))
+        body = self._body("supernet", grow(built["dense"], teacher.state(), slices))
+        paths = random_paths(built["supernet"], body, slices, self._generator(7))
+        self._fit(paths, self._later, 6, "supernet", taught(teacher))
+        return body.state()
 
     def modular(self) -> State:
         """Body, selector and mappings of ECLM, made from the early dense model: end to end, then ability enhancing."""

@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from fl.config import Settings
-from fl.devices import Table, shares
+from fl.devices import Shares, Table, shares
 from fl.store import Store
 from fl.world import architectures, recipe, routing, selector, tensors, world
 from models.axes import State
 from models.body import Body
+from models.costs import Cost, CostModel
 from models.nested import ordered_dropout
 from models.selector import Selector, importance
+from models.supernet import choose
 from models.train import Masking, fit, score
 from partitions import Purpose, rng
 
@@ -30,9 +32,9 @@ class Order:
 
     Args:
         device, seed, round, step: where in the experiment this is.
-        architecture: 'dense' or 'modular'; sizes: the axis sizes in which the part differs from the whole.
+        architecture: of `fl.world.architectures`; sizes: the axis sizes in which the part differs from the whole.
         held: for each module layer the indices of the modules that the part consists of.
-        epochs, masked, rate, keep, rates: as in `strategies.base.Task`.
+        epochs, masked, rate, keep, rates, search: as in `strategies.base.Task`.
     """
 
     device: int
@@ -47,6 +49,7 @@ class Order:
     rate: float = 1.0
     keep: bool = False
     rates: Sequence[float] = ()
+    search: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,16 @@ class Trained:
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores before and after local adaptation; without adaptation they are the same."""
+    """Scores before and after local adaptation; without adaptation they are the same.
+
+    Args:
+        cost: of the part that the device chose itself, where it did.
+    """
 
     samples: int
     delivered: tuple[float, float, float]  # accuracy, balanced accuracy, mean loss
     adapted: tuple[float, float, float]
+    cost: Cost | None = None
 
 
 @lru_cache(maxsize=64)
@@ -108,8 +116,8 @@ def _logits(settings: Settings, store: Store, x: Tensor) -> list[Tensor]:
 
 
 def _gates(settings: Settings, order: Order, store: Store, body: Body, x: Tensor) -> list[Tensor] | None:
-    """Gates (n, M_l) over the modules held, None for a dense part."""
-    if order.architecture == "dense":
+    """Gates (n, M_l) over the modules held, None where every module counts 1."""
+    if order.architecture != "modular":
         return None
     held, how = order.held or {}, routing(settings)
     logits = _logits(settings, store, x)
@@ -117,13 +125,33 @@ def _gates(settings: Settings, order: Order, store: Store, body: Body, x: Tensor
     return [how.gates(layer[:, kept]) for layer, kept in zip(logits, columns, strict=True)]
 
 
-def profile(settings: Settings, order: Order, store: Store, with_importance: bool) -> dict[str, float | list[float]]:
-    """What the device can spare now and, if asked, how important each module is to its data (ECLM 5.1)."""
+def _spare(settings: Settings, order: Order) -> Shares:
     table = Table.of(settings.hardware)
-    spare = shares(
+    return shares(
         table, table.draw(order.seed, order.device), order.seed, order.device, order.step,
         settings.limit_low, settings.limit_high, settings.background_load,
     )  # fmt: skip
+
+
+def _chosen(settings: Settings, order: Order, supernet: Body) -> tuple[Body, Cost]:
+    """The part of the supernet that suits the device's data best under what it can spare now, and its cost."""
+    built, local, spare = architectures(settings), recipe(settings), _spare(settings, order)
+    whole = CostModel(built["dense"], local.batch_size, local.slots).whole  # shares are of the large cloud model
+    return choose(
+        supernet,
+        CostModel(built["supernet"], local.batch_size, local.slots),
+        settings.shrink,
+        spare.compute * whole.macs,
+        spare.memory * whole.memory,
+        *_data(settings, order, "train"),
+        world(settings, order.seed).data.num_classes,
+        rng(order.seed, Purpose.SEARCH, order.step, order.device),
+    )
+
+
+def profile(settings: Settings, order: Order, store: Store, with_importance: bool) -> dict[str, float | list[float]]:
+    """What the device can spare now and, if asked, how important each module is to its data (ECLM 5.1)."""
+    spare = _spare(settings, order)
     told: dict[str, float | list[float]] = {"link": spare.link, "compute": spare.compute, "memory": spare.memory}
     if with_importance:
         x, _ = _data(settings, order, "train")
@@ -146,7 +174,9 @@ def train(settings: Settings, order: Order, store: Store, state: State | None) -
 
 def evaluate(settings: Settings, order: Order, store: Store, state: State | None) -> Scored:
     """Score a model on the device's current distribution, as delivered and after ``order.epochs`` of adaptation."""
-    body = _load(settings, order, state if state is not None else store.load("model"))
+    body, price = _load(settings, order, state if state is not None else store.load("model")), None
+    if order.search:
+        body, price = _chosen(settings, order, body)
     x, y = _data(settings, order, "test")
     gates = _gates(settings, order, store, body, x)
     classes = world(settings, order.seed).data.num_classes
@@ -158,9 +188,9 @@ def evaluate(settings: Settings, order: Order, store: Store, state: State | None
 
     delivered = measured()
     if not order.epochs:
-        return Scored(len(x), delivered, delivered)
+        return Scored(len(x), delivered, delivered, price)
     _fit(settings, order, store, body, *_data(settings, order, "train"))
-    return Scored(len(x), delivered, measured())
+    return Scored(len(x), delivered, measured(), price)
 
 
 def _fit(settings: Settings, order: Order, store: Store, body: Body, x: Tensor, y: Tensor) -> float:

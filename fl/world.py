@@ -10,6 +10,7 @@ from fl.config import Settings, SettingsError
 from models.body import Architecture
 from models.registry import MODELS
 from models.selector import Routing, Selector
+from models.supernet import elastic
 from models.train import Recipe
 from partitions import DRIFTS, PARTITIONS, Dataset, Schedule, World, load
 
@@ -57,7 +58,7 @@ def tensors(data: Dataset, split: str, indices: np.ndarray | slice = slice(None)
 
 @lru_cache(maxsize=8)
 def architectures(settings: Settings) -> dict[str, Architecture]:
-    """The dense cloud model and the modular one made from it.
+    """The dense cloud model, and the modular one and the supernet made from it.
 
     Raises:
         SettingsError: the model does not fit the data or cannot be cut as asked.
@@ -72,7 +73,8 @@ def architectures(settings: Settings) -> dict[str, Architecture]:
         hyper["norm"] = settings.norm
     try:
         dense = MODELS[settings.model](data.input_shape, data.num_classes, **hyper)
-        return {"dense": dense, "modular": dense.modular(settings.modules, settings.shrink)}
+        modular = dense.modular(settings.modules, settings.shrink)
+        return {"dense": dense, "modular": modular, "supernet": elastic(dense, settings.shrink)}
     except ValueError as error:
         raise SettingsError(str(error)) from error
 

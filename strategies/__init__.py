@@ -1,5 +1,6 @@
 """One file per method, and the names by which a run asks for them."""
 
+from strategies.adaptivenet import AdaptiveNet
 from strategies.base import Strategy
 from strategies.eclm import ECLM
 from strategies.fedavg import FedAvg
@@ -11,6 +12,7 @@ from strategies.local import LocalAdaptation, NoAdaptation
 STRATEGIES: dict[str, type[Strategy]] = {
     "na": NoAdaptation,
     "la": LocalAdaptation,
+    "an": AdaptiveNet,
     "fedavg": FedAvg,
     "heterofl": HeteroFL,
     "fjord": FjORD,

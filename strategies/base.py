@@ -62,7 +62,7 @@ class Task:
     """What one device is asked to do with which parameters.
 
     Args:
-        architecture: 'dense' or 'modular', which of the cloud's two architectures the part belongs to.
+        architecture: which of the cloud's architectures the part belongs to.
         coverage: which part of it.
         state: the parameters; None asks the device to go on from the model that it kept.
         epochs: local epochs; when scoring, epochs of adaptation before the second score.
@@ -71,10 +71,11 @@ class Task:
         keep: the device keeps the trained model.
         upload: the device sends the trained model back.
         rates: widths of which the device draws one per batch (FjORD); none: it trains the part as it is.
+        search: the device looks for the best path through the supernet before it is scored.
         cost: of the sub-model, for the clock and the ledger.
     """
 
-    architecture: Literal["dense", "modular"]
+    architecture: Literal["dense", "modular", "supernet"]
     coverage: Coverage
     state: State | None
     epochs: int
@@ -84,6 +85,7 @@ class Task:
     keep: bool = False
     upload: bool = True
     rates: Sequence[float] = ()
+    search: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,17 +125,25 @@ class Cloud:
 
     Args:
         dense, modular: architectures; dense_costs, modular_costs: what their sub-models cost.
+        supernet: AdaptiveNet's architecture.
         make_dense, make_modular: give the trained models, from a cache or by training them now.
         make_nested: the dense model with slices that work on their own: prefixes, or rolling windows.
+        make_supernet: the supernet.
     """
 
     dense: Architecture
     dense_costs: CostModel
     modular: Architecture
     modular_costs: CostModel
+    supernet: Architecture
     make_dense: Callable[[], State]
     make_modular: Callable[[], ModularModel]
     make_nested: Callable[[bool], State]
+    make_supernet: Callable[[], State]
+
+    @property
+    def architectures(self) -> dict[str, Architecture]:
+        return {"dense": self.dense, "modular": self.modular, "supernet": self.supernet}
 
     @cached_property
     def dense_state(self) -> State:
@@ -151,6 +161,10 @@ class Cloud:
     def rolling_state(self) -> State:
         return self.make_nested(True)
 
+    @cached_property
+    def supernet_state(self) -> State:
+        return self.make_supernet()
+
 
 @dataclass
 class Strategy(ABC):
@@ -166,7 +180,7 @@ class Strategy(ABC):
     """
 
     reports: ClassVar[Mapping[str, Measure]]
-    architecture: ClassVar[Literal["dense", "modular"]] = "dense"
+    architecture: ClassVar[Literal["dense", "modular", "supernet"]] = "dense"
     asks: ClassVar[Literal["nothing", "limits", "importance"]] = "nothing"
 
     cloud: Cloud
@@ -176,9 +190,8 @@ class Strategy(ABC):
     axes: Axes = field(init=False)
 
     def __post_init__(self) -> None:
-        architecture = self.cloud.dense if self.architecture == "dense" else self.cloud.modular
         self.model = {name: value.clone() for name, value in self.initial().items()}
-        self.axes = architecture.part(FULL).axes()
+        self.axes = self.cloud.architectures[self.architecture].part(FULL).axes()
 
     def initial(self) -> State:
         """The cloud model that the method starts from."""

@@ -16,6 +16,7 @@ from models.costs import CostModel
 from models.mlp import mlp
 from models.modularize import modularize
 from models.selector import Routing, Selector
+from models.supernet import elastic, grow
 from strategies.base import Cloud, Plan
 
 torch.set_num_threads(1)
@@ -45,8 +46,10 @@ def make_cloud(modules: int = 8, shrink: int = 8, top_k: int = 4, dense: Archite
         CostModel(dense, 4),
         modular,
         CostModel(modular, 4),
+        elastic(dense, shrink),
         make_dense=lambda: state,
         make_nested=lambda rolling: state,
+        make_supernet=lambda: grow(dense, state, shrink),
         make_modular=lambda: ModularModel(body, chooser, Routing(top_k, float(shrink))),
     )
 

@@ -55,7 +55,7 @@ FAMILIES: dict[str, str] = {
     "eclm": "#d55e00",
     "fjord": "#009e73",
     "fedrolex": "#cc79a7",
-    "adaptivenet": "#000000",
+    "an": "#000000",
 }
 SPARE = ("#117733", "#882255", "#999933", "#332288")  # for families without a colour of their own, in order
 

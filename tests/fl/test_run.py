@@ -34,15 +34,17 @@ def test_one_and_two_workers_write_the_same_csv(play: Callable, tmp_path: Path) 
 def test_every_method_reports_its_rows(play: Callable, tmp_path: Path) -> None:
     play(tmp_path, strategies=",".join(STRATEGIES))
     rounds = pd.read_csv(tmp_path / "rounds.csv")
-    reports = ["na", "na+ft", "la", "fedavg", "fedavg+ft", "heterofl", "heterofl+ft"]
+    reports = ["na", "na+ft", "la", "an", "an+ft", "fedavg", "fedavg+ft", "heterofl", "heterofl+ft"]
     reports += ["fjord", "fjord+ft", "fedrolex", "fedrolex+ft", "eclm-derive", "eclm"]
     assert list(rounds.method.unique()) == reports
     assert (rounds.groupby("method").size() == 4).all()
     scored = rounds[rounds.evaluated > 0]
+    assert list(scored.method.unique()) == reports
     assert (scored.evaluated == 6).all() and set(scored["round"]) == {2, 4}
     assert scored.accuracy_mean.between(0.2, 1).all()
     assert (rounds.failures == 0).all() and (rounds.refused == 0).all()
     bytes_down = rounds.groupby("method").bytes_down.sum()
+    assert (rounds[rounds.method == "an"].bytes_down > 0).tolist() == [True, False, False, False]  # once per device
     assert bytes_down["na"] == 0 and bytes_down["la"] > 0  # each device fetches the model once
     assert rounds.groupby("method").bytes_up.sum()["la"] < 1000  # only that it is done, never a model
     assert bytes_down["eclm"] < 0.5 * bytes_down["fedavg"]

@@ -6,6 +6,7 @@ import torch
 
 from models.axes import extract
 from strategies import STRATEGIES
+from strategies.adaptivenet import AdaptiveNet
 from strategies.base import Limits, Plan, Profile, Strategy, Task, Update
 from strategies.eclm import ECLM
 from strategies.fedavg import FedAvg
@@ -59,9 +60,8 @@ def test_every_device_is_delivered_a_model_that_builds(method: Strategy, plan: P
     tasks = method.deliver(profiles(method, share))
     assert sorted(tasks) == list(range(plan.devices))
     for task in tasks.values():
-        architecture = method.cloud.dense if task.architecture == "dense" else method.cloud.modular
         if task.state is not None:
-            architecture.part(task.coverage).load_state_dict(task.state)
+            method.cloud.architectures[task.architecture].part(task.coverage).load_state_dict(task.state)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6])
@@ -263,6 +263,19 @@ def test_la_asks_a_device_to_go_on_from_its_own_model(cloud_maker, plan: Plan) -
     method.absorb(1, first, [Update(d, {}, 10) for d in range(9)], everyone)  # device 9 failed
     later = method.tasks(4, everyone)
     assert [d for d, task in later.items() if task.state is not None] == [9]
+
+
+def test_adaptivenet_downloads_the_supernet_once_and_searches_it_at_every_step(cloud_maker, plan: Plan) -> None:
+    method = AdaptiveNet(cloud_maker(), plan, 3)
+    everyone = profiles(method)
+    assert method.cohort(1) == list(range(10)) and method.cohort(2) == []
+    first = method.tasks(1, everyone)
+    assert all(t.state is not None and t.keep and not t.upload and t.epochs == 0 for t in first.values())
+    method.absorb(1, first, [Update(d, {}, 10) for d in range(9)], everyone)  # device 9 failed
+    assert method.cohort(4) == [9]
+    served = method.deliver(everyone)
+    assert all(task.search and task.epochs == plan.adapt_epochs for task in served.values())
+    assert [d for d, task in served.items() if task.state is not None] == [9]
 
 
 def test_sub_models_of_eclm_are_cut_from_the_current_cloud_model(cloud_maker, plan: Plan) -> None:
