@@ -28,12 +28,12 @@ from torch import Tensor
 
 from fl.config import Settings
 from fl.world import architectures, recipe, routing, selector, tensors, world
-from models.axes import State
+from models.axes import Coverage, State
 from models.body import Body
 from models.cloud import ModularModel, Progress, enhance, mapping, train_end_to_end
 from models.costs import CostModel
 from models.modularize import modularize
-from models.nested import RATES, distilled, ordered_dropout
+from models.nested import RATES, distilled, ordered_dropout, settle
 from models.supernet import grow, random_paths, taught
 from models.train import Augment, Extra, Recipe, fit, flip_and_shift
 from partitions import Purpose, rng
@@ -88,6 +88,7 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
         make_dense=partial(stage.artefact, "dense"),
         make_modular=stage.modular_model,
         make_supernet=partial(stage.artefact, "supernet"),
+        settled=stage.settled,
         make_nested=lambda rolling: stage.artefact("rolling" if rolling else "nested"),
     )
 
@@ -184,6 +185,13 @@ class Stage:
         chooser = selector(self.settings)
         chooser.load_state_dict(_under(kept, "selector."))
         return ModularModel(self._body("modular", _under(kept, "body.")), chooser, routing(self.settings))
+
+    def settled(self, coverage: Coverage, state: State) -> State:
+        """A part of the dense model with its norm statistics estimated on the proxy data."""
+        body = architectures(self.settings)["dense"].part(coverage)
+        body.load_state_dict(state)
+        settle(body, self._proxy()[0])
+        return body.state()
 
     # what the stages share
 

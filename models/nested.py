@@ -19,6 +19,7 @@ from models.body import Architecture, Body
 from models.train import Extra
 
 RATES = (1.0, 0.5, 0.25, 0.125, 0.0625)  # HeteroFL's five widths, a to e
+MOMENTUM = 0.1  # of `models.blocks.Norm`
 
 
 def grains(architecture: Architecture) -> dict[str, int]:
@@ -120,3 +121,25 @@ def distilled(part: Sampled) -> Extra:
         The term to add to the loss of the widest, given a batch's inputs (B, ...) and its logits (B, classes).
     """
     return lambda x, logits: F.cross_entropy(part(x), logits.detach().softmax(1))
+
+
+@torch.no_grad()
+def settle(body: Body, x: Tensor, batch_size: int = 500) -> None:
+    """Static batch norm (HeteroFL 3): running statistics become those of ``x`` (n, ...), averaged over its batches.
+
+    In training a batch norm uses the statistics of its batch alone; what it needs in use is estimated afterwards, for
+    a part as well as for the whole. Without batch norm nothing happens.
+    """
+    statistics = dict(body.named_buffers())
+    if not statistics:
+        return
+    mean = {name: torch.zeros_like(value) for name, value in statistics.items()}
+    body.train()
+    for batch in x.tensor_split(-(-len(x) // batch_size)):
+        for value in statistics.values():
+            value.zero_()
+        body(batch)  # leaves MOMENTUM times the statistics of the batch
+        for name, value in statistics.items():
+            mean[name] += value * (len(batch) / len(x) / MOMENTUM)
+    for name, value in statistics.items():
+        value.copy_(mean[name])

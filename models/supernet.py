@@ -20,7 +20,7 @@ from models.axes import Coverage, State, extract
 from models.body import Architecture, Body
 from models.costs import Cost, CostModel
 from models.modularize import modularize
-from models.nested import Sampled
+from models.nested import Sampled, settle
 from models.train import Extra, score
 
 Path = tuple[int, ...]
@@ -150,6 +150,7 @@ def choose(
         kept = coverage(body.layers, slices, path)
         taken = costs.architecture.part(kept)
         taken.load_state_dict(extract(state, axes, kept))
+        settle(taken, x)  # the running statistics of a batch norm differ by path
         return taken
 
     def loss(path: Path) -> float:

@@ -129,6 +129,8 @@ class Cloud:
         make_dense, make_modular: give the trained models, from a cache or by training them now.
         make_nested: the dense model with slices that work on their own: prefixes, or rolling windows.
         make_supernet: the supernet.
+        settled: ``settled(coverage, state)`` is a part of the dense model with norm statistics of the proxy data; the
+            same without batch norm.
     """
 
     dense: Architecture
@@ -140,6 +142,7 @@ class Cloud:
     make_modular: Callable[[], ModularModel]
     make_nested: Callable[[bool], State]
     make_supernet: Callable[[], State]
+    settled: Callable[[Coverage, State], State]
 
     @property
     def architectures(self) -> dict[str, Architecture]:

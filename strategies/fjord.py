@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from models.axes import FULL
 from strategies.base import Profile, Task, Update, merge
 from strategies.heterofl import HeteroFL
 
@@ -30,4 +31,5 @@ class FjORD(HeteroFL):
     def absorb(
         self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
     ) -> None:
-        self.model = merge(self, tasks, updates, weight={u.device: u.examples for u in updates})
+        weight = {u.device: float(u.examples) for u in updates}
+        self.model = self.cloud.settled(FULL, merge(self, tasks, updates, weight))

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import torch
 
-from models.axes import Coverage, State, covered_sizes, extract
+from models.axes import FULL, Coverage, State, covered_sizes, extract
 from models.costs import Cost, cost
 from models.nested import RATES, width
 from strategies.base import Limits, Profile, Strategy, Task, Update, merge
@@ -22,11 +22,12 @@ class HeteroFL(Strategy):
     """Each device trains the widest of the nested models that its limits allow.
 
     As in the original: masked loss (logits of classes that a device lacks are zeroed), scaler (activations divided by
-    the rate), mean by count over the devices that cover an entry, where a device covers only the rows of the
-    classifier whose classes it holds, and entries that nobody covers keep their value. Unlike there, where only the
-    whole model is scored: a sub-model is served with its scaler, fine-tuning is not masked, and the rounds start from
-    a model whose slices were trained. A device that not even the narrowest width fits sits out in training and is
-    served the narrowest.
+    the rate), static batch norm (statistics are estimated after a merge), mean by count over the devices that cover an
+    entry, where a device covers only the rows of the classifier whose classes it holds; entries that nobody covers keep
+    their value. Unlike there, where only the whole model is scored: a sub-model is served with its scaler and with
+    statistics of its own, estimated on the cloud's proxy data; fine-tuning is not masked; and the rounds start from a
+    model whose slices were trained. A device that not even the narrowest width fits sits out in training and is served
+    the narrowest.
     """
 
     reports = {"heterofl": "delivered", "heterofl+ft": "adapted"}
@@ -59,6 +60,12 @@ class HeteroFL(Strategy):
         state = extract(self.model, self.axes, coverage)
         return Task("dense", coverage, state, epochs, self.prices[level], rate=self.rates[level])
 
+    def served(self, level: int) -> Task:
+        """What a device of a level is given for use."""
+        task = self.part(level, self.plan.adapt_epochs)
+        assert task.state is not None
+        return replace(task, state=self.cloud.settled(task.coverage, task.state))
+
     def lesson(self, level: int) -> Task:
         """What a device of a level is asked to train in a round."""
         return replace(self.part(level, self.plan.local_epochs), masked="zero")
@@ -74,11 +81,11 @@ class HeteroFL(Strategy):
         held = {u.device: {} if u.classes is None else {"classes": torch.tensor(u.classes)} for u in updates}
         tasks = {d: replace(tasks[d], coverage={**tasks[d].coverage, **held[d]}) for d in held}
         updates = [replace(u, state=extract(u.state, self.axes, held[u.device])) for u in updates]
-        self.model = merge(self, tasks, updates, weight={u.device: 1.0 for u in updates})
+        self.model = self.cloud.settled(FULL, merge(self, tasks, updates, {u.device: 1.0 for u in updates}))
 
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
         narrowest = len(self.rates) - 1
         fitting = {p.device: self.level(p.limits) for p in profiles}
         levels = {device: narrowest if level is None else level for device, level in fitting.items()}
-        made = {level: self.part(level, self.plan.adapt_epochs) for level in set(levels.values())}
+        made = {level: self.served(level) for level in set(levels.values())}
         return {device: made[level] for device, level in levels.items()}

@@ -50,6 +50,7 @@ def make_cloud(modules: int = 8, shrink: int = 8, top_k: int = 4, dense: Archite
         make_dense=lambda: state,
         make_nested=lambda rolling: state,
         make_supernet=lambda: grow(dense, state, shrink),
+        settled=lambda coverage, state: state,
         make_modular=lambda: ModularModel(body, chooser, Routing(top_k, float(shrink))),
     )
 

@@ -10,7 +10,7 @@ from models.axes import covered_sizes, extract
 from models.blocks import Norm
 from models.body import Architecture
 from models.mlp import mlp
-from models.nested import RATES, Sampled, distilled, grains, ordered_dropout, width
+from models.nested import RATES, Sampled, distilled, grains, ordered_dropout, settle, width
 from models.resnet import resnet18
 from models.train import Recipe, fit, score
 
@@ -134,6 +134,30 @@ def test_distillation_makes_slices_work_alone_and_leaves_the_teacher_alone() -> 
     logits = torch.randn(400, 4, requires_grad=True)
     term(x, logits).backward()
     assert logits.grad is None
+
+
+@torch.no_grad()
+def test_static_batch_norm_serves_what_it_trains() -> None:
+    """Statistics of the very batches that it is used on: in use it computes what training does, but for n / (n - 1)."""
+    architecture = resnet18((3, 16, 16), 3, width=8, norm="batch")
+    body = architecture.whole(0)
+    x = 2 + 3 * torch.randn(64, 3, 16, 16)
+    weights = {name: p.clone() for name, p in body.named_parameters()}
+
+    def gap() -> float:
+        """Between use and training, relative to the logits; training moves the statistics, so use comes first."""
+        used, trained = body.eval()(x), body.train()(x)
+        return float((used - trained).norm() / trained.norm())
+
+    assert gap() > 0.2
+    settle(body, x)
+    assert all(torch.equal(weights[name], p) for name, p in body.named_parameters())
+    settled = body.state()
+    assert gap() < 0.02
+    body.load_state_dict(settled)
+    settle(body, torch.cat([x, x]), batch_size=64)  # two equal batches: their mean is the same
+    for name, value in settled.items():
+        torch.testing.assert_close(body.state()[name], value, msg=name)
 
 
 def test_parts_own_parameters_are_never_used() -> None:
