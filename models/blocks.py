@@ -32,6 +32,11 @@ def _init(generator: torch.Generator | None, *shape: int, fan_in: int, gain: flo
     return nn.Parameter(torch.randn(*shape, generator=generator) * math.sqrt(gain / fan_in))
 
 
+def pool2(x: Tensor) -> Tensor:
+    """2 x 2 max pooling that keeps an odd last row or column, so that no image is too small for it."""
+    return F.max_pool2d(x, 2, ceil_mode=True)
+
+
 def use_dispatch(gates_BM: Tensor, execution: Execution, macs: float) -> bool:
     """Whether to run module by module.
 
@@ -53,6 +58,9 @@ class Norm(nn.Module):
     'group': group norm with groups of ``group_size`` channels that never straddle two modules, so that a module
     computes the same with or without its neighbours. 'batch': batch norm, whose running statistics are part of the
     state.
+
+    Raises:
+        ValueError: the kind is neither.
     """
 
     mean: Tensor
@@ -60,6 +68,8 @@ class Norm(nn.Module):
 
     def __init__(self, modules: int, hidden: int, kind: str = "group", group_size: int = 8):
         super().__init__()
+        if kind not in ("group", "batch"):
+            raise ValueError(f"unknown norm {kind!r}; known: batch, group")
         self.kind = kind
         self.groups = modules * (hidden // group_size if hidden % group_size == 0 else 1)
         self.weight = nn.Parameter(torch.ones(modules, hidden))
@@ -133,7 +143,8 @@ class ConvBlock(nn.Module):
     """conv3x3 - norm - relu - conv3x3, its hidden channels grouped into modules. (B, C, h, w) -> (B, O, h/stride,
     w/stride).
 
-    The norm and the skip connection that follow the sum belong to the network, not to the modules.
+    With ``pool`` a 2 x 2 max pooling stands before the second convolution and halves the image once more. The norm and
+    the skip connection that follow the sum belong to the network, not to the modules.
     """
 
     def __init__(
@@ -146,37 +157,44 @@ class ConvBlock(nn.Module):
         norm: str = "group",
         group_size: int = 8,
         generator: torch.Generator | None = None,
+        pool: bool = False,
     ):
         super().__init__()
         self.first = _init(generator, modules, hidden, inputs, 3, 3, fan_in=9 * inputs)
         self.norm = Norm(modules, hidden, norm, group_size)
         self.second = _init(generator, outputs, modules, hidden, 3, 3, fan_in=9 * modules * hidden)
         self.stride = stride
+        self.pool = pool
         self.execution: Execution = "auto"
+
+    def _inner(self, x: Tensor, module: int | None = None) -> Tensor:
+        """Hidden activations (B, M * H, ...) of all modules, or (B, H, ...) of one."""
+        first = self.first.flatten(0, 1) if module is None else self.first[module]
+        h = F.relu(self.norm(F.conv2d(x, first, stride=self.stride, padding=1), module))
+        return pool2(h) if self.pool else h
 
     def forward(self, x: Tensor, gates_BM: Tensor | None = None) -> Tensor:
         """Run the block; without gates every module counts 1."""
         outputs, modules, hidden = self.second.shape[:3]
-        macs = 9 * hidden * (x.shape[1] + outputs) * x[:, 0].numel() / self.stride**2
+        macs = 9 * hidden * (x.shape[1] + outputs / (4 if self.pool else 1)) * x[:, 0].numel() / self.stride**2
         if gates_BM is not None and use_dispatch(gates_BM, self.execution, macs):
             out = None
             for m in range(modules):
                 rows = gates_BM[:, m].nonzero().squeeze(1)
                 if not len(rows):
                     continue
-                h = F.relu(self.norm(F.conv2d(x[rows], self.first[m], stride=self.stride, padding=1), module=m))
+                h = self._inner(x[rows], m)
                 y = F.conv2d(h * gates_BM[rows, m, None, None, None], self.second[:, m], padding=1)
                 out = y.new_zeros(len(x), *y.shape[1:]) if out is None else out
                 out = out.index_add(0, rows, y)
             assert out is not None, "every sample has at least one active module"
             return out
-        h = F.conv2d(x, self.first.flatten(0, 1), stride=self.stride, padding=1)
-        h = F.relu(self.norm(h))
+        h = self._inner(x)
         if gates_BM is not None:
             h = (h.unflatten(1, (modules, hidden)) * gates_BM[:, :, None, None, None]).flatten(1, 2)
         return F.conv2d(h, self.second.flatten(1, 2), padding=1)
 
-    def axes(self, modules: str, hidden: str, inputs: str | None, outputs: str) -> Axes:
+    def axes(self, modules: str | None, hidden: str, inputs: str | None, outputs: str) -> Axes:
         """Names of the axes of each parameter."""
         own: dict[str, tuple[str | None, ...]] = {
             "first": (modules, hidden, inputs, None, None),

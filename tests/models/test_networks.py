@@ -10,16 +10,21 @@ from models.body import Architecture, Body
 from models.mlp import mlp
 from models.modularize import modularize
 from models.registry import MODELS
-from models.resnet import resnet18
+from models.resnet import resnet18, resnet34
 from models.selector import Routing
+from models.vgg import vgg16
 from strategies.heterofl import width
 
 ARCHITECTURES = {
     "mlp": mlp((20,), 5, width=32),
     "resnet18": resnet18((3, 16, 16), 5, width=16),
     "resnet18-batch": resnet18((3, 16, 16), 5, width=16, norm="batch"),
+    "resnet18-two": resnet18((3, 16, 16), 5, width=16, layers=2),
+    "resnet34": resnet34((1, 20, 49), 5, width=16),
+    "vgg16": vgg16((3, 32, 32), 5, width=16),
+    "vgg16-odd": vgg16((1, 28, 17), 5, width=16, norm="batch"),
 }
-MODULAR = ["mlp", "resnet18"]
+MODULAR = [name for name in ARCHITECTURES if not name.endswith(("-batch", "-odd"))]
 
 
 def inputs(architecture: Architecture, n: int = 6) -> torch.Tensor:
@@ -121,6 +126,41 @@ def test_every_width_builds_and_runs(name: str, rate: float) -> None:
     assert part(inputs(architecture)).shape == (6, 5)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "params", "layers"),
+    [
+        (resnet18((3, 32, 32), 10), 11_173_962, 4),  # as in common CIFAR implementations
+        (resnet34((3, 32, 32), 10), 21_282_122, 3),
+        (vgg16((3, 32, 32), 10), 14_724_042, 3),  # 13 convolutions 14_710_464, their norms 8_448, head 5_130
+    ],
+    ids=["resnet18", "resnet34", "vgg16"],
+)
+def test_the_paper_models_have_their_parameters(architecture: Architecture, params: int, layers: int) -> None:
+    with torch.device("meta"):
+        body = architecture.build(architecture.sizes, None)
+    assert sum(p.numel() for p in body.parameters()) == params
+    assert len(body.layers) == layers
+
+
+def test_stages_that_are_no_module_layers_stay_dense_and_whole() -> None:
+    dense = ARCHITECTURES["resnet34"]
+    modular = dense.modular(16, 8)
+    assert modular.part(FULL).layers == ("stage2.modules", "stage3.modules", "stage4.modules")
+    assert modular.sizes["stage1.hidden"] == dense.sizes["stage1.hidden"] == 8 * modular.sizes["stage2.hidden"] // 2
+    assert "stage1.modules" not in modular.sizes
+    coverage = dict.fromkeys(modular.part(FULL).layers, torch.tensor([3]))
+    body = modular.whole(0)
+    part = extract(body.state(), body.axes(), coverage)
+    shared = [name for name in part if name.startswith("stages.0.")]
+    assert shared and all(torch.equal(part[name], body.state_dict()[name]) for name in shared)
+
+
+def test_a_dense_stage_is_pruned_in_width_alone() -> None:
+    sizes = ARCHITECTURES["vgg16"].sizes
+    kept = covered_sizes(sizes, width(sizes, 0.25, ARCHITECTURES["vgg16"].whole().layers))
+    assert kept["block1.hidden"] == 4 and kept["block1.out"] == 8 and kept["block6.modules"] == 1
+
+
 def test_linear_block_is_the_sum_of_its_modules() -> None:
     """sum_i g_i W2_i relu(W1_i x + b1_i) + b, module by module in plain torch."""
     block = LinearBlock(5, 7, 4, 3, torch.Generator().manual_seed(0))
@@ -143,6 +183,23 @@ def test_conv_block_is_the_sum_of_its_modules() -> None:
         expected = expected + gates[:, m, None, None, None] * F.conv2d(F.relu(h), block.second[:, m], padding=1)
     block.execution = "fused"
     torch.testing.assert_close(block(x, gates), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_pooling_inside_a_conv_block_keeps_the_sum_of_modules() -> None:
+    block = ConvBlock(3, 2, 4, 5, group_size=2, pool=True, generator=torch.Generator().manual_seed(0))
+    x, gates = torch.randn(5, 2, 8, 6), torch.rand(5, 3)
+    expected = torch.zeros(5, 5, 4, 3)
+    for m in range(3):
+        h = F.group_norm(F.conv2d(x, block.first[m], padding=1), 2, block.norm.weight[m], block.norm.bias[m])
+        pooled = F.max_pool2d(F.relu(h), 2)
+        expected = expected + gates[:, m, None, None, None] * F.conv2d(pooled, block.second[:, m], padding=1)
+    block.execution = "fused"
+    torch.testing.assert_close(block(x, gates), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_unknown_norm_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown norm 'layer'; known: batch, group"):
+        resnet18((3, 8, 8), 5, width=8, norm="layer").whole()
 
 
 def test_the_rule_dispatches_when_few_of_many_large_modules_are_active() -> None:
