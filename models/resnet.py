@@ -3,6 +3,10 @@
 The blocks of a stage share one row of gates: module i of the layer is module i of every block. The stem, the skip
 connections, the norms after each sum and the head are shared by all modules. A stage without a module axis in
 ``sizes`` is no module layer: it stays dense, and every sub-model holds it.
+
+A residual module (ECLM 4.1) adds its gated input inside the norm of every block of its stage. The skip connection
+carries the input past the norm at a fixed weight; the residual module beside it lets the selector say, sample by
+sample, how little the other modules change.
 """
 
 from collections.abc import Sequence
@@ -30,9 +34,10 @@ class Residual(nn.Module):
         norm: str,
         group_size: int,
         generator: torch.Generator | None,
+        bypass: int | None,
     ):
         super().__init__()
-        self.block = ConvBlock(modules, inputs, hidden, outputs, stride, norm, group_size, generator)
+        self.block = ConvBlock(modules, inputs, hidden, outputs, stride, norm, group_size, generator, bypass=bypass)
         self.norm = Norm(1, outputs, norm, group_size)
         self.stride = stride
         self.project: nn.Parameter | None = None
@@ -46,9 +51,10 @@ class Residual(nn.Module):
             x = self.project_norm(F.conv2d(x, self.project, stride=self.stride))
         return F.relu(y + x)
 
-    def axes(self, modules: str | None, hidden: str, inputs: str, outputs: str) -> Axes:
+    def axes(self, modules: str | None, hidden: str, inputs: str, outputs: str, bypass: str) -> Axes:
         axes: dict[str, tuple[str | None, ...]] = {}
-        axes |= {f"block.{name}": a for name, a in self.block.axes(modules, hidden, inputs, outputs).items()}
+        own = self.block.axes(modules, hidden, inputs, outputs, bypass)
+        axes |= {f"block.{name}": a for name, a in own.items()}
         axes |= {f"norm.{name}": a for name, a in self.norm.axes(None, outputs).items()}
         if self.project is not None:
             axes["project"] = (outputs, inputs, None, None)
@@ -90,6 +96,7 @@ class ResNet(Body):
                         norm,
                         group_sizes[s - 1],
                         generator,
+                        sizes.get(f"stage{s}.bypass"),
                     )
                 )
             self.stages.append(stage)
@@ -115,7 +122,7 @@ class ResNet(Body):
                 assert isinstance(block, Residual)
                 inputs = f"stage{s - 1}.out" if b == 0 and s > 1 else f"stage{s}.out"
                 modules = f"stage{s}.modules" if f"stage{s}.modules" in self.layers else None
-                own = block.axes(modules, f"stage{s}.hidden", inputs, f"stage{s}.out")
+                own = block.axes(modules, f"stage{s}.hidden", inputs, f"stage{s}.out", f"stage{s}.bypass")
                 axes |= {f"stages.{s - 1}.{b}.{name}": a for name, a in own.items()}
         head = f"stage{len(self.stages)}.out"
         return axes | {"head.weight": ("classes", head), "head.bias": ("classes",)}

@@ -1,9 +1,9 @@
 """VGG16 with norms (Simonyan, Zisserman 2015, arXiv:1409.1556) for small images; its last blocks are module layers.
 
-13 convolutions in stages of (2, 2, 3, 3, 3), a 2 x 2 max pooling after each stage. A module must end in a linear map and
-have the outer dimensions of its block, so convolutions are taken in pairs, conv - norm - relu - conv, and each pair is
-followed by a norm and a ReLU that all modules share. The first convolution is the stem; the other 12 are 6 blocks, two
-to a pair across a stage's end where a stage is odd (then the pooling is inside the block):
+13 convolutions in stages of (2, 2, 3, 3, 3), a 2 x 2 max pooling P after each stage. A module must end in a linear map
+and have the outer dimensions of its block, so convolutions are taken in pairs, conv - norm - relu - conv, and each pair
+is followed by a norm and a ReLU that all modules share. The first convolution is the stem; the other 12 are 6 blocks,
+where need be with a stage's end, and so its pooling, between the two:
 
     stem c1.1 | c1.2 P c2.1 | c2.2 P c3.1 | c3.2 c3.3, P | c4.1 c4.2 | c4.3 P c5.1 | c5.2 c5.3, P | mean, linear
 
@@ -61,10 +61,11 @@ class Pair(nn.Module):
         norm: str,
         group_sizes: tuple[int, int],
         generator: torch.Generator | None,
+        bypass: int | None,
     ):
         super().__init__()
         self.block = ConvBlock(
-            modules, inputs, hidden, outputs, 1, norm, group_sizes[0], generator, pool=plan.pool_inside
+            modules, inputs, hidden, outputs, 1, norm, group_sizes[0], generator, plan.pool_inside, bypass
         )
         self.norm = Norm(1, outputs, norm, group_sizes[1])
         self.pool = plan.pool_after
@@ -73,8 +74,8 @@ class Pair(nn.Module):
         x = F.relu(self.norm(self.block(x, gates_BM)))
         return pool2(x) if self.pool else x
 
-    def axes(self, modules: str | None, hidden: str, inputs: str, outputs: str) -> Axes:
-        own = {f"block.{name}": a for name, a in self.block.axes(modules, hidden, inputs, outputs).items()}
+    def axes(self, modules: str | None, hidden: str, inputs: str, outputs: str, bypass: str) -> Axes:
+        own = {f"block.{name}": a for name, a in self.block.axes(modules, hidden, inputs, outputs, bypass).items()}
         return own | {f"norm.{name}": a for name, a in self.norm.axes(None, outputs).items()}
 
 
@@ -108,6 +109,7 @@ class VGG(Body):
                     norm,
                     (group_size * plan.hidden, group_size * plan.out),
                     generator,
+                    sizes.get(f"block{b}.bypass"),
                 )
             )
             inputs = outputs
@@ -131,7 +133,7 @@ class VGG(Body):
         for b, block in enumerate(self.blocks, start=1):
             assert isinstance(block, Pair)
             modules = f"block{b}.modules" if f"block{b}.modules" in self.layers else None
-            own = block.axes(modules, f"block{b}.hidden", inputs, f"block{b}.out")
+            own = block.axes(modules, f"block{b}.hidden", inputs, f"block{b}.out", f"block{b}.bypass")
             axes |= {f"blocks.{b - 1}.{name}": a for name, a in own.items()}
             inputs = f"block{b}.out"
         return axes | {"head.weight": ("classes", inputs), "head.bias": ("classes",)}

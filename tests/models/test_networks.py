@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from models.axes import FULL, covered_sizes, extract
 from models.blocks import ConvBlock, Execution, LinearBlock, execute, use_dispatch
-from models.body import Architecture, Body
+from models.body import Architecture, Body, columns_coverage, gate_columns
 from models.mlp import mlp
 from models.modularize import modularize
 from models.registry import MODELS
@@ -25,15 +25,17 @@ ARCHITECTURES = {
     "vgg16-odd": vgg16((1, 28, 17), 5, width=16, norm="batch"),
 }
 MODULAR = [name for name in ARCHITECTURES if not name.endswith(("-batch", "-odd"))]
+CUTS = [(name, residual) for name in MODULAR for residual in (False, True)]
 
 
 def inputs(architecture: Architecture, n: int = 6) -> torch.Tensor:
     return torch.randn(n, *architecture.input_shape, generator=torch.Generator().manual_seed(3))
 
 
-def gates_of(body: Body, modules: int, n: int = 6, active: int = 3) -> list[torch.Tensor]:
+def gates_of(body: Body, n: int = 6, active: int = 3) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(4)
-    return [Routing(active, 2.0).gates(torch.randn(n, modules, generator=generator)) for _ in body.layers]
+    widths = [len(gate_columns(body.sizes, layer)) for layer in body.layers]
+    return [Routing(active, 2.0).gates(torch.randn(n, width, generator=generator)) for width in widths]
 
 
 def run_as(body: Body, execution: Execution) -> Body:
@@ -56,37 +58,37 @@ def test_axes_name_every_entry_with_its_true_length(name: str) -> None:
             assert axis is None or body.sizes[axis] == length, (entry, axis)
 
 
-@pytest.mark.parametrize("name", MODULAR)
-def test_takeover_with_all_gates_one_is_the_dense_model(name: str) -> None:
+@pytest.mark.parametrize(("name", "residual"), CUTS)
+def test_takeover_with_all_gates_one_is_the_dense_model(name: str, residual: bool) -> None:
     dense = ARCHITECTURES[name]
     body = dense.whole(1)
-    modular, state = modularize(dense, body.state(), modules=8, shrink=8)
+    modular, state = modularize(dense, body.state(), modules=8, shrink=8, residual=residual)
     taken = modular.part(FULL)
     taken.load_state_dict(state)
-    ones = [torch.ones(6, 8) for _ in taken.layers]
+    ones = [torch.cat([torch.ones(6, 8), torch.zeros(6, int(residual))], dim=1) for _ in taken.layers]
     x = inputs(dense)
     torch.testing.assert_close(taken(x, ones), body(x), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(taken(x), body(x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODULAR)
-def test_more_modules_than_slices_repeat_the_slices(name: str) -> None:
+@pytest.mark.parametrize(("name", "residual"), CUTS)
+def test_more_modules_than_slices_repeat_the_slices(name: str, residual: bool) -> None:
     """16 modules from 8 slices: the gates of either copy, or half of both, compute the dense model."""
     dense = ARCHITECTURES[name]
     body = dense.whole(1)
-    modular, state = modularize(dense, body.state(), modules=16, shrink=8)
+    modular, state = modularize(dense, body.state(), modules=16, shrink=8, residual=residual)
     taken = modular.part(FULL)
     taken.load_state_dict(state)
     x = inputs(dense)
-    halves = [torch.full((6, 16), 0.5) for _ in taken.layers]
+    halves = [torch.cat([torch.full((6, 16), 0.5), torch.zeros(6, int(residual))], dim=1) for _ in taken.layers]
     torch.testing.assert_close(taken(x, halves), body(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODULAR)
-def test_fused_and_dispatch_agree_in_outputs_and_gradients(name: str) -> None:
-    modular = ARCHITECTURES[name].modular(16, 8)
+@pytest.mark.parametrize(("name", "residual"), CUTS)
+def test_fused_and_dispatch_agree_in_outputs_and_gradients(name: str, residual: bool) -> None:
+    modular = ARCHITECTURES[name].modular(16, 8, residual)
     body = modular.whole(2)
-    gates, x = gates_of(body, 16), inputs(modular)
+    gates, x = gates_of(body), inputs(modular)
     results = []
     executions: tuple[Execution, ...] = ("fused", "dispatch")
     for execution in executions:
@@ -100,17 +102,22 @@ def test_fused_and_dispatch_agree_in_outputs_and_gradients(name: str) -> None:
         torch.testing.assert_close(grad, dispatch_grads[entry], rtol=1e-3, atol=1e-4, msg=entry)
 
 
-@pytest.mark.parametrize("name", MODULAR)
-def test_a_sub_model_is_the_whole_with_the_other_gates_zero(name: str) -> None:
-    modular = ARCHITECTURES[name].modular(16, 8)
+@pytest.mark.parametrize(
+    ("name", "residual", "kept"),
+    [(*cut, kept) for cut in CUTS for kept in ((1, 4, 7), (3, 16), (16,)) if cut[1] or 16 not in kept],
+)  # module 16 is the residual one
+def test_a_sub_model_is_the_whole_with_the_other_gates_zero(name: str, residual: bool, kept: tuple[int, ...]) -> None:
+    modular = ARCHITECTURES[name].modular(16, 8, residual)
     whole = run_as(modular.whole(2), "fused")
-    kept = torch.tensor([1, 4, 7])
-    coverage = dict.fromkeys(whole.layers, kept)
+    columns = torch.tensor(kept)
+    coverage = {a: i for layer in whole.layers for a, i in columns_coverage(whole.sizes, layer, columns).items()}
+    for layer in whole.layers:
+        assert gate_columns(whole.sizes, layer, coverage).tolist() == list(kept)
     part = modular.part(coverage)
     part.load_state_dict(extract(whole.state(), whole.axes(), coverage))
     x = inputs(modular)
-    own = [torch.rand(6, 3, generator=torch.Generator().manual_seed(5)) for _ in whole.layers]
-    spread = [torch.zeros(6, 16).index_copy(1, kept, gates) for gates in own]
+    own = [torch.rand(6, len(kept), generator=torch.Generator().manual_seed(5)) for _ in whole.layers]
+    spread = [torch.zeros(6, 16 + residual).index_copy(1, columns, gates) for gates in own]
     torch.testing.assert_close(run_as(part, "fused")(x, own), whole(x, spread), rtol=1e-4, atol=1e-5)
 
 
@@ -159,6 +166,24 @@ def test_a_dense_stage_is_pruned_in_width_alone() -> None:
     sizes = ARCHITECTURES["vgg16"].sizes
     kept = covered_sizes(sizes, width(sizes, 0.25, ARCHITECTURES["vgg16"].whole().layers))
     assert kept["block1.hidden"] == 4 and kept["block1.out"] == 8 and kept["block6.modules"] == 1
+
+
+@pytest.mark.parametrize(("stride", "pool", "outputs"), [(1, False, 3), (2, False, 6), (1, True, 6), (1, True, 3)])
+def test_a_residual_module_adds_its_gated_input(stride: int, pool: bool, outputs: int) -> None:
+    """Beside modules with gate 0 it gives the input times its gate, halved and padded with zero channels as need be."""
+    block = ConvBlock(2, 3, 4, outputs, stride, "group", 2, torch.Generator().manual_seed(0), pool, bypass=1)
+    x, gate = torch.randn(5, 3, 8, 6), torch.rand(5, 1)
+    expected = x[:, :, ::stride, ::stride] if not pool else F.max_pool2d(x, 2)
+    expected = gate[:, :, None, None] * F.pad(expected, (0, 0, 0, 0, 0, outputs - 3))
+    for execution in ("fused", "dispatch"):
+        block.execution = execution
+        torch.testing.assert_close(block(x, torch.cat([torch.zeros(5, 2), gate], dim=1)), expected)
+
+
+def test_a_linear_residual_module_adds_its_gated_input() -> None:
+    block = LinearBlock(2, 3, 4, 2, torch.Generator().manual_seed(0), bypass=1)
+    x, gates = torch.randn(5, 3), torch.rand(5, 3)
+    torch.testing.assert_close(block(x, gates) - block(x, gates * torch.tensor([1, 1, 0])), gates[:, 2:] * x[:, :2])
 
 
 def test_linear_block_is_the_sum_of_its_modules() -> None:
