@@ -11,10 +11,10 @@ def modularize(
 ) -> tuple[Architecture, State]:
     """Cut every block of a trained dense model into ``modules`` modules of 1/``shrink`` of its inner width.
 
-    Module i takes over slice ``i mod shrink`` of the hidden channels, so with ``modules == shrink`` and all gates 1 the
-    modular model computes exactly what the dense one did; with more modules each slice starts in several copies, which
-    routing then tells apart. A residual module's gate is 0 in that state. Everything outside the blocks is taken over as
-    it is.
+    Module i takes over slice ``i mod shrink`` of the hidden channels, so with ``modules == shrink`` and all gates 1
+    the modular model computes exactly what the dense one did; with more modules each slice starts in several copies,
+    which routing then tells apart. A residual module's gate is 0 in that state. What is outside the blocks is taken
+    over as it is.
 
     Args:
         dense: the architecture of the dense model (one module in every layer).
