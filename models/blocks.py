@@ -57,9 +57,16 @@ def use_dispatch(gates_BM: Tensor, execution: Execution, macs: float) -> bool:
 class Norm(nn.Module):
     """Normalisation of (B, M*H, ...) activations with an affine map of shape (M, H) that is cut along with the modules.
 
-    'group': group norm with groups of ``group_size`` channels that never straddle two modules, so that a module
-    computes the same with or without its neighbours. 'batch': batch norm, whose running statistics are part of the
-    state.
+    'group', the default: group norm with groups of ``group_size`` channels that never straddle two modules. A module
+    computes the same with or without its neighbours and whatever else is in the batch, and nothing is left to go stale.
+
+    'batch': batch norm. Its running statistics (M, H) are entries of the state, cut, sent and merged with their
+    modules. A module's own are those of its hidden channels over the whole batch, so they do not depend on its
+    neighbours or on the routing. The norm after the sum is another matter: its statistics are those of a sum over the
+    modules that happen to be held. A sub-model starts with the whole model's and drifts to its own; merging averages
+    statistics of different sums, and a mean of variances leaves out the spread between the devices' means, which is
+    what label skew makes large. Hence the default. One value per channel has no variance: it is normalised by the
+    running statistics.
 
     Raises:
         ValueError: the kind is neither.
@@ -90,7 +97,8 @@ class Norm(nn.Module):
             # over.
             return torch.group_norm(x, groups, weight.reshape(-1), bias.reshape(-1))
         mean, var = self.mean[own].view(-1), self.var[own].view(-1)
-        return F.batch_norm(x, mean, var, weight.reshape(-1), bias.reshape(-1), self.training, 0.1)
+        of_batch = self.training and x[:, 0].numel() > 1
+        return F.batch_norm(x, mean, var, weight.reshape(-1), bias.reshape(-1), of_batch, 0.1)
 
     def axes(self, modules: str | None, hidden: str) -> Axes:
         """Names of the axes of each parameter."""
@@ -204,7 +212,8 @@ class ConvBlock(nn.Module):
     w/stride).
 
     With ``pool`` a 2 x 2 max pooling stands before the second convolution and halves the image once more. The norm and
-    the skip connection that follow the sum belong to the network, not to the modules.
+    the skip connection that follow the sum belong to the network, not to the modules. With batch norm training is
+    always fused: the statistics are those of the whole batch, not of the samples routed to a module.
     """
 
     def __init__(
@@ -246,7 +255,8 @@ class ConvBlock(nn.Module):
         outputs, modules, hidden = self.second.shape[:3]
         macs = 9 * hidden * (x.shape[1] + outputs / (4 if self.pool else 1)) * x[:, 0].numel() / self.stride**2
         # With no module but the residual one there is nothing to fuse, and dispatch adds nothing to zeros.
-        if gates_BM is not None and (not modules or use_dispatch(gates_BM, self.execution, macs)):
+        fused = self.training and self.norm.kind == "batch"
+        if gates_BM is not None and (not modules or (not fused and use_dispatch(gates_BM, self.execution, macs))):
             step = self.stride * (2 if self.pool else 1)
             out = x.new_zeros(len(x), outputs, *(-(-n // step) for n in x.shape[2:]))
             for m in range(modules):

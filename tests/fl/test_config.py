@@ -31,7 +31,6 @@ ROOT = Path(__file__).resolve().parents[2]
         ({"limit-low": 0.9}, "limit-low = 0.9 is above limit-high"),
         ({"top-k": 17}, r"top-k = 17 is more than there are modules per layer \(16\)"),
         ({"optimizer": "sgdd"}, "optimizer = 'sgdd': .*'sgd' or 'adam'"),
-        ({"norm": "batch"}, "norm = 'batch' with eclm is not supported"),
         ({"hardware": "tablets"}, "unknown hardware 'tablets'; known: all, boards, phones"),
     ],
 )

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.axes import FULL, covered_sizes, extract
-from models.blocks import ConvBlock, Execution, LinearBlock, execute, use_dispatch
+from models.axes import FULL, WeightedSum, covered_sizes, extract
+from models.blocks import ConvBlock, Execution, LinearBlock, Norm, execute, use_dispatch
 from models.body import Architecture, Body, columns_coverage, gate_columns
 from models.mlp import mlp
 from models.modularize import modularize
@@ -24,8 +24,7 @@ ARCHITECTURES = {
     "vgg16": vgg16((3, 32, 32), 5, width=16),
     "vgg16-odd": vgg16((1, 28, 17), 5, width=16, norm="batch"),
 }
-MODULAR = [name for name in ARCHITECTURES if not name.endswith(("-batch", "-odd"))]
-CUTS = [(name, residual) for name in MODULAR for residual in (False, True)]
+CUTS = [(name, residual) for name in ARCHITECTURES for residual in (False, True)]
 
 
 def inputs(architecture: Architecture, n: int = 6) -> torch.Tensor:
@@ -36,6 +35,14 @@ def gates_of(body: Body, n: int = 6, active: int = 3) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(4)
     widths = [len(gate_columns(body.sizes, layer)) for layer in body.layers]
     return [Routing(active, 2.0).gates(torch.randn(n, width, generator=generator)) for width in widths]
+
+
+def lived_in(body: Body) -> Body:
+    """With running statistics that are not the initial ones, where it has any."""
+    generator = torch.Generator().manual_seed(6)
+    for value in body.buffers():
+        value += torch.rand(value.shape, generator=generator)
+    return body
 
 
 def run_as(body: Body, execution: Execution) -> Body:
@@ -87,7 +94,7 @@ def test_more_modules_than_slices_repeat_the_slices(name: str, residual: bool) -
 @pytest.mark.parametrize(("name", "residual"), CUTS)
 def test_fused_and_dispatch_agree_in_outputs_and_gradients(name: str, residual: bool) -> None:
     modular = ARCHITECTURES[name].modular(16, 8, residual)
-    body = modular.whole(2)
+    body = lived_in(modular.whole(2)).eval()
     gates, x = gates_of(body), inputs(modular)
     results = []
     executions: tuple[Execution, ...] = ("fused", "dispatch")
@@ -106,14 +113,17 @@ def test_fused_and_dispatch_agree_in_outputs_and_gradients(name: str, residual: 
     ("name", "residual", "kept"),
     [(*cut, kept) for cut in CUTS for kept in ((1, 4, 7), (3, 16), (16,)) if cut[1] or 16 not in kept],
 )  # module 16 is the residual one
-def test_a_sub_model_is_the_whole_with_the_other_gates_zero(name: str, residual: bool, kept: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("training", [True, False])
+def test_a_sub_model_is_the_whole_with_the_other_gates_zero(
+    name: str, residual: bool, kept: tuple[int, ...], training: bool
+) -> None:
     modular = ARCHITECTURES[name].modular(16, 8, residual)
-    whole = run_as(modular.whole(2), "fused")
+    whole = run_as(lived_in(modular.whole(2)), "fused").train(training)
     columns = torch.tensor(kept)
     coverage = {a: i for layer in whole.layers for a, i in columns_coverage(whole.sizes, layer, columns).items()}
     for layer in whole.layers:
         assert gate_columns(whole.sizes, layer, coverage).tolist() == list(kept)
-    part = modular.part(coverage)
+    part = modular.part(coverage).train(training)
     part.load_state_dict(extract(whole.state(), whole.axes(), coverage))
     x = inputs(modular)
     own = [torch.rand(6, len(kept), generator=torch.Generator().manual_seed(5)) for _ in whole.layers]
@@ -220,6 +230,47 @@ def test_pooling_inside_a_conv_block_keeps_the_sum_of_modules() -> None:
         expected = expected + gates[:, m, None, None, None] * F.conv2d(pooled, block.second[:, m], padding=1)
     block.execution = "fused"
     torch.testing.assert_close(block(x, gates), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_batch_norm_trains_on_the_whole_batch_however_a_block_runs() -> None:
+    """Means after one step from 0 at momentum 0.1: a tenth of the mean over all samples, gated or not."""
+    block = ConvBlock(3, 2, 4, 5, norm="batch", generator=torch.Generator().manual_seed(0))
+    x, gates = torch.randn(5, 2, 4, 4), torch.eye(3)[torch.tensor([0, 0, 1, 1, 2])]
+    block.execution = "dispatch"
+    block(x, gates)
+    for m in range(3):
+        hidden = F.conv2d(x, block.first[m], padding=1)
+        torch.testing.assert_close(block.norm.mean[m], 0.1 * hidden.mean((0, 2, 3)))
+
+
+def test_batch_norm_of_a_single_value_uses_the_running_statistics() -> None:
+    """(2 - 1) / sqrt(4 + eps) = 1 / 2, in training too; the statistics stay."""
+    norm = Norm(1, 1, "batch")
+    norm.mean.fill_(1.0)
+    norm.var.fill_(4.0)
+    assert norm(torch.full((1, 1, 1, 1), 2.0)).item() == pytest.approx(0.5, abs=1e-5)
+    assert norm.mean.item() == 1.0 and norm.var.item() == 4.0
+
+
+def test_running_statistics_are_merged_with_their_modules() -> None:
+    """Of 4 modules device A holds 0 and 1, B holds 1 and 2, with importance (., 1) and (3, .); examples 1 and 1.
+
+    Module 1's own mean: (1 * 2 + 3 * 6) / 4 = 5. That after the sum, which both hold: (2 + 6) / 2 = 4.
+    """
+    modular = resnet18((3, 8, 8), 5, width=8, norm="batch", layers=1).modular(4, 4)
+    body, layer = modular.whole(0), "stage4.modules"
+    inner, after = "stages.3.0.block.norm.mean", "stages.3.0.norm.mean"
+    total = WeightedSum(body.axes(), body.state())
+    for value, held, importance in ((2.0, [0, 1], [1.0, 1.0]), (6.0, [1, 2], [3.0, 1.0])):
+        coverage = {layer: torch.tensor(held)}
+        part = extract(body.state(), body.axes(), coverage)
+        assert part[inner].shape == (2, 16) and part[after].shape == (1, 64)
+        part[inner].fill_(value)
+        part[after].fill_(value)
+        total.add(part, coverage, 1.0, {layer: torch.tensor(importance)})
+    merged = total.finish(body.state())
+    assert merged[inner][:, 0].tolist() == [2.0, 5.0, 6.0, 0.0]
+    assert merged[after][0, 0] == 4.0
 
 
 def test_an_unknown_norm_is_refused() -> None:
