@@ -71,6 +71,13 @@ def saved_bytes(body: Body, x: Tensor, y: Tensor, gates: list[Tensor] | None = N
     return sum(n for n, _ in kept.values())
 
 
+def full_gates(architecture: Architecture, body: Body, n: int) -> list[Tensor] | None:
+    """Gates of n samples by which every module that a (sub-)model holds is active; None where the model is dense."""
+    if all(len(gate_columns(architecture.sizes, layer)) == 1 for layer in body.layers):
+        return None
+    return [torch.ones(n, len(gate_columns(body.sizes, layer))) for layer in body.layers]
+
+
 def cost(architecture: Architecture, sizes: Sizes, batch_size: int, optimizer_slots: int = 1) -> Cost:
     """The cost of the model of ``sizes``.
 
@@ -82,12 +89,13 @@ def cost(architecture: Architecture, sizes: Sizes, batch_size: int, optimizer_sl
         body = architecture.build(sizes, None)
     x = torch.empty(batch_size, *architecture.input_shape, device="meta")
     y = torch.zeros(batch_size, dtype=torch.long, device="meta")
-    gates = [torch.ones(batch_size, len(gate_columns(sizes, layer)), device="meta") for layer in body.layers]
+    with torch.device("meta"):
+        gates = full_gates(architecture, body, batch_size)
     execute(body, "fused")  # every module held runs: the additive bound that derivation works with
     state = sum(v.numel() for v in body.state_dict().values())
     weights = sum(p.numel() for p in body.parameters())
     memory = 4 * (weights * (1 + optimizer_slots) + state) + saved_bytes(body, x, y, gates)
-    return Cost(state, 4 * state, macs(body, x[:1], [g[:1] for g in gates]), memory)
+    return Cost(state, 4 * state, macs(body, x[:1], gates and [g[:1] for g in gates]), memory)
 
 
 @dataclass(frozen=True)

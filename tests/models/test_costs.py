@@ -62,6 +62,15 @@ def test_saved_bytes_on_meta_equal_those_of_a_real_step(name: str) -> None:
     assert saved_bytes(body, x, y) == on_meta
 
 
+def test_only_a_modular_model_pays_for_gates() -> None:
+    """Gates scale the hidden units: one more copy of them (4 x 32) and the gates (4 x 1), no weights, no MACs."""
+    dense = ARCHITECTURES["mlp"]
+    gated = cost(dense.modular(2, 1), dense.sizes, batch_size=4)
+    plain = cost(dense, dense.sizes, batch_size=4)
+    assert gated.memory - plain.memory == 4 * (4 * 32 + 4)
+    assert gated.macs == plain.macs and gated.params == plain.params
+
+
 def test_saved_bytes_of_one_linear_layer() -> None:
     """A linear classifier keeps its input (4 x 20) and the log-probabilities (4 x 5); targets are 4 longs."""
 
