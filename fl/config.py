@@ -62,7 +62,7 @@ class Settings(BaseModel):
     schedule: str = Field("every", description="steps at which data shift: every, never, every:N, or 2,5,9")
 
     # The models
-    model: str = Field("mlp", description="architecture: mlp, resnet18")
+    model: str = Field("mlp", description="architecture: mlp, resnet18, resnet34, vgg16")
     width: int = Field(0, ge=0, description="width of its first block; 0: the model's own default")
     norm: Literal["group", "batch"] = Field("group", description="normalisation in convolutional models")
     modules: int = Field(16, ge=1, description="modules per layer of the modular cloud model")
@@ -129,11 +129,6 @@ class Settings(BaseModel):
             raise ValueError(f"limit-low = {self.limit_low} is above limit-high = {self.limit_high}")
         if self.top_k > self.modules:
             raise ValueError(f"top-k = {self.top_k} is more than there are modules per layer ({self.modules})")
-        if self.norm == "batch" and self.modules > 1 and "eclm" in self.methods:
-            raise ValueError(
-                "norm = 'batch' with eclm is not supported: a module's statistics would depend on its neighbours; "
-                "use norm = 'group'"
-            )
         return self
 
     @property

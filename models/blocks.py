@@ -3,10 +3,12 @@
 A module layer computes ``sum_i g_i f_i(x)`` (ECLM eq. in 4.2), each module f_i being the original block with a narrower
 inner width. A module ends in a linear map, so the whole layer is also ONE wide block whose hidden channels are
 grouped by module and scaled by g before the last map: the *fused* execution, exact and dense. The *dispatch*
-execution runs each module on the samples routed to it. A dense block is a layer of one module with gate 1, so a dense
+execution runs each module on the samples routed to it. One more module may be a residual one (`Bypass`), whose gate is
+the last column. A dense block is a layer of one module with gate 1, so a dense
 model, a modular model and every sub-model are the same class built with different sizes.
 
-Shape suffixes: B batch, M modules held, H hidden width of a module, C input channels, O output channels.
+Shape suffixes: B batch, M modules held, R residual modules held (0 or 1), H hidden width of a module, C input channels,
+O output channels.
 """
 
 import math
@@ -29,7 +31,12 @@ DISPATCH_MACS = 5e7  # multiply-accumulates that one module would spend on the w
 
 def _init(generator: torch.Generator | None, *shape: int, fan_in: int, gain: float = 2.0) -> nn.Parameter:
     """He initialisation for a map with ``fan_in`` inputs (gain 2 before a ReLU, 1 before a sum)."""
-    return nn.Parameter(torch.randn(*shape, generator=generator) * math.sqrt(gain / fan_in))
+    return nn.Parameter(torch.randn(*shape, generator=generator) * math.sqrt(gain / max(1, fan_in)))
+
+
+def pool2(x: Tensor) -> Tensor:
+    """2 x 2 max pooling that keeps an odd last row or column, so that no image is too small for it."""
+    return F.max_pool2d(x, 2, ceil_mode=True)
 
 
 def use_dispatch(gates_BM: Tensor, execution: Execution, macs: float) -> bool:
@@ -50,9 +57,19 @@ def use_dispatch(gates_BM: Tensor, execution: Execution, macs: float) -> bool:
 class Norm(nn.Module):
     """Normalisation of (B, M*H, ...) activations with an affine map of shape (M, H) that is cut along with the modules.
 
-    'group': group norm with groups of ``group_size`` channels that never straddle two modules, so that a module
-    computes the same with or without its neighbours. 'batch': batch norm, whose running statistics are part of the
-    state.
+    'group', the default: group norm with groups of ``group_size`` channels that never straddle two modules. A module
+    computes the same with or without its neighbours and whatever else is in the batch, and nothing is left to go stale.
+
+    'batch': batch norm. Its running statistics (M, H) are entries of the state, cut, sent and merged with their
+    modules. A module's own are those of its hidden channels over the whole batch, so they do not depend on its
+    neighbours or on the routing. The norm after the sum is another matter: its statistics are those of a sum over the
+    modules that happen to be held. A sub-model starts with the whole model's and drifts to its own; merging averages
+    statistics of different sums, and a mean of variances leaves out the spread between the devices' means, which is
+    what label skew makes large. Hence the default. One value per channel has no variance: it is normalised by the
+    running statistics.
+
+    Raises:
+        ValueError: the kind is neither.
     """
 
     mean: Tensor
@@ -60,6 +77,8 @@ class Norm(nn.Module):
 
     def __init__(self, modules: int, hidden: int, kind: str = "group", group_size: int = 8):
         super().__init__()
+        if kind not in ("group", "batch"):
+            raise ValueError(f"unknown norm {kind!r}; known: batch, group")
         self.kind = kind
         self.groups = modules * (hidden // group_size if hidden % group_size == 0 else 1)
         self.weight = nn.Parameter(torch.ones(modules, hidden))
@@ -78,7 +97,8 @@ class Norm(nn.Module):
             # over.
             return torch.group_norm(x, groups, weight.reshape(-1), bias.reshape(-1))
         mean, var = self.mean[own].view(-1), self.var[own].view(-1)
-        return F.batch_norm(x, mean, var, weight.reshape(-1), bias.reshape(-1), self.training, 0.1)
+        of_batch = self.training and x[:, 0].numel() > 1
+        return F.batch_norm(x, mean, var, weight.reshape(-1), bias.reshape(-1), of_batch, 0.1)
 
     def axes(self, modules: str | None, hidden: str) -> Axes:
         """Names of the axes of each parameter."""
@@ -92,19 +112,76 @@ def execute(network: nn.Module, execution: Execution) -> None:
             layer.execution = execution
 
 
+class Bypass(nn.Module):
+    """The residual module of a layer (ECLM 4.1): its input as it is, or through one linear map where the shape changes.
+
+    The map starts as the identity on the channels that both sides have (He et al. 2016, option A).
+
+    Args:
+        held: 1, or 0 in a sub-model without it; the map's first axis.
+        inputs, outputs: widths.
+        stride: of the map, for images.
+        pool: halve the image by pooling, as the other modules do.
+        image: (B, C, h, w) rather than (B, C).
+    """
+
+    def __init__(self, held: int, inputs: int, outputs: int, stride: int = 1, pool: bool = False, image: bool = True):
+        super().__init__()
+        self.held, self.stride, self.pool, self.image = held, stride, pool, image
+        self.map: nn.Parameter | None = None
+        if inputs != outputs or stride != 1:
+            eye = torch.eye(outputs, inputs).repeat(held, 1, 1)
+            self.map = nn.Parameter(eye[..., None, None] if image else eye)
+
+    def forward(self, x: Tensor, gates_BR: Tensor) -> Tensor | float:
+        if not self.held:
+            return 0.0
+        x = pool2(x) if self.pool else x
+        if self.map is not None:
+            x = F.conv2d(x, self.map[0], stride=self.stride) if self.image else F.linear(x, self.map[0])
+        return x * gates_BR.view(-1, *[1] * (x.dim() - 1))
+
+    def axes(self, bypass: str, inputs: str | None, outputs: str) -> Axes:
+        """Names of the axes of each parameter."""
+        space = (None, None) if self.image else ()
+        return {} if self.map is None else {"map": (bypass, outputs, inputs, *space)}
+
+
+def _bypass_axes(
+    module: Bypass | None, bypass: str, inputs: str | None, outputs: str
+) -> dict[str, tuple[str | None, ...]]:
+    own = {} if module is None else module.axes(bypass, inputs, outputs)
+    return {f"bypass.{name}": axes for name, axes in own.items()}
+
+
 class LinearBlock(nn.Module):
     """``W2 relu(W1 x + b1) + b2``, its hidden units grouped into modules. (B, C) -> (B, O)."""
 
-    def __init__(self, modules: int, inputs: int, hidden: int, outputs: int, generator: torch.Generator | None = None):
+    def __init__(
+        self,
+        modules: int,
+        inputs: int,
+        hidden: int,
+        outputs: int,
+        generator: torch.Generator | None = None,
+        bypass: int | None = None,
+    ):
         super().__init__()
         self.first = _init(generator, modules, hidden, inputs, fan_in=inputs)
         self.first_bias = nn.Parameter(torch.zeros(modules, hidden))
         self.second = _init(generator, outputs, modules, hidden, fan_in=modules * hidden)
         self.bias = nn.Parameter(torch.zeros(outputs))
+        self.bypass = None if bypass is None else Bypass(bypass, inputs, outputs, image=False)
         self.execution: Execution = "auto"
 
-    def forward(self, x_BC: Tensor, gates_BM: Tensor | None = None) -> Tensor:
-        """Run the block; without gates every module counts 1."""
+    def forward(self, x_BC: Tensor, gates: Tensor | None = None) -> Tensor:
+        """Run the block with ``gates`` (B, M + R); without, every module counts 1 and a residual module 0."""
+        if gates is None or self.bypass is None:
+            return self._shrunk(x_BC, gates)
+        modules = self.second.shape[1]
+        return self._shrunk(x_BC, gates[:, :modules]) + self.bypass(x_BC, gates[:, modules:])
+
+    def _shrunk(self, x_BC: Tensor, gates_BM: Tensor | None) -> Tensor:
         outputs, modules, hidden = self.second.shape
         macs = len(x_BC) * hidden * (x_BC.shape[1] + outputs)
         if gates_BM is not None and use_dispatch(gates_BM, self.execution, macs):
@@ -116,24 +193,27 @@ class LinearBlock(nn.Module):
             return out
         h = F.relu(F.linear(x_BC, self.first.flatten(0, 1), self.first_bias.flatten()))
         if gates_BM is not None:
-            h = (h.view(-1, modules, hidden) * gates_BM[:, :, None]).flatten(1)
+            h = (h.unflatten(1, (modules, hidden)) * gates_BM[:, :, None]).flatten(1)
         return F.linear(h, self.second.flatten(1), self.bias)
 
-    def axes(self, modules: str, hidden: str, inputs: str | None, outputs: str) -> Axes:
+    def axes(self, modules: str, hidden: str, inputs: str | None, outputs: str, bypass: str) -> Axes:
         """Names of the axes of each parameter."""
-        return {
+        own: dict[str, tuple[str | None, ...]] = {
             "first": (modules, hidden, inputs),
             "first_bias": (modules, hidden),
             "second": (outputs, modules, hidden),
             "bias": (outputs,),
         }
+        return own | _bypass_axes(self.bypass, bypass, inputs, outputs)
 
 
 class ConvBlock(nn.Module):
     """conv3x3 - norm - relu - conv3x3, its hidden channels grouped into modules. (B, C, h, w) -> (B, O, h/stride,
     w/stride).
 
-    The norm and the skip connection that follow the sum belong to the network, not to the modules.
+    With ``pool`` a 2 x 2 max pooling stands before the second convolution and halves the image once more. The norm and
+    the skip connection that follow the sum belong to the network, not to the modules. With batch norm training is
+    always fused: the statistics are those of the whole batch, not of the samples routed to a module.
     """
 
     def __init__(
@@ -146,40 +226,57 @@ class ConvBlock(nn.Module):
         norm: str = "group",
         group_size: int = 8,
         generator: torch.Generator | None = None,
+        pool: bool = False,
+        bypass: int | None = None,
     ):
         super().__init__()
         self.first = _init(generator, modules, hidden, inputs, 3, 3, fan_in=9 * inputs)
         self.norm = Norm(modules, hidden, norm, group_size)
         self.second = _init(generator, outputs, modules, hidden, 3, 3, fan_in=9 * modules * hidden)
         self.stride = stride
+        self.pool = pool
+        self.bypass = None if bypass is None else Bypass(bypass, inputs, outputs, stride, pool)
         self.execution: Execution = "auto"
 
-    def forward(self, x: Tensor, gates_BM: Tensor | None = None) -> Tensor:
-        """Run the block; without gates every module counts 1."""
+    def _inner(self, x: Tensor, module: int | None = None) -> Tensor:
+        """Hidden activations (B, M * H, ...) of all modules, or (B, H, ...) of one."""
+        first = self.first.flatten(0, 1) if module is None else self.first[module]
+        h = F.relu(self.norm(F.conv2d(x, first, stride=self.stride, padding=1), module))
+        return pool2(h) if self.pool else h
+
+    def forward(self, x: Tensor, gates: Tensor | None = None) -> Tensor:
+        """Run the block with ``gates`` (B, M + R); without, every module counts 1 and a residual module 0."""
+        if gates is None or self.bypass is None:
+            return self._shrunk(x, gates)
+        modules = self.second.shape[1]
+        return self._shrunk(x, gates[:, :modules]) + self.bypass(x, gates[:, modules:])
+
+    def _shrunk(self, x: Tensor, gates_BM: Tensor | None) -> Tensor:
         outputs, modules, hidden = self.second.shape[:3]
-        macs = 9 * hidden * (x.shape[1] + outputs) * x[:, 0].numel() / self.stride**2
-        if gates_BM is not None and use_dispatch(gates_BM, self.execution, macs):
-            out = None
+        macs = 9 * hidden * (x.shape[1] + outputs / (4 if self.pool else 1)) * x[:, 0].numel() / self.stride**2
+        # With no module but the residual one there is nothing to fuse, and dispatch adds nothing to zeros.
+        fused = self.training and self.norm.kind == "batch"
+        if gates_BM is not None and (not modules or (not fused and use_dispatch(gates_BM, self.execution, macs))):
+            step = self.stride * (2 if self.pool else 1)
+            out = x.new_zeros(len(x), outputs, *(-(-n // step) for n in x.shape[2:]))
             for m in range(modules):
                 rows = gates_BM[:, m].nonzero().squeeze(1)
                 if not len(rows):
                     continue
-                h = F.relu(self.norm(F.conv2d(x[rows], self.first[m], stride=self.stride, padding=1), module=m))
+                h = self._inner(x[rows], m)
                 y = F.conv2d(h * gates_BM[rows, m, None, None, None], self.second[:, m], padding=1)
-                out = y.new_zeros(len(x), *y.shape[1:]) if out is None else out
                 out = out.index_add(0, rows, y)
-            assert out is not None, "every sample has at least one active module"
             return out
-        h = F.conv2d(x, self.first.flatten(0, 1), stride=self.stride, padding=1)
-        h = F.relu(self.norm(h))
+        h = self._inner(x)
         if gates_BM is not None:
             h = (h.unflatten(1, (modules, hidden)) * gates_BM[:, :, None, None, None]).flatten(1, 2)
         return F.conv2d(h, self.second.flatten(1, 2), padding=1)
 
-    def axes(self, modules: str, hidden: str, inputs: str | None, outputs: str) -> Axes:
+    def axes(self, modules: str | None, hidden: str, inputs: str | None, outputs: str, bypass: str) -> Axes:
         """Names of the axes of each parameter."""
         own: dict[str, tuple[str | None, ...]] = {
             "first": (modules, hidden, inputs, None, None),
             "second": (outputs, modules, hidden, None, None),
         }
-        return own | {f"norm.{name}": axes for name, axes in self.norm.axes(modules, hidden).items()}
+        own |= {f"norm.{name}": axes for name, axes in self.norm.axes(modules, hidden).items()}
+        return own | _bypass_axes(self.bypass, bypass, inputs, outputs)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.axes import Axes, Coverage, Sizes, State, covered_sizes
+from models.axes import FULL, Axes, Coverage, Sizes, State, covered_sizes
 
 
 class Body(nn.Module, ABC):
@@ -29,7 +29,7 @@ class Body(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
-        """Logits (B, classes) for inputs (B, ...); ``gates[l]`` (B, M_l) weighs the modules of layer l."""
+        """Logits (B, classes) for inputs (B, ...); ``gates[l]`` weighs the modules of layer l, see `gate_columns`."""
 
     @abstractmethod
     def axes(self) -> Axes:
@@ -62,8 +62,11 @@ class Architecture:
         """An uninitialised body for the sub-model that ``coverage`` cuts out."""
         return self.build(covered_sizes(self.sizes, coverage), None)
 
-    def modular(self, modules: int, shrink: int) -> "Architecture":
-        """The same architecture with every block cut into ``modules`` modules of 1/``shrink`` of its inner width."""
+    def modular(self, modules: int, shrink: int, residual: bool = False) -> "Architecture":
+        """The same architecture with every block cut into ``modules`` modules of 1/``shrink`` of its inner width.
+
+        With ``residual`` every module layer gets one residual module more (ECLM 4.1), on an axis of its own.
+        """
         layers = self.build(self.sizes, None).layers
         sizes = dict(self.sizes)
         for layer in layers:
@@ -73,12 +76,37 @@ class Architecture:
             if sizes[hidden] % shrink:
                 raise ValueError(f"shrink = {shrink} does not divide the inner width {sizes[hidden]} of {hidden}")
             sizes[layer], sizes[hidden] = modules, sizes[hidden] // shrink
+            if residual:
+                sizes[bypass_axis(layer)] = 1
         return Architecture(self.build, sizes, self.input_shape)
 
 
 def hidden_axis(layer: str) -> str:
     """The inner-width axis that belongs to a module axis: 'stage1.modules' -> 'stage1.hidden'."""
     return layer.removesuffix(".modules") + ".hidden"
+
+
+def bypass_axis(layer: str) -> str:
+    """The axis of a layer's residual module, of length 1, where it has one: 'stage1.modules' -> 'stage1.bypass'."""
+    return layer.removesuffix(".modules") + ".bypass"
+
+
+def gate_columns(sizes: Sizes, layer: str, coverage: Coverage = FULL) -> Tensor:
+    """Which gates of a layer the sub-model of ``coverage`` has, in the numbering of the whole model.
+
+    A layer of N = ``sizes[layer]`` modules has the columns 0 .. N - 1 and, where it has a residual module, N. Selector
+    outputs, importance and gates are in this order; `columns_coverage` is the way back.
+    """
+    bypass = bypass_axis(layer)
+    modules = coverage.get(layer, torch.arange(sizes[layer]))
+    return torch.cat([modules, sizes[layer] + coverage.get(bypass, torch.arange(sizes.get(bypass, 0)))])
+
+
+def columns_coverage(sizes: Sizes, layer: str, columns: Tensor) -> Coverage:
+    """The coverage of a sub-model that has these gates of a layer."""
+    bypass, modules = bypass_axis(layer), sizes[layer]
+    own = {layer: columns[columns < modules]}
+    return own | {bypass: columns[columns >= modules] - modules} if bypass in sizes else own
 
 
 Family = Callable[..., Architecture]

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.axes import Sizes
 from models.blocks import execute
-from models.body import Architecture, Body
+from models.body import Architecture, Body, bypass_axis, gate_columns
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,13 @@ def saved_bytes(body: Body, x: Tensor, y: Tensor, gates: list[Tensor] | None = N
     return sum(n for n, _ in kept.values())
 
 
+def full_gates(architecture: Architecture, body: Body, n: int) -> list[Tensor] | None:
+    """Gates of n samples by which every module that a (sub-)model holds is active; None where the model is dense."""
+    if all(len(gate_columns(architecture.sizes, layer)) == 1 for layer in body.layers):
+        return None
+    return [torch.ones(n, len(gate_columns(body.sizes, layer))) for layer in body.layers]
+
+
 def cost(architecture: Architecture, sizes: Sizes, batch_size: int, optimizer_slots: int = 1) -> Cost:
     """The cost of the model of ``sizes``.
 
@@ -82,12 +89,13 @@ def cost(architecture: Architecture, sizes: Sizes, batch_size: int, optimizer_sl
         body = architecture.build(sizes, None)
     x = torch.empty(batch_size, *architecture.input_shape, device="meta")
     y = torch.zeros(batch_size, dtype=torch.long, device="meta")
-    gates = [torch.ones(batch_size, sizes[layer], device="meta") for layer in body.layers]
+    with torch.device("meta"):
+        gates = full_gates(architecture, body, batch_size)
     execute(body, "fused")  # every module held runs: the additive bound that derivation works with
     state = sum(v.numel() for v in body.state_dict().values())
     weights = sum(p.numel() for p in body.parameters())
     memory = 4 * (weights * (1 + optimizer_slots) + state) + saved_bytes(body, x, y, gates)
-    return Cost(state, 4 * state, macs(body, x[:1], [g[:1] for g in gates]), memory)
+    return Cost(state, 4 * state, macs(body, x[:1], gates and [g[:1] for g in gates]), memory)
 
 
 @dataclass(frozen=True)
@@ -103,15 +111,35 @@ class CostModel:
         return self.architecture.part({}).layers
 
     @cached_property
+    def _one(self) -> dict[str, int]:
+        """Sizes of a sub-model with one shrunk module in every layer."""
+        sizes = self.architecture.sizes
+        none = {bypass_axis(layer): 0 for layer in self.layers if bypass_axis(layer) in sizes}
+        return {**sizes, **dict.fromkeys(self.layers, 1), **none}
+
+    @cached_property
     def module(self) -> dict[str, Cost]:
         """What one module of each layer costs; the modules of a layer are shrunk copies and cost the same."""
-        one = {**self.architecture.sizes, **dict.fromkeys(self.layers, 1)}
-        return {layer: self._cost({**one, layer: 2}) - self._cost(one) for layer in self.layers}
+        one = self._cost(self._one)
+        return {layer: self._cost({**self._one, layer: 2}) - one for layer in self.layers}
+
+    @cached_property
+    def bypass(self) -> dict[str, Cost]:
+        """What the residual module costs, by its axis, in the layers that have one."""
+        one = self._cost(self._one)
+        axes = [a for a in map(bypass_axis, self.layers) if a in self._one]
+        return {axis: self._cost({**self._one, axis: 1}) - one for axis in axes}
+
+    def columns(self, layer: str) -> list[Cost]:
+        """What the module behind each of a layer's `gate_columns` costs: prices for `derive_milp`."""
+        axis = bypass_axis(layer)
+        residual = [self.bypass[axis]] if axis in self.bypass else []
+        return [self.module[layer]] * self.architecture.sizes[layer] + residual
 
     @cached_property
     def base(self) -> Cost:
         """What every sub-model pays before its first module: stem, norms, skips, head."""
-        base = self._cost({**self.architecture.sizes, **dict.fromkeys(self.layers, 1)})
+        base = self._cost(self._one)
         for layer in self.layers:
             base = base - self.module[layer]
         return base
@@ -122,10 +150,12 @@ class CostModel:
         return self._cost(self.architecture.sizes)
 
     def of(self, counts: Sizes) -> Cost:
-        """The cost of a sub-model with ``counts[layer]`` modules in each layer."""
+        """The cost of a sub-model with ``counts[layer]`` modules in each layer, and by its axis a residual one."""
         total = self.base
         for layer in self.layers:
             total = total + self.module[layer] * counts[layer]
+        for axis, price in self.bypass.items():
+            total = total + price * counts.get(axis, 0)
         return total
 
     def _cost(self, sizes: Sizes) -> Cost:

@@ -18,7 +18,9 @@ class MLP(Body):
 
     def __init__(self, sizes: Sizes, inputs: int, generator: torch.Generator | None = None):
         super().__init__(sizes)
-        self.block = LinearBlock(sizes["block.modules"], inputs, sizes["block.hidden"], sizes["out"], generator)
+        self.block = LinearBlock(
+            sizes["block.modules"], inputs, sizes["block.hidden"], sizes["out"], generator, sizes.get("block.bypass")
+        )
         self.head = nn.Linear(sizes["out"], sizes["classes"])
         if generator is not None:
             nn.init.normal_(self.head.weight, std=sizes["out"] ** -0.5, generator=generator)
@@ -31,7 +33,7 @@ class MLP(Body):
         return self.head(h)
 
     def axes(self) -> Axes:
-        block = self.block.axes("block.modules", "block.hidden", None, "out")
+        block = self.block.axes("block.modules", "block.hidden", None, "out", "block.bypass")
         return {f"block.{name}": axes for name, axes in block.items()} | {
             "head.weight": ("classes", "out"),
             "head.bias": ("classes",),

@@ -2,9 +2,12 @@
 
 from models.body import Family
 from models.mlp import mlp
-from models.resnet import resnet18
+from models.resnet import resnet18, resnet34
+from models.vgg import vgg16
 
 MODELS: dict[str, Family] = {
     "mlp": mlp,
     "resnet18": resnet18,
+    "resnet34": resnet34,
+    "vgg16": vgg16,
 }

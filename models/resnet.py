@@ -1,7 +1,12 @@
-"""ResNet18 with the CIFAR stem (He et al. 2016, arXiv:1512.03385); each stage is a module layer (ECLM 7.1).
+"""ResNet18 and ResNet34 with the CIFAR stem (He et al. 2016, arXiv:1512.03385); stages are module layers (ECLM 7.1).
 
-The two blocks of a stage share one row of gates: module i of the layer is module i of both blocks. The stem, the skip
-connections, the norms after each sum and the head are shared by all modules.
+The blocks of a stage share one row of gates: module i of the layer is module i of every block. The stem, the skip
+connections, the norms after each sum and the head are shared by all modules. A stage without a module axis in
+``sizes`` is no module layer: it stays dense, and every sub-model holds it.
+
+A residual module (ECLM 4.1) adds its gated input inside the norm of every block of its stage. The skip connection
+carries the input past the norm at a fixed weight; the residual module beside it lets the selector say, sample by
+sample, how little the other modules change.
 """
 
 from collections.abc import Sequence
@@ -29,9 +34,10 @@ class Residual(nn.Module):
         norm: str,
         group_size: int,
         generator: torch.Generator | None,
+        bypass: int | None,
     ):
         super().__init__()
-        self.block = ConvBlock(modules, inputs, hidden, outputs, stride, norm, group_size, generator)
+        self.block = ConvBlock(modules, inputs, hidden, outputs, stride, norm, group_size, generator, bypass=bypass)
         self.norm = Norm(1, outputs, norm, group_size)
         self.stride = stride
         self.project: nn.Parameter | None = None
@@ -45,9 +51,10 @@ class Residual(nn.Module):
             x = self.project_norm(F.conv2d(x, self.project, stride=self.stride))
         return F.relu(y + x)
 
-    def axes(self, modules: str, hidden: str, inputs: str, outputs: str) -> Axes:
+    def axes(self, modules: str | None, hidden: str, inputs: str, outputs: str, bypass: str) -> Axes:
         axes: dict[str, tuple[str | None, ...]] = {}
-        axes |= {f"block.{name}": a for name, a in self.block.axes(modules, hidden, inputs, outputs).items()}
+        own = self.block.axes(modules, hidden, inputs, outputs, bypass)
+        axes |= {f"block.{name}": a for name, a in own.items()}
         axes |= {f"norm.{name}": a for name, a in self.norm.axes(None, outputs).items()}
         if self.project is not None:
             axes["project"] = (outputs, inputs, None, None)
@@ -68,7 +75,7 @@ class ResNet(Body):
         generator: torch.Generator | None = None,
     ):
         super().__init__(sizes)
-        self.layers = tuple(f"stage{s}.modules" for s in range(1, len(depths) + 1))
+        self.layers = tuple(a for a in (f"stage{s}.modules" for s in range(1, len(depths) + 1)) if a in sizes)
         width = sizes["stage1.out"]
         self.stem = _init(generator, width, channels, 3, 3, fan_in=9 * channels)
         self.stem_norm = Norm(1, width, norm, group_sizes[0])
@@ -80,7 +87,7 @@ class ResNet(Body):
                 first = b == 0 and s > 1  # the first block of a later stage halves the image and widens
                 stage.append(
                     Residual(
-                        sizes[f"stage{s}.modules"],
+                        sizes.get(f"stage{s}.modules", 1),
                         sizes[f"stage{s - 1}.out"] if first else outputs,
                         sizes[f"stage{s}.hidden"],
                         outputs,
@@ -89,6 +96,7 @@ class ResNet(Body):
                         norm,
                         group_sizes[s - 1],
                         generator,
+                        sizes.get(f"stage{s}.bypass"),
                     )
                 )
             self.stages.append(stage)
@@ -100,9 +108,10 @@ class ResNet(Body):
     def forward(self, x: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
         # HeteroFL's scaler would sit before each norm, which cancels it: nothing to divide here.
         x = F.relu(self.stem_norm(F.conv2d(x, self.stem, padding=1)))
-        for s, stage in enumerate(self.stages):
+        routed = {} if gates is None else dict(zip(self.layers, gates, strict=True))
+        for s, stage in enumerate(self.stages, start=1):
             for block in stage.children():
-                x = block(x, None if gates is None else gates[s])
+                x = block(x, routed.get(f"stage{s}.modules"))
         return self.head(x.mean((2, 3)))
 
     def axes(self) -> Axes:
@@ -112,27 +121,16 @@ class ResNet(Body):
             for b, block in enumerate(stage.children()):
                 assert isinstance(block, Residual)
                 inputs = f"stage{s - 1}.out" if b == 0 and s > 1 else f"stage{s}.out"
-                own = block.axes(f"stage{s}.modules", f"stage{s}.hidden", inputs, f"stage{s}.out")
+                modules = f"stage{s}.modules" if f"stage{s}.modules" in self.layers else None
+                own = block.axes(modules, f"stage{s}.hidden", inputs, f"stage{s}.out", f"stage{s}.bypass")
                 axes |= {f"stages.{s - 1}.{b}.{name}": a for name, a in own.items()}
         head = f"stage{len(self.stages)}.out"
         return axes | {"head.weight": ("classes", head), "head.bias": ("classes",)}
 
 
-def resnet18(
-    input_shape: tuple[int, ...], classes: int, width: int = 64, norm: str = "group", groups: int = 8
+def _resnet(
+    depths: Sequence[int], input_shape: tuple[int, ...], classes: int, width: int, norm: str, groups: int, layers: int
 ) -> Architecture:
-    """ResNet18 whose first stage has ``width`` channels (64 in the paper).
-
-    Args:
-        norm: 'group' or 'batch'. Group norm by default: the statistics of a batch of 16 label-skewed samples are the
-            first thing to go wrong in federated training, and a module must compute the same beside other neighbours.
-        groups: norm groups per layer of the whole model. A trained model is taken over exactly by modules that hold
-            whole groups, so ``shrink`` should divide it. A narrower network keeps the size of a group.
-    """
-    if norm not in ("group", "batch"):
-        raise ValueError(f"unknown norm {norm!r}; known: batch, group")
-    depths = (2, 2, 2, 2)
-
     widths = [width * 2**s for s in range(len(depths))]
     group_sizes = [max(1, w // groups) for w in widths]
 
@@ -141,5 +139,28 @@ def resnet18(
 
     sizes = {"classes": classes}
     for s, w in enumerate(widths, start=1):
-        sizes |= {f"stage{s}.out": w, f"stage{s}.hidden": w, f"stage{s}.modules": 1}
+        sizes |= {f"stage{s}.out": w, f"stage{s}.hidden": w}
+        if s > len(depths) - layers:
+            sizes[f"stage{s}.modules"] = 1
     return Architecture(build, sizes, input_shape)
+
+
+def resnet18(
+    input_shape: tuple[int, ...], classes: int, width: int = 64, norm: str = "group", groups: int = 8, layers: int = 4
+) -> Architecture:
+    """ResNet18 whose first stage has ``width`` channels (64 in the paper); inputs (C, H, W) of any height and width.
+
+    Args:
+        norm: 'group' or 'batch'; `blocks.Norm` argues for group norm.
+        groups: norm groups per layer of the whole model. A trained model is taken over exactly by modules that hold
+            whole groups, so ``shrink`` should divide it. A narrower network keeps the size of a group.
+        layers: how many of the stages, counted from the last, are module layers (4 in the paper).
+    """
+    return _resnet((2, 2, 2, 2), input_shape, classes, width, norm, groups, layers)
+
+
+def resnet34(
+    input_shape: tuple[int, ...], classes: int, width: int = 64, norm: str = "group", groups: int = 8, layers: int = 3
+) -> Architecture:
+    """ResNet34, arguments as those of `resnet18`; its last three stages are module layers (ECLM 7.1)."""
+    return _resnet((3, 4, 6, 3), input_shape, classes, width, norm, groups, layers)

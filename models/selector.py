@@ -3,6 +3,7 @@
 Shape suffixes: B batch, E embedding, N modules of a layer, M modules held on a device.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -62,12 +63,13 @@ class Selector(nn.Module):
                 nn.ReLU(),
                 nn.Conv2d(embed // 2, embed, 3, stride=2, padding=1),
                 nn.ReLU(),
-                nn.Flatten(),
+                # Images of 16 x 16 and its multiples are at 2 x 2 already; others, square or not, are brought to it.
+                nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten()),
                 nn.Linear(embed * 4, embed),
                 nn.ReLU(),
             )
         else:
-            self.embed = nn.Sequential(nn.Flatten(), nn.Linear(int(torch.tensor(input_shape).prod()), embed), nn.ReLU())
+            self.embed = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), embed), nn.ReLU())
         # Heads start at zero: every module is equally likely until there is a reason to prefer one.
         self.heads = nn.ModuleList(nn.Linear(embed, n) for n in layers.values())
         self.noise = nn.ModuleList(nn.Linear(embed, n) for n in layers.values())

@@ -7,8 +7,13 @@ import torch.nn.functional as F
 from models.costs import CostModel, cost, macs, saved_bytes
 from models.mlp import mlp
 from models.resnet import resnet18
+from models.vgg import vgg16
 
-ARCHITECTURES = {"mlp": mlp((20,), 5, width=32), "resnet18": resnet18((3, 8, 8), 5, width=8)}
+ARCHITECTURES = {
+    "mlp": mlp((20,), 5, width=32),
+    "resnet18": resnet18((3, 8, 8), 5, width=8),
+    "vgg16": vgg16((3, 8, 8), 5, width=8),
+}
 
 
 def test_mlp_by_hand() -> None:
@@ -26,13 +31,24 @@ def test_conv_by_hand() -> None:
     assert macs(conv, torch.zeros(1, 3, 8, 8)) == 8 * 27 * 64
 
 
+@pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_base_plus_modules_is_the_cost_of_any_sub_model(name: str) -> None:
-    costs = CostModel(ARCHITECTURES[name].modular(16, 8), batch_size=4)
-    counts = {layer: 2 + i for i, layer in enumerate(costs.layers)}
-    direct = cost(costs.architecture, {**costs.architecture.sizes, **counts}, 4)
-    assert costs.of(counts).vector == pytest.approx(direct.vector, rel=1e-6)
-    assert costs.of(dict.fromkeys(costs.layers, 16)).vector == pytest.approx(costs.whole.vector, rel=1e-6)
+def test_base_plus_modules_is_the_cost_of_any_sub_model(name: str, residual: bool) -> None:
+    costs = CostModel(ARCHITECTURES[name].modular(16, 8, residual), batch_size=4)
+    some = {layer: 2 + i for i, layer in enumerate(costs.layers)} | dict.fromkeys(list(costs.bypass)[:1], 0)
+    for counts in (some, some | dict.fromkeys(costs.bypass, 1)):
+        direct = cost(costs.architecture, {**costs.architecture.sizes, **dict.fromkeys(costs.bypass, 0), **counts}, 4)
+        assert costs.of(counts).vector == pytest.approx(direct.vector, rel=1e-6)
+    full = dict.fromkeys(costs.layers, 16) | dict.fromkeys(costs.bypass, 1)
+    assert costs.of(full).vector == pytest.approx(costs.whole.vector, rel=1e-6)
+
+
+def test_a_residual_module_by_hand() -> None:
+    """20 -> 16 linear: 320 weights, 320 MACs; it is the last price of the layer."""
+    costs = CostModel(ARCHITECTURES["mlp"].modular(16, 8, residual=True), batch_size=4)
+    *shrunk, bypass = costs.columns("block.modules")
+    assert (bypass.params, bypass.bytes, bypass.macs) == (320, 1280, 320)
+    assert len(shrunk) == 16 and {c.params for c in shrunk} == {20 * 4 + 4 + 4 * 16}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -44,6 +60,15 @@ def test_saved_bytes_on_meta_equal_those_of_a_real_step(name: str) -> None:
         shadow = architecture.build(architecture.sizes, None)
     on_meta = saved_bytes(shadow, torch.empty_like(x, device="meta"), torch.zeros_like(y, device="meta"))
     assert saved_bytes(body, x, y) == on_meta
+
+
+def test_only_a_modular_model_pays_for_gates() -> None:
+    """Gates scale the hidden units: one more copy of them (4 x 32) and the gates (4 x 1), no weights, no MACs."""
+    dense = ARCHITECTURES["mlp"]
+    gated = cost(dense.modular(2, 1), dense.sizes, batch_size=4)
+    plain = cost(dense, dense.sizes, batch_size=4)
+    assert gated.memory - plain.memory == 4 * (4 * 32 + 4)
+    assert gated.macs == plain.macs and gated.params == plain.params
 
 
 def test_saved_bytes_of_one_linear_layer() -> None:

@@ -1,8 +1,15 @@
 """Gates, importance and load balance."""
 
+import pytest
 import torch
+import torch.nn.functional as F
 
+from models.body import Architecture
+from models.costs import cost, macs
+from models.mlp import mlp
+from models.resnet import resnet18, resnet34
 from models.selector import Routing, Selector, importance, load_balance
+from models.vgg import vgg16
 
 
 def test_gates_by_hand() -> None:
@@ -31,6 +38,42 @@ def test_a_new_selector_prefers_no_module() -> None:
     a, b = chooser(torch.randn(5, 12))
     assert a.shape == (5, 4) and b.shape == (5, 3)
     assert (a == 0).all() and (b == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (3, 32, 32), (1, 28, 28), (1, 40, 98), (1, 98, 40), (3, 8, 8), (2, 9)])
+def test_images_of_any_size_are_embedded(shape: tuple[int, ...]) -> None:
+    """Where three halvings end at 2 x 2 nothing is pooled on top; elsewhere quarters of the image are averaged."""
+    chooser = Selector(shape, {"a": 4}, 8, torch.Generator().manual_seed(0))
+    x = torch.randn(5, *shape)
+    if len(shape) == 3:
+        *convolutions, flat, last, _ = chooser.embed.children()
+        h = torch.nn.Sequential(*convolutions)(x)
+        if shape[1:] in ((16, 16), (32, 32)):
+            assert torch.equal(chooser.embed(x), F.relu(last(h.flatten(1))))
+        else:
+            torch.testing.assert_close(flat(h), F.adaptive_avg_pool2d(h, 2).flatten(1))
+    assert chooser(x)[0].shape == (5, 4)
+
+
+@pytest.mark.parametrize(
+    ("dense", "modules"),
+    [
+        (mlp((561,), 6), 16),
+        (resnet18((3, 32, 32), 10), 16),
+        (vgg16((3, 32, 32), 100), 32),
+        (resnet34((1, 40, 98), 35), 32),
+    ],
+    ids=["mlp", "resnet18", "vgg16", "resnet34"],
+)
+def test_the_selector_costs_under_a_twentieth_of_the_cloud_model(dense: Architecture, modules: int) -> None:
+    """MACs at the default width, for the models of ECLM 7.1; seen: 2.6 % for the MLP, under 0.01 % for the others."""
+    modular = dense.modular(modules, 8)
+    layers = {layer: modular.sizes[layer] for layer in modular.sizes if layer.endswith(".modules")}
+    assert set(layers.values()) == {modules}
+    with torch.device("meta"):
+        chooser = Selector(modular.input_shape, layers, 16)
+    spent = macs(chooser, torch.empty(1, *modular.input_shape, device="meta"))
+    assert spent < 0.05 * cost(modular, modular.sizes, batch_size=1).macs
 
 
 def test_load_balance_is_zero_when_even_and_large_when_collapsed() -> None:
