@@ -163,12 +163,20 @@ class FlowerStrategy(FlowerBase):
         return (server_round - 1) // self.settings.rounds_per_step
 
     def _ask(self, grid: Grid, devices: Iterable[int], server_round: int) -> list[Profile]:
-        """Profiles of the devices that answer; one that told its profile at this step is not asked again."""
+        """Profiles of the devices that answer; one that told its profile at this step is not asked again.
+
+        A method that asks once is content with the profile of any step.
+        """
         if self.method.asks == "nothing":
             return [Profile(device) for device in devices]
         step = self.step(server_round)
         devices = list(devices)
-        stale = [d for d in devices if self._profiles.get(d, (-1, None))[0] != step]
+
+        def known(device: int) -> bool:
+            told = self._profiles.get(device)
+            return told is not None and (told[0] == step or self.method.asks_once)
+
+        stale = [d for d in devices if not known(d)]
         messages = []
         for device in stale:
             content = RecordDict({wire.TASK: self._task_record(device, server_round, what=self.method.asks)})
@@ -191,7 +199,7 @@ class FlowerStrategy(FlowerBase):
             answered.add(device)
         # A device that did not answer may have lost the selector: it is sent along next time.
         self._equipped = (self._equipped | answered) - (set(stale) - answered)
-        return [self._profiles[d][1] for d in devices if self._profiles.get(d, (-1, None))[0] == step]
+        return [self._profiles[d][1] for d in devices if known(d)]
 
     @cached_property
     def _selector(self) -> ArrayRecord:

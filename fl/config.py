@@ -129,9 +129,10 @@ class Settings(BaseModel):
             raise ValueError(f"limit-low = {self.limit_low} is above limit-high = {self.limit_high}")
         if self.top_k > self.modules:
             raise ValueError(f"top-k = {self.top_k} is more than there are modules per layer ({self.modules})")
-        if self.norm == "batch" and self.modules > 1 and "eclm" in self.methods:
+        modular = [name for name in self.methods if STRATEGIES[name].architecture == "modular"]
+        if self.norm == "batch" and self.modules > 1 and modular:
             raise ValueError(
-                "norm = 'batch' with eclm is not supported: a module's statistics would depend on its neighbours; "
+                f"norm = 'batch' with {modular[0]} is not supported: a module's statistics would depend on its neighbours; "
                 "use norm = 'group'"
             )
         return self

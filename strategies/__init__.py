@@ -1,7 +1,7 @@
 """One file per method, and the names by which a run asks for them."""
 
 from strategies.base import Strategy
-from strategies.eclm import ECLM
+from strategies.eclm import ECLM, ECLMLocal
 from strategies.fedavg import FedAvg
 from strategies.heterofl import HeteroFL
 from strategies.local import LocalAdaptation, NoAdaptation
@@ -12,4 +12,5 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "fedavg": FedAvg,
     "heterofl": HeteroFL,
     "eclm": ECLM,
+    "eclm-local": ECLMLocal,
 }

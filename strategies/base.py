@@ -108,6 +108,10 @@ class Plan:
     adapt_epochs: int
     rounds_per_step: int
 
+    def starts_step(self, round_: int) -> bool:
+        """Whether the world has just moved on when ``round_`` (1, 2, ...) begins."""
+        return (round_ - 1) % self.rounds_per_step == 0
+
 
 @dataclass
 class Cloud:
@@ -132,11 +136,13 @@ class Strategy(ABC):
             its fine-tuned variant share their training rounds.
         architecture: which cloud model the method works on.
         asks: what a device is queried for: nothing, its 'limits', or its limits and 'importance'.
+        asks_once: a device's first answer is used for good; otherwise it is queried anew at every step.
     """
 
     reports: ClassVar[Mapping[str, Measure]]
     architecture: ClassVar[Literal["dense", "modular"]] = "dense"
     asks: ClassVar[Literal["nothing", "limits", "importance"]] = "nothing"
+    asks_once: ClassVar[bool] = False
 
     cloud: Cloud
     plan: Plan

@@ -4,6 +4,7 @@ Zhuang et al., "ECLM: Efficient Edge-Cloud Collaborative Learning with Continuou
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from strategies.base import Limits, Profile, Strategy, Task, Update, merge
 class ECLM(Strategy):
     """Query, derive (5.1), train locally, aggregate module by module (5.2).
 
-    'eclm' is scored after local adaptation; 'eclm-derive' is the paper's ECLM w/o local adaptation.
+    'eclm' is scored after local adaptation; 'eclm-derive' is the paper's ECLM w/o local adaptation (7.3).
     """
 
     reports = {"eclm-derive": "delivered", "eclm": "adapted"}
@@ -46,6 +47,13 @@ class ECLM(Strategy):
         price = self.cloud.modular_costs.of({layer: len(kept) for layer, kept in modules.items()})
         return Task("modular", coverage, extract(self.model, self.axes, coverage), epochs, price)
 
+    def serve(self, profile: Profile, epochs: int) -> Task:
+        """A sub-model for use: what fits, or the smallest there is."""
+        try:
+            return self._task(self.derive(profile), epochs)
+        except Infeasible:
+            return self._task(self.smallest(profile), epochs)
+
     def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
         out = {}
         for profile in profiles:
@@ -74,11 +82,39 @@ class ECLM(Strategy):
         self.model = merge(self, tasks, updates, {u.device: u.examples for u in updates}, along)
 
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
-        out = {}
-        for profile in profiles:
-            try:
-                modules = self.derive(profile)
-            except Infeasible:
-                modules = self.smallest(profile)
-            out[profile.device] = self._task(modules, self.plan.adapt_epochs)
-        return out
+        return {p.device: self.serve(p, self.plan.adapt_epochs) for p in profiles}
+
+
+@dataclass
+class ECLMLocal(ECLM):
+    """ECLM w/o cloud (7.3): a device queries the cloud once for a sub-model and from then on trains it by itself.
+
+    What `strategies.local.LocalAdaptation` does with the dense model, at every step.
+    """
+
+    reports = {"eclm-local": "delivered"}
+    asks_once = True
+    own: dict[int, Task] = field(
+        default_factory=dict, init=False
+    )  # how to go on from the sub-model that a device keeps
+
+    def cohort(self, round_: int) -> list[int]:
+        return list(range(self.plan.devices)) if self.plan.starts_step(round_) else []
+
+    def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
+        return {
+            p.device: self.own.get(p.device) or replace(self.serve(p, self.plan.adapt_epochs), keep=True, upload=False)
+            for p in profiles
+        }
+
+    def absorb(
+        self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
+    ) -> None:
+        self.own |= {u.device: replace(tasks[u.device], state=None) for u in updates}
+
+    def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
+        return {p.device: replace(self.own.get(p.device) or self.serve(p, 0), epochs=0) for p in profiles}
+
+    @property
+    def has_global_model(self) -> bool:
+        return False
