@@ -5,8 +5,9 @@ refuses answers that must not touch the model, and keeps the ledger of bytes, vi
 failure is counted and never ends a run.
 """
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from logging import INFO, WARNING
 
@@ -21,6 +22,7 @@ from fl.clock import BACKWARD, link_seconds, train_seconds
 from fl.config import Settings
 from fl.devices import Hardware, Table
 from fl.fleet import Fleet
+from models.costs import Cost
 from strategies.base import Limits, Profile, Strategy, Task, Update, sub_sizes
 
 
@@ -29,6 +31,7 @@ class Ledger:
     """What one round cost, all devices together where nothing else is said."""
 
     devices: int = 0  # that trained
+    withheld: int = 0  # of these, whose model changed too little to be uploaded
     failures: int = 0
     refused: int = 0
     bytes_down: int = 0
@@ -105,8 +108,11 @@ class FlowerStrategy(FlowerBase):
             try:
                 report = wire.metrics(content)
                 examples, loss = int(report["num-examples"]), float(report["loss"])  # type: ignore[arg-type]
-                state = wire.unpack(content[wire.MODEL]) if task.upload else {}  # type: ignore[arg-type]
-                why = wire.fault(state, task.state) if task.upload and task.state is not None else None
+                cost = self._cost(task, report)
+                withheld = task.upload and self.settings.upload_change > 0 and wire.MODEL not in content
+                uploads = task.upload and not withheld
+                state = wire.unpack(content[wire.MODEL]) if uploads else {}  # type: ignore[arg-type]
+                why = wire.fault(state, task.state) if uploads and task.state is not None else None
                 if not 0 < examples <= self.settings.samples_max:  # examples are a weight: nobody may claim a million
                     why = why or f"reports {examples} examples, a device holds 1 to {self.settings.samples_max}"
             except Exception as error:  # whatever a device sends, it must not end the run
@@ -115,16 +121,18 @@ class FlowerStrategy(FlowerBase):
                 refused += 1
                 log(WARNING, "update of device %d refused: %s", device, why)
                 continue
-            updates[device] = Update(device, state, examples)
+            self.ledger.devices += 1
+            self.ledger.withheld += withheld
+            if not withheld:
+                updates[device] = Update(device, state, examples)
             losses.append(loss)
             hardware = self.hardware[device]
-            self._spend(device, train_seconds(hardware, task.cost.macs, examples, task.epochs))
+            self._spend(device, train_seconds(hardware, cost.macs, examples, task.epochs))
             self._spend(device, link_seconds(hardware, byte_count))
-            self.ledger.train_macs += BACKWARD * task.cost.macs * examples * task.epochs
-            self.ledger.memory_bytes = max(self.ledger.memory_bytes, task.cost.memory)
-        self.ledger.devices = len(updates)
+            self.ledger.train_macs += BACKWARD * cost.macs * examples * task.epochs
+            self.ledger.memory_bytes = max(self.ledger.memory_bytes, cost.memory)
         self.ledger.refused = refused
-        self.ledger.failures += len(self._tasks) - len(updates) - refused
+        self.ledger.failures += len(self._tasks) - self.ledger.devices - refused
         self.ledger.seconds = max(self._spent.values(), default=0.0)
         if updates:
             asked = [p for p in self._asked if p.device in updates]
@@ -137,6 +145,8 @@ class FlowerStrategy(FlowerBase):
         """Deliver to every device what the method would give it for use now."""
         profiles = self._ask(grid, range(self.settings.devices), server_round)
         self._tasks = self.method.deliver(profiles)
+        if not self.ends_step(server_round):  # a look in between must not change what devices hold
+            self._tasks = {d: replace(task, keep=False) if task.keep else task for d, task in self._tasks.items()}
         return self._messages(self._tasks, server_round, "evaluate")
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -161,6 +171,10 @@ class FlowerStrategy(FlowerBase):
     def step(self, server_round: int) -> int:
         """The step of the world in a round: 0 in the first ``rounds_per_step`` rounds."""
         return (server_round - 1) // self.settings.rounds_per_step
+
+    def ends_step(self, server_round: int) -> bool:
+        """Whether the world moves on after a round, or the run ends."""
+        return server_round % self.settings.rounds_per_step == 0 or server_round == self.settings.rounds
 
     def _ask(self, grid: Grid, devices: Iterable[int], server_round: int) -> list[Profile]:
         """Profiles of the devices that answer; one that told its profile at this step is not asked again.
@@ -192,10 +206,13 @@ class FlowerStrategy(FlowerBase):
             self.ledger.bytes_up += byte_count
             self._spend(device, link_seconds(self.hardware[device], byte_count))
             try:
-                self._profiles[device] = step, self._profile(device, wire.metrics(content))
+                told = wire.metrics(content)
+                profile = self._profile(device, told)
+                self._trial(device, told)
             except Exception as error:  # whatever a device says, it must not end the run
                 log(WARNING, "profile of device %d refused: %s", device, error)
                 continue
+            self._profiles[device] = step, profile
             answered.add(device)
         # A device that did not answer may have lost the selector: it is sent along next time.
         self._equipped = (self._equipped | answered) - (set(stale) - answered)
@@ -215,7 +232,7 @@ class FlowerStrategy(FlowerBase):
         spare = np.array([told["link"], told["compute"], told["memory"]], dtype=float)
         if not (np.isfinite(spare).all() and (spare >= 0).all()):
             raise ValueError(f"limits {spare.tolist()} are not non-negative numbers")
-        limits = Limits(*(spare * np.array(whole.vector[1:])))
+        limits = Limits.shares(whole, *spare)
         if self.method.asks != "importance":
             return Profile(device, limits)
         importance = {}
@@ -230,7 +247,41 @@ class FlowerStrategy(FlowerBase):
             ):
                 raise ValueError(f"importance of {layer} is not a distribution over {wanted} modules")
             importance[layer] = values
-        return Profile(device, limits, importance)
+        held = {}
+        if any(name.startswith("held.") for name in told):
+            for layer in self.method.cloud.modular_costs.layers:
+                values = np.asarray(told[f"held.{layer}"], dtype=int)
+                known = np.arange(self.method.cloud.modular.sizes[layer])
+                if not len(values) or not np.isin(values, known).all() or (np.diff(values) <= 0).any():
+                    raise ValueError(f"modules held of {layer} are not rising numbers below {len(known)}: {values}")
+                held[layer] = values
+        return Profile(device, limits, importance, held or None)
+
+    def _trial(self, device: int, told: MetricRecord) -> None:
+        """Account for the training by which a device found out whether it needs the cloud.
+
+        Raises:
+            ValueError: what it claims is no amount of work.
+        """
+        macs = float(told.get("macs", 0.0))  # type: ignore[arg-type]
+        if not (math.isfinite(macs) and macs >= 0):
+            raise ValueError(f"{macs} MACs of a trial")
+        self.ledger.train_macs += macs
+        self._spend(device, macs / self.hardware[device].mac_per_s)
+
+    def _cost(self, task: Task, told: MetricRecord) -> Cost:
+        """What a task cost a device, which may have chosen by itself how many modules it activates.
+
+        Raises:
+            ValueError, KeyError, TypeError: the choice does not make sense.
+        """
+        if not task.reselect:
+            return task.cost
+        active = {layer: int(told[f"active.{layer}"]) for layer in task.coverage}  # type: ignore[arg-type]
+        for layer, n in active.items():
+            if not 1 <= n <= len(task.coverage[layer]):
+                raise ValueError(f"activates {n} modules of {layer}, holds {len(task.coverage[layer])}")
+        return self.method.cloud.modular_costs.of(active)
 
     def _score(self, device: int, told: MetricRecord) -> DeviceScore:
         """A score from a device's answer.
@@ -244,14 +295,15 @@ class FlowerStrategy(FlowerBase):
         for accuracy, balanced, loss in (delivered, adapted):
             if not (0 <= accuracy <= 1 and 0 <= balanced <= 1 and loss >= 0):
                 raise ValueError(f"accuracy {accuracy}, balanced accuracy {balanced}, loss {loss}")
+        cost = self._cost(task, told)
         return DeviceScore(
             device,
             int(told["num-examples"]),  # type: ignore[arg-type]
             tuple(delivered.tolist()),
             tuple(adapted.tolist()),
             self._down[device] if task.state is not None else 0,
-            task.cost.params / whole.params,
-            task.cost.memory,
+            cost.params / whole.params,
+            cost.memory,
         )
 
     def _task_record(
@@ -267,7 +319,7 @@ class FlowerStrategy(FlowerBase):
         }
         if task is not None:
             values |= {"architecture": task.architecture, "epochs": task.epochs, "upload": task.upload}
-            values |= {"masked": task.masked, "rate": task.rate, "keep": task.keep}
+            values |= {"masked": task.masked, "rate": task.rate, "keep": task.keep, "reselect": task.reselect}
             cloud = self.method.cloud
             architecture = cloud.dense if task.architecture == "dense" else cloud.modular
             values |= {f"size.{axis}": n for axis, n in sub_sizes(architecture, task.coverage).items()}

@@ -47,6 +47,7 @@ def _read(message: Message, context: Context) -> tuple[Settings, workload.Order,
         masked=task.get("masked", "none"),  # type: ignore[arg-type]
         rate=float(task.get("rate", 1.0)),  # type: ignore[arg-type]
         keep=bool(task.get("keep", False)),
+        reselect=bool(task.get("reselect", False)),
     )
     store = Store.of(state_root(settings), context.run_id, str(task["method"]), order.seed, order.device)
     return settings, order, store, task
@@ -74,13 +75,13 @@ def query(message: Message, context: Context) -> Message:
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Local epochs; the trained part goes back unless the device keeps it to itself."""
+    """Local epochs; the trained part goes back unless the device keeps it to itself or it hardly changed."""
     settings, order, store, task = _read(message, context)
     trained = workload.train(settings, order, store, _model(message))
-    content = RecordDict(
-        {wire.REPORT: MetricRecord({"device": order.device, "num-examples": trained.examples, "loss": trained.loss})}
-    )
-    if task.get("upload", True):
+    report = {"device": order.device, "num-examples": trained.examples, "loss": trained.loss}
+    report |= {f"active.{layer}": n for layer, n in trained.active.items()}
+    content = RecordDict({wire.REPORT: MetricRecord(report)})  # type: ignore[arg-type]
+    if task.get("upload", True) and trained.state is not None:
         content[wire.MODEL] = wire.pack(trained.state)
     return Message(content, reply_to=message)
 
@@ -97,5 +98,6 @@ def evaluate(message: Message, context: Context) -> Message:
             "delivered": list(got.delivered),
             "adapted": list(got.adapted),
         }
+        | {f"active.{layer}": n for layer, n in got.active.items()}  # type: ignore[arg-type]
     )
     return Message(RecordDict({wire.REPORT: report}), reply_to=message)

@@ -94,7 +94,7 @@ def _run_method(
     def offline(stage: str, epoch: int, epochs: int) -> None:
         observe(Event("offline", seed, stage, epoch, epochs))
 
-    budget = ("devices", "cohort", "local_epochs", "adapt_epochs", "rounds_per_step")
+    budget = ("devices", "cohort", "local_epochs", "adapt_epochs", "rounds_per_step", "candidates")
     plan = Plan(**{key: getattr(settings, key) for key in budget})
     method = STRATEGIES[name](prepare(settings, seed, offline), plan, seed)
     strategy = FlowerStrategy(method, name, settings, fleet)
@@ -105,10 +105,9 @@ def _run_method(
         tasks = strategy.configure_train(round_, nothing, no_config, grid)
         strategy.aggregate_train(round_, grid.send_and_receive(tasks, timeout=settings.timeout_s))
         virtual_s += strategy.ledger.seconds
-        last_of_step = round_ % settings.rounds_per_step == 0 or round_ == settings.rounds
         scores: list[DeviceScore] = []
         global_accuracy = float("nan")
-        if last_of_step or round_ % settings.eval_every == 0:
+        if strategy.ends_step(round_) or round_ % settings.eval_every == 0:
             delivered = strategy.configure_evaluate(round_, nothing, no_config, grid)
             strategy.aggregate_evaluate(round_, grid.send_and_receive(delivered, timeout=settings.timeout_s))
             scores = strategy.scores

@@ -4,23 +4,28 @@ One process may stand in for many devices, one after the other, so what is expen
 process and overwritten in place; what belongs to a device lies in its `fl.store.Store`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fl.clock import BACKWARD
 from fl.config import Settings
-from fl.devices import Table, shares
+from fl.devices import Shares, Table, shares
 from fl.store import Store
 from fl.world import architectures, recipe, routing, selector, tensors, world
-from models.axes import State
+from models.axes import Coverage, State, WeightedSum, extract
 from models.body import Body
+from models.costs import CostModel
+from models.derive import Infeasible, choose, shift, smallest
 from models.selector import Selector, importance
 from models.train import Masking, fit, score
 from partitions import Purpose, rng
+from strategies.base import Limits
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Order:
         device, seed, round, step: where in the experiment this is.
         architecture: 'dense' or 'modular'; sizes: the axis sizes in which the part differs from the whole.
         held: for each module layer the indices of the modules that the part consists of.
-        epochs, masked, rate, keep: as in `strategies.base.Task`.
+        epochs, masked, rate, keep, reselect: as in `strategies.base.Task`.
     """
 
     device: int
@@ -40,20 +45,27 @@ class Order:
     step: int
     architecture: str = "dense"
     sizes: Mapping[str, int] | None = None
-    held: Mapping[str, Sequence[int]] | None = None
+    held: Mapping[str, Sequence[int] | np.ndarray] | None = None
     epochs: int = 0
     masked: Masking = "none"
     rate: float = 1.0
     keep: bool = False
+    reselect: bool = False
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What local training gives."""
+    """What local training gives.
 
-    state: State
+    Args:
+        state: of the modules activated; None where it changed too little to be uploaded.
+        active: how many modules of each layer were activated, where the device chose them.
+    """
+
+    state: State | None
     examples: int
     loss: float
+    active: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,37 @@ class Scored:
     samples: int
     delivered: tuple[float, float, float]  # accuracy, balanced accuracy, mean loss
     adapted: tuple[float, float, float]
+    active: Mapping[str, int] = field(default_factory=dict)  # as in `Trained`
+
+
+@dataclass
+class Part:
+    """What a device works with.
+
+    Args:
+        held: the parameters of everything that it holds.
+        body: the network of what it activates.
+        modules: numbers in the cloud model of the modules activated, per layer.
+        inside: where those lie in ``held``.
+    """
+
+    held: State
+    body: Body
+    modules: Mapping[str, np.ndarray]
+    inside: Coverage
+
+    @property
+    def active(self) -> dict[str, int]:
+        """What the cloud is told about a choice that the device made."""
+        return {layer: len(at) for layer, at in self.inside.items()}
+
+    def updated(self) -> State:
+        """Everything held, with the present parameters of what is activated."""
+        if not self.inside:
+            return self.body.state()
+        whole = WeightedSum(self.body.axes(), self.held)
+        whole.add(self.body.state(), self.inside, 1.0)
+        return whole.finish(self.held)
 
 
 @lru_cache(maxsize=64)
@@ -77,11 +120,35 @@ def _selector(settings: Settings) -> Selector:
     return selector(settings)
 
 
-def _load(settings: Settings, order: Order, state: State) -> Body:
-    body = _body(settings, order.architecture, tuple(sorted((order.sizes or {}).items())))
-    body.load_state_dict(state)
+@lru_cache(maxsize=4)
+def _costs(settings: Settings, architecture: str) -> CostModel:
+    how = recipe(settings)
+    return CostModel(architectures(settings)[architecture], how.batch_size, how.slots)
+
+
+def _load(settings: Settings, order: Order, store: Store, state: State | None) -> Part:
+    """The part that was sent, or that the device kept; where it is to re-select, what fits of that now (ECLM 5.1)."""
+    held = state if state is not None else store.load("model")
+    modules = {layer: np.asarray(kept) for layer, kept in (order.held or {}).items()}
+    sizes, inside = dict(order.sizes or {}), {}
+    if order.reselect:
+        active = _select(settings, order, store, modules)
+        inside = {layer: torch.from_numpy(np.searchsorted(modules[layer], kept)) for layer, kept in active.items()}
+        modules, sizes = active, sizes | {layer: len(kept) for layer, kept in active.items()}
+    body = _body(settings, order.architecture, tuple(sorted(sizes.items())))
+    body.load_state_dict(extract(held, body.axes(), inside))
     body.rate = order.rate
-    return body
+    return Part(held, body, modules, inside)
+
+
+def _select(settings: Settings, order: Order, store: Store, held: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Which of the modules held a device activates now: by its data and limits, without the network."""
+    scores, now = _importance(settings, order, store), spare(settings, order)
+    limits = Limits.shares(_costs(settings, "dense").whole, now.link, now.compute, now.memory)
+    try:
+        return choose(_costs(settings, "modular"), scores, limits.vector, Limits.names, held)
+    except Infeasible:
+        return smallest(scores, held)
 
 
 def _data(settings: Settings, order: Order, split: str) -> tuple[Tensor, Tensor]:
@@ -104,64 +171,128 @@ def _logits(settings: Settings, store: Store, x: Tensor) -> list[Tensor]:
     return chooser.logits(x)
 
 
-def _gates(settings: Settings, order: Order, store: Store, body: Body, x: Tensor) -> list[Tensor] | None:
-    """Gates (n, M_l) over the modules held, None for a dense part."""
+def _gates(settings: Settings, order: Order, store: Store, part: Part, x: Tensor) -> list[Tensor] | None:
+    """Gates (n, M_l) over the modules activated, None for a dense part."""
     if order.architecture == "dense":
         return None
-    held, how = order.held or {}, routing(settings)
+    how, own = routing(settings), part.modules
     logits = _logits(settings, store, x)
-    columns = [torch.as_tensor(held[layer]) if layer in held else slice(None) for layer in body.layers]
+    columns = [torch.from_numpy(own[layer]) if layer in own else slice(None) for layer in part.body.layers]
     return [how.gates(layer[:, kept]) for layer, kept in zip(logits, columns, strict=True)]
 
 
-def profile(settings: Settings, order: Order, store: Store, with_importance: bool) -> dict[str, float | list[float]]:
-    """What the device can spare now and, if asked, how important each module is to its data (ECLM 5.1)."""
+def _importance(settings: Settings, order: Order, store: Store) -> dict[str, np.ndarray]:
+    """Importance (N,) of each module of a layer to the device's data (ECLM 5.1)."""
+    x, _ = _data(settings, order, "train")
+    layers = architectures(settings)["modular"].part({}).layers
+    scores = importance(_logits(settings, store, x))
+    return {layer: values.double().numpy() for layer, values in zip(layers, scores, strict=True)}
+
+
+def spare(settings: Settings, order: Order) -> Shares:
+    """What the device can spare now, as shares of the large cloud model."""
     table = Table.of(settings.hardware)
-    spare = shares(
+    return shares(
         table, table.draw(order.seed, order.device), order.seed, order.device, order.step,
         settings.limit_low, settings.limit_high, settings.background_load,
     )  # fmt: skip
-    told: dict[str, float | list[float]] = {"link": spare.link, "compute": spare.compute, "memory": spare.memory}
+
+
+def profile(settings: Settings, order: Order, store: Store, with_importance: bool) -> dict[str, float | list[float]]:
+    """What the device can spare now and, if asked, how important each module is to its data.
+
+    A device that holds candidate modules also says which, unless it asks for others: see `_content`.
+    """
+    now = spare(settings, order)
+    told: dict[str, float | list[float]] = {"link": now.link, "compute": now.compute, "memory": now.memory}
     if with_importance:
-        x, _ = _data(settings, order, "train")
-        layers = architectures(settings)["modular"].part({}).layers
-        scores = importance(_logits(settings, store, x))
-        told |= {f"importance.{layer}": values.tolist() for layer, values in zip(layers, scores, strict=True)}
+        found = _importance(settings, order, store)
+        told |= {f"importance.{layer}": scores.tolist() for layer, scores in found.items()}
+        if store.holds("held"):
+            held, macs = _content(settings, order, store)
+            told |= {f"held.{layer}": kept.tolist() for layer, kept in held.items()} | {"macs": macs}
     return told
+
+
+def _content(settings: Settings, order: Order, store: Store) -> tuple[dict[str, np.ndarray], float]:
+    """The modules that the device can do with, none if it turns to the cloud; and the MACs that it took to find out.
+
+    The device turns to the cloud if (ECLM 6, iii)
+        1. its data shifted: importance is further from that at derivation than ``shift-threshold``, and
+        2. it cannot help itself: re-selected and trained on four fifths of its data, its accuracy on the other fifth
+           is below ``required-accuracy``.
+    """
+    kept = store.load("held")
+    held = {name.removeprefix("held."): v.numpy() for name, v in kept.items() if name.startswith("held.")}
+    then = {name.removeprefix("then."): v.numpy() for name, v in kept.items() if name.startswith("then.")}
+    if shift(_importance(settings, order, store), then) <= settings.shift_threshold:
+        return held, 0.0
+    sizes = {layer: len(own) for layer, own in held.items()}
+    trial = replace(
+        order, round=0, architecture="modular", sizes=sizes, held=held, epochs=settings.adapt_epochs, reselect=True
+    )
+    part = _load(settings, trial, store, None)
+    x, y = _data(settings, trial, "train")
+    out = torch.arange(len(x)) % 5 == 0
+    _fit(settings, trial, store, part, x[~out], y[~out])
+    classes = world(settings, order.seed).data.num_classes
+    got = score(part.body, x[out], y[out], classes, _gates(settings, trial, store, part, x[out]))
+    macs = float(BACKWARD * _costs(settings, "modular").of(part.active).macs * int((~out).sum()) * trial.epochs)
+    return (held if got.accuracy >= settings.required_accuracy else {}), macs
 
 
 def train(settings: Settings, order: Order, store: Store, state: State | None) -> Trained:
     """Local epochs on the device's current data, from the state sent or from the model that the device kept."""
-    body = _load(settings, order, state if state is not None else store.load("model"))
+    part = _load(settings, order, store, state)
+    before = part.body.state() if settings.upload_change else {}
     x, y = _data(settings, order, "train")
-    loss = _fit(settings, order, store, body, x, y)
-    trained = body.state()
+    loss = _fit(settings, order, store, part, x, y)
     if order.keep:
-        store.save("model", trained)
-    return Trained(trained, len(x), loss)
+        _keep(settings, order, store, part, fresh=state is not None)
+    trained = part.body.state()
+    worth = not settings.upload_change or change(before, trained) >= settings.upload_change
+    return Trained(trained if worth else None, len(x), loss, part.active)
 
 
 def evaluate(settings: Settings, order: Order, store: Store, state: State | None) -> Scored:
     """Score a model on the device's current distribution, as delivered and after ``order.epochs`` of adaptation."""
-    body = _load(settings, order, state if state is not None else store.load("model"))
+    part = _load(settings, order, store, state)
     x, y = _data(settings, order, "test")
-    gates = _gates(settings, order, store, body, x)
+    gates = _gates(settings, order, store, part, x)
     classes = world(settings, order.seed).data.num_classes
     absent = _absent(settings, order) if order.masked == "restrict" else None
 
     def measured() -> tuple[float, float, float]:
-        got = score(body, x, y, classes, gates, absent)
+        got = score(part.body, x, y, classes, gates, absent)
         return got.accuracy, got.balanced_accuracy, got.loss_sum / max(1, len(x))
 
-    delivered = measured()
-    if not order.epochs:
-        return Scored(len(x), delivered, delivered)
-    _fit(settings, order, store, body, *_data(settings, order, "train"))
-    return Scored(len(x), delivered, measured())
+    delivered = adapted = measured()
+    if order.epochs:
+        _fit(settings, order, store, part, *_data(settings, order, "train"))
+        adapted = measured()
+    if order.keep:
+        _keep(settings, order, store, part, fresh=state is not None)
+    return Scored(len(x), delivered, adapted, part.active)
 
 
-def _fit(settings: Settings, order: Order, store: Store, body: Body, x: Tensor, y: Tensor) -> float:
+def change(before: State, after: State) -> float:
+    """The relative change of a state: the norm of the difference over the norm of what was."""
+    moved = sum(float((after[name] - value).double().square().sum()) for name, value in before.items())
+    norm = sum(float(value.double().square().sum()) for value in before.values())
+    return math.sqrt(moved / max(norm, 1e-24))
+
+
+def _keep(settings: Settings, order: Order, store: Store, part: Part, fresh: bool) -> None:
+    """Keep everything held; of fresh candidates also which they are, and how important all modules were just then."""
+    store.save("model", part.updated())
+    if fresh and order.reselect:
+        held = {f"held.{layer}": torch.as_tensor(kept) for layer, kept in (order.held or {}).items()}
+        then = {f"then.{layer}": torch.from_numpy(v) for layer, v in _importance(settings, order, store).items()}
+        store.save("held", held | then)
+
+
+def _fit(settings: Settings, order: Order, store: Store, part: Part, x: Tensor, y: Tensor) -> float:
     absent = None if order.masked == "none" else _absent(settings, order)
-    gates = _gates(settings, order, store, body, x)
+    gates = _gates(settings, order, store, part, x)
     generator = rng(order.seed, Purpose.TRAIN, order.round, order.device)
-    return fit(body, x, y, recipe(settings), order.epochs, generator, gates, absent, order.masked)
+    return fit(part.body, x, y, recipe(settings), order.epochs, generator, gates, absent, order.masked)

@@ -34,6 +34,11 @@ class Limits:
     macs: float
     memory: float
 
+    @classmethod
+    def shares(cls, whole: Cost, link: float, compute: float, memory: float) -> "Limits":
+        """Limits given as shares of what the large cloud model costs."""
+        return cls(link * whole.bytes, compute * whole.macs, memory * whole.memory)
+
     @property
     def vector(self) -> np.ndarray:
         return np.array([self.bytes, self.macs, self.memory])
@@ -49,11 +54,13 @@ class Profile:
         device: its number.
         limits: None where the method does not ask.
         importance: (N,) per module layer, None where the method does not ask.
+        held: the modules that it holds and can do with, None if it asks for others.
     """
 
     device: int
     limits: Limits | None = None
     importance: Mapping[str, np.ndarray] | None = None
+    held: Mapping[str, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,8 @@ class Task:
         epochs: local epochs; when scoring, epochs of adaptation before the second score.
         masked: what the device does with the logits of classes that it does not hold.
         rate: HeteroFL's scaler.
-        keep: the device keeps the trained model.
+        keep: the device keeps the trained model; what is kept in delivery is kept for good at the end of a step only.
+        reselect: the part is a set of candidate modules; the device activates those that fit its limits now.
         upload: the device sends the trained model back.
         cost: of the sub-model, for the clock and the ledger.
     """
@@ -81,6 +89,7 @@ class Task:
     rate: float = 1.0
     keep: bool = False
     upload: bool = True
+    reselect: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,7 @@ class Plan:
         devices: how many exist; cohort: how many take part in a round.
         local_epochs: a round's local epochs; adapt_epochs: epochs of local adaptation (fine-tuning, LA).
         rounds_per_step: rounds between two shifts of the world.
+        candidates: how many times its link budget a device may hold in modules; 0: only what it activates.
     """
 
     devices: int
@@ -107,6 +117,7 @@ class Plan:
     local_epochs: int
     adapt_epochs: int
     rounds_per_step: int
+    candidates: float = 0.0
 
     def starts_step(self, round_: int) -> bool:
         """Whether the world has just moved on when ``round_`` (1, 2, ...) begins."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from models.axes import extract
-from models.derive import Infeasible, derive_counts
+from models.derive import Infeasible, choose, smallest
 from strategies.base import Limits, Profile, Strategy, Task, Update, merge
 
 
@@ -25,22 +25,23 @@ class ECLM(Strategy):
     asks = "importance"
 
     def derive(self, profile: Profile) -> dict[str, np.ndarray]:
-        """Indices of the modules for one device, per layer.
+        """Indices of the modules that one device activates, per layer.
 
         Raises:
             Infeasible: the limits do not admit one module per layer.
         """
         assert profile.limits is not None and profile.importance is not None
-        costs = self.cloud.modular_costs
-        price = {layer: np.array(c.vector[1:]) for layer, c in costs.module.items()}
-        return derive_counts(
-            profile.importance, np.array(costs.base.vector[1:]), price, profile.limits.vector, Limits.names
-        )
+        return choose(self.cloud.modular_costs, profile.importance, profile.limits.vector, Limits.names)
 
-    def smallest(self, profile: Profile) -> dict[str, np.ndarray]:
-        """The most important module of each layer: what a device gets that nothing fits."""
-        assert profile.importance is not None
-        return {layer: np.array([values.argmax()]) for layer, values in profile.importance.items()}
+    def candidates(self, profile: Profile) -> dict[str, np.ndarray]:
+        """Indices of the modules that a device is to hold and choose from: what is not active takes only the link.
+
+        Raises:
+            Infeasible: the link does not admit one module per layer.
+        """
+        assert profile.limits is not None and profile.importance is not None
+        link_alone = np.array([self.plan.candidates * profile.limits.bytes, np.inf, np.inf])
+        return choose(self.cloud.modular_costs, profile.importance, link_alone, Limits.names)
 
     def _task(self, modules: Mapping[str, np.ndarray], epochs: int) -> Task:
         coverage = {layer: torch.from_numpy(kept) for layer, kept in modules.items()}
@@ -48,11 +49,20 @@ class ECLM(Strategy):
         return Task("modular", coverage, extract(self.model, self.axes, coverage), epochs, price)
 
     def serve(self, profile: Profile, epochs: int) -> Task:
-        """A sub-model for use: what fits, or the smallest there is."""
+        """A sub-model for use: what fits, or the smallest there is.
+
+        With candidates, a device that can do with the modules that it holds goes on with these; any other is sent new
+        ones. Either way it re-selects among them by itself.
+        """
+        assert profile.importance is not None
         try:
-            return self._task(self.derive(profile), epochs)
+            modules = profile.held or (self.candidates if self.plan.candidates else self.derive)(profile)
         except Infeasible:
-            return self._task(self.smallest(profile), epochs)
+            modules = smallest(profile.importance)
+        task = self._task(modules, epochs)
+        if not self.plan.candidates:
+            return task
+        return replace(task, keep=True, reselect=True, state=None if profile.held else task.state)
 
     def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
         out = {}
