@@ -6,7 +6,7 @@ failure is counted and never ends a run.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from logging import INFO, WARNING
@@ -18,12 +18,14 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerBase
 
 from fl import wire
+from fl.arrivals import Arrival, Arrivals
 from fl.clock import BACKWARD, link_seconds, train_seconds
 from fl.config import Settings
 from fl.devices import Hardware, Table
 from fl.fleet import Fleet
 from models.costs import Cost
-from strategies.base import Limits, Profile, Strategy, Task, Update, sub_sizes
+from partitions import Purpose, rng
+from strategies.base import Limits, Profile, Strategy, Task, Update, rebase, sub_sizes
 
 
 @dataclass
@@ -34,9 +36,10 @@ class Ledger:
     withheld: int = 0  # of these, whose model changed too little to be uploaded
     failures: int = 0
     refused: int = 0
+    late: int = 0  # updates that came after the deadline, or are of an earlier round
     bytes_down: int = 0
     bytes_up: int = 0
-    seconds: float = 0.0  # virtual, until the slowest device had answered
+    seconds: float = 0.0  # virtual, until the cloud had what it merged
     train_macs: float = 0.0
     memory_bytes: float = 0.0  # of the device that needed most
 
@@ -72,6 +75,10 @@ class FlowerStrategy(FlowerBase):
     def __post_init__(self) -> None:
         table = Table.of(self.settings.hardware)
         self.hardware: list[Hardware] = [table.draw(self.method.seed, d) for d in range(self.settings.devices)]
+        self.arrivals = Arrivals(
+            self.settings.buffer if self.settings.aggregation == "buffered" else None,
+            self.settings.deadline_s or math.inf,
+        )
         self._profiles: dict[int, tuple[int, Profile]] = {}  # by device: (step, what it said)
         self._equipped: set[int] = set()  # devices that hold the selector
         self._tasks: dict[int, Task] = {}
@@ -86,7 +93,8 @@ class FlowerStrategy(FlowerBase):
     ) -> Iterable[Message]:
         """Query the cohort, then one message with its own payload for each device."""
         self.ledger, self._spent = Ledger(), {}
-        cohort = self.method.cohort(server_round)
+        generator = rng(self.method.seed, Purpose.COHORT, server_round, 1)
+        cohort = self.arrivals.free(self.method.cohort(server_round), generator)
         self._asked = self._ask(grid, cohort, server_round)
         self.ledger.failures += len(cohort) - len(self._asked)
         self._tasks = self.method.tasks(server_round, self._asked)
@@ -99,9 +107,9 @@ class FlowerStrategy(FlowerBase):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Merge what is fit to be merged; count the rest."""
+        """Merge what is fit to be merged and arrives in time; count the rest."""
         updates: dict[int, Update] = {}
-        losses, refused = [], 0
+        losses = []
         for device, content in self._good(replies, self._tasks):
             task, byte_count = self._tasks[device], wire.size(content)
             self.ledger.bytes_up += byte_count
@@ -118,7 +126,7 @@ class FlowerStrategy(FlowerBase):
             except Exception as error:  # whatever a device sends, it must not end the run
                 why = f"{type(error).__name__}: {error}"
             if why:
-                refused += 1
+                self.ledger.refused += 1
                 log(WARNING, "update of device %d refused: %s", device, why)
                 continue
             self.ledger.devices += 1
@@ -131,13 +139,28 @@ class FlowerStrategy(FlowerBase):
             self._spend(device, link_seconds(hardware, byte_count))
             self.ledger.train_macs += BACKWARD * cost.macs * examples * task.epochs
             self.ledger.memory_bytes = max(self.ledger.memory_bytes, cost.memory)
-        self.ledger.refused = refused
-        self.ledger.failures += len(self._tasks) - self.ledger.devices - refused
-        self.ledger.seconds = max(self._spent.values(), default=0.0)
-        if updates:
-            asked = [p for p in self._asked if p.device in updates]
-            self.method.absorb(server_round, self._tasks, sorted(updates.values(), key=lambda u: u.device), asked)
+        self.ledger.failures += len(self._tasks) - self.ledger.devices - self.ledger.refused
+        told = {profile.device: profile for profile in self._asked}
+        stayed = []  # what devices keep to themselves is not waited for
+        for device, update in updates.items():
+            arrival = self.arrivals.expect(self._spent[device], update, self._tasks[device], told[device])
+            (self.arrivals.under_way if arrival.task.upload else stayed).append(arrival)
+        merged, self.ledger.late, self.ledger.seconds = self.arrivals.merge(self._spent.values())
+        self._absorb(server_round, [*stayed, *merged])
         return None, MetricRecord({"loss": float(np.mean(losses))}) if losses else None
+
+    def _absorb(self, server_round: int, merged: Sequence[Arrival]) -> None:
+        """Let the method merge, in the order of device numbers; late updates as updates of the present model."""
+        if not merged:
+            return
+        merged, now = sorted(merged, key=lambda arrival: arrival.update.device), self.arrivals.version
+        self.method.absorb(
+            server_round,
+            {a.update.device: a.task for a in merged},
+            [rebase(self.method, a.task, a.update, now - a.version) for a in merged],
+            [a.profile for a in merged],
+        )
+        self.arrivals.version += 1
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

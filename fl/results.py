@@ -38,6 +38,8 @@ COLUMNS: dict[str, str] = {
     "devices": "devices that took part in the round",
     "failures": "devices of the round that gave no usable answer",
     "refused": "updates refused (non-finite, mis-shaped or unknown)",
+    "withheld": "devices that trained but changed their model too little to upload it",
+    "late": "updates that missed the deadline and were dropped; buffered: merged, but of an earlier round",
     "bytes_down": "bytes really sent to devices in the round, query and train, all devices together",
     "bytes_up": "bytes really sent by devices in the round, query and train, all devices together",
     "virtual_s": "virtual seconds since the run began, cumulative",
@@ -92,6 +94,8 @@ class Row:
     devices: int = 0
     failures: int = 0
     refused: int = 0
+    withheld: int = 0
+    late: int = 0
     bytes_down: int = 0
     bytes_up: int = 0
     virtual_s: float = 0.0

@@ -139,6 +139,8 @@ def _row(strategy: FlowerStrategy, report: str, round_: int, virtual_s: float, w
         devices=ledger.devices,
         failures=ledger.failures,
         refused=ledger.refused,
+        withheld=ledger.withheld,
+        late=ledger.late,
         bytes_down=ledger.bytes_down,
         bytes_up=ledger.bytes_up,
         virtual_s=virtual_s,

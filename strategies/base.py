@@ -6,13 +6,13 @@ state that a resumed run needs is in `Strategy.memory`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 
-from models.axes import FULL, Axes, Coverage, State, WeightedSum, covered_sizes
+from models.axes import FULL, Axes, Coverage, State, WeightedSum, covered_sizes, extract
 from models.body import Architecture
 from models.cloud import ModularModel
 from models.costs import Cost, CostModel
@@ -218,6 +218,27 @@ def merge(
         device = update.device
         total.add(update.state, tasks[device].coverage, weight[device], (along or {}).get(device))
     return total.finish(strategy.model)
+
+
+def discount(staleness: int) -> float:
+    """How much a late update still counts: s(t) = 1 / sqrt(1 + t) after t merges (FedBuff, arXiv:2106.06639)."""
+    return (1 + staleness) ** -0.5
+
+
+def rebase(strategy: Strategy, task: Task, update: Update, staleness: int) -> Update:
+    """A late update as one of the present model: present part + s(staleness) * (trained - sent).
+
+    Any `Strategy.absorb` can merge it; for FedAvg the outcome is FedBuff's: w + mean_k s_k delta_k. An update that is
+    not late is returned as it is.
+    """
+    if not staleness or task.state is None:
+        return update
+    now, s = extract(strategy.model, strategy.axes, task.coverage), discount(staleness)
+    state = {
+        name: value + s * (update.state[name] - task.state[name]) if value.is_floating_point() else update.state[name]
+        for name, value in now.items()
+    }
+    return replace(update, state=state)
 
 
 def sub_sizes(architecture: Architecture, coverage: Coverage) -> dict[str, int]:
