@@ -23,9 +23,13 @@ from fl.clock import BACKWARD, link_seconds, train_seconds
 from fl.config import Settings
 from fl.devices import Hardware, Table
 from fl.fleet import Fleet
+from fl.measures import NAN, Divergence, load_cv
+from models.axes import FULL
 from models.costs import Cost
 from partitions import Purpose, rng
-from strategies.base import Limits, Profile, Strategy, Task, Update, rebase, sub_sizes
+from strategies.base import Limits, Measure, Profile, Strategy, Task, Update, rebase, sub_sizes
+
+MEASURES: tuple[Measure, ...] = ("delivered", "adapted")
 
 
 @dataclass
@@ -37,6 +41,9 @@ class Ledger:
     failures: int = 0
     refused: int = 0
     late: int = 0  # updates that came after the deadline, or are of an earlier round
+    divergence: float = NAN  # of the updates
+    module_divergence: float = NAN  # of the updates, in the blocks that can be cut into modules
+    load_cv: float = NAN  # of the modules
     bytes_down: int = 0
     bytes_up: int = 0
     seconds: float = 0.0  # virtual, until the cloud had what it merged
@@ -54,7 +61,10 @@ class DeviceScore:
     adapted: tuple[float, float, float]
     deliver_bytes: int
     share: float  # of the cloud model's parameters
+    macs: float  # of one forward pass of one sample
     memory_bytes: float  # that adaptation takes
+    seconds: Mapping[Measure, float]  # virtual, from the device's query to the model that is scored
+    former: Mapping[Measure, float] | None  # accuracy on the test draw of the step before
 
 
 @dataclass
@@ -84,6 +94,7 @@ class FlowerStrategy(FlowerBase):
         self._tasks: dict[int, Task] = {}
         self._asked: list[Profile] = []
         self._spent: dict[int, float] = {}  # virtual seconds of each device in this round
+        self._own: dict[int, float] = {}  # of these, in this step, those that go into the model a device uses
         self._down: dict[int, int] = {}
 
     # Flower's four verbs
@@ -93,6 +104,8 @@ class FlowerStrategy(FlowerBase):
     ) -> Iterable[Message]:
         """Query the cohort, then one message with its own payload for each device."""
         self.ledger, self._spent = Ledger(), {}
+        if self.method.plan.starts_step(server_round):
+            self._own = {}
         generator = rng(self.method.seed, Purpose.COHORT, server_round, 1)
         cohort = self.arrivals.free(self.method.cohort(server_round), generator)
         self._asked = self._ask(grid, cohort, server_round)
@@ -135,19 +148,46 @@ class FlowerStrategy(FlowerBase):
                 updates[device] = Update(device, state, examples)
             losses.append(loss)
             hardware = self.hardware[device]
-            self._spend(device, train_seconds(hardware, cost.macs, examples, task.epochs))
-            self._spend(device, link_seconds(hardware, byte_count))
+            work = train_seconds(hardware, cost.macs, examples, task.epochs) + link_seconds(hardware, byte_count)
+            self._spend(device, work)
+            if task.keep and not task.upload:
+                self._own[device] = self._own.get(device, 0.0) + link_seconds(hardware, self._down[device]) + work
             self.ledger.train_macs += BACKWARD * cost.macs * examples * task.epochs
             self.ledger.memory_bytes = max(self.ledger.memory_bytes, cost.memory)
         self.ledger.failures += len(self._tasks) - self.ledger.devices - self.ledger.refused
+        self._measure([(self._tasks[device], update) for device, update in updates.items()])
         told = {profile.device: profile for profile in self._asked}
-        stayed = []  # what devices keep to themselves is not waited for
+        stayed: list[Arrival] = []  # what devices keep to themselves is not waited for
         for device, update in updates.items():
             arrival = self.arrivals.expect(self._spent[device], update, self._tasks[device], told[device])
             (self.arrivals.under_way if arrival.task.upload else stayed).append(arrival)
         merged, self.ledger.late, self.ledger.seconds = self.arrivals.merge(self._spent.values())
         self._absorb(server_round, [*stayed, *merged])
         return None, MetricRecord({"loss": float(np.mean(losses))}) if losses else None
+
+    def _measure(self, trained: Sequence[tuple[Task, Update]]) -> None:
+        """How the updates disagree, and how evenly they train the modules."""
+        method, cloud = self.method, self.method.cloud
+        sent = [(task, update) for task, update in trained if task.upload and task.state is not None]
+        if sent:
+            divergence = Divergence(method.axes, method.model)
+            for task, update in sent:
+                assert task.state is not None
+                divergence.add(update.state, task.state, task.coverage)
+            self.ledger.divergence = divergence.value(self._parameters)
+            layers = set(cloud.modular_costs.layers)
+            cut = [name for name in self._parameters if layers & set(method.axes[name])]
+            self.ledger.module_divergence = divergence.value(cut)
+        if trained and method.architecture == "modular":
+            modules = {layer: cloud.modular.sizes[layer] for layer in cloud.modular_costs.layers}
+            self.ledger.load_cv = load_cv([task.coverage for task, _ in trained], modules)
+
+    @cached_property
+    def _parameters(self) -> list[str]:
+        """What is trained of the method's model: its entries but the statistics."""
+        cloud = self.method.cloud
+        architecture = cloud.dense if self.method.architecture == "dense" else cloud.modular
+        return [name for name, _ in architecture.part(FULL).named_parameters()]
 
     def _absorb(self, server_round: int, merged: Sequence[Arrival]) -> None:
         """Let the method merge, in the order of device numbers; late updates as updates of the present model."""
@@ -183,7 +223,7 @@ class FlowerStrategy(FlowerBase):
         if not self.scores:
             return None
         return MetricRecord(
-            {f"accuracy-{m}": float(np.mean([getattr(s, m)[0] for s in self.scores])) for m in ("delivered", "adapted")}
+            {f"accuracy-{m}": float(np.mean([getattr(s, m)[0] for s in self.scores])) for m in MEASURES}
         )
 
     def summary(self) -> None:
@@ -221,13 +261,13 @@ class FlowerStrategy(FlowerBase):
                 content[wire.SELECTOR] = self._selector
             byte_count = wire.size(content)
             self.ledger.bytes_down += byte_count
-            self._spend(device, link_seconds(self.hardware[device], byte_count))
+            self._spend_own(device, link_seconds(self.hardware[device], byte_count))
             messages.append(Message(content, self.fleet.nodes[device], "query", group_id=str(server_round)))
         answered = set()
         for device, content in self._good(grid.send_and_receive(messages, timeout=self.settings.timeout_s), stale):
             byte_count = wire.size(content)
             self.ledger.bytes_up += byte_count
-            self._spend(device, link_seconds(self.hardware[device], byte_count))
+            self._spend_own(device, link_seconds(self.hardware[device], byte_count))
             try:
                 told = wire.metrics(content)
                 profile = self._profile(device, told)
@@ -290,7 +330,7 @@ class FlowerStrategy(FlowerBase):
         if not (math.isfinite(macs) and macs >= 0):
             raise ValueError(f"{macs} MACs of a trial")
         self.ledger.train_macs += macs
-        self._spend(device, macs / self.hardware[device].mac_per_s)
+        self._spend_own(device, macs / self.hardware[device].mac_per_s)
 
     def _cost(self, task: Task, told: MetricRecord) -> Cost:
         """What a task cost a device, which may have chosen by itself how many modules it activates.
@@ -316,33 +356,48 @@ class FlowerStrategy(FlowerBase):
         whole = (cloud.modular_costs if task.architecture == "modular" else cloud.dense_costs).whole
         delivered, adapted = np.array([told["delivered"], told["adapted"]], dtype=float)
         for accuracy, balanced, loss in (delivered, adapted):
-            if not (0 <= accuracy <= 1 and 0 <= balanced <= 1 and loss >= 0):
+            if not (0 <= accuracy <= 1 and 0 <= balanced <= 1 and 0 <= loss < math.inf):
                 raise ValueError(f"accuracy {accuracy}, balanced accuracy {balanced}, loss {loss}")
-        cost = self._cost(task, told)
+        cost, hardware = self._cost(task, told), self.hardware[device]
+        examples = int(told["examples"])  # type: ignore[arg-type]
+        if not 0 <= examples <= self.settings.samples_max:
+            raise ValueError(f"{examples} examples, a device holds at most {self.settings.samples_max}")
+        former = None
+        if "former" in told:
+            former = dict(zip(MEASURES, np.array(told["former"], dtype=float).tolist(), strict=True))
+            if not all(0 <= accuracy <= 1 for accuracy in former.values()):
+                raise ValueError(f"former accuracy {former}")
+        deliver_bytes = self._down[device] if task.state is not None else 0
+        ready = self._own.get(device, 0.0) + link_seconds(hardware, deliver_bytes)
         return DeviceScore(
             device,
             int(told["num-examples"]),  # type: ignore[arg-type]
             tuple(delivered.tolist()),
             tuple(adapted.tolist()),
-            self._down[device] if task.state is not None else 0,
+            deliver_bytes,
             cost.params / whole.params,
+            cost.macs,
             cost.memory,
+            {"delivered": ready, "adapted": ready + train_seconds(hardware, cost.macs, examples, task.epochs)},
+            former,
         )
 
     def _task_record(
         self, device: int, server_round: int, task: Task | None = None, what: str | None = None
     ) -> ConfigRecord:
+        step = self.step(server_round)
         values: dict[str, object] = {
             "method": self.name,
             "device": device,
             "seed": self.method.seed,
             "round": server_round,
-            "step": self.step(server_round),
+            "step": step,
             "what": what,
+            "look-back": (self.settings.measure_forgetting and self.ends_step(server_round) and step > 0) or None,
         }
         if task is not None:
             values |= {"architecture": task.architecture, "epochs": task.epochs, "upload": task.upload}
-            values |= {"masked": task.masked, "rate": task.rate, "keep": task.keep, "reselect": task.reselect}
+            values |= {"masked": task.masked, "rate": task.rate, "keep": task.keep, "reselect": task.reselect or None}
             cloud = self.method.cloud
             architecture = cloud.dense if task.architecture == "dense" else cloud.modular
             values |= {f"size.{axis}": n for axis, n in sub_sizes(architecture, task.coverage).items()}
@@ -383,6 +438,10 @@ class FlowerStrategy(FlowerBase):
             if device in open_ and device not in out:
                 out[device] = reply.content
         return sorted(out.items())
+
+    def _spend_own(self, device: int, seconds: float) -> None:
+        self._spend(device, seconds)
+        self._own[device] = self._own.get(device, 0.0) + seconds
 
     def _spend(self, device: int, seconds: float) -> None:
         self._spent[device] = self._spent.get(device, 0.0) + seconds

@@ -48,6 +48,7 @@ def _read(message: Message, context: Context) -> tuple[Settings, workload.Order,
         rate=float(task.get("rate", 1.0)),  # type: ignore[arg-type]
         keep=bool(task.get("keep", False)),
         reselect=bool(task.get("reselect", False)),
+        look_back=bool(task.get("look-back", False)),
     )
     store = Store.of(state_root(settings), context.run_id, str(task["method"]), order.seed, order.device)
     return settings, order, store, task
@@ -97,7 +98,9 @@ def evaluate(message: Message, context: Context) -> Message:
             "num-examples": got.samples,
             "delivered": list(got.delivered),
             "adapted": list(got.adapted),
+            "examples": got.examples,
         }
+        | ({"former": list(got.former)} if got.former else {})
         | {f"active.{layer}": n for layer, n in got.active.items()}  # type: ignore[arg-type]
     )
     return Message(RecordDict({wire.REPORT: report}), reply_to=message)

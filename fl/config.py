@@ -115,6 +115,9 @@ class Settings(BaseModel):
     upload_change: float = Field(
         0.0, ge=0, description="smallest relative change of the trained parameters that a device uploads"
     )
+    measure_forgetting: bool = Field(
+        False, description="at the end of a step also score devices on their test draw of the step before"
+    )
     timeout_s: float = Field(600.0, gt=0, description="longest wait for the answers of a round, seconds")
 
     # The devices

@@ -36,6 +36,7 @@ class Order:
         device, seed, round, step: where in the experiment this is.
         architecture: 'dense' or 'modular'; sizes: the axis sizes in which the part differs from the whole.
         held: for each module layer the indices of the modules that the part consists of.
+        look_back: also score on the test draw of the step before.
         epochs, masked, rate, keep, reselect: as in `strategies.base.Task`.
     """
 
@@ -51,6 +52,7 @@ class Order:
     rate: float = 1.0
     keep: bool = False
     reselect: bool = False
+    look_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,20 @@ class Trained:
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores before and after local adaptation; without adaptation they are the same."""
+    """Scores before and after local adaptation; without adaptation they are the same.
+
+    Args:
+        samples: in the test draw; examples: in the training data.
+        former: accuracy on the test draw of the step before, delivered and adapted.
+        active: as in `Trained`.
+    """
 
     samples: int
     delivered: tuple[float, float, float]  # accuracy, balanced accuracy, mean loss
     adapted: tuple[float, float, float]
-    active: Mapping[str, int] = field(default_factory=dict)  # as in `Trained`
+    examples: int
+    former: tuple[float, float] | None = None
+    active: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -257,22 +267,26 @@ def train(settings: Settings, order: Order, store: Store, state: State | None) -
 def evaluate(settings: Settings, order: Order, store: Store, state: State | None) -> Scored:
     """Score a model on the device's current distribution, as delivered and after ``order.epochs`` of adaptation."""
     part = _load(settings, order, store, state)
-    x, y = _data(settings, order, "test")
-    gates = _gates(settings, order, store, part, x)
+    steps = [order.step, order.step - 1] if order.look_back else [order.step]
+    tests = [_data(settings, replace(order, step=step), "test") for step in steps]
+    gates = [_gates(settings, order, store, part, x) for x, _ in tests]
     classes = world(settings, order.seed).data.num_classes
     absent = _absent(settings, order) if order.masked == "restrict" else None
 
-    def measured() -> tuple[float, float, float]:
-        got = score(part.body, x, y, classes, gates, absent)
-        return got.accuracy, got.balanced_accuracy, got.loss_sum / max(1, len(x))
+    def measured() -> list[tuple[float, float, float]]:
+        """For the current test draw, and the former one where that is asked."""
+        scores = [score(part.body, x, y, classes, g, absent) for (x, y), g in zip(tests, gates, strict=True)]
+        return [(s.accuracy, s.balanced_accuracy, s.loss_sum / max(1, s.samples.sum())) for s in scores]
 
     delivered = adapted = measured()
+    x, y = _data(settings, order, "train")
     if order.epochs:
-        _fit(settings, order, store, part, *_data(settings, order, "train"))
+        _fit(settings, order, store, part, x, y)
         adapted = measured()
     if order.keep:
         _keep(settings, order, store, part, fresh=state is not None)
-    return Scored(len(x), delivered, adapted, part.active)
+    former = (delivered[1][0], adapted[1][0]) if order.look_back else None
+    return Scored(len(tests[0][0]), delivered[0], adapted[0], len(x), former, part.active)
 
 
 def change(before: State, after: State) -> float:

@@ -180,7 +180,7 @@ class Strategy(ABC):
     def absorb(
         self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
     ) -> None:
-        """Merge what came back into the cloud model."""
+        """Merge what came back: put a new state in place of ``self.model``, never write into the old one."""
 
     @abstractmethod
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:

@@ -208,7 +208,7 @@ def test_a_lying_score_is_left_out(play, tmp_path, monkeypatch, score: tuple) ->
 
     def evaluate(settings, order, store, state):
         got = honest(settings, order, store, state)
-        return workload.Scored(got.samples, score, got.adapted) if order.device == 2 else got
+        return replace(got, delivered=score) if order.device == 2 else got
 
     monkeypatch.setattr(client_app.workload, "evaluate", evaluate)
     play(tmp_path, strategies="fedavg")
