@@ -5,8 +5,9 @@ refuses answers that must not touch the model, and keeps the ledger of bytes, vi
 failure is counted and never ends a run.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from logging import INFO, WARNING
 
@@ -17,12 +18,18 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerBase
 
 from fl import wire
+from fl.arrivals import Arrival, Arrivals
 from fl.clock import BACKWARD, link_seconds, train_seconds
 from fl.config import Settings
 from fl.devices import Hardware, Table
 from fl.fleet import Fleet
+from fl.measures import NAN, Divergence, load_cv
+from models.axes import FULL, covered_sizes
 from models.costs import Cost
-from strategies.base import Limits, Profile, Strategy, Task, Update, sub_sizes
+from partitions import Purpose, rng
+from strategies.base import Limits, Measure, Profile, Strategy, Task, Update, rebase, sub_sizes
+
+MEASURES: tuple[Measure, ...] = ("delivered", "adapted")
 
 
 @dataclass
@@ -30,11 +37,16 @@ class Ledger:
     """What one round cost, all devices together where nothing else is said."""
 
     devices: int = 0  # that trained
+    withheld: int = 0  # of these, whose model changed too little to be uploaded
     failures: int = 0
     refused: int = 0
+    late: int = 0  # updates that came after the deadline, or are of an earlier round
+    divergence: float = NAN  # of the updates
+    module_divergence: float = NAN  # of the updates, in the blocks that can be cut into modules
+    load_cv: float = NAN  # of the modules
     bytes_down: int = 0
     bytes_up: int = 0
-    seconds: float = 0.0  # virtual, until the slowest device had answered
+    seconds: float = 0.0  # virtual, until the cloud had what it merged
     train_macs: float = 0.0
     memory_bytes: float = 0.0  # of the device that needed most
 
@@ -49,7 +61,10 @@ class DeviceScore:
     adapted: tuple[float, float, float]
     deliver_bytes: int
     share: float  # of the cloud model's parameters
+    macs: float  # of one forward pass of one sample
     memory_bytes: float  # that adaptation takes
+    seconds: Mapping[Measure, float]  # virtual, from the device's query to the model that is scored
+    former: Mapping[Measure, float] | None  # accuracy on the test draw of the step before
 
 
 @dataclass
@@ -70,11 +85,16 @@ class FlowerStrategy(FlowerBase):
     def __post_init__(self) -> None:
         table = Table.of(self.settings.hardware)
         self.hardware: list[Hardware] = [table.draw(self.method.seed, d) for d in range(self.settings.devices)]
+        self.arrivals = Arrivals(
+            self.settings.buffer if self.settings.aggregation == "buffered" else None,
+            self.settings.deadline_s or math.inf,
+        )
         self._profiles: dict[int, tuple[int, Profile]] = {}  # by device: (step, what it said)
         self._equipped: set[int] = set()  # devices that hold the selector
         self._tasks: dict[int, Task] = {}
         self._asked: list[Profile] = []
         self._spent: dict[int, float] = {}  # virtual seconds of each device in this round
+        self._own: dict[int, float] = {}  # of these, in this step, those that go into the model a device uses
         self._down: dict[int, int] = {}
 
     # Flower's four verbs
@@ -84,7 +104,10 @@ class FlowerStrategy(FlowerBase):
     ) -> Iterable[Message]:
         """Query the cohort, then one message with its own payload for each device."""
         self.ledger, self._spent = Ledger(), {}
-        cohort = self.method.cohort(server_round)
+        if self.method.plan.starts_step(server_round):
+            self._own = {}
+        generator = rng(self.method.seed, Purpose.COHORT, server_round, 1)
+        cohort = self.arrivals.free(self.method.cohort(server_round), generator)
         self._asked = self._ask(grid, cohort, server_round)
         self.ledger.failures += len(cohort) - len(self._asked)
         self._tasks = self.method.tasks(server_round, self._asked)
@@ -97,18 +120,21 @@ class FlowerStrategy(FlowerBase):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Merge what is fit to be merged; count the rest."""
+        """Merge what is fit to be merged and arrives in time; count the rest."""
         updates: dict[int, Update] = {}
-        losses, refused = [], 0
+        losses = []
         for device, content in self._good(replies, self._tasks):
             task, byte_count = self._tasks[device], wire.size(content)
             self.ledger.bytes_up += byte_count
             try:
                 report = wire.metrics(content)
                 examples, loss = int(report["num-examples"]), float(report["loss"])  # type: ignore[arg-type]
-                state = wire.unpack(content[wire.MODEL]) if task.upload else {}  # type: ignore[arg-type]
+                cost = self._cost(task, report)
+                withheld = task.upload and self.settings.upload_change > 0 and wire.MODEL not in content
+                uploads = task.upload and not withheld
+                state = wire.unpack(content[wire.MODEL]) if uploads else {}  # type: ignore[arg-type]
                 classes = [int(c) for c in report["classes"]] if task.masked == "zero" else None  # type: ignore[union-attr]
-                why = wire.fault(state, task.state) if task.upload and task.state is not None else None
+                why = wire.fault(state, task.state) if uploads and task.state is not None else None
                 if not 0 < examples <= self.settings.samples_max:  # examples are a weight: nobody may claim a million
                     why = why or f"reports {examples} examples, a device holds 1 to {self.settings.samples_max}"
                 if classes is not None and not set(classes) <= set(range(self.method.cloud.dense.sizes["classes"])):
@@ -116,24 +142,67 @@ class FlowerStrategy(FlowerBase):
             except Exception as error:  # whatever a device sends, it must not end the run
                 why = f"{type(error).__name__}: {error}"
             if why:
-                refused += 1
+                self.ledger.refused += 1
                 log(WARNING, "update of device %d refused: %s", device, why)
                 continue
-            updates[device] = Update(device, state, examples, classes)
+            self.ledger.devices += 1
+            self.ledger.withheld += withheld
+            if not withheld:
+                updates[device] = Update(device, state, examples, classes)
             losses.append(loss)
             hardware = self.hardware[device]
-            self._spend(device, train_seconds(hardware, task.cost.macs, examples, task.epochs))
-            self._spend(device, link_seconds(hardware, byte_count))
-            self.ledger.train_macs += BACKWARD * task.cost.macs * examples * task.epochs
-            self.ledger.memory_bytes = max(self.ledger.memory_bytes, task.cost.memory)
-        self.ledger.devices = len(updates)
-        self.ledger.refused = refused
-        self.ledger.failures += len(self._tasks) - len(updates) - refused
-        self.ledger.seconds = max(self._spent.values(), default=0.0)
-        if updates:
-            asked = [p for p in self._asked if p.device in updates]
-            self.method.absorb(server_round, self._tasks, sorted(updates.values(), key=lambda u: u.device), asked)
+            work = train_seconds(hardware, cost.macs, examples, task.epochs) + link_seconds(hardware, byte_count)
+            self._spend(device, work)
+            if task.keep and not task.upload:
+                self._own[device] = self._own.get(device, 0.0) + link_seconds(hardware, self._down[device]) + work
+            self.ledger.train_macs += BACKWARD * cost.macs * examples * task.epochs
+            self.ledger.memory_bytes = max(self.ledger.memory_bytes, cost.memory)
+        self.ledger.failures += len(self._tasks) - self.ledger.devices - self.ledger.refused
+        self._measure([(self._tasks[device], update) for device, update in updates.items()])
+        told = {profile.device: profile for profile in self._asked}
+        stayed: list[Arrival] = []  # what devices keep to themselves is not waited for
+        for device, update in updates.items():
+            arrival = self.arrivals.expect(self._spent[device], update, self._tasks[device], told[device])
+            (self.arrivals.under_way if arrival.task.upload else stayed).append(arrival)
+        merged, self.ledger.late, self.ledger.seconds = self.arrivals.merge(self._spent.values())
+        self._absorb(server_round, [*stayed, *merged])
         return None, MetricRecord({"loss": float(np.mean(losses))}) if losses else None
+
+    def _measure(self, trained: Sequence[tuple[Task, Update]]) -> None:
+        """How the updates disagree, and how evenly they train the modules."""
+        method, cloud = self.method, self.method.cloud
+        sent = [(task, update) for task, update in trained if task.upload and task.state is not None]
+        if sent:
+            divergence = Divergence(method.axes, method.model)
+            for task, update in sent:
+                assert task.state is not None
+                divergence.add(update.state, task.state, task.coverage)
+            self.ledger.divergence = divergence.value(self._parameters)
+            layers = set(cloud.modular_costs.layers)
+            cut = [name for name in self._parameters if layers & set(method.axes[name])]
+            self.ledger.module_divergence = divergence.value(cut)
+        if trained and method.architecture == "modular":
+            modules = {layer: cloud.modular.sizes[layer] for layer in cloud.modular_costs.layers}
+            self.ledger.load_cv = load_cv([task.coverage for task, _ in trained], modules)
+
+    @cached_property
+    def _parameters(self) -> list[str]:
+        """What is trained of the method's model: its entries but the statistics."""
+        architecture = self.method.cloud.architectures[self.method.architecture]
+        return [name for name, _ in architecture.part(FULL).named_parameters()]
+
+    def _absorb(self, server_round: int, merged: Sequence[Arrival]) -> None:
+        """Let the method merge, in the order of device numbers; late updates as updates of the present model."""
+        if not merged:
+            return
+        merged, now = sorted(merged, key=lambda arrival: arrival.update.device), self.arrivals.version
+        self.method.absorb(
+            server_round,
+            {a.update.device: a.task for a in merged},
+            [rebase(self.method, a.task, a.update, now - a.version) for a in merged],
+            [a.profile for a in merged],
+        )
+        self.arrivals.version += 1
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -141,6 +210,8 @@ class FlowerStrategy(FlowerBase):
         """Deliver to every device what the method would give it for use now."""
         profiles = self._ask(grid, range(self.settings.devices), server_round)
         self._tasks = self.method.deliver(profiles)
+        if not self.ends_step(server_round):  # a look in between must not change what devices hold
+            self._tasks = {d: replace(task, keep=False) if task.keep else task for d, task in self._tasks.items()}
         return self._messages(self._tasks, server_round, "evaluate")
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -154,7 +225,7 @@ class FlowerStrategy(FlowerBase):
         if not self.scores:
             return None
         return MetricRecord(
-            {f"accuracy-{m}": float(np.mean([getattr(s, m)[0] for s in self.scores])) for m in ("delivered", "adapted")}
+            {f"accuracy-{m}": float(np.mean([getattr(s, m)[0] for s in self.scores])) for m in MEASURES}
         )
 
     def summary(self) -> None:
@@ -166,13 +237,25 @@ class FlowerStrategy(FlowerBase):
         """The step of the world in a round: 0 in the first ``rounds_per_step`` rounds."""
         return (server_round - 1) // self.settings.rounds_per_step
 
+    def ends_step(self, server_round: int) -> bool:
+        """Whether the world moves on after a round, or the run ends."""
+        return server_round % self.settings.rounds_per_step == 0 or server_round == self.settings.rounds
+
     def _ask(self, grid: Grid, devices: Iterable[int], server_round: int) -> list[Profile]:
-        """Profiles of the devices that answer; one that told its profile at this step is not asked again."""
+        """Profiles of the devices that answer; one that told its profile at this step is not asked again.
+
+        A method that asks once is content with the profile of any step.
+        """
         if self.method.asks == "nothing":
             return [Profile(device) for device in devices]
         step = self.step(server_round)
         devices = list(devices)
-        stale = [d for d in devices if self._profiles.get(d, (-1, None))[0] != step]
+
+        def known(device: int) -> bool:
+            told = self._profiles.get(device)
+            return told is not None and (told[0] == step or self.method.asks_once)
+
+        stale = [d for d in devices if not known(d)]
         messages = []
         for device in stale:
             content = RecordDict({wire.TASK: self._task_record(device, server_round, what=self.method.asks)})
@@ -180,22 +263,25 @@ class FlowerStrategy(FlowerBase):
                 content[wire.SELECTOR] = self._selector
             byte_count = wire.size(content)
             self.ledger.bytes_down += byte_count
-            self._spend(device, link_seconds(self.hardware[device], byte_count))
+            self._spend_own(device, link_seconds(self.hardware[device], byte_count))
             messages.append(Message(content, self.fleet.nodes[device], "query", group_id=str(server_round)))
         answered = set()
         for device, content in self._good(grid.send_and_receive(messages, timeout=self.settings.timeout_s), stale):
             byte_count = wire.size(content)
             self.ledger.bytes_up += byte_count
-            self._spend(device, link_seconds(self.hardware[device], byte_count))
+            self._spend_own(device, link_seconds(self.hardware[device], byte_count))
             try:
-                self._profiles[device] = step, self._profile(device, wire.metrics(content))
+                told = wire.metrics(content)
+                profile = self._profile(device, told)
+                self._trial(device, told)
             except Exception as error:  # whatever a device says, it must not end the run
                 log(WARNING, "profile of device %d refused: %s", device, error)
                 continue
+            self._profiles[device] = step, profile
             answered.add(device)
         # A device that did not answer may have lost the selector: it is sent along next time.
         self._equipped = (self._equipped | answered) - (set(stale) - answered)
-        return [self._profiles[d][1] for d in devices if self._profiles.get(d, (-1, None))[0] == step]
+        return [self._profiles[d][1] for d in devices if known(d)]
 
     @cached_property
     def _selector(self) -> ArrayRecord:
@@ -211,7 +297,7 @@ class FlowerStrategy(FlowerBase):
         spare = np.array([told["link"], told["compute"], told["memory"]], dtype=float)
         if not (np.isfinite(spare).all() and (spare >= 0).all()):
             raise ValueError(f"limits {spare.tolist()} are not non-negative numbers")
-        limits = Limits(*(spare * np.array(whole.vector[1:])))
+        limits = Limits.shares(whole, *spare)
         if self.method.asks != "importance":
             return Profile(device, limits)
         importance = {}
@@ -226,7 +312,43 @@ class FlowerStrategy(FlowerBase):
             ):
                 raise ValueError(f"importance of {layer} is not a distribution over {wanted} modules")
             importance[layer] = values
-        return Profile(device, limits, importance)
+        held = {}
+        if any(name.startswith("held.") for name in told):
+            for layer in self.method.cloud.modular_costs.layers:
+                values = np.asarray(told[f"held.{layer}"], dtype=int)
+                known = np.arange(self.method.cloud.modular.sizes[layer])
+                if not len(values) or not np.isin(values, known).all() or (np.diff(values) <= 0).any():
+                    raise ValueError(f"modules held of {layer} are not rising numbers below {len(known)}: {values}")
+                held[layer] = values
+        return Profile(device, limits, importance, held or None)
+
+    def _trial(self, device: int, told: MetricRecord) -> None:
+        """Account for the training by which a device found out whether it needs the cloud.
+
+        Raises:
+            ValueError: what it claims is no amount of work.
+        """
+        macs = float(told.get("macs", 0.0))  # type: ignore[arg-type]
+        if not (math.isfinite(macs) and macs >= 0):
+            raise ValueError(f"{macs} MACs of a trial")
+        self.ledger.train_macs += macs
+        self._spend_own(device, macs / self.hardware[device].mac_per_s)
+
+    def _cost(self, task: Task, told: MetricRecord) -> Cost:
+        """What a task cost a device, which may have chosen by itself how many modules it activates, or a path.
+
+        Raises:
+            ValueError, KeyError, TypeError: the choice does not make sense.
+        """
+        if not task.reselect and not task.search:
+            return task.cost
+        costs = self.method.cloud.costs[task.architecture]
+        held = covered_sizes(costs.architecture.sizes, task.coverage)
+        active = {layer: int(told[f"active.{layer}"]) for layer in costs.layers}  # type: ignore[arg-type]
+        for layer, n in active.items():
+            if not 1 <= n <= held[layer]:
+                raise ValueError(f"activates {n} modules of {layer}, holds {held[layer]}")
+        return costs.of(active)
 
     def _score(self, device: int, told: MetricRecord) -> DeviceScore:
         """A score from a device's answer.
@@ -238,35 +360,48 @@ class FlowerStrategy(FlowerBase):
         whole = (cloud.modular_costs if task.architecture == "modular" else cloud.dense_costs).whole
         delivered, adapted = np.array([told["delivered"], told["adapted"]], dtype=float)
         for accuracy, balanced, loss in (delivered, adapted):
-            if not (0 <= accuracy <= 1 and 0 <= balanced <= 1 and loss >= 0):
+            if not (0 <= accuracy <= 1 and 0 <= balanced <= 1 and 0 <= loss < math.inf):
                 raise ValueError(f"accuracy {accuracy}, balanced accuracy {balanced}, loss {loss}")
-        price = Cost(*map(float, told["cost"])) if task.search else task.cost  # type: ignore[arg-type]
-        if not all(0 <= n < float("inf") for n in price.vector):
-            raise ValueError(f"cost {price.vector}")
+        cost, hardware = self._cost(task, told), self.hardware[device]
+        examples = int(told["examples"])  # type: ignore[arg-type]
+        if not 0 <= examples <= self.settings.samples_max:
+            raise ValueError(f"{examples} examples, a device holds at most {self.settings.samples_max}")
+        former = None
+        if "former" in told:
+            former = dict(zip(MEASURES, np.array(told["former"], dtype=float).tolist(), strict=True))
+            if not all(0 <= accuracy <= 1 for accuracy in former.values()):
+                raise ValueError(f"former accuracy {former}")
+        deliver_bytes = self._down[device] if task.state is not None else 0
+        ready = self._own.get(device, 0.0) + link_seconds(hardware, deliver_bytes)
         return DeviceScore(
             device,
             int(told["num-examples"]),  # type: ignore[arg-type]
             tuple(delivered.tolist()),
             tuple(adapted.tolist()),
-            self._down[device] if task.state is not None else 0,
-            price.params / whole.params,
-            price.memory,
+            deliver_bytes,
+            cost.params / whole.params,
+            cost.macs,
+            cost.memory,
+            {"delivered": ready, "adapted": ready + train_seconds(hardware, cost.macs, examples, task.epochs)},
+            former,
         )
 
     def _task_record(
         self, device: int, server_round: int, task: Task | None = None, what: str | None = None
     ) -> ConfigRecord:
+        step = self.step(server_round)
         values: dict[str, object] = {
             "method": self.name,
             "device": device,
             "seed": self.method.seed,
             "round": server_round,
-            "step": self.step(server_round),
+            "step": step,
             "what": what,
+            "look-back": (self.settings.measure_forgetting and self.ends_step(server_round) and step > 0) or None,
         }
         if task is not None:
             values |= {"architecture": task.architecture, "epochs": task.epochs, "upload": task.upload}
-            values |= {"masked": task.masked, "rate": task.rate, "keep": task.keep}
+            values |= {"masked": task.masked, "rate": task.rate, "keep": task.keep, "reselect": task.reselect or None}
             values |= {"rates": list(task.rates) or None, "search": task.search or None}
             cloud = self.method.cloud
             parts = sub_sizes(cloud.architectures[task.architecture], task.coverage)
@@ -308,6 +443,10 @@ class FlowerStrategy(FlowerBase):
             if device in open_ and device not in out:
                 out[device] = reply.content
         return sorted(out.items())
+
+    def _spend_own(self, device: int, seconds: float) -> None:
+        self._spend(device, seconds)
+        self._own[device] = self._own.get(device, 0.0) + seconds
 
     def _spend(self, device: int, seconds: float) -> None:
         self._spent[device] = self._spent.get(device, 0.0) + seconds

@@ -47,8 +47,10 @@ def _read(message: Message, context: Context) -> tuple[Settings, workload.Order,
         masked=task.get("masked", "none"),  # type: ignore[arg-type]
         rate=float(task.get("rate", 1.0)),  # type: ignore[arg-type]
         keep=bool(task.get("keep", False)),
-        search=bool(task.get("search", False)),
         rates=task.get("rates", []),  # type: ignore[arg-type]
+        search=bool(task.get("search", False)),
+        reselect=bool(task.get("reselect", False)),
+        look_back=bool(task.get("look-back", False)),
     )
     store = Store.of(state_root(settings), context.run_id, str(task["method"]), order.seed, order.device)
     return settings, order, store, task
@@ -76,15 +78,19 @@ def query(message: Message, context: Context) -> Message:
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Local epochs; the trained part goes back unless the device keeps it to itself."""
+    """Local epochs; the trained part goes back unless the device keeps it to itself or it hardly changed."""
     settings, order, store, task = _read(message, context)
     trained = workload.train(settings, order, store, _model(message))
-    told: dict[str, int | float | list[int]] = {"device": order.device, "num-examples": trained.examples}
-    told |= {"loss": trained.loss}
+    report: dict[str, int | float | list[int]] = {
+        "device": order.device,
+        "num-examples": trained.examples,
+        "loss": trained.loss,
+    }
     if order.masked == "zero":
-        told |= {"classes": list(trained.classes)}
-    content = RecordDict({wire.REPORT: MetricRecord(told)})  # type: ignore[arg-type]
-    if task.get("upload", True):
+        report |= {"classes": list(trained.classes)}
+    report |= {f"active.{layer}": n for layer, n in trained.active.items()}
+    content = RecordDict({wire.REPORT: MetricRecord(report)})  # type: ignore[arg-type]
+    if task.get("upload", True) and trained.state is not None:
         content[wire.MODEL] = wire.pack(trained.state)
     return Message(content, reply_to=message)
 
@@ -94,12 +100,15 @@ def evaluate(message: Message, context: Context) -> Message:
     """Score what was delivered, and again after local adaptation."""
     settings, order, store, _ = _read(message, context)
     got = workload.evaluate(settings, order, store, _model(message))
-    told = {
-        "device": order.device,
-        "num-examples": got.samples,
-        "delivered": list(got.delivered),
-        "adapted": list(got.adapted),
-    }
-    if got.cost is not None:
-        told |= {"cost": [float(n) for n in got.cost.vector]}
-    return Message(RecordDict({wire.REPORT: MetricRecord(told)}), reply_to=message)  # type: ignore[arg-type]
+    report = MetricRecord(
+        {
+            "device": order.device,
+            "num-examples": got.samples,
+            "delivered": list(got.delivered),
+            "adapted": list(got.adapted),
+            "examples": got.examples,
+        }
+        | ({"former": list(got.former)} if got.former else {})
+        | {f"active.{layer}": n for layer, n in got.active.items()}  # type: ignore[arg-type]
+    )
+    return Message(RecordDict({wire.REPORT: report}), reply_to=message)

@@ -96,6 +96,28 @@ class Settings(BaseModel):
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty")
     clip: float = Field(1.0, ge=0, description="largest gradient norm on devices; 0: none")
     eval_every: int = Field(5, ge=1, description="score all devices every so many rounds, and at the end of each step")
+    aggregation: Literal["synchronous", "buffered"] = Field(
+        "synchronous", description="synchronous: a round waits for all; buffered: until the buffer is full (FedBuff)"
+    )
+    buffer: int = Field(5, ge=1, description="buffered: updates that make a merge")
+    deadline_s: float = Field(
+        0.0, ge=0, description="longest round, virtual seconds; what comes later is dropped, buffered: merged later"
+    )
+    candidates: float = Field(
+        0.0, ge=0, description="eclm: a device holds modules for so many times its link budget; 0: what it activates"
+    )
+    shift_threshold: float = Field(
+        0.1, ge=0, le=1, description="candidates: total variation of module importance that is a shift"
+    )
+    required_accuracy: float = Field(
+        1.0, ge=0, le=1, description="candidates: local accuracy below which a device that shifted asks the cloud"
+    )
+    upload_change: float = Field(
+        0.0, ge=0, description="smallest relative change of the trained parameters that a device uploads"
+    )
+    measure_forgetting: bool = Field(
+        False, description="at the end of a step also score devices on their test draw of the step before"
+    )
     timeout_s: float = Field(600.0, gt=0, description="longest wait for the answers of a round, seconds")
 
     # The devices
@@ -125,8 +147,12 @@ class Settings(BaseModel):
             raise ValueError(f"samples-min = {self.samples_min} is above samples-max = {self.samples_max}")
         if self.cohort > self.devices:
             raise ValueError(f"cohort = {self.cohort} is more than there are devices ({self.devices})")
+        if self.aggregation == "buffered" and self.buffer > self.cohort:
+            raise ValueError(f"buffer = {self.buffer} would never fill with {self.cohort} devices at work (cohort)")
         if self.limit_low > self.limit_high:
             raise ValueError(f"limit-low = {self.limit_low} is above limit-high = {self.limit_high}")
+        if 0 < self.candidates < 1:
+            raise ValueError(f"candidates = {self.candidates} is less than what is activated; use 0 or at least 1")
         if self.top_k > self.modules:
             raise ValueError(f"top-k = {self.top_k} is more than there are modules per layer ({self.modules})")
         return self

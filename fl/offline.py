@@ -85,6 +85,7 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
         modular=built["modular"],
         modular_costs=CostModel(built["modular"], local.batch_size, local.slots),
         supernet=built["supernet"],
+        supernet_costs=CostModel(built["supernet"], local.batch_size, local.slots),
         make_dense=partial(stage.artefact, "dense"),
         make_modular=stage.modular_model,
         make_supernet=partial(stage.artefact, "supernet"),

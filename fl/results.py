@@ -38,12 +38,17 @@ COLUMNS: dict[str, str] = {
     "devices": "devices that took part in the round",
     "failures": "devices of the round that gave no usable answer",
     "refused": "updates refused (non-finite, mis-shaped or unknown)",
+    "withheld": "devices that trained but changed their model too little to upload it",
+    "late": "updates that missed the deadline and were dropped; buffered: merged, but of an earlier round",
     "bytes_down": "bytes really sent to devices in the round, query and train, all devices together",
     "bytes_up": "bytes really sent by devices in the round, query and train, all devices together",
     "virtual_s": "virtual seconds since the run began, cumulative",
     "train_macs": "multiply-accumulates of local training in the round, all devices together",
     "memory_bytes": "largest training memory of a device of the round, also of local adaptation where that is scored",
-    "evaluated": "devices scored after the round; 0 = none, and the cells up to deliver_bytes are empty",
+    "divergence": "how far the updates disagree: 0 alike, 1 unrelated, 2 opposed; empty with fewer than two updates",
+    "module_divergence": "the same over the blocks that can be cut into modules",
+    "load_cv": "coefficient of variation of how many devices trained a module; empty for a method without modules",
+    "evaluated": "devices scored after the round; 0 = none, and the cells up to forgetting are empty",
     "accuracy_mean": "mean over scored devices of the accuracy on their own current distribution, 0 to 1",
     "accuracy_std": "its standard deviation over scored devices",
     "accuracy_p10": "its 10th percentile over scored devices",
@@ -51,6 +56,9 @@ COLUMNS: dict[str, str] = {
     "loss": "mean over scored devices of the cross-entropy on their own current distribution, nats",
     "global_accuracy": "accuracy on the global test set, 0 to 1; empty for a method without a global model",
     "deliver_bytes": "mean bytes that bring the scored model to one device",
+    "asked": "scored devices that the cloud sent a model; the others use what they hold",
+    "adapt_s": "mean virtual seconds of a device in the step for the scored model: query, delivery, local training",
+    "forgetting": "mean accuracy lost on the device's test draw of the step before; empty unless measure-forgetting",
     "wall_s": "seconds that the round really took; the only column that may differ between two runs of a seed",
 }
 DEVICE_COLUMNS: dict[str, str] = {
@@ -66,7 +74,9 @@ DEVICE_COLUMNS: dict[str, str] = {
     "accuracy": "accuracy on its own current distribution, 0 to 1",
     "balanced_accuracy": "mean recall of the classes that it has, 0 to 1",
     "deliver_bytes": "bytes that bring the scored model to it",
-    "share": "fraction of the cloud model's parameters that it holds, 0 to 1",
+    "share": "fraction of the cloud model's parameters that it uses, 0 to 1",
+    "macs": "multiply-accumulates of one forward pass of one sample",
+    "adapt_s": "virtual seconds of the device in the step for the scored model: query, delivery, local training",
 }
 FILES = ("rounds.csv", "devices.csv", "summary.csv", "table.md", "figure.png", "figure.svg", "config.toml")
 
@@ -92,11 +102,16 @@ class Row:
     devices: int = 0
     failures: int = 0
     refused: int = 0
+    withheld: int = 0
+    late: int = 0
     bytes_down: int = 0
     bytes_up: int = 0
     virtual_s: float = 0.0
     train_macs: int = 0
     memory_bytes: int = 0
+    divergence: float = NAN
+    module_divergence: float = NAN
+    load_cv: float = NAN
     evaluated: int = 0
     accuracy_mean: float = NAN
     accuracy_std: float = NAN
@@ -105,6 +120,9 @@ class Row:
     loss: float = NAN
     global_accuracy: float = NAN
     deliver_bytes: float = NAN
+    asked: int = 0
+    adapt_s: float = NAN
+    forgetting: float = NAN
     wall_s: float = 0.0
 
 
@@ -125,6 +143,8 @@ class DeviceRow:
     balanced_accuracy: float
     deliver_bytes: float
     share: float
+    macs: float
+    adapt_s: float
 
 
 AnyRow = TypeVar("AnyRow", Row, DeviceRow)

@@ -15,11 +15,12 @@ from fl.adapter import DeviceScore, FlowerStrategy
 from fl.client_app import state_root
 from fl.config import Settings
 from fl.fleet import Fleet
+from fl.measures import NAN, forgetting
 from fl.offline import prepare
 from fl.results import DeviceRow, ResultsWriter, Row
 from fl.store import forget
 from fl.world import tensors, world
-from models.axes import FULL
+from models.axes import FULL, State
 from models.cloud import ModularModel
 from models.train import score
 from strategies import STRATEGIES
@@ -94,29 +95,32 @@ def _run_method(
     def offline(stage: str, epoch: int, epochs: int) -> None:
         observe(Event("offline", seed, stage, epoch, epochs))
 
-    budget = ("devices", "cohort", "local_epochs", "adapt_epochs", "rounds_per_step")
+    budget = ("devices", "cohort", "local_epochs", "adapt_epochs", "rounds_per_step", "candidates")
     plan = Plan(**{key: getattr(settings, key) for key in budget})
     method = STRATEGIES[name](prepare(settings, seed, offline), plan, seed)
     strategy = FlowerStrategy(method, name, settings, fleet)
     nothing, no_config = ArrayRecord(), ConfigRecord()  # the method holds its model; none travels through Flower's loop
+    global_accuracy = _GlobalAccuracy(settings, method)
     virtual_s = 0.0
+    then: list[DeviceScore] = []  # at the end of the step before
     for round_ in range(1, settings.rounds + 1):
         started = time.perf_counter()
         tasks = strategy.configure_train(round_, nothing, no_config, grid)
         strategy.aggregate_train(round_, grid.send_and_receive(tasks, timeout=settings.timeout_s))
         virtual_s += strategy.ledger.seconds
-        last_of_step = round_ % settings.rounds_per_step == 0 or round_ == settings.rounds
         scores: list[DeviceScore] = []
-        global_accuracy = float("nan")
-        if last_of_step or round_ % settings.eval_every == 0:
+        everywhere = NAN
+        if strategy.ends_step(round_) or round_ % settings.eval_every == 0:
             delivered = strategy.configure_evaluate(round_, nothing, no_config, grid)
             strategy.aggregate_evaluate(round_, grid.send_and_receive(delivered, timeout=settings.timeout_s))
             scores = strategy.scores
             if method.has_global_model:
-                global_accuracy = _global_accuracy(settings, method)
+                everywhere = global_accuracy()
         wall_s = time.perf_counter() - started
         rows = {report: _row(strategy, report, round_, virtual_s, wall_s) for report in method.reports}
-        rows = {report: _scored(row, scores, method.reports[report], global_accuracy) for report, row in rows.items()}
+        rows = {r: _scored(row, scores, then, method.reports[r], everywhere) for r, row in rows.items()}
+        if strategy.ends_step(round_):
+            then = scores
         results.append(rows.values())
         if settings.per_device and scores:
             results.append_devices(
@@ -140,17 +144,24 @@ def _row(strategy: FlowerStrategy, report: str, round_: int, virtual_s: float, w
         devices=ledger.devices,
         failures=ledger.failures,
         refused=ledger.refused,
+        withheld=ledger.withheld,
+        late=ledger.late,
         bytes_down=ledger.bytes_down,
         bytes_up=ledger.bytes_up,
         virtual_s=virtual_s,
         train_macs=round(ledger.train_macs),
         memory_bytes=round(ledger.memory_bytes),
+        divergence=ledger.divergence,
+        module_divergence=ledger.module_divergence,
+        load_cv=ledger.load_cv,
         wall_s=wall_s,
     )
 
 
-def _scored(row: Row, scores: list[DeviceScore], measure: Measure, global_accuracy: float) -> Row:
-    """The row with the devices' scores filled in."""
+def _scored(
+    row: Row, scores: list[DeviceScore], then: list[DeviceScore], measure: Measure, global_accuracy: float
+) -> Row:
+    """The row with the devices' scores filled in; ``then``: those at the end of the step before."""
     if not scores:
         return row
     accuracy, balanced, loss = np.array([getattr(s, measure) for s in scores]).T
@@ -166,6 +177,12 @@ def _scored(row: Row, scores: list[DeviceScore], measure: Measure, global_accura
         loss=float(loss.mean()),
         global_accuracy=global_accuracy,
         deliver_bytes=float(np.mean([s.deliver_bytes for s in scores])),
+        asked=sum(s.deliver_bytes > 0 for s in scores),
+        adapt_s=float(np.mean([s.seconds[measure] for s in scores])),
+        forgetting=forgetting(
+            {s.device: getattr(s, measure)[0] for s in then},
+            {s.device: s.former[measure] for s in scores if s.former is not None},
+        ),
     )
 
 
@@ -173,17 +190,31 @@ def _device_row(row: Row, s: DeviceScore, measure: Measure, device_class: str) -
     accuracy, balanced, _ = getattr(s, measure)
     return DeviceRow(
         row.experiment, row.setting, row.method, row.seed, row.round, row.step,
-        s.device, device_class, s.samples, accuracy, balanced, float(s.deliver_bytes), s.share,
+        s.device, device_class, s.samples, accuracy, balanced, float(s.deliver_bytes), s.share, s.macs,
+        s.seconds[measure],
     )  # fmt: skip
 
 
-def _global_accuracy(settings: Settings, method: Strategy) -> float:
-    """The cloud model on the whole test set."""
-    here = world(settings, method.seed)
-    x, y = tensors(here.data, "test")
-    cloud, classes = method.cloud, here.data.num_classes
-    body = (cloud.dense if method.architecture == "dense" else cloud.modular).part(FULL)
-    body.load_state_dict(method.model)
-    if method.architecture == "dense":
-        return score(body, x, y, classes).accuracy
-    return ModularModel(body, cloud.modular_model.selector, cloud.modular_model.routing).score(x, y, classes).accuracy
+class _GlobalAccuracy:
+    """The accuracy of the cloud model on the whole test set; a model that has not changed since is not scored again."""
+
+    def __init__(self, settings: Settings, method: Strategy):
+        self.settings, self.method = settings, method
+        self.scored: State | None = None
+        self.accuracy = NAN
+
+    def __call__(self) -> float:
+        if self.method.model is not self.scored:
+            self.scored, self.accuracy = self.method.model, self._score()
+        return self.accuracy
+
+    def _score(self) -> float:
+        here, method = world(self.settings, self.method.seed), self.method
+        x, y = tensors(here.data, "test")
+        cloud, classes = method.cloud, here.data.num_classes
+        body = (cloud.dense if method.architecture == "dense" else cloud.modular).part(FULL)
+        body.load_state_dict(method.model)
+        if method.architecture == "dense":
+            return score(body, x, y, classes).accuracy
+        whole = ModularModel(body, cloud.modular_model.selector, cloud.modular_model.routing)
+        return whole.score(x, y, classes).accuracy

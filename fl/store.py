@@ -35,6 +35,10 @@ class Store:
         save_file({key: value.contiguous() for key, value in state.items()}, temporary)
         temporary.replace(self.folder / f"{name}.safetensors")
 
+    def holds(self, name: str) -> bool:
+        """Whether anything was kept under ``name``."""
+        return (self.folder / f"{name}.safetensors").is_file()
+
     def load(self, name: str) -> State:
         """What was kept under ``name``.
 

@@ -4,26 +4,30 @@ One process may stand in for many devices, one after the other, so what is expen
 process and overwritten in place; what belongs to a device lies in its `fl.store.Store`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fl.clock import BACKWARD
 from fl.config import Settings
 from fl.devices import Shares, Table, shares
 from fl.store import Store
 from fl.world import architectures, recipe, routing, selector, tensors, world
-from models.axes import State
+from models.axes import FULL, Coverage, State, WeightedSum, extract
 from models.body import Body
-from models.costs import Cost, CostModel
-from models.nested import ordered_dropout
+from models.costs import CostModel
+from models.derive import Infeasible, choose, shift, smallest
+from models.nested import ordered_dropout, settle
 from models.selector import Selector, importance
-from models.supernet import choose
+from models.supernet import best_path
 from models.train import Masking, fit, score
 from partitions import Purpose, rng
+from strategies.base import Limits
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class Order:
         device, seed, round, step: where in the experiment this is.
         architecture: of `fl.world.architectures`; sizes: the axis sizes in which the part differs from the whole.
         held: for each module layer the indices of the modules that the part consists of.
-        epochs, masked, rate, keep, rates, search: as in `strategies.base.Task`.
+        look_back: also score on the test draw of the step before.
+        epochs, masked, rate, keep, reselect, rates, search: as in `strategies.base.Task`.
     """
 
     device: int
@@ -43,23 +48,32 @@ class Order:
     step: int
     architecture: str = "dense"
     sizes: Mapping[str, int] | None = None
-    held: Mapping[str, Sequence[int]] | None = None
+    held: Mapping[str, Sequence[int] | np.ndarray] | None = None
     epochs: int = 0
     masked: Masking = "none"
     rate: float = 1.0
     keep: bool = False
+    reselect: bool = False
     rates: Sequence[float] = ()
     search: bool = False
+    look_back: bool = False
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What local training gives, and the classes that it saw."""
+    """What local training gives.
 
-    state: State
+    Args:
+        state: of the modules activated; None where it changed too little to be uploaded.
+        classes: of which the device has samples.
+        active: how many modules of each layer were activated, where the device chose them.
+    """
+
+    state: State | None
     examples: int
     loss: float
     classes: Sequence[int] = ()
+    active: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,13 +81,47 @@ class Scored:
     """Scores before and after local adaptation; without adaptation they are the same.
 
     Args:
-        cost: of the part that the device chose itself, where it did.
+        samples: in the test draw; examples: in the training data.
+        former: accuracy on the test draw of the step before, delivered and adapted.
+        active: as in `Trained`.
     """
 
     samples: int
     delivered: tuple[float, float, float]  # accuracy, balanced accuracy, mean loss
     adapted: tuple[float, float, float]
-    cost: Cost | None = None
+    examples: int
+    former: tuple[float, float] | None = None
+    active: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Part:
+    """What a device works with.
+
+    Args:
+        held: the parameters of everything that it holds.
+        body: the network of what it activates.
+        modules: numbers in the cloud model of the modules activated, per layer.
+        inside: where those lie in ``held``.
+    """
+
+    held: State
+    body: Body
+    modules: Mapping[str, np.ndarray]
+    inside: Coverage
+
+    @property
+    def active(self) -> dict[str, int]:
+        """What the cloud is told about a choice that the device made."""
+        return {layer: len(at) for layer, at in self.inside.items()}
+
+    def updated(self) -> State:
+        """Everything held, with the present parameters of what is activated."""
+        if not self.inside:
+            return self.body.state()
+        whole = WeightedSum(self.body.axes(), self.held)
+        whole.add(self.body.state(), self.inside, 1.0)
+        return whole.finish(self.held)
 
 
 @lru_cache(maxsize=64)
@@ -88,11 +136,55 @@ def _selector(settings: Settings) -> Selector:
     return selector(settings)
 
 
-def _load(settings: Settings, order: Order, state: State) -> Body:
-    body = _body(settings, order.architecture, tuple(sorted((order.sizes or {}).items())))
-    body.load_state_dict(state)
+@lru_cache(maxsize=4)
+def _costs(settings: Settings, architecture: str) -> CostModel:
+    how = recipe(settings)
+    return CostModel(architectures(settings)[architecture], how.batch_size, how.slots)
+
+
+def _load(settings: Settings, order: Order, store: Store, state: State | None) -> Part:
+    """The part that was sent, or that the device kept; where it is to re-select, what fits of that now (ECLM 5.1)."""
+    held = state if state is not None else store.load("model")
+    modules = {layer: np.asarray(kept) for layer, kept in (order.held or {}).items()}
+    sizes, inside = dict(order.sizes or {}), FULL
+    if order.reselect:
+        active = _select(settings, order, store, modules)
+        inside = {layer: torch.from_numpy(np.searchsorted(modules[layer], kept)) for layer, kept in active.items()}
+        modules, sizes = active, sizes | {layer: len(kept) for layer, kept in active.items()}
+    if order.search:
+        inside = _path(settings, order, held)
+        sizes |= {layer: len(kept) for layer, kept in inside.items()}
+    body = _body(settings, order.architecture, tuple(sorted(sizes.items())))
+    body.load_state_dict(extract(held, body.axes(), inside))
     body.rate = order.rate
-    return body
+    if order.search:
+        settle(body, _data(settings, order, "train")[0])
+    return Part(held, body, modules, inside)
+
+
+def _select(settings: Settings, order: Order, store: Store, held: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Which of the modules held a device activates now: by its data and limits, without the network."""
+    scores, now = _importance(settings, order, store), spare(settings, order)
+    limits = Limits.shares(_costs(settings, "dense").whole, now.link, now.compute, now.memory)
+    try:
+        return choose(_costs(settings, "modular"), scores, limits.vector, Limits.names, held)
+    except Infeasible:
+        return smallest(scores, held)
+
+
+def _path(settings: Settings, order: Order, held: State) -> Coverage:
+    """The path through the supernet that suits the device's data best under what it can spare now (AdaptiveNet)."""
+    now, whole = spare(settings, order), _costs(settings, "dense").whole
+    return best_path(
+        held,
+        _costs(settings, "supernet"),
+        settings.shrink,
+        now.compute * whole.macs,
+        now.memory * whole.memory,
+        *_data(settings, order, "train"),
+        world(settings, order.seed).data.num_classes,
+        rng(order.seed, Purpose.SEARCH, order.step, order.device),
+    )
 
 
 def _data(settings: Settings, order: Order, split: str) -> tuple[Tensor, Tensor]:
@@ -115,17 +207,26 @@ def _logits(settings: Settings, store: Store, x: Tensor) -> list[Tensor]:
     return chooser.logits(x)
 
 
-def _gates(settings: Settings, order: Order, store: Store, body: Body, x: Tensor) -> list[Tensor] | None:
-    """Gates (n, M_l) over the modules held, None where every module counts 1."""
+def _gates(settings: Settings, order: Order, store: Store, part: Part, x: Tensor) -> list[Tensor] | None:
+    """Gates (n, M_l) over the modules activated, None where every module counts 1."""
     if order.architecture != "modular":
         return None
-    held, how = order.held or {}, routing(settings)
+    how, own = routing(settings), part.modules
     logits = _logits(settings, store, x)
-    columns = [torch.as_tensor(held[layer]) if layer in held else slice(None) for layer in body.layers]
+    columns = [torch.from_numpy(own[layer]) if layer in own else slice(None) for layer in part.body.layers]
     return [how.gates(layer[:, kept]) for layer, kept in zip(logits, columns, strict=True)]
 
 
-def _spare(settings: Settings, order: Order) -> Shares:
+def _importance(settings: Settings, order: Order, store: Store) -> dict[str, np.ndarray]:
+    """Importance (N,) of each module of a layer to the device's data (ECLM 5.1)."""
+    x, _ = _data(settings, order, "train")
+    layers = architectures(settings)["modular"].part({}).layers
+    scores = importance(_logits(settings, store, x))
+    return {layer: values.double().numpy() for layer, values in zip(layers, scores, strict=True)}
+
+
+def spare(settings: Settings, order: Order) -> Shares:
+    """What the device can spare now, as shares of the large cloud model."""
     table = Table.of(settings.hardware)
     return shares(
         table, table.draw(order.seed, order.device), order.seed, order.device, order.step,
@@ -133,70 +234,108 @@ def _spare(settings: Settings, order: Order) -> Shares:
     )  # fmt: skip
 
 
-def _chosen(settings: Settings, order: Order, supernet: Body) -> tuple[Body, Cost]:
-    """The part of the supernet that suits the device's data best under what it can spare now, and its cost."""
-    built, local, spare = architectures(settings), recipe(settings), _spare(settings, order)
-    whole = CostModel(built["dense"], local.batch_size, local.slots).whole  # shares are of the large cloud model
-    return choose(
-        supernet,
-        CostModel(built["supernet"], local.batch_size, local.slots),
-        settings.shrink,
-        spare.compute * whole.macs,
-        spare.memory * whole.memory,
-        *_data(settings, order, "train"),
-        world(settings, order.seed).data.num_classes,
-        rng(order.seed, Purpose.SEARCH, order.step, order.device),
-    )
-
-
 def profile(settings: Settings, order: Order, store: Store, with_importance: bool) -> dict[str, float | list[float]]:
-    """What the device can spare now and, if asked, how important each module is to its data (ECLM 5.1)."""
-    spare = _spare(settings, order)
-    told: dict[str, float | list[float]] = {"link": spare.link, "compute": spare.compute, "memory": spare.memory}
+    """What the device can spare now and, if asked, how important each module is to its data.
+
+    A device that holds candidate modules also says which, unless it asks for others: see `_content`.
+    """
+    now = spare(settings, order)
+    told: dict[str, float | list[float]] = {"link": now.link, "compute": now.compute, "memory": now.memory}
     if with_importance:
-        x, _ = _data(settings, order, "train")
-        layers = architectures(settings)["modular"].part({}).layers
-        scores = importance(_logits(settings, store, x))
-        told |= {f"importance.{layer}": values.tolist() for layer, values in zip(layers, scores, strict=True)}
+        found = _importance(settings, order, store)
+        told |= {f"importance.{layer}": scores.tolist() for layer, scores in found.items()}
+        if store.holds("held"):
+            held, macs = _content(settings, order, store)
+            told |= {f"held.{layer}": kept.tolist() for layer, kept in held.items()} | {"macs": macs}
     return told
+
+
+def _content(settings: Settings, order: Order, store: Store) -> tuple[dict[str, np.ndarray], float]:
+    """The modules that the device can do with, none if it turns to the cloud; and the MACs that it took to find out.
+
+    The device turns to the cloud if (ECLM 6, iii)
+        1. its data shifted: importance is further from that at derivation than ``shift-threshold``, and
+        2. it cannot help itself: re-selected and trained on four fifths of its data, its accuracy on the other fifth
+           is below ``required-accuracy``.
+    """
+    kept = store.load("held")
+    held = {name.removeprefix("held."): v.numpy() for name, v in kept.items() if name.startswith("held.")}
+    then = {name.removeprefix("then."): v.numpy() for name, v in kept.items() if name.startswith("then.")}
+    if shift(_importance(settings, order, store), then) <= settings.shift_threshold:
+        return held, 0.0
+    sizes = {layer: len(own) for layer, own in held.items()}
+    trial = replace(
+        order, round=0, architecture="modular", sizes=sizes, held=held, epochs=settings.adapt_epochs, reselect=True
+    )
+    part = _load(settings, trial, store, None)
+    x, y = _data(settings, trial, "train")
+    out = torch.arange(len(x)) % 5 == 0
+    _fit(settings, trial, store, part, x[~out], y[~out])
+    classes = world(settings, order.seed).data.num_classes
+    got = score(part.body, x[out], y[out], classes, _gates(settings, trial, store, part, x[out]))
+    macs = float(BACKWARD * _costs(settings, "modular").of(part.active).macs * int((~out).sum()) * trial.epochs)
+    return (held if got.accuracy >= settings.required_accuracy else {}), macs
 
 
 def train(settings: Settings, order: Order, store: Store, state: State | None) -> Trained:
     """Local epochs on the device's current data, from the state sent or from the model that the device kept."""
-    body = _load(settings, order, state if state is not None else store.load("model"))
+    part = _load(settings, order, store, state)
+    before = part.body.state() if settings.upload_change else {}
     x, y = _data(settings, order, "train")
-    loss = _fit(settings, order, store, body, x, y)
-    trained = body.state()
+    loss = _fit(settings, order, store, part, x, y)
     if order.keep:
-        store.save("model", trained)
-    return Trained(trained, len(x), loss, y.unique().tolist())
+        _keep(settings, order, store, part, fresh=state is not None)
+    trained = part.body.state()
+    worth = not settings.upload_change or change(before, trained) >= settings.upload_change
+    return Trained(trained if worth else None, len(x), loss, y.unique().tolist(), part.active)
 
 
 def evaluate(settings: Settings, order: Order, store: Store, state: State | None) -> Scored:
     """Score a model on the device's current distribution, as delivered and after ``order.epochs`` of adaptation."""
-    body, price = _load(settings, order, state if state is not None else store.load("model")), None
-    if order.search:
-        body, price = _chosen(settings, order, body)
-    x, y = _data(settings, order, "test")
-    gates = _gates(settings, order, store, body, x)
+    part = _load(settings, order, store, state)
+    steps = [order.step, order.step - 1] if order.look_back else [order.step]
+    tests = [_data(settings, replace(order, step=step), "test") for step in steps]
+    gates = [_gates(settings, order, store, part, x) for x, _ in tests]
     classes = world(settings, order.seed).data.num_classes
     absent = _absent(settings, order) if order.masked == "restrict" else None
 
-    def measured() -> tuple[float, float, float]:
-        got = score(body, x, y, classes, gates, absent)
-        return got.accuracy, got.balanced_accuracy, got.loss_sum / max(1, len(x))
+    def measured() -> list[tuple[float, float, float]]:
+        """For the current test draw, and the former one where that is asked."""
+        scores = [score(part.body, x, y, classes, g, absent) for (x, y), g in zip(tests, gates, strict=True)]
+        return [(s.accuracy, s.balanced_accuracy, s.loss_sum / max(1, s.samples.sum())) for s in scores]
 
-    delivered = measured()
-    if not order.epochs:
-        return Scored(len(x), delivered, delivered, price)
-    _fit(settings, order, store, body, *_data(settings, order, "train"))
-    return Scored(len(x), delivered, measured(), price)
+    delivered = adapted = measured()
+    x, y = _data(settings, order, "train")
+    if order.epochs:
+        _fit(settings, order, store, part, x, y)
+        adapted = measured()
+    if order.keep:
+        _keep(settings, order, store, part, fresh=state is not None)
+    former = (delivered[1][0], adapted[1][0]) if order.look_back else None
+    return Scored(len(tests[0][0]), delivered[0], adapted[0], len(x), former, part.active)
 
 
-def _fit(settings: Settings, order: Order, store: Store, body: Body, x: Tensor, y: Tensor) -> float:
+def change(before: State, after: State) -> float:
+    """The relative change of a state: the norm of the difference over the norm of what was."""
+    moved = sum(float((after[name] - value).double().square().sum()) for name, value in before.items())
+    norm = sum(float(value.double().square().sum()) for value in before.values())
+    return math.sqrt(moved / max(norm, 1e-24))
+
+
+def _keep(settings: Settings, order: Order, store: Store, part: Part, fresh: bool) -> None:
+    """Keep everything held; of fresh candidates also which they are, and how important all modules were just then."""
+    store.save("model", part.updated())
+    if fresh and order.reselect:
+        held = {f"held.{layer}": torch.as_tensor(kept) for layer, kept in (order.held or {}).items()}
+        then = {f"then.{layer}": torch.from_numpy(v) for layer, v in _importance(settings, order, store).items()}
+        store.save("held", held | then)
+
+
+def _fit(settings: Settings, order: Order, store: Store, part: Part, x: Tensor, y: Tensor) -> float:
     absent = None if order.masked == "none" else _absent(settings, order)
-    gates = _gates(settings, order, store, body, x)
+    gates = _gates(settings, order, store, part, x)
     generator = rng(order.seed, Purpose.TRAIN, order.round, order.device)
+    body = part.body
     if order.rates:
         body = ordered_dropout(architectures(settings)[order.architecture], body, order.rates, generator)
     return fit(body, x, y, recipe(settings), order.epochs, generator, gates, absent, order.masked)

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
+from models.costs import CostModel
+
 Array = np.ndarray
 _TOLERANCE = 1e-9
 
@@ -108,6 +110,43 @@ def derive_milp(
         layer: np.sort(np.append(np.flatnonzero(taken[at:to]), first[layer]))
         for layer, at, to in zip(layers, offsets, offsets[1:], strict=False)
     }
+
+
+def choose(
+    costs: CostModel,
+    importance: Mapping[str, Array],
+    limits: Array,
+    names: Sequence[str],
+    held: Mapping[str, Array] | None = None,
+) -> dict[str, Array]:
+    """The modules that matter most within a device's limits; the same code in the cloud and on the device.
+
+    Args:
+        limits: (3,) bytes, MACs of a sample, bytes of training memory.
+        held: sorted indices per layer to choose from, by default all.
+
+    Raises:
+        Infeasible: not even one module per layer fits.
+    """
+    held = held or {layer: np.arange(len(scores)) for layer, scores in importance.items()}
+    price = {layer: np.array(cost.vector[1:]) for layer, cost in costs.module.items()}
+    among = {layer: importance[layer][kept] for layer, kept in held.items()}
+    chosen = derive_counts(among, np.array(costs.base.vector[1:]), price, limits, names)
+    return {layer: held[layer][at] for layer, at in chosen.items()}
+
+
+def smallest(importance: Mapping[str, Array], held: Mapping[str, Array] | None = None) -> dict[str, Array]:
+    """The most important module of each layer, of those held: what a device uses that nothing fits."""
+    held = held or {layer: np.arange(len(scores)) for layer, scores in importance.items()}
+    return {layer: kept[[importance[layer][kept].argmax()]] for layer, kept in held.items()}
+
+
+def shift(now: Mapping[str, Array], then: Mapping[str, Array]) -> float:
+    """How far a device's data moved, seen by the selector: the largest total variation of a layer's importance, 0..1.
+
+    Importance is a distribution over the modules of a layer, so this is half its L1 distance.
+    """
+    return max(float(np.abs(now[layer] - then[layer]).sum()) / 2 for layer in now)
 
 
 @contextmanager

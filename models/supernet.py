@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models.axes import Coverage, State, extract
 from models.body import Architecture, Body
-from models.costs import Cost, CostModel
+from models.costs import CostModel
 from models.modularize import modularize
 from models.nested import Sampled, settle
 from models.train import Extra, score
@@ -126,8 +126,8 @@ def search(paths: Sequence[Path], loss: Callable[[Path], float], generator: np.r
     return min(tried, key=lambda path: tried[path])
 
 
-def choose(
-    body: Body,
+def best_path(
+    supernet: State,
     costs: CostModel,
     slices: int,
     macs: float,
@@ -136,26 +136,21 @@ def choose(
     y: Tensor,
     classes: int,
     generator: np.random.Generator,
-) -> tuple[Body, Cost]:
-    """The sub-model that suits a device's samples best under its limits, and what it costs.
+) -> Coverage:
+    """The modules of the path that suits a device's samples best under its limits.
 
     Args:
-        body: the supernet; costs: of its paths.
+        costs: of the supernet's paths.
         macs, memory: limits, of a forward pass of a sample and in bytes while training.
         x: (n, ...) local samples; y: (n,) their classes.
     """
-    axes, state = body.axes(), body.state()
-
-    def part(path: Path) -> Body:
-        kept = coverage(body.layers, slices, path)
-        taken = costs.architecture.part(kept)
-        taken.load_state_dict(extract(state, axes, kept))
-        settle(taken, x)  # the running statistics of a batch norm differ by path
-        return taken
+    axes = costs.architecture.part({}).axes()
 
     def loss(path: Path) -> float:
-        return score(part(path), x, y, classes).loss_sum
+        kept = coverage(costs.layers, slices, path)
+        part = costs.architecture.part(kept)
+        part.load_state_dict(extract(supernet, axes, kept))
+        settle(part, x)  # the running statistics of a batch norm differ by path
+        return score(part, x, y, classes).loss_sum
 
-    path = search(fitting(costs, slices, macs, memory), loss, generator)
-    widths = dict(zip(body.layers, (branches(slices)[branch] for branch in path), strict=True))
-    return part(path), costs.of(widths)
+    return coverage(costs.layers, slices, search(fitting(costs, slices, macs, memory), loss, generator))

@@ -2,7 +2,7 @@
 
 from strategies.adaptivenet import AdaptiveNet
 from strategies.base import Strategy
-from strategies.eclm import ECLM
+from strategies.eclm import ECLM, ECLMLocal
 from strategies.fedavg import FedAvg
 from strategies.fedrolex import FedRolex
 from strategies.fjord import FjORD
@@ -18,4 +18,5 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "fjord": FjORD,
     "fedrolex": FedRolex,
     "eclm": ECLM,
+    "eclm-local": ECLMLocal,
 }

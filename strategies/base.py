@@ -6,14 +6,14 @@ state that a resumed run needs is in `Strategy.memory`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 
-from models.axes import FULL, Axes, Coverage, State, WeightedSum, covered_sizes
+from models.axes import FULL, Axes, Coverage, State, WeightedSum, covered_sizes, extract
 from models.body import Architecture
 from models.cloud import ModularModel
 from models.costs import Cost, CostModel
@@ -35,6 +35,11 @@ class Limits:
     macs: float
     memory: float
 
+    @classmethod
+    def shares(cls, whole: Cost, link: float, compute: float, memory: float) -> "Limits":
+        """Limits given as shares of what the large cloud model costs."""
+        return cls(link * whole.bytes, compute * whole.macs, memory * whole.memory)
+
     @property
     def vector(self) -> np.ndarray:
         return np.array([self.bytes, self.macs, self.memory])
@@ -50,11 +55,13 @@ class Profile:
         device: its number.
         limits: None where the method does not ask.
         importance: (N,) per module layer, None where the method does not ask.
+        held: the modules that it holds and can do with, None if it asks for others.
     """
 
     device: int
     limits: Limits | None = None
     importance: Mapping[str, np.ndarray] | None = None
+    held: Mapping[str, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,8 @@ class Task:
         epochs: local epochs; when scoring, epochs of adaptation before the second score.
         masked: what the device does with the logits of classes that it does not hold.
         rate: HeteroFL's scaler.
-        keep: the device keeps the trained model.
+        keep: the device keeps the trained model; what is kept in delivery is kept for good at the end of a step only.
+        reselect: the part is a set of candidate modules; the device activates those that fit its limits now.
         upload: the device sends the trained model back.
         rates: widths of which the device draws one per batch (FjORD); none: it trains the part as it is.
         search: the device looks for the best path through the supernet before it is scored.
@@ -86,6 +94,7 @@ class Task:
     upload: bool = True
     rates: Sequence[float] = ()
     search: bool = False
+    reselect: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,7 @@ class Plan:
         devices: how many exist; cohort: how many take part in a round.
         local_epochs: a round's local epochs; adapt_epochs: epochs of local adaptation (fine-tuning, LA).
         rounds_per_step: rounds between two shifts of the world.
+        candidates: how many times its link budget a device may hold in modules; 0: only what it activates.
     """
 
     devices: int
@@ -117,6 +127,11 @@ class Plan:
     local_epochs: int
     adapt_epochs: int
     rounds_per_step: int
+    candidates: float = 0.0
+
+    def starts_step(self, round_: int) -> bool:
+        """Whether the world has just moved on when ``round_`` (1, 2, ...) begins."""
+        return (round_ - 1) % self.rounds_per_step == 0
 
 
 @dataclass
@@ -125,7 +140,7 @@ class Cloud:
 
     Args:
         dense, modular: architectures; dense_costs, modular_costs: what their sub-models cost.
-        supernet: AdaptiveNet's architecture.
+        supernet, supernet_costs: the same of AdaptiveNet's.
         make_dense, make_modular: give the trained models, from a cache or by training them now.
         make_nested: the dense model with slices that work on their own: prefixes, or rolling windows.
         make_supernet: the supernet.
@@ -138,6 +153,7 @@ class Cloud:
     modular: Architecture
     modular_costs: CostModel
     supernet: Architecture
+    supernet_costs: CostModel
     make_dense: Callable[[], State]
     make_modular: Callable[[], ModularModel]
     make_nested: Callable[[bool], State]
@@ -147,6 +163,10 @@ class Cloud:
     @property
     def architectures(self) -> dict[str, Architecture]:
         return {"dense": self.dense, "modular": self.modular, "supernet": self.supernet}
+
+    @property
+    def costs(self) -> dict[str, CostModel]:
+        return {"dense": self.dense_costs, "modular": self.modular_costs, "supernet": self.supernet_costs}
 
     @cached_property
     def dense_state(self) -> State:
@@ -180,11 +200,13 @@ class Strategy(ABC):
             its fine-tuned variant share their training rounds.
         architecture: which cloud model the method works on.
         asks: what a device is queried for: nothing, its 'limits', or its limits and 'importance'.
+        asks_once: a device's first answer is used for good; otherwise it is queried anew at every step.
     """
 
     reports: ClassVar[Mapping[str, Measure]]
     architecture: ClassVar[Literal["dense", "modular", "supernet"]] = "dense"
     asks: ClassVar[Literal["nothing", "limits", "importance"]] = "nothing"
+    asks_once: ClassVar[bool] = False
 
     cloud: Cloud
     plan: Plan
@@ -213,7 +235,7 @@ class Strategy(ABC):
     def absorb(
         self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
     ) -> None:
-        """Merge what came back into the cloud model."""
+        """Merge what came back: put a new state in place of ``self.model``, never write into the old one."""
 
     @abstractmethod
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
@@ -251,6 +273,27 @@ def merge(
         device = update.device
         total.add(update.state, tasks[device].coverage, weight[device], (along or {}).get(device))
     return total.finish(strategy.model)
+
+
+def discount(staleness: int) -> float:
+    """How much a late update still counts: s(t) = 1 / sqrt(1 + t) after t merges (FedBuff, arXiv:2106.06639)."""
+    return (1 + staleness) ** -0.5
+
+
+def rebase(strategy: Strategy, task: Task, update: Update, staleness: int) -> Update:
+    """A late update as one of the present model: present part + s(staleness) * (trained - sent).
+
+    Any `Strategy.absorb` can merge it; for FedAvg the outcome is FedBuff's: w + mean_k s_k delta_k. An update that is
+    not late is returned as it is.
+    """
+    if not staleness or task.state is None:
+        return update
+    now, s = extract(strategy.model, strategy.axes, task.coverage), discount(staleness)
+    state = {
+        name: value + s * (update.state[name] - task.state[name]) if value.is_floating_point() else update.state[name]
+        for name, value in now.items()
+    }
+    return replace(update, state=state)
 
 
 def sub_sizes(architecture: Architecture, coverage: Coverage) -> dict[str, int]:

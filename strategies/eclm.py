@@ -4,19 +4,20 @@ Zhuang et al., "ECLM: Efficient Edge-Cloud Collaborative Learning with Continuou
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from models.axes import extract
-from models.derive import Infeasible, derive_counts
+from models.derive import Infeasible, choose, smallest
 from strategies.base import Limits, Profile, Strategy, Task, Update, merge
 
 
 class ECLM(Strategy):
     """Query, derive (5.1), train locally, aggregate module by module (5.2).
 
-    'eclm' is scored after local adaptation; 'eclm-derive' is the paper's ECLM w/o local adaptation.
+    'eclm' is scored after local adaptation; 'eclm-derive' is the paper's ECLM w/o local adaptation (7.3).
     """
 
     reports = {"eclm-derive": "delivered", "eclm": "adapted"}
@@ -24,27 +25,44 @@ class ECLM(Strategy):
     asks = "importance"
 
     def derive(self, profile: Profile) -> dict[str, np.ndarray]:
-        """Indices of the modules for one device, per layer.
+        """Indices of the modules that one device activates, per layer.
 
         Raises:
             Infeasible: the limits do not admit one module per layer.
         """
         assert profile.limits is not None and profile.importance is not None
-        costs = self.cloud.modular_costs
-        price = {layer: np.array(c.vector[1:]) for layer, c in costs.module.items()}
-        return derive_counts(
-            profile.importance, np.array(costs.base.vector[1:]), price, profile.limits.vector, Limits.names
-        )
+        return choose(self.cloud.modular_costs, profile.importance, profile.limits.vector, Limits.names)
 
-    def smallest(self, profile: Profile) -> dict[str, np.ndarray]:
-        """The most important module of each layer: what a device gets that nothing fits."""
-        assert profile.importance is not None
-        return {layer: np.array([values.argmax()]) for layer, values in profile.importance.items()}
+    def candidates(self, profile: Profile) -> dict[str, np.ndarray]:
+        """Indices of the modules that a device is to hold and choose from: what is not active takes only the link.
+
+        Raises:
+            Infeasible: the link does not admit one module per layer.
+        """
+        assert profile.limits is not None and profile.importance is not None
+        link_alone = np.array([self.plan.candidates * profile.limits.bytes, np.inf, np.inf])
+        return choose(self.cloud.modular_costs, profile.importance, link_alone, Limits.names)
 
     def _task(self, modules: Mapping[str, np.ndarray], epochs: int) -> Task:
         coverage = {layer: torch.from_numpy(kept) for layer, kept in modules.items()}
         price = self.cloud.modular_costs.of({layer: len(kept) for layer, kept in modules.items()})
         return Task("modular", coverage, extract(self.model, self.axes, coverage), epochs, price)
+
+    def serve(self, profile: Profile, epochs: int) -> Task:
+        """A sub-model for use: what fits, or the smallest there is.
+
+        With candidates, a device that can do with the modules that it holds goes on with these; any other is sent new
+        ones. Either way it re-selects among them by itself.
+        """
+        assert profile.importance is not None
+        try:
+            modules = profile.held or (self.candidates if self.plan.candidates else self.derive)(profile)
+        except Infeasible:
+            modules = smallest(profile.importance)
+        task = self._task(modules, epochs)
+        if not self.plan.candidates:
+            return task
+        return replace(task, keep=True, reselect=True, state=None if profile.held else task.state)
 
     def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
         out = {}
@@ -74,11 +92,39 @@ class ECLM(Strategy):
         self.model = merge(self, tasks, updates, {u.device: u.examples for u in updates}, along)
 
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
-        out = {}
-        for profile in profiles:
-            try:
-                modules = self.derive(profile)
-            except Infeasible:
-                modules = self.smallest(profile)
-            out[profile.device] = self._task(modules, self.plan.adapt_epochs)
-        return out
+        return {p.device: self.serve(p, self.plan.adapt_epochs) for p in profiles}
+
+
+@dataclass
+class ECLMLocal(ECLM):
+    """ECLM w/o cloud (7.3): a device queries the cloud once for a sub-model and from then on trains it by itself.
+
+    What `strategies.local.LocalAdaptation` does with the dense model, at every step.
+    """
+
+    reports = {"eclm-local": "delivered"}
+    asks_once = True
+    own: dict[int, Task] = field(
+        default_factory=dict, init=False
+    )  # how to go on from the sub-model that a device keeps
+
+    def cohort(self, round_: int) -> list[int]:
+        return list(range(self.plan.devices)) if self.plan.starts_step(round_) else []
+
+    def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
+        return {
+            p.device: self.own.get(p.device) or replace(self.serve(p, self.plan.adapt_epochs), keep=True, upload=False)
+            for p in profiles
+        }
+
+    def absorb(
+        self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
+    ) -> None:
+        self.own |= {u.device: replace(tasks[u.device], state=None) for u in updates}
+
+    def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
+        return {p.device: replace(self.own.get(p.device) or self.serve(p, 0), epochs=0) for p in profiles}
+
+    @property
+    def has_global_model(self) -> bool:
+        return False

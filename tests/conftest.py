@@ -47,6 +47,7 @@ def make_cloud(modules: int = 8, shrink: int = 8, top_k: int = 4, dense: Archite
         modular,
         CostModel(modular, 4),
         elastic(dense, shrink),
+        CostModel(elastic(dense, shrink), 4),
         make_dense=lambda: state,
         make_nested=lambda rolling: state,
         make_supernet=lambda: grow(dense, state, shrink),

@@ -34,7 +34,7 @@ def row(round: int, method: str = "fedavg", **kwargs) -> Row:
 
 
 def device_row(round: int, device: int) -> DeviceRow:
-    return DeviceRow("toy", "m=2", "fedavg", 0, round, 0, device, "pi4", 50, 0.5, 0.4, 1e6, 0.25)
+    return DeviceRow("toy", "m=2", "fedavg", 0, round, 0, device, "pi4", 50, 0.5, 0.4, 1e6, 0.25, 1e6, 2.5)
 
 
 @pytest.mark.parametrize(("kind", "columns"), [(Row, COLUMNS), (DeviceRow, DEVICE_COLUMNS)])
@@ -65,7 +65,7 @@ def test_the_file_by_hand(tmp_path):
         )
     header, line = (tmp_path / "rounds.csv").read_text().splitlines()
     assert header == ",".join(COLUMNS)
-    assert line == "toy,m=2,fedavg,0,1,0,3,0,0,0,0,0.3,0,0,1,0.5,,,,,,1000000,2"
+    assert line == "toy,m=2,fedavg,0,1,0,3,0,0,0,0,0,0,0.3,0,0,,,,1,0.5,,,,,,1000000,0,,,2"
 
 
 def test_same_numbers_same_bytes(tmp_path):
@@ -280,6 +280,6 @@ def test_unreadable_rounds(tmp_path):
     (tmp_path / "rounds.csv").write_text("experiment,round\n")
     with pytest.raises(ResultsError, match="columns of this version"):
         read_rounds(tmp_path)
-    (tmp_path / "rounds.csv").write_text(",".join(COLUMNS) + "\n" + "toy,m=2,fedavg,zero" + "," * 19 + "\n")
+    (tmp_path / "rounds.csv").write_text(",".join(COLUMNS) + "\n" + "toy,m=2,fedavg,zero" + "," * 27 + "\n")
     with pytest.raises(ResultsError, match="does not read"):
         read_rounds(tmp_path)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -35,7 +36,7 @@ def test_every_method_reports_its_rows(play: Callable, tmp_path: Path) -> None:
     play(tmp_path, strategies=",".join(STRATEGIES))
     rounds = pd.read_csv(tmp_path / "rounds.csv")
     reports = ["na", "na+ft", "la", "an", "an+ft", "fedavg", "fedavg+ft", "heterofl", "heterofl+ft"]
-    reports += ["fjord", "fjord+ft", "fedrolex", "fedrolex+ft", "eclm-derive", "eclm"]
+    reports += ["fjord", "fjord+ft", "fedrolex", "fedrolex+ft", "eclm-derive", "eclm", "eclm-local"]
     assert list(rounds.method.unique()) == reports
     assert (rounds.groupby("method").size() == 4).all()
     scored = rounds[rounds.evaluated > 0]
@@ -75,6 +76,18 @@ def test_restricted_use_reaches_the_device(play: Callable, tmp_path: Path, monke
     free, restricted = (read_rounds(tmp_path / name).query("evaluated > 0") for name in ("free", "restricted"))
     assert (restricted.accuracy_mean == 1).all() and (restricted.loss == 0).all()
     assert (free.query("method == 'fedavg'").accuracy_mean < 1).all()
+
+
+def test_eclm_without_cloud_is_la_where_the_sub_model_is_the_whole_model(play: Callable, tmp_path: Path) -> None:
+    """One module of full width, limits that admit it, and both models left as the take-over made them."""
+    whole = {"modules": 1, "shrink": 1, "top-k": 1, "modular-epochs": 0, "ability-epochs": 0, "background-load": 0.0}
+    play(tmp_path, strategies="la,eclm-local", **whole, **{"limit-low": 3.0, "limit-high": 3.0})
+    rounds = read_rounds(tmp_path)
+    la, local = (rounds[rounds.method == name].set_index("round") for name in ("la", "eclm-local"))
+    for column in ("accuracy_mean", "accuracy_p10", "loss", "evaluated", "devices"):
+        np.testing.assert_array_equal(la[column], local[column], err_msg=column)
+    # A device hears of the cloud once: later steps bring orders, no model, no selector and no query.
+    assert (local.bytes_down[[2, 4]] == 0).all() and 0 < local.bytes_down[3] < 0.1 * local.bytes_down[1]
 
 
 def test_a_second_run_skips_what_is_complete_and_finishes_the_rest(play: Callable, tmp_path: Path) -> None:
@@ -198,7 +211,7 @@ def test_a_lying_score_is_left_out(play, tmp_path, monkeypatch, score: tuple) ->
 
     def evaluate(settings, order, store, state):
         got = honest(settings, order, store, state)
-        return workload.Scored(got.samples, score, got.adapted) if order.device == 2 else got
+        return replace(got, delivered=score) if order.device == 2 else got
 
     monkeypatch.setattr(client_app.workload, "evaluate", evaluate)
     play(tmp_path, strategies="fedavg")

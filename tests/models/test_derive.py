@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from models.derive import Infeasible, derive_counts, derive_milp
+from models.derive import Infeasible, choose, derive_counts, derive_milp, shift, smallest
 
 NAMES = ("bytes", "MACs", "memory")
 
@@ -78,3 +78,25 @@ def test_the_solver_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
         each = {layer: np.tile(price[layer], (len(importance[layer]), 1)) for layer in price}
         derive_milp(importance, base, each, limits, NAMES)
     assert capfd.readouterr().out == ""
+
+
+def test_a_device_chooses_among_the_modules_that_it_holds(cloud_maker) -> None:
+    """Room for two of the held 1, 3 and 6; module 4 matters most of all but is not there."""
+    costs = cloud_maker().modular_costs
+    scores = {"block.modules": np.array([0.05, 0.1, 0.05, 0.2, 0.4, 0.0, 0.15, 0.05])}
+    held = {"block.modules": np.array([1, 3, 6])}
+    room = np.array(costs.of({"block.modules": 2}).vector[1:]) + 1
+    assert choose(costs, scores, room, NAMES, held)["block.modules"].tolist() == [3, 6]
+    assert choose(costs, scores, room, NAMES)["block.modules"].tolist() == [3, 4]
+    assert choose(costs, scores, room * 100, NAMES, held)["block.modules"].tolist() == [1, 3, 6]
+    assert smallest(scores, held)["block.modules"].tolist() == [3]
+    with pytest.raises(Infeasible):
+        choose(costs, scores, room * 0, NAMES, held)
+
+
+def test_the_shift_is_the_largest_total_variation_of_a_layer() -> None:
+    then = {"a": np.array([0.5, 0.5, 0.0]), "b": np.array([1.0, 0.0])}
+    now = {"a": np.array([0.25, 0.5, 0.25]), "b": np.array([0.9, 0.1])}
+    assert shift(now, then) == pytest.approx(0.25)
+    assert shift(then, then) == 0
+    assert shift({"b": np.array([0.0, 1.0])}, {"b": np.array([1.0, 0.0])}) == 1

@@ -1,5 +1,7 @@
 """Every method keeps the same promises (a new one is one more row of `STRATEGIES`); what reduces to what, exactly."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from models.axes import extract
 from strategies import STRATEGIES
 from strategies.adaptivenet import AdaptiveNet
 from strategies.base import Limits, Plan, Profile, Strategy, Task, Update
-from strategies.eclm import ECLM
+from strategies.eclm import ECLM, ECLMLocal
 from strategies.fedavg import FedAvg
 from strategies.fedrolex import FedRolex
 from strategies.fjord import FjORD
@@ -276,6 +278,21 @@ def test_adaptivenet_downloads_the_supernet_once_and_searches_it_at_every_step(c
     served = method.deliver(everyone)
     assert all(task.search and task.epochs == plan.adapt_epochs for task in served.values())
     assert [d for d, task in served.items() if task.state is not None] == [9]
+
+
+def test_eclm_without_cloud_goes_on_from_the_sub_model_of_its_first_query(cloud_maker, plan: Plan) -> None:
+    method = ECLMLocal(cloud_maker(), plan, 3)
+    everyone = profiles(method)
+    assert method.cohort(1) == list(range(10)) and method.cohort(2) == [] and method.cohort(4) == list(range(10))
+    first = method.tasks(1, everyone)
+    assert all(task.state is not None and task.keep and not task.upload and task.epochs == 2 for task in first.values())
+    method.absorb(1, first, [Update(d, {}, 10) for d in range(9)], everyone)  # device 9 failed
+    moved_on = [replace(p, importance={"block.modules": np.eye(8)[p.device % 8]}) for p in everyone]
+    later = method.tasks(4, moved_on)
+    assert [d for d, task in later.items() if task.state is not None] == [9]
+    for device in range(9):  # whatever its data say now, it has the modules that it has
+        assert later[device].coverage is first[device].coverage
+        assert method.deliver(moved_on)[device] == replace(later[device], epochs=0)
 
 
 def test_sub_models_of_eclm_are_cut_from_the_current_cloud_model(cloud_maker, plan: Plan) -> None:
