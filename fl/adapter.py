@@ -137,8 +137,9 @@ class FlowerStrategy(FlowerBase):
                 why = wire.fault(state, task.state) if uploads and task.state is not None else None
                 if not 0 < examples <= self.settings.samples_max:  # examples are a weight: nobody may claim a million
                     why = why or f"reports {examples} examples, a device holds 1 to {self.settings.samples_max}"
-                if classes is not None and not set(classes) <= set(range(self.method.cloud.dense.sizes["classes"])):
-                    why = why or f"reports classes {classes} that do not exist"
+                known = range(self.method.cloud.dense.sizes["classes"])
+                if classes is not None and not (classes and set(classes) <= set(known)):
+                    why = why or f"reports classes {classes}, there are {known.start} to {known.stop - 1}"
             except Exception as error:  # whatever a device sends, it must not end the run
                 why = f"{type(error).__name__}: {error}"
             if why:

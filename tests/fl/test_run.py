@@ -164,6 +164,13 @@ def test_one_bad_device_is_counted_and_reaches_nothing(
     assert pd.read_csv(tmp_path / "rounds.csv").accuracy_mean.dropna().gt(0.2).all()
 
 
+@pytest.mark.parametrize("classes", [[], [0, 99], [-1]])
+def test_a_device_cannot_claim_classes_that_do_not_exist(play, breaking, tmp_path, classes: list[int]) -> None:
+    breaking(2, lambda t: replace(t, classes=classes))
+    play(tmp_path, strategies="heterofl", **{"devices": 4, "cohort": 4, "rounds": 1})
+    assert (pd.read_csv(tmp_path / "rounds.csv").refused == 1).all()
+
+
 def test_a_cohort_that_fails_whole_leaves_the_model_as_it_was(play, breaking, tmp_path) -> None:
     honest = play(tmp_path / "na", strategies="na")
 
