@@ -118,7 +118,7 @@ class Part:
         return whole.finish(self.held)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)  # a network of this many sizes at once stays in memory
 def _body(settings: Settings, architecture: str, sizes: tuple[tuple[str, int], ...]) -> Body:
     """A network of the given sizes, made once per process and overwritten by every device that uses it."""
     whole = architectures(settings)[architecture]
