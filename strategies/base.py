@@ -75,7 +75,8 @@ class Task:
         masked: what the device does with the logits of classes that it does not hold.
         rate: HeteroFL's scaler.
         keep: the device keeps the trained model; what is kept in delivery is kept for good at the end of a step only.
-        reselect: the part is a set of candidate modules; the device activates those that fit its limits now.
+        reselect: the part is a set of candidate modules, for use and not for upload; the device activates those that
+            fit its limits now.
         upload: the device sends the trained model back.
         cost: of the sub-model, for the clock and the ledger.
     """
