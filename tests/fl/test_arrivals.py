@@ -80,8 +80,8 @@ def test_a_buffer_loses_nothing_and_never_goes_back_in_time(rounds, buffer: int,
         sent += len(seconds)
         before = arrivals.now
         now, _, passed = arrivals.merge()
-        assert len(now) <= buffer and 0 <= passed <= deadline and arrivals.now == before + passed
-        assert all(a.at <= arrivals.now + 1e-9 for a in now)
+        assert len(now) <= buffer and 0 <= passed <= deadline + 1e-9 and arrivals.now >= before
+        assert all(a.at <= arrivals.now for a in now)
         merged += now
     assert [a.at for a in merged] == sorted(a.at for a in merged)
     assert sorted(a.update.device for a in [*merged, *arrivals.under_way]) == list(range(sent))
