@@ -82,6 +82,5 @@ class Arrivals:
             late, self.under_way = sum(a.version < self.version for a in merged), waiting[len(merged) :]
             full = len(merged) == min(self.buffer, len(waiting))
             last = end if not full else max([self.now, *(arrival.at for arrival in merged)])
-        seconds = min(last, end) - self.now
-        self.now += seconds
-        return merged, late, seconds
+        before, self.now = self.now, min(last, end)
+        return merged, late, self.now - before

@@ -28,7 +28,7 @@ class Divergence:
 
     def add(self, trained: State, sent: State, coverage: Coverage) -> None:
         """Add one device's update."""
-        change = {name: trained[name].double() - value.double() for name, value in sent.items()}
+        change = {name: trained[name] - value for name, value in sent.items()}
         self._first.add(change, coverage, 1.0)
         self._second.add({name: value.square() for name, value in change.items()}, coverage, 1.0)
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import get_args
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ from models.supernet import best_path
 from models.train import Masking, fit, score
 from partitions import Purpose, rng
 from strategies.base import Limits
+
+MASKINGS: tuple[Masking, ...] = get_args(Masking)
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ class Part:
         return whole.finish(self.held)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)  # a network of this many sizes at once stays in memory
 def _body(settings: Settings, architecture: str, sizes: tuple[tuple[str, int], ...]) -> Body:
     """A network of the given sizes, made once per process and overwritten by every device that uses it."""
     whole = architectures(settings)[architecture]
@@ -263,16 +266,23 @@ def _content(settings: Settings, order: Order, store: Store) -> tuple[dict[str, 
     then = {name.removeprefix("then."): v.numpy() for name, v in kept.items() if name.startswith("then.")}
     if shift(_importance(settings, order, store), then) <= settings.shift_threshold:
         return held, 0.0
-    sizes = {layer: len(own) for layer, own in held.items()}
     trial = replace(
-        order, round=0, architecture="modular", sizes=sizes, held=held, epochs=settings.adapt_epochs, reselect=True
+        order,
+        round=0,
+        architecture="modular",
+        sizes={layer: len(own) for layer, own in held.items()},
+        held=held,
+        epochs=settings.adapt_epochs,
+        masked=MASKINGS[int(kept["masked"])],
+        reselect=True,
     )
     part = _load(settings, trial, store, None)
     x, y = _data(settings, trial, "train")
     out = torch.arange(len(x)) % 5 == 0
     _fit(settings, trial, store, part, x[~out], y[~out])
     classes = world(settings, order.seed).data.num_classes
-    got = score(part.body, x[out], y[out], classes, _gates(settings, trial, store, part, x[out]))
+    absent = _absent(settings, trial) if trial.masked == "restrict" else None
+    got = score(part.body, x[out], y[out], classes, _gates(settings, trial, store, part, x[out]), absent)
     macs = float(BACKWARD * _costs(settings, "modular").of(part.active).macs * int((~out).sum()) * trial.epochs)
     return (held if got.accuracy >= settings.required_accuracy else {}), macs
 
@@ -323,12 +333,12 @@ def change(before: State, after: State) -> float:
 
 
 def _keep(settings: Settings, order: Order, store: Store, part: Part, fresh: bool) -> None:
-    """Keep everything held; of fresh candidates also which they are, and how important all modules were just then."""
+    """Keep everything held; of fresh candidates also which they are, their loss, and the importance of all modules."""
     store.save("model", part.updated())
     if fresh and order.reselect:
         held = {f"held.{layer}": torch.as_tensor(kept) for layer, kept in (order.held or {}).items()}
         then = {f"then.{layer}": torch.from_numpy(v) for layer, v in _importance(settings, order, store).items()}
-        store.save("held", held | then)
+        store.save("held", held | then | {"masked": torch.tensor(MASKINGS.index(order.masked))})
 
 
 def _fit(settings: Settings, order: Order, store: Store, part: Part, x: Tensor, y: Tensor) -> float:

@@ -76,7 +76,8 @@ class Task:
         masked: what the device does with the logits of classes that it does not hold.
         rate: HeteroFL's scaler.
         keep: the device keeps the trained model; what is kept in delivery is kept for good at the end of a step only.
-        reselect: the part is a set of candidate modules; the device activates those that fit its limits now.
+        reselect: the part is a set of candidate modules, for use and not for upload; the device activates those that
+            fit its limits now.
         upload: the device sends the trained model back.
         rates: widths of which the device draws one per batch (FjORD); none: it trains the part as it is.
         search: the device looks for the best path through the supernet before it is scored.

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fl.arrivals import Arrivals
 from fl.config import Settings, SettingsError
@@ -66,6 +68,23 @@ def test_a_buffered_cloud_stops_waiting_at_the_deadline_and_merges_the_rest_late
     assert step(arrivals) == ([2], 0, 2.0)
     assert step(arrivals) == ([], 0, 2.0)
     assert step(arrivals) == ([1], 1, 1.0)
+
+
+@given(
+    st.lists(st.lists(st.floats(0, 50), max_size=4), max_size=8), st.integers(1, 4), st.floats(1, 60) | st.just(np.inf)
+)
+def test_a_buffer_loses_nothing_and_never_goes_back_in_time(rounds, buffer: int, deadline: float) -> None:
+    arrivals, merged, sent = Arrivals(buffer=buffer, deadline=deadline), [], 0
+    for seconds in rounds:
+        send(arrivals, **{f"d{sent + i}": s for i, s in enumerate(seconds)})
+        sent += len(seconds)
+        before = arrivals.now
+        now, _, passed = arrivals.merge()
+        assert len(now) <= buffer and 0 <= passed <= deadline + 1e-9 and arrivals.now >= before
+        assert all(a.at <= arrivals.now for a in now)
+        merged += now
+    assert [a.at for a in merged] == sorted(a.at for a in merged)
+    assert sorted(a.update.device for a in [*merged, *arrivals.under_way]) == list(range(sent))
 
 
 def test_no_more_are_at_work_than_a_cohort() -> None:

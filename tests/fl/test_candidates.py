@@ -1,6 +1,7 @@
 """Candidate modules: held on the device, re-selected there, and renewed by the cloud only where that is needed."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fl import workload
+from fl import client_app, workload
 from fl.config import Settings, SettingsError
 from fl.offline import prepare
 from fl.results import read_devices, read_rounds
@@ -98,6 +99,30 @@ def test_a_device_tells_what_it_holds_until_it_asks(device, monkeypatch: pytest.
     assert told["held.block.modules"] == HELD["block.modules"].tolist() and told["macs"] > 0
     impossible = settings.model_copy(update={"required_accuracy": 1.1})
     assert "held.block.modules" not in workload.profile(impossible, order, store, True)
+
+
+@pytest.mark.parametrize("claimed", [{"block.modules": 99}, {"block.modules": 0}, {}])
+def test_a_claim_to_activate_what_is_not_held_is_left_out(play, tmp_path: Path, monkeypatch, claimed: dict) -> None:
+    honest = workload.evaluate
+
+    def evaluate(settings, order, store, state):
+        got = honest(settings, order, store, state)
+        return replace(got, active=claimed) if order.device == 2 else got
+
+    monkeypatch.setattr(client_app.workload, "evaluate", evaluate)
+    play(tmp_path, strategies="eclm", candidates=2.0, rounds=2)
+    assert ends(tmp_path).evaluated.tolist() == [5]
+
+
+def test_a_device_remembers_how_its_candidates_are_used(device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restricted to its classes when it was sent them, so also when it tries whether they still do."""
+    settings, order, store, state = device
+    workload.evaluate(settings, replace(order, masked="restrict"), store, state)
+    monkeypatch.setattr(workload, "_importance", lambda *_: {"block.modules": np.eye(16)[0]})
+    tried, honest = [], workload._fit
+    monkeypatch.setattr(workload, "_fit", lambda s, o, *rest: tried.append(o.masked) or honest(s, o, *rest))
+    workload.profile(settings, order, store, True)
+    assert tried == ["restrict"]
 
 
 def test_candidates_below_what_is_activated_are_refused() -> None:

@@ -195,6 +195,11 @@ def test_a_cohort_that_fails_whole_leaves_the_model_as_it_was(play, breaking, tm
         {"importance.block.modules": [1.0] * 16},
         {"importance.block.modules": [-1.0, 2.0] + [0.0] * 14},
         {"compute": None},
+        {"held.block.modules": [3, 3]},
+        {"held.block.modules": [3, 16]},
+        {"held.block.modules": []},
+        {"macs": float("nan")},
+        {"macs": -1.0},
     ],
 )
 def test_a_lying_profile_is_refused(play, tmp_path, monkeypatch, told: dict) -> None:
