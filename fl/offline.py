@@ -36,6 +36,7 @@ KEYS = [
     "width",
     "norm",
     "modules",
+    "module-layers",
     "shrink",
     "top-k",
     "selector-width",

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from models.axes import Axes, Sizes
 from models.blocks import ConvBlock, Norm, _init, pool2
-from models.body import Architecture, Body
+from models.body import Architecture, Body, last_stages
 
 
 @dataclass(frozen=True)
@@ -155,9 +155,10 @@ def vgg16(
     def build(sizes: Sizes, generator: torch.Generator | None) -> VGG:
         return VGG(sizes, input_shape[0], VGG16, norm, max(1, width // groups), generator)
 
+    modular = last_stages(len(VGG16), layers)
     sizes = {"classes": classes, "stem": width}
     for b, plan in enumerate(VGG16, start=1):
         sizes |= {f"block{b}.hidden": plan.hidden * width, f"block{b}.out": plan.out * width}
-        if b > len(VGG16) - layers:
+        if b in modular:
             sizes[f"block{b}.modules"] = 1
     return Architecture(build, sizes, input_shape)
