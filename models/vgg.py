@@ -8,7 +8,8 @@ where need be with a stage's end, and so its pooling, between the two:
     stem c1.1 | c1.2 P c2.1 | c2.2 P c3.1 | c3.2 c3.3, P | c4.1 c4.2 | c4.3 P c5.1 | c5.2 c5.3, P | mean, linear
 
 The last three blocks, the module layers of ECLM 7.1, hold 88 % of the parameters. A block without a module axis in
-``sizes`` stays dense, and every sub-model holds it.
+``sizes`` stays dense, and every sub-model holds it. That is little to send and much to compute: at 32 x 32 pixels the
+first three blocks and the stem take 61 % of the MACs, so devices with tighter limits need more module layers.
 """
 
 from collections.abc import Sequence
