@@ -47,14 +47,14 @@ EARLY = """
     weight-decay
 """.split()
 LATER = ["modular-epochs", "ability-epochs"]
-MODULAR = "modules shrink top-k selector-width balance ability subtasks kappa1 kappa2".split()
+MODULAR = "modules module-layers shrink top-k selector-width balance ability subtasks kappa1 kappa2".split()
 KEYS: dict[str, list[str]] = {
     "early": EARLY,
     "dense": EARLY + LATER,
     "nested": EARLY + LATER,
     "rolling": EARLY + LATER,
     "modular": EARLY + LATER + MODULAR,
-    "supernet": EARLY + LATER + ["shrink"],
+    "supernet": EARLY + LATER + ["module-layers", "shrink"],
 }
 
 

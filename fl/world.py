@@ -71,6 +71,8 @@ def architectures(settings: Settings) -> dict[str, Architecture]:
                 f"model = '{settings.model}' needs images, {data.name} has samples of shape {data.input_shape}"
             )
         hyper["norm"] = settings.norm
+        if settings.module_layers:
+            hyper["layers"] = settings.module_layers
     try:
         dense = MODELS[settings.model](data.input_shape, data.num_classes, **hyper)
         modular = dense.modular(settings.modules, settings.shrink)

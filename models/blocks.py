@@ -254,11 +254,10 @@ class ConvBlock(nn.Module):
     def _shrunk(self, x: Tensor, gates_BM: Tensor | None) -> Tensor:
         outputs, modules, hidden = self.second.shape[:3]
         macs = 9 * hidden * (x.shape[1] + outputs / (4 if self.pool else 1)) * x[:, 0].numel() / self.stride**2
-        # With no module but the residual one there is nothing to fuse, and dispatch adds nothing to zeros.
-        fused = self.training and self.norm.kind == "batch"
-        if gates_BM is not None and (not modules or (not fused and use_dispatch(gates_BM, self.execution, macs))):
+        of_batch = self.training and self.norm.kind == "batch"
+        if gates_BM is not None and (not modules or (not of_batch and use_dispatch(gates_BM, self.execution, macs))):
             step = self.stride * (2 if self.pool else 1)
-            out = x.new_zeros(len(x), outputs, *(-(-n // step) for n in x.shape[2:]))
+            out = x.new_zeros(len(x), outputs, *(-(-n // step) for n in x.shape[2:]))  # as is, without any module
             for m in range(modules):
                 rows = gates_BM[:, m].nonzero().squeeze(1)
                 if not len(rows):

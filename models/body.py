@@ -81,6 +81,17 @@ class Architecture:
         return Architecture(self.build, sizes, self.input_shape)
 
 
+def last_stages(stages: int, layers: int) -> range:
+    """The numbers, from 1, of the last ``layers`` of a model's stages.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    if not 1 <= layers <= stages:
+        raise ValueError(f"a model of {stages} stages cannot have {layers} module layers; give 1 to {stages}")
+    return range(stages - layers + 1, stages + 1)
+
+
 def hidden_axis(layer: str) -> str:
     """The inner-width axis that belongs to a module axis: 'stage1.modules' -> 'stage1.hidden'."""
     return layer.removesuffix(".modules") + ".hidden"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.axes import Axes, Sizes
 from models.blocks import ConvBlock, Norm, _init
-from models.body import Architecture, Body
+from models.body import Architecture, Body, last_stages
 
 
 class Residual(nn.Module):
@@ -137,10 +137,11 @@ def _resnet(
     def build(sizes: Sizes, generator: torch.Generator | None) -> ResNet:
         return ResNet(sizes, input_shape[0], depths, norm, group_sizes, generator)
 
+    modular = last_stages(len(depths), layers)
     sizes = {"classes": classes}
     for s, w in enumerate(widths, start=1):
         sizes |= {f"stage{s}.out": w, f"stage{s}.hidden": w}
-        if s > len(depths) - layers:
+        if s in modular:
             sizes[f"stage{s}.modules"] = 1
     return Architecture(build, sizes, input_shape)
 

@@ -36,7 +36,8 @@ def test_conv_by_hand() -> None:
 def test_base_plus_modules_is_the_cost_of_any_sub_model(name: str, residual: bool) -> None:
     costs = CostModel(ARCHITECTURES[name].modular(16, 8, residual), batch_size=4)
     some = {layer: 2 + i for i, layer in enumerate(costs.layers)} | dict.fromkeys(list(costs.bypass)[:1], 0)
-    for counts in (some, some | dict.fromkeys(costs.bypass, 1)):
+    alone = dict.fromkeys(costs.layers, 0) | dict.fromkeys(costs.bypass, 1)
+    for counts in (some, some | dict.fromkeys(costs.bypass, 1), *([alone] if residual else [])):
         direct = cost(costs.architecture, {**costs.architecture.sizes, **dict.fromkeys(costs.bypass, 0), **counts}, 4)
         assert costs.of(counts).vector == pytest.approx(direct.vector, rel=1e-6)
     full = dict.fromkeys(costs.layers, 16) | dict.fromkeys(costs.bypass, 1)

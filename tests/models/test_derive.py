@@ -5,7 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
+from models.costs import CostModel
 from models.derive import Infeasible, choose, derive_counts, derive_milp, shift, smallest
+from models.mlp import mlp
 
 NAMES = ("bytes", "MACs", "memory")
 
@@ -49,6 +51,20 @@ def test_counts_equal_brute_force_and_milp_on_200_instances(block: int) -> None:
         assert value(importance, derive_milp(importance, base, each, limits, NAMES)) == pytest.approx(best, abs=1e-6), (
             seed
         )
+
+
+@pytest.mark.parametrize(
+    ("room", "score", "wanted"), [(1300, 0.4, [0, 16]), (1300, 0.25, [0, 1, 2]), (1200, 0.4, [0, 1, 2])]
+)
+def test_a_residual_module_is_chosen_at_its_own_price(room: int, score: float, wanted: list[int]) -> None:
+    """Beyond the first module there is room for two shrunk ones (592 bytes each) or for the residual one (1280)."""
+    costs = CostModel(mlp((20,), 5, width=32).modular(16, 8, residual=True), batch_size=4)
+    (layer,) = costs.layers
+    price = {layer: np.array([c.vector[1:] for c in costs.columns(layer)])}
+    base = np.array(costs.base.vector[1:])
+    importance = {layer: np.array([0.5, 0.2, 0.1, *[0.0] * 13, score])}
+    limits = np.array([base[0] + 592 + room, 1e12, 1e12])
+    assert derive_milp(importance, base, price, limits, NAMES)[layer].tolist() == wanted
 
 
 def test_by_hand() -> None:

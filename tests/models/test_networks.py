@@ -172,6 +172,12 @@ def test_stages_that_are_no_module_layers_stay_dense_and_whole() -> None:
     assert shared and all(torch.equal(part[name], body.state_dict()[name]) for name in shared)
 
 
+@pytest.mark.parametrize("layers", [0, 5])
+def test_as_many_module_layers_as_stages_at_most(layers: int) -> None:
+    with pytest.raises(ValueError, match=f"4 stages cannot have {layers} module layers; give 1 to 4"):
+        resnet34((3, 8, 8), 5, layers=layers)
+
+
 def test_a_dense_stage_is_pruned_in_width_alone() -> None:
     kept = covered_sizes(ARCHITECTURES["vgg16"].sizes, width(ARCHITECTURES["vgg16"], 0.25))
     assert kept["block1.hidden"] == 4 and kept["block1.out"] == 8 and kept["block6.modules"] == 1
