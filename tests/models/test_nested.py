@@ -13,8 +13,10 @@ from models.mlp import mlp
 from models.nested import RATES, Sampled, distilled, grains, ordered_dropout, settle, width
 from models.resnet import resnet18
 from models.train import Recipe, fit, score
+from models.vgg import vgg16
 
 MLP = mlp((6,), 3, width=10)  # 10 hidden, 5 before the head
+VGG = vgg16((3, 16, 16), 3, width=16)
 RESNET = resnet18((3, 8, 8), 3, width=16)  # 8 groups a layer: of 2, 4, 8 and 16 channels
 
 
@@ -59,7 +61,7 @@ def test_a_window_of_whole_groups_is_normalised_as_within_the_whole(turn: int) -
     torch.testing.assert_close(part(x[:, kept]), whole(x)[:, kept])
 
 
-@pytest.mark.parametrize("architecture", [MLP, RESNET], ids=["mlp", "resnet18"])
+@pytest.mark.parametrize("architecture", [MLP, RESNET, VGG], ids=["mlp", "resnet18", "vgg16"])
 def test_gradients_through_a_cut_are_those_of_the_part_alone(architecture: Architecture) -> None:
     body = architecture.whole(0)
     coverage = width(architecture, 0.5, turn=3)
