@@ -29,6 +29,7 @@ from models.costs import Cost
 from partitions import Purpose, rng
 from strategies.base import Limits, Measure, Profile, Strategy, Task, Update, rebase, sub_sizes
 
+AT_ONCE = 64  # devices that are delivered their models at the same time
 MEASURES: tuple[Measure, ...] = ("delivered", "adapted")
 
 
@@ -209,25 +210,38 @@ class FlowerStrategy(FlowerBase):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Deliver to every device what the method would give it for use now."""
-        profiles = self._ask(grid, range(self.settings.devices), server_round)
-        self._tasks = self.method.deliver(profiles)
-        if not self.ends_step(server_round):  # a look in between must not change what devices hold
-            self._tasks = {d: replace(task, keep=False) if task.keep else task for d, task in self._tasks.items()}
-        return self._messages(self._tasks, server_round, "evaluate")
+        return self._deliver(self._ask(grid, range(self.settings.devices), server_round), server_round)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Keep the devices' scores; Flower sees their means."""
-        self.scores = []
-        for device, content in self._good(replies, self._tasks):
-            try:
-                self.scores.append(self._score(device, wire.metrics(content)))
-            except Exception as error:  # whatever a device says, it must not end the run
-                log(WARNING, "score of device %d refused: %s", device, error)
+        self.scores = self._scores(replies)
         if not self.scores:
             return None
         return MetricRecord(
             {f"accuracy-{m}": float(np.mean([getattr(s, m)[0] for s in self.scores])) for m in MEASURES}
         )
+
+    def evaluate(self, server_round: int, grid: Grid) -> None:
+        """The two verbs above for `AT_ONCE` devices after the other, so that memory does not grow with their number."""
+        profiles, self.scores = self._ask(grid, range(self.settings.devices), server_round), []
+        for at in range(0, len(profiles), AT_ONCE):
+            messages = self._deliver(profiles[at : at + AT_ONCE], server_round)
+            self.scores += self._scores(grid.send_and_receive(messages, timeout=self.settings.timeout_s))
+
+    def _deliver(self, profiles: Sequence[Profile], server_round: int) -> list[Message]:
+        self._tasks = self.method.deliver(profiles)
+        if not self.ends_step(server_round):  # a look in between must not change what devices hold
+            self._tasks = {d: replace(task, keep=False) if task.keep else task for d, task in self._tasks.items()}
+        return self._messages(self._tasks, server_round, "evaluate")
+
+    def _scores(self, replies: Iterable[Message]) -> list[DeviceScore]:
+        scores = []
+        for device, content in self._good(replies, self._tasks):
+            try:
+                scores.append(self._score(device, wire.metrics(content)))
+            except Exception as error:  # whatever a device says, it must not end the run
+                log(WARNING, "score of device %d refused: %s", device, error)
+        return scores
 
     def summary(self) -> None:
         log(INFO, "%s: %d devices, %d a round", self.name, self.settings.devices, self.settings.cohort)

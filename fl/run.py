@@ -111,8 +111,7 @@ def _run_method(
         scores: list[DeviceScore] = []
         everywhere = NAN
         if strategy.ends_step(round_) or round_ % settings.eval_every == 0:
-            delivered = strategy.configure_evaluate(round_, nothing, no_config, grid)
-            strategy.aggregate_evaluate(round_, grid.send_and_receive(delivered, timeout=settings.timeout_s))
+            strategy.evaluate(round_, grid)
             scores = strategy.scores
             if method.has_global_model:
                 everywhere = global_accuracy()

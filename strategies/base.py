@@ -240,7 +240,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
-        """What each device is given for use at this moment; it is scored on that."""
+        """What each device is given for use at this moment; it is scored on that. Asked for some devices at a time."""
 
     @property
     def has_global_model(self) -> bool:

@@ -60,9 +60,9 @@ class ECLM(Strategy):
         except Infeasible:
             modules = smallest(profile.importance)
         task = self._task(modules, epochs)
-        if not self.plan.candidates:
-            return task
-        return replace(task, keep=True, reselect=True, state=None if profile.held else task.state)
+        if self.plan.candidates:
+            task = replace(task, keep=True, reselect=True, state=None if profile.held else task.state)
+        return task
 
     def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
         out = {}
@@ -104,9 +104,7 @@ class ECLMLocal(ECLM):
 
     reports = {"eclm-local": "delivered"}
     asks_once = True
-    own: dict[int, Task] = field(
-        default_factory=dict, init=False
-    )  # how to go on from the sub-model that a device keeps
+    own: dict[int, Task] = field(default_factory=dict, init=False)  # how a device goes on from what it keeps
 
     def cohort(self, round_: int) -> list[int]:
         return list(range(self.plan.devices)) if self.plan.starts_step(round_) else []

@@ -144,3 +144,16 @@ def test_what_hardly_changed_is_not_uploaded(play: Callable, tmp_path: Path) -> 
     assert (fed.devices == 3).all() and (fed.failures == 0).all() and (fed.bytes_up < 1000).all()
     always = play(tmp_path / "always", strategies="fedavg")
     assert play(tmp_path / "tiny", strategies="fedavg", **{"upload-change": 1e-12}) == always
+
+
+def test_a_device_activates_less_when_it_can_spare_less(device) -> None:
+    """No message brings that about: the same order, and background programs that take half of compute and memory."""
+    settings, order, store, state = device
+    roomy = settings.model_copy(update={"limit_low": 3.0, "limit_high": 3.0, "background_load": 0.0})
+    assert workload.evaluate(roomy, order, store, state).active == {"block.modules": 5}
+    tight = settings.model_copy(update={"limit_low": 0.3, "limit_high": 0.3, "background_load": 0.0})
+    before = store.load("model")
+    fewer = workload.evaluate(tight, order, store, None).active["block.modules"]
+    assert 1 <= fewer < 5
+    changed = [not torch.equal(store.load("model")["block.first"][m], before["block.first"][m]) for m in range(5)]
+    assert changed.count(True) == fewer

@@ -62,6 +62,13 @@ def test_bytes_are_those_of_the_messages(play: Callable, tmp_path: Path) -> None
         assert rounds[column].between(3 * 4 * params, 3 * 4 * params + 3 * 2500).all()
 
 
+def test_how_many_devices_are_delivered_to_at_once_changes_nothing(play, tmp_path: Path, monkeypatch) -> None:
+    how = {"strategies": "la,heterofl,eclm", "candidates": 2.0}
+    whole = play(tmp_path / "all", **how)
+    monkeypatch.setattr("fl.adapter.AT_ONCE", 4)
+    assert play(tmp_path / "parts", **how) == whole
+
+
 def test_restricted_use_reaches_the_device(play: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device of one class that answers only what it holds is always right; by itself the model is not."""
 
