@@ -47,8 +47,8 @@ class Settings(BaseModel):
     per_device: bool = Field(False, description="also write devices.csv, one row per scored device")
 
     # What devices hold, and how the world drifts
-    dataset: str = Field("har-embedded", description="data set")
-    image_size: int = Field(0, ge=0, description="shrink images to this many pixels a side; 0: as they are")
+    dataset: str = Field("har-embedded", description=f"data set: {', '.join(DATASETS)}")
+    image_size: int = Field(0, ge=0, description="shrink images to this many rows of pixels; 0: as they are")
     partition: str = Field("subject", description="how data fall to devices: iid, m-classes, dirichlet, subject")
     classes_per_device: int = Field(2, ge=1, description="m of the m-classes partition")
     alpha: float = Field(0.5, gt=0, description="concentration of the dirichlet partition; smaller is more skewed")

@@ -70,6 +70,11 @@ class World:
                 raise ValueError(f"{name} fraction must be in 0..{top}, not {value}")
         if self.partition.cells == "domain" and self.data.domain_train is None:
             raise ValueError(f"partition 'subject' needs domains, which {self.data.name} lacks: use a label partition")
+        if self.partition.cells == "domain" and (self.frequencies > 0)[sizes(self._test_cells) == 0].any():
+            raise ValueError(
+                f"partition 'subject' needs test samples of every domain, and those of {self.data.name} come from "
+                "others: use a label partition"
+            )
         if self.drift.cells not in (None, self.partition.cells):
             raise ValueError(MISMATCH[self.drift.cells])
         self.partition.check(self.frequencies)
