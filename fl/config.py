@@ -14,6 +14,7 @@ from fl.devices import KINDS
 from models.registry import MODELS
 from partitions import DATASETS, DRIFTS, PARTITIONS, Schedule
 from partitions.errors import UnknownName, lookup
+from partitions.looks import CORRUPTIONS
 from strategies import STRATEGIES
 
 # Keys that name where things lie or what is looked at, not what is computed.
@@ -49,16 +50,20 @@ class Settings(BaseModel):
     # What devices hold, and how the world drifts
     dataset: str = Field("har-embedded", description=f"data set: {', '.join(DATASETS)}")
     image_size: int = Field(0, ge=0, description="shrink images to this many rows of pixels; 0: as they are")
-    partition: str = Field("subject", description="how data fall to devices: iid, m-classes, dirichlet, subject")
+    partition: str = Field("subject", description=f"how data fall to devices: {', '.join(PARTITIONS)}")
     classes_per_device: int = Field(2, ge=1, description="m of the m-classes partition")
-    alpha: float = Field(0.5, gt=0, description="concentration of the dirichlet partition; smaller is more skewed")
+    alpha: float = Field(0.5, gt=0, description="of the dirichlet partition and of label-shift; smaller is more skewed")
     devices: int = Field(46, ge=1, description="devices that exist")
     samples_min: int = Field(50, ge=1, description="fewest training samples on a device")
     samples_max: int = Field(150, ge=1, description="most training samples on a device")
     test_samples: int = Field(100, ge=1, description="test samples that score a device")
     proxy_fraction: float = Field(0.3, gt=0, lt=1, description="share of the training data that the cloud holds")
-    drift: str = Field("subject", description="how data shift: none, resample, class-swap, subject")
+    drift: str = Field("subject", description=f"how data shift: {', '.join(DRIFTS)}")
     drift_fraction: float = Field(0.5, ge=0, le=1, description="share of a device's samples replaced at a shift")
+    drift_steps: int = Field(1, ge=1, description="steps over which a shift is spread; 1: abrupt")
+    contexts: int = Field(2, ge=2, description="contexts that a device goes round under drift recurring")
+    corruption: str = Field("any", description=f"of drift feature: {', '.join(CORRUPTIONS)}; any: each device its own")
+    severity_step: float = Field(0.5, gt=0, le=1, description="most that severity moves at a shift of drift feature")
     schedule: str = Field("every", description="steps at which data shift: every, never, every:N, or 2,5,9")
 
     # The models

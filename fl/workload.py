@@ -19,7 +19,7 @@ from models.axes import State
 from models.body import Body
 from models.selector import Selector, importance
 from models.train import fit, score
-from partitions import Purpose, rng
+from partitions import Purpose, apply, rng
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def _load(settings: Settings, order: Order, state: State) -> Body:
 def _data(settings: Settings, order: Order, split: str) -> tuple[Tensor, Tensor]:
     here = world(settings, order.seed)
     draw = here.draw(order.device, order.step)
-    return tensors(here.data, split, getattr(draw, split))
+    x, y = tensors(here.data, split, getattr(draw, split))
+    return apply(x, getattr(draw, f"{split}_look")), y
 
 
 def _logits(settings: Settings, store: Store, x: Tensor) -> list[Tensor]:
