@@ -1,6 +1,7 @@
 """The settings' world, architectures and recipe: what the cloud and every device build alike, once per process."""
 
 from functools import lru_cache
+from inspect import signature
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ def architectures(settings: Settings) -> dict[str, Architecture]:
     """
     data = dataset(settings)
     hyper: dict[str, object] = {"width": settings.width} if settings.width else {}
-    if settings.model != "mlp":
+    if "norm" in signature(MODELS[settings.model]).parameters:  # it convolves
         if len(data.input_shape) != 3:
             raise SettingsError(
                 f"model = '{settings.model}' needs images, {data.name} has samples of shape {data.input_shape}"
