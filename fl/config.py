@@ -81,7 +81,7 @@ class Settings(BaseModel):
     ability_epochs: int = Field(10, ge=0, description="epochs of module ability-enhancing training")
     offline_lr: float = Field(0.05, gt=0, description="learning rate in the cloud (cosine to 0)")
     offline_batch: int = Field(64, ge=1, description="batch size in the cloud")
-    augment: bool = Field(True, description="mirror and shift images while the cloud trains")
+    augment: bool = Field(True, description="mirror and shift images while the cloud trains; not for speech")
     balance: float = Field(0.1, ge=0, description="lambda of the load-balance loss")
     ability: float = Field(1.0, ge=0, description="lambda of the KL term in ability enhancing")
     subtasks: Literal["class", "domain"] = Field("class", description="what a sub-task is: a class or a subject")

@@ -56,5 +56,7 @@ def test_the_new_rows_keep_the_laws(extended: Path) -> None:
     """Those of partitions and drifts for all pairs, those of models and methods for the new ones."""
     tables = ["tests/partitions/test_partition_world.py", "tests/partitions/test_kinds.py"]
     tables += ["tests/models/test_networks.py", "tests/strategies/test_strategies.py"]
-    said = python(extended, "-m", "pytest", "-q", *tables, "-k", "test_partition_world or every_partition or squares or median")
+    said = python(
+        extended, "-m", "pytest", "-q", *tables, "-k", "test_partition_world or every_partition or squares or median"
+    )
     assert "passed" in said
