@@ -14,6 +14,7 @@ from fl.devices import KINDS
 from models.registry import MODELS
 from partitions import DATASETS, DRIFTS, PARTITIONS, Schedule
 from partitions.errors import UnknownName, lookup
+from partitions.looks import CORRUPTIONS
 from strategies import STRATEGIES
 
 # Keys that name where things lie or what is looked at, not what is computed.
@@ -47,18 +48,22 @@ class Settings(BaseModel):
     per_device: bool = Field(False, description="also write devices.csv, one row per scored device")
 
     # What devices hold, and how the world drifts
-    dataset: str = Field("har-embedded", description="data set")
-    image_size: int = Field(0, ge=0, description="shrink images to this many pixels a side; 0: as they are")
-    partition: str = Field("subject", description="how data fall to devices: iid, m-classes, dirichlet, subject")
+    dataset: str = Field("har-embedded", description=f"data set: {', '.join(DATASETS)}")
+    image_size: int = Field(0, ge=0, description="shrink images to this many rows of pixels; 0: as they are")
+    partition: str = Field("subject", description=f"how data fall to devices: {', '.join(PARTITIONS)}")
     classes_per_device: int = Field(2, ge=1, description="m of the m-classes partition")
-    alpha: float = Field(0.5, gt=0, description="concentration of the dirichlet partition; smaller is more skewed")
+    alpha: float = Field(0.5, gt=0, description="of the dirichlet partition and of label-shift; smaller is more skewed")
     devices: int = Field(46, ge=1, description="devices that exist")
     samples_min: int = Field(50, ge=1, description="fewest training samples on a device")
     samples_max: int = Field(150, ge=1, description="most training samples on a device")
     test_samples: int = Field(100, ge=1, description="test samples that score a device")
     proxy_fraction: float = Field(0.3, gt=0, lt=1, description="share of the training data that the cloud holds")
-    drift: str = Field("subject", description="how data shift: none, resample, class-swap, subject")
+    drift: str = Field("subject", description=f"how data shift: {', '.join(DRIFTS)}")
     drift_fraction: float = Field(0.5, ge=0, le=1, description="share of a device's samples replaced at a shift")
+    drift_steps: int = Field(1, ge=1, description="steps over which a shift is spread; 1: abrupt")
+    contexts: int = Field(2, ge=2, description="contexts that a device goes round under drift recurring")
+    corruption: str = Field("any", description=f"of drift feature: {', '.join(CORRUPTIONS)}; any: each device its own")
+    severity_step: float = Field(0.5, gt=0, le=1, description="most that severity moves at a shift of drift feature")
     schedule: str = Field("every", description="steps at which data shift: every, never, every:N, or 2,5,9")
 
     # The models
@@ -77,7 +82,7 @@ class Settings(BaseModel):
     ability_epochs: int = Field(10, ge=0, description="epochs of module ability-enhancing training")
     offline_lr: float = Field(0.05, gt=0, description="learning rate in the cloud (cosine to 0)")
     offline_batch: int = Field(64, ge=1, description="batch size in the cloud")
-    augment: bool = Field(True, description="mirror and shift images while the cloud trains")
+    augment: bool = Field(True, description="mirror and shift images while the cloud trains; not for speech")
     balance: float = Field(0.1, ge=0, description="lambda of the load-balance loss")
     ability: float = Field(1.0, ge=0, description="lambda of the KL term in ability enhancing")
     subtasks: Literal["class", "domain"] = Field("class", description="what a sub-task is: a class or a subject")

@@ -27,7 +27,7 @@ from models.nested import ordered_dropout, settle
 from models.selector import Selector, importance
 from models.supernet import best_path
 from models.train import Masking, fit, score
-from partitions import Purpose, rng
+from partitions import Purpose, apply, rng
 from strategies.base import Limits
 
 MASKINGS: tuple[Masking, ...] = get_args(Masking)
@@ -193,7 +193,8 @@ def _path(settings: Settings, order: Order, held: State) -> Coverage:
 def _data(settings: Settings, order: Order, split: str) -> tuple[Tensor, Tensor]:
     here = world(settings, order.seed)
     draw = here.draw(order.device, order.step)
-    return tensors(here.data, split, getattr(draw, split))
+    x, y = tensors(here.data, split, getattr(draw, split))
+    return apply(x, getattr(draw, f"{split}_look")), y
 
 
 def _absent(settings: Settings, order: Order) -> Tensor:

@@ -1,6 +1,7 @@
 """The settings' world, architectures and recipe: what the cloud and every device build alike, once per process."""
 
 from functools import lru_cache
+from inspect import signature
 
 import numpy as np
 import torch
@@ -15,6 +16,11 @@ from models.train import Recipe
 from partitions import DRIFTS, PARTITIONS, Dataset, Schedule, World, load
 
 PARTITION_KEYS = {"m-classes": ("classes_per_device",), "dirichlet": ("alpha",)}
+DRIFT_KEYS = {
+    "label-shift": ("alpha",),
+    "recurring": ("contexts",),
+    "feature": ("corruption", "severity_step"),
+}
 
 
 def dataset(settings: Settings) -> Dataset:
@@ -34,17 +40,19 @@ def world(settings: Settings, seed: int) -> World:
         SettingsError: the partition or the drift does not fit the data set.
     """
     own = {key: getattr(settings, key) for key in PARTITION_KEYS.get(settings.partition, ())}
+    moves = {key: getattr(settings, key) for key in DRIFT_KEYS.get(settings.drift, ())}
     try:
         return World(
             dataset(settings),
             PARTITIONS[settings.partition](**own),
-            DRIFTS[settings.drift](),
+            DRIFTS[settings.drift](**moves),
             seed,
             samples=(settings.samples_min, settings.samples_max),
             test_samples=settings.test_samples,
             proxy_fraction=settings.proxy_fraction,
             drift_fraction=settings.drift_fraction,
             schedule=Schedule(settings.schedule),
+            drift_steps=settings.drift_steps,
         )
     except ValueError as error:
         raise SettingsError(str(error)) from error
@@ -65,7 +73,7 @@ def architectures(settings: Settings) -> dict[str, Architecture]:
     """
     data = dataset(settings)
     hyper: dict[str, object] = {"width": settings.width} if settings.width else {}
-    if settings.model != "mlp":
+    if "norm" in signature(MODELS[settings.model]).parameters:  # it convolves
         if len(data.input_shape) != 3:
             raise SettingsError(
                 f"model = '{settings.model}' needs images, {data.name} has samples of shape {data.input_shape}"

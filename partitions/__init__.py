@@ -4,6 +4,7 @@ from partitions.dataset import Dataset
 from partitions.drifts import DRIFTS
 from partitions.errors import DataError, UnknownName, lookup
 from partitions.kinds import PARTITIONS
+from partitions.looks import apply
 from partitions.rng import Purpose, rng
 from partitions.schedule import Schedule
 from partitions.sources import DATASETS, fetch, import_, load, where
@@ -20,6 +21,7 @@ __all__ = [
     "Schedule",
     "UnknownName",
     "World",
+    "apply",
     "fetch",
     "import_",
     "load",

@@ -19,6 +19,7 @@ class Purpose(IntEnum):
     OFFLINE = 9  # the cloud's own training
     PROFILE = 10  # which hardware a device is
     LOAD = 11  # background load at a step
+    LOOK = 12  # noise of a device's sensor
     SEARCH = 20  # which paths a device tries
 
 

@@ -22,6 +22,10 @@ class Schedule:
     def drifts(self, step: int) -> bool:
         return step > 0 and (step in self.steps or (self.period > 0 and step % self.period == 0))
 
+    def count(self, step: int) -> int:
+        """How often it has drifted up to ``step``, which counts."""
+        return max(step, 0) // self.period if self.period else sum(s <= step for s in self.steps)
+
     def last(self, step: int) -> int:
         """The latest drift step at or before ``step``, or 0."""
         if self.period:

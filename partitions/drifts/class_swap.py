@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from partitions.drifts.drift import Drift
+from partitions.drifts.drift import Drift, Shift
 from partitions.kinds.kind import Cells, Partition
 
 
@@ -29,11 +29,10 @@ class ClassSwap(Drift):
                 "classes per device than the data set has, or 'dirichlet'"
             )
 
-    def walk(
-        self, generator: np.random.Generator, p: np.ndarray, fraction: float, frequencies: np.ndarray
-    ) -> np.ndarray:
-        held, free = np.flatnonzero(p), np.flatnonzero((p == 0) & (frequencies > 0))
-        count = math.ceil(fraction * len(held) - 1e-9)  # 0.2 * 5 must stay 1
+    def walk(self, p: np.ndarray, shift: Shift) -> np.ndarray:
+        generator = shift.generator
+        held, free = np.flatnonzero(p), np.flatnonzero((p == 0) & (shift.frequencies > 0))
+        count = math.ceil(shift.fraction * len(held) - 1e-9)  # 0.2 * 5 must stay 1
         after = p.copy()
         if len(free):
             count = min(count, len(free))

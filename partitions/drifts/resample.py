@@ -2,14 +2,9 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from partitions.drifts.drift import Drift
 
 
 @dataclass(frozen=True)
 class Resample(Drift):
-    def walk(
-        self, generator: np.random.Generator, p: np.ndarray, fraction: float, frequencies: np.ndarray
-    ) -> np.ndarray:
-        return p
+    pass

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from partitions.drifts.drift import Drift
+from partitions.drifts.drift import Drift, Shift
 from partitions.kinds.kind import Cells, Partition
 
 
@@ -17,9 +17,7 @@ class PassOn(Drift):
         if np.count_nonzero(frequencies) < 2:
             raise ValueError("drift 'subject' needs a data set with at least two domains")
 
-    def walk(
-        self, generator: np.random.Generator, p: np.ndarray, fraction: float, frequencies: np.ndarray
-    ) -> np.ndarray:
+    def walk(self, p: np.ndarray, shift: Shift) -> np.ndarray:
         after = np.zeros(len(p))
-        after[generator.choice(np.flatnonzero((p == 0) & (frequencies > 0)))] = 1
+        after[shift.generator.choice(np.flatnonzero((p == 0) & (shift.frequencies > 0)))] = 1
         return after

@@ -6,18 +6,25 @@ from pathlib import Path
 from partitions.dataset import Dataset
 from partitions.errors import DataError, lookup
 from partitions.root import Root
+from partitions.sources import audio
 from partitions.sources.cifar import Cifar
 from partitions.sources.fashion_mnist import FashionMnist
+from partitions.sources.fsdd import Fsdd
 from partitions.sources.har_embedded import HarEmbedded
 from partitions.sources.har_uci import HarUci
 from partitions.sources.source import Source
+from partitions.sources.speech_commands import SpeechCommands
+from partitions.sources.speech_commands_test import SpeechCommandsTest
 
 DATASETS: dict[str, Source] = {
     "har-embedded": HarEmbedded(),
     "har-uci": HarUci(),
-    "cifar10": Cifar("cifar10", "CIFAR10", "cifar-10-batches-py", 32),
-    "cifar100": Cifar("cifar100", "CIFAR100", "cifar-100-python", 32),
-    "fashion-mnist": FashionMnist("fashion-mnist", "FashionMNIST", "FashionMNIST", 28),
+    "cifar10": Cifar("cifar10", "cifar-10-batches-py", 32, "CIFAR10"),
+    "cifar100": Cifar("cifar100", "cifar-100-python", 32, "CIFAR100"),
+    "fashion-mnist": FashionMnist("fashion-mnist", "FashionMNIST", 28, "FashionMNIST"),
+    "speech-commands": SpeechCommands("speech-commands", "SpeechCommands", audio.BANDS),
+    "speech-commands-test": SpeechCommandsTest("speech-commands-test", "", audio.BANDS),
+    "fsdd": Fsdd("fsdd", "", audio.BANDS),
 }
 
 

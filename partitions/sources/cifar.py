@@ -5,15 +5,12 @@ from pathlib import Path
 from partitions.errors import DataError
 from partitions.sources import mosaics
 from partitions.sources.archives import place_folder
-from partitions.sources.download import through_torchvision
-from partitions.sources.images import Images, save
+from partitions.sources.images import save
+from partitions.sources.vision import Vision
 
 
-class Cifar(Images):
+class Cifar(Vision):
     """Also takes the mosaic archives of ``mosaics.py``, which skip torchvision's layout."""
-
-    def fetch(self, place: Path) -> Path:
-        return through_torchvision(self.vision, self.folder, place)
 
     def unpack(self, files: list[Path], place: Path) -> Path:
         """``files``: torchvision's tar.gz or unpacked folder, or all the mosaic zips of the set."""

@@ -2,23 +2,23 @@
 
 import shutil
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from partitions.errors import DataError
 from partitions.sources import store
 
 
-def through_torchvision(vision: str, wanted: str, place: Path) -> Path:
-    """Lets torchvision class ``vision`` download and check its files; its folder ``wanted`` ends up in ``place``."""
-    import torchvision.datasets
-
+def through(obtain: Callable[[str], object], name: str, wanted: str, place: Path) -> Path:
+    """Lets a library's ``obtain(root)`` download and check its files; its folder ``wanted`` ends up in ``place``."""
     with store.arriving(place / wanted) as new:
         scratch = new / ".download"
+        scratch.mkdir()
         try:
-            getattr(torchvision.datasets, vision)(str(scratch), download=True)
-        except (OSError, RuntimeError) as error:  # torchvision wraps a dead network in either
+            obtain(str(scratch))
+        except (OSError, RuntimeError) as error:  # a dead network shows as either
             reason = " ".join(str(error).split())  # torchvision's runs over lines
-            raise DataError(f"could not download {vision}, is there a network? ({reason})") from error
+            raise DataError(f"could not download {name}, is there a network? ({reason})") from error
         for item in (scratch / wanted).iterdir():
             shutil.move(str(item), str(new / item.name))
         shutil.rmtree(scratch)

@@ -6,16 +6,12 @@ from pathlib import Path
 
 from partitions.errors import DataError
 from partitions.sources import store
-from partitions.sources.download import through_torchvision
-from partitions.sources.images import Images
+from partitions.sources.vision import Vision
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
-class FashionMnist(Images):
-    def fetch(self, place: Path) -> Path:
-        return through_torchvision(self.vision, self.folder, place)
-
+class FashionMnist(Vision):
     def unpack(self, files: list[Path], place: Path) -> Path:
         """``files``: the four idx files, gzipped or not, or folders that hold them."""
         given = [f for file in files for f in (sorted(file.rglob("*ubyte*")) if file.is_dir() else [file])]

@@ -1,6 +1,6 @@
-"""Picture sets in torchvision's layout, converted once to mapped uint8 arrays, at full size or shrunk."""
+"""Picture sets, converted once to mapped uint8 arrays, at full size or shrunk. A spectrogram is a picture too."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from partitions.dataset import Dataset
-from partitions.errors import DataError
 from partitions.root import Root
 from partitions.sources import store
 from partitions.sources.source import Source
@@ -18,17 +17,20 @@ CHUNK = 4096  # pictures converted at a time: keeps the float copies small
 
 @dataclass(frozen=True)
 class Images(Source):
-    """``folder`` is what torchvision's class ``vision`` makes in its root; pictures have ``size`` x ``size`` pixels."""
+    """Pictures of ``size`` rows, and as many columns or a multiple. ``folder`` holds the original files, if kept."""
 
     name: str
-    vision: str
     folder: str
     size: int
 
     def find(self, place: Path) -> Path | None:
         if store.holds(place, self.name):
             return store.folder(place, self.name)
-        return place / self.folder if (place / self.folder).is_dir() else None
+        return place / self.folder if self.folder and (place / self.folder).is_dir() else None
+
+    def original(self, place: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """From ``place / folder``: x_* uint8 (N, C, H, W), y_* and perhaps domain_* int64 (N,); classes, domains."""
+        raise NotImplementedError  # a set without a folder is converted when it is imported
 
     def load(self, root: Root, image_size: int = 0) -> Dataset:
         if image_size and (image_size < 0 or self.size % image_size):
@@ -36,8 +38,8 @@ class Images(Source):
         size = image_size or self.size
         name = self.name if size == self.size else f"{self.name}-{size}"
         arrays, about = store.read(self.ready(root, name) or self.convert(root, name, size))
-        fields: dict[str, Any] = {key: tuple(value) for key, value in about.items()}
-        return Dataset(self.name, arrays["x_train"], arrays["y_train"], arrays["x_test"], arrays["y_test"], **fields)
+        fields: dict[str, Any] = {**arrays, **{key: tuple(value) for key, value in about.items()}}
+        return Dataset(self.name, **fields)
 
     def ready(self, root: Root, name: str) -> Path | None:
         """The arrays called ``name``: of the first place that has the set in any form, or made from it before."""
@@ -53,37 +55,25 @@ class Images(Source):
             arrays, about = self.original(found.parent)
         if size != self.size:
             arrays = arrays | {key: shrink(arrays[key], size) for key in ("x_train", "x_test")}
-        return save(root.target, name, arrays, about["classes"])
-
-    def original(self, place: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Reads torchvision's files: x uint8 (N, C, H, W), y int64 (N,)."""
-        import torchvision.datasets as vision  # costs seconds; not needed once converted
-
-        arrays = {}
-        for split in ("train", "test"):
-            try:
-                part = getattr(vision, self.vision)(str(place), train=split == "train")
-            except RuntimeError as error:  # a file is missing or its checksum is wrong
-                raise DataError(f"{place / self.folder} is damaged ({error}): remove it and {self.remedy()}") from error
-            x = np.asarray(part.data)
-            arrays[f"x_{split}"] = np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if x.ndim == 4 else x[:, None]
-            arrays[f"y_{split}"] = np.asarray(part.targets, np.int64)
-        return arrays, {"classes": part.classes}
+        return save(root.target, name, arrays, about["classes"], about.get("domains", ()))
 
 
-def save(place: Path, name: str, arrays: Mapping[str, np.ndarray], classes: list[str]) -> Path:
+def save(
+    place: Path, name: str, arrays: Mapping[str, np.ndarray], classes: Sequence[str], domains: Sequence[str] = ()
+) -> Path:
     """Stores pictures with the mean and standard deviation of their train part, per channel, on a scale of 0 to 1."""
     mean, std = moments(arrays["x_train"])
-    return store.write(place, name, arrays, {"classes": list(classes), "mean": mean, "std": std})
+    about = {"classes": list(classes), "domains": list(domains), "mean": mean, "std": std}
+    return store.write(place, name, arrays, about)
 
 
 def shrink(x: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (N, C, H, H) -> uint8 (N, C, size, size), the average of each square block of pixels."""
-    n, channels, height, _ = x.shape
+    """uint8 (N, C, H, W) -> uint8 (N, C, size, size * W / H), the average of each square block of pixels."""
+    n, channels, height, width = x.shape
     block = height // size
-    small = np.empty((n, channels, size, size), np.uint8)
+    small = np.empty((n, channels, size, width // block), np.uint8)
     for start in range(0, n, CHUNK):
-        part = x[start : start + CHUNK].reshape(-1, channels, size, block, size, block)
+        part = x[start : start + CHUNK].reshape(-1, channels, size, block, width // block, block)
         small[start : start + CHUNK] = np.round(part.mean(axis=(3, 5), dtype=np.float32))
     return small
 

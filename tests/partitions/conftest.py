@@ -1,4 +1,4 @@
-"""A small world to draw from: 6 classes x 6 domains, recorded in groups of 5."""
+"""A small world to draw from: pictures of 6 classes x 6 domains, recorded in groups of 5."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ def make_toy(groups: bool = False, counts: tuple[int, ...] = (300,) * 6) -> Data
     y = np.repeat(np.arange(len(counts)), counts)
     test = np.repeat(np.arange(len(counts)), [n // 3 for n in counts])
     domain = (np.arange(len(y)) // 5) % 6  # 5 neighbours share a domain, and a group
-    x = np.arange(len(y), dtype=np.float32)[:, None]
+    x = np.broadcast_to(np.arange(len(y), dtype=np.float32)[:, None, None, None], (len(y), 1, 8, 8))
     return Dataset(
         "toy",
         x,

@@ -19,8 +19,17 @@ PAIRS = [
     ("dirichlet", "class-swap"),
     ("subject", "resample"),
     ("subject", "subject"),
+    ("m-classes", "label-shift"),
+    ("dirichlet", "label-shift"),
+    ("m-classes", "recurring"),
+    ("dirichlet", "recurring"),
+    ("subject", "recurring"),
+    ("iid", "feature"),
+    ("subject", "feature"),
 ]
+SCHEDULES = [("every", 1), ("every:2", 1), ("2,3", 1), ("every", 3), ("every:2", 2), ("1,4", 3)]  # and steps a shift
 pairs, seeds, devices, steps = st.sampled_from(PAIRS), st.integers(0, 9999), st.integers(0, 10**6), st.integers(0, 6)
+paces = st.sampled_from(SCHEDULES)
 several = settings(max_examples=30, deadline=None)
 
 
@@ -28,8 +37,17 @@ def world(data: Dataset, pair: tuple[str, str] = PAIRS[0], seed: int = 1, **opti
     return World(data, PARTITIONS[pair[0]](), DRIFTS[pair[1]](), seed, **options)
 
 
+def test_the_table_holds_every_partition_and_drift():
+    assert ({partition for partition, _ in PAIRS}, {drift for _, drift in PAIRS}) == (set(PARTITIONS), set(DRIFTS))
+
+
 def same(a, b) -> bool:
-    return np.array_equal(a.train, b.train) and np.array_equal(a.test, b.test)
+    return np.array_equal(a.train, b.train) and np.array_equal(a.test, b.test) and looks(a) == looks(b)
+
+
+def looks(draw) -> list:
+    parts = [*draw.train_look, *draw.test_look]
+    return [(part.rows.tolist(), part.change, part.addresses) for part in parts]
 
 
 @several
@@ -53,11 +71,91 @@ def test_a_drift_step_replaces_exactly_its_fraction(toy, pair, seed, device, fra
 
 
 @several
-@given(pair=pairs, seed=seeds, asked=st.lists(st.tuples(st.integers(0, 3), steps), min_size=1, max_size=8))
-def test_a_draw_does_not_depend_on_what_was_asked_before(toy, pair, seed, asked):
-    used = world(toy, pair, seed)
+@given(pair=pairs, seed=seeds, pace=paces, asked=st.lists(st.tuples(st.integers(0, 3), steps), min_size=1, max_size=8))
+def test_a_draw_does_not_depend_on_what_was_asked_before(toy, pair, seed, pace, asked):
+    options = {"schedule": Schedule(pace[0]), "drift_steps": pace[1]}
+    used = world(toy, pair, seed, **options)
     for device, step in asked:
-        assert same(used.draw(device, step), world(toy, pair, seed).draw(device, step))
+        assert same(used.draw(device, step), world(toy, pair, seed, **options).draw(device, step))
+
+
+@several
+@given(pair=pairs, seed=seeds, device=devices, pace=paces)
+def test_a_cell_that_the_pool_lacks_is_never_drawn(toy_maker, pair, seed, device, pace):
+    data = toy_maker(counts=(300, 300, 0, 300, 0, 300))
+    w = world(data, pair, seed, schedule=Schedule(pace[0]), drift_steps=pace[1])
+    for step in range(6):
+        p = w.distribution(device, step)
+        assert p.sum() == pytest.approx(1) and (p >= 0).all() and not p[w.frequencies == 0].any()
+        assert not w.histogram(device, step)[w.frequencies == 0].any()
+
+
+@several
+@given(pair=pairs, seed=seeds, device=devices, pace=paces)
+def test_a_gradual_shift_is_the_abrupt_one_averaged_over_its_steps(toy, pair, seed, device, pace):
+    schedule, over = Schedule(pace[0]), pace[1]
+    gradual = world(toy, pair, seed, schedule=schedule, drift_steps=over, samples=(20, 60))
+    abrupt = world(toy, pair, seed, schedule=schedule, samples=(20, 60))
+    (share,), (severity,) = gradual.history([device], 8)
+    (target,), (aim,) = abrupt.history([device], 8)
+    for step in range(8):
+        window = [max(0, step - back) for back in range(over)]
+        assert share[step] == pytest.approx(target[window].mean(axis=0))
+        assert severity[step] == pytest.approx(aim[window].mean())
+        if step:
+            moves = 0 if pair[1] == "none" else sum(schedule.drifts(step - back) for back in range(over))
+            entered = set(gradual.draw(device, step).train) - set(gradual.draw(device, step - 1).train)
+            assert len(entered) == round(0.5 * moves / over * gradual.size(device))
+
+
+def test_a_shift_over_two_steps_by_hand(toy):
+    """A passes to B at step 2: half of each there, all of B at step 3, where it stays."""
+    w = world(toy, ("subject", "subject"), schedule=Schedule("2"), drift_steps=2, drift_fraction=1.0, samples=(40, 40))
+    a, b = w.distribution(0, 1).argmax(), w.distribution(0, 5).argmax()
+    assert a != b and w.distribution(0, 2)[[a, b]].tolist() == [0.5, 0.5]
+    assert [w.histogram(0, step)[b] for step in range(5)] == [0, 0, 20, 40, 40]
+    tests = [w.draw(0, step).test for step in range(6)]
+    assert np.bincount(toy.domain_test[tests[2]], minlength=6)[[a, b]].tolist() == [50, 50]
+    assert np.array_equal(tests[0], tests[1]) and np.array_equal(tests[3], tests[5])
+
+
+def test_contexts_come_back_and_are_the_devices_own(toy):
+    w = World(toy, PARTITIONS["m-classes"](), DRIFTS["recurring"](contexts=3), 1, schedule=Schedule("every:2"))
+    (share, other), _ = w.history([0, 1], 14)
+    assert np.array_equal(share[:6], share[6:12]) and np.array_equal(share[0], share[1])
+    assert len(np.unique(share, axis=0)) == 3 and not np.array_equal(share, other)
+
+
+def test_a_subjects_contexts_are_neighbouring_domains(toy):
+    (share,), _ = World(toy, PARTITIONS["subject"](), DRIFTS["recurring"](contexts=2), 1).history([5], 4)
+    assert share.argmax(axis=1).tolist() == [5, 0, 5, 0]
+
+
+@several
+@given(seed=seeds, device=devices)
+def test_severity_walks_between_0_and_1_and_samples_keep_their_look(toy, seed, device):
+    w = World(toy, PARTITIONS["iid"](), DRIFTS["feature"](severity_step=0.4), seed, drift_fraction=0.25)
+    _, (severity,) = w.history([device], 8)
+    assert severity[0] == 0 and ((severity >= 0) & (severity <= 1)).all()
+    assert (np.abs(np.diff(severity)) <= 0.4).all() and (np.diff(severity) != 0).all()
+    seen = [looked_at(w.draw(device, step)) for step in range(8)]
+    assert len({change.kind for look in seen for change, _ in look.values()}) == 1 and not seen[0]
+    for step in range(1, 8):
+        entered = set(w.draw(device, step).train) - set(w.draw(device, step - 1).train)
+        assert {seen[step][sample][0].severity for sample in entered} == {severity[step]}
+        stayed = set(w.draw(device, step).train) - entered
+        assert all(seen[step].get(sample) == seen[step - 1].get(sample) for sample in stayed)
+        (tested,) = w.draw(device, step).test_look
+        assert len(tested.rows) == 100 and tested.change.severity == severity[step]
+
+
+def looked_at(draw) -> dict:
+    """Change and noise address by train sample."""
+    return {
+        int(draw.train[row]): (part.change, address)
+        for part in draw.train_look
+        for row, address in zip(part.rows, part.addresses, strict=True)
+    }
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -143,6 +241,7 @@ PINNED = (142, 126999, 29857)
         ({"test_samples": 0}, "test samples must be at least 1"),
         ({"proxy_fraction": 1.0}, "proxy fraction must be in"),
         ({"drift_fraction": 1.5}, "drift fraction must be in"),
+        ({"drift_steps": 0}, "a shift must take at least 1 step, not 0"),
         ({"drift_fraction": float("nan")}, "drift fraction must be in"),
     ],
 )
@@ -165,5 +264,20 @@ def test_parts_that_do_not_fit(toy):
         World(toy, PARTITIONS["m-classes"](classes_per_device=6), DRIFTS["class-swap"](), 1)
     with pytest.raises(ValueError, match="must be 1 to 6, not 7"):
         World(toy, PARTITIONS["m-classes"](classes_per_device=7), DRIFTS["none"](), 1)
+    for pair in (("subject", "label-shift"), ("iid", "subject")):
+        with pytest.raises(ValueError, match="use it with partition"):
+            world(toy, pair)
+    with pytest.raises(ValueError, match="needs contexts that differ: use partition 'dirichlet', 'subject', or"):
+        world(toy, ("iid", "recurring"))
+    with pytest.raises(ValueError, match="at least 2 contexts, not 1"):
+        World(toy, PARTITIONS["dirichlet"](), DRIFTS["recurring"](contexts=1), 1)
+    with pytest.raises(ValueError, match=r"alters pictures, and samples of flat have shape \(8,\)"):
+        world(
+            Dataset("flat", toy.x_train[:, 0, 0], toy.y_train, toy.x_test, toy.y_test, toy.classes), ("iid", "feature")
+        )
+    with pytest.raises(ValueError, match="unknown corruption 'nois'; known: any, blur, .*did you mean 'noise'"):
+        World(toy, PARTITIONS["iid"](), DRIFTS["feature"](corruption="nois"), 1)
+    with pytest.raises(ValueError, match="severity step must be above 0 and at most 1, not 0"):
+        World(toy, PARTITIONS["iid"](), DRIFTS["feature"](severity_step=0), 1)
     with pytest.raises(ValueError, match="steps count from 0"):
         world(toy).draw(0, -1)

@@ -60,11 +60,14 @@ def test_an_unknown_set():
 def test_fetch_without_a_network_leaves_nothing(alone, monkeypatch):
     import urllib.request
 
+    from torchaudio.datasets import speechcommands
+
     def dead(*_, **__):
         raise urllib.request.URLError("no route")
 
     monkeypatch.setattr(urllib.request, "urlopen", dead)
-    for name in ("har-uci", "cifar10", "fashion-mnist"):
+    monkeypatch.setattr(speechcommands, "download_url_to_file", dead)
+    for name in ("har-uci", "cifar10", "fashion-mnist", "speech-commands"):
         with pytest.raises(DataError, match="could not download .* is there a network"):
             fetch(name, alone)
     assert list(alone.iterdir()) == []

@@ -18,6 +18,7 @@ def test_steps(text, steps):
     schedule = Schedule(text)
     assert [step for step in range(8) if schedule.drifts(step)] == steps
     for now in range(8):
+        assert schedule.count(now) == len([step for step in steps if step <= now])
         assert schedule.last(now) == max([step for step in steps if step <= now], default=0)
 
 

@@ -6,15 +6,16 @@ import io
 import pickle
 import struct
 import tarfile
+import wave
 import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from partitions import DataError, import_, load, where
+from partitions import DRIFTS, PARTITIONS, DataError, World, import_, load, where
 from partitions.rng import rng
-from partitions.sources import images, store
+from partitions.sources import audio, images, store
 
 SETS = {"cifar10": ("cifar-10-batches-py", 10), "cifar100": ("cifar-100-python", 100)}
 
@@ -243,12 +244,150 @@ def test_uci_har_with_lines_missing(alone):
         load("har-uci", alone)
 
 
+def tone(hertz: float, rate: int, seconds: float = 1.0, loud: float = 0.5) -> np.ndarray:
+    return loud * np.sin(2 * np.pi * hertz * np.arange(round(rate * seconds)) / rate)
+
+
+def wav_bytes(samples: np.ndarray, rate: int) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(rate)
+        out.writeframes(np.round(samples * 2**15).astype("<i2").tobytes())
+    return file.getvalue()
+
+
+def loudest_band(x: np.ndarray) -> list[int]:
+    """Of pictures (N, 1, bands, frames)."""
+    return x[:, 0].mean(axis=2).argmax(axis=1).tolist()
+
+
+@pytest.mark.parametrize("rate", [8000, 16_000])
+def test_log_mel_by_hand(rate):
+    """A tone of 1 kHz is 1000 mel; of 40 bands up to half the rate the nearest centre is band 18 or 13."""
+    top = 2595 * np.log10(1 + rate / 2 / 700)
+    band = round(1000 / (top / 41)) - 1
+    x = audio.log_mel([audio.second(tone(1000, rate), rate), np.zeros(rate, np.float32)], 2, rate)
+    assert x.shape == (2, 1, 40, 80) and x.dtype == np.uint8 and not x[1].any()
+    assert loudest_band(x[:1]) == [band] == [18 if rate == 8000 else 13]
+    twice = audio.log_mel([audio.second(tone(1000, rate, loud=1.0), rate)], 1, rate)
+    gain = twice[0, 0, band, 5:75].astype(int) - x[0, 0, band, 5:75]
+    assert np.abs(gain - 12.04).max() < 1  # twice the amplitude: 6.02 dB, in half decibels
+
+
+def test_a_short_clip_is_filled_with_silence_and_a_long_one_cut():
+    assert audio.second(np.array([0.5, -2]), 4).tolist() == [0.5, -1, 0, 0]
+    assert audio.second(np.arange(6) / 10, 4).tolist() == pytest.approx([0, 0.1, 0.2, 0.3])
+
+
+def test_fsdd_in_both_layouts(alone, tmp_path):
+    """Digit d is a tone of its own; recordings 0 to 4 are the test part."""
+    with zipfile.ZipFile(tmp_path / "fsdd.zip", "w") as archive:
+        for digit, speaker, n in [(d, s, n) for d in (3, 7) for s in ("theo", "jackson") for n in (0, 4, 5, 12)]:
+            name = f"recordings/{digit}_{speaker}_{n}.wav" if speaker == "theo" else f"{digit}/{speaker}_nohash_{n}.wav"
+            archive.writestr(name, wav_bytes(tone(400 * digit, 8000, 0.3), 8000))
+        archive.writestr("README.md", "not a recording")
+    import_("fsdd", [tmp_path / "fsdd.zip"], alone)
+    data = load("fsdd", alone)
+    assert data.classes == ("3", "7") and data.domains == ("jackson", "theo")
+    assert (
+        np.bincount(data.y_train * 2 + data.domain_train).tolist()
+        == [2, 2, 2, 2]
+        == np.bincount(data.y_test * 2 + data.domain_test).tolist()
+    )
+    bands = np.array(loudest_band(data.x_train))
+    low, high = (set(bands[data.y_train == digit].tolist()) for digit in (0, 1))
+    assert len(low) == len(high) == 1 and max(low) < min(high)
+    assert not data.x_train[:, 0, :, 30:].any()  # 0.3 s of sound, the rest is silence
+    assert load("fsdd", alone, 20).input_shape == (1, 20, 40)
+
+
+def test_the_speech_test_set_is_split_by_speaker(alone, tmp_path):
+    import soundfile
+
+    speakers = [f"{n:08x}" for n in range(30)]
+    with zipfile.ZipFile(tmp_path / "speech.zip", "w") as archive:
+        files = [f"yes/{s}_nohash_{n}.opus" for s in speakers for n in (0, 1)]
+        files += [f"_unknown_/bird_{s}_nohash_0.wav.opus" for s in speakers[:9]]
+        files += [f"_silence_/{n}.opus" for n in range(20)]
+        for file in [*files, "LICENSE"]:
+            encoded = io.BytesIO()
+            hertz = 1500 if file.startswith("_unknown_") else 500
+            soundfile.write(encoded, tone(hertz, 16_000), 16_000, format="OGG", subtype="OPUS")
+            archive.writestr(file, encoded.getvalue())
+    import_("speech-commands-test", [tmp_path / "speech.zip"], alone)
+    data = load("speech-commands-test", alone)
+    assert data.classes == ("_silence_", "_unknown_", "yes") and data.domains == (*speakers, "_silence_")
+    silence = len(speakers)
+    assert not (set(data.domain_train) & set(data.domain_test)) - {silence}
+    assert 0.5 < len(data.y_train) / len(files) < 0.9 and set(data.y_train) == set(data.y_test) == {0, 1, 2}
+    assert np.bincount(data.y_train).sum() + np.bincount(data.y_test).sum() == len(files)
+    assert set(data.domain_train[data.y_train == 0]) == {silence} and silence not in data.domain_train[data.y_train > 0]
+    bands = np.array(loudest_band(data.x_train))
+    assert (bands[data.y_train == 1] > bands[data.y_train == 2].max()).all()  # decoded: 1500 Hz lies above 500 Hz
+
+
+def write_speech_commands(folder):
+    """3 words x 4 speakers of 2 clips in the published layout: speaker 2 validates, speaker 3 tests."""
+    lists = {"validation_list.txt": [], "testing_list.txt": []}
+    for number, word in enumerate(("bird", "cat", "zero")):
+        (folder / word).mkdir(parents=True)
+        for speaker in range(4):
+            for n in (0, 1):
+                file = f"{word}/{speaker:08x}_nohash_{n}.wav"
+                (folder / file).write_bytes(wav_bytes(tone(500 * (number + 1), 16_000, 0.5 + n / 2), 16_000))
+                if speaker >= 2:
+                    lists["testing_list.txt" if speaker == 3 else "validation_list.txt"].append(file)
+    (folder / "_background_noise_").mkdir()
+    (folder / "_background_noise_" / "white_noise.wav").write_bytes(wav_bytes(tone(1, 16_000, 3), 16_000))
+    for name, files in lists.items():
+        (folder / name).write_text("\n".join(files) + "\n")
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_speech_commands_as_published(alone, tmp_path, packed):
+    source = tmp_path / "unpacked"
+    write_speech_commands(source)
+    if packed:
+        with tarfile.open(tmp_path / "speech_commands_v0.02.tar.gz", "w:gz") as tar:
+            tar.add(source, ".")  # as published: no folder around it
+        source = tmp_path / "speech_commands_v0.02.tar.gz"
+    assert import_("speech-commands", [source], alone) == alone / "SpeechCommands"
+    data = load("speech-commands", alone)
+    assert data.classes == ("bird", "cat", "zero") and data.domains == ("00000000", "00000001", "00000003")
+    assert data.y_train.tolist() == [0] * 4 + [1] * 4 + [2] * 4 and data.y_test.tolist() == [0, 0, 1, 1, 2, 2]
+    assert set(data.domain_train) == {0, 1} and set(data.domain_test) == {2}
+    assert np.diff(loudest_band(data.x_train)[::4]).min() > 0 and len(set(loudest_band(data.x_train)[:4])) == 1
+    assert load("speech-commands", alone, 10).input_shape == (1, 10, 20)
+    with pytest.raises(ValueError, match="needs test samples of every domain, and those of speech-commands come from"):
+        World(data, PARTITIONS["subject"](), DRIFTS["none"](), 1)
+
+
+def test_speech_commands_damaged(alone, tmp_path):
+    (tmp_path / "other").mkdir()
+    with pytest.raises(DataError, match="holds no folder of speech_commands_v0.02: testing_list.txt is not in it"):
+        import_("speech-commands", [tmp_path / "other"], alone)
+    assert list(alone.iterdir()) == []
+    write_speech_commands(alone / "SpeechCommands" / "speech_commands_v0.02")
+    broken = alone / "SpeechCommands" / "speech_commands_v0.02" / "cat" / "00000000_nohash_0.wav"
+    broken.write_bytes(wav_bytes(tone(500, 8000), 8000))
+    with pytest.raises(DataError, match=r"has \(channels, bytes, samples a second\) = \(1, 2, 8000\), not"):
+        load("speech-commands", alone)
+    broken.write_bytes(b"junk")
+    with pytest.raises(DataError, match="is not a readable wav file"):
+        load("speech-commands", alone)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("cifar10", b"", "is not a readable zip or tar archive"),
         ("har-uci", b"junk", "is not a readable zip or tar archive"),
         ("har-embedded", b"", "har-embedded cannot be imported"),
+        ("speech-commands", b"junk", "is not a readable zip or tar archive"),
+        ("speech-commands-test", b"junk", "is not a readable zip archive"),
+        ("fsdd", b"junk", "is not a readable zip archive"),
     ],
 )
 def test_files_that_are_something_else(alone, tmp_path, name, content, message):
@@ -260,6 +399,6 @@ def test_files_that_are_something_else(alone, tmp_path, name, content, message):
     with pytest.raises(DataError, match="name the files"):
         import_(name, [], alone)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no folder|cannot be imported"):
+    with pytest.raises(DataError, match="holds no folder|cannot be imported|is not a readable zip"):
         import_(name, [tmp_path / "empty"], alone)
     assert list(alone.iterdir()) == []

@@ -1,0 +1,92 @@
+"""Spoken words as pictures: the log-mel spectrogram of one second, 40 bands x 80 frames, one byte each.
+
+A byte counts half decibels above the floor of -80 dB, about the noise of 16-bit audio, so 255 is 47.5 dB, about the
+most that a full-scale tone gives. Windows of 25 ms start every 12.5 ms, and bands reach up to half the sampling rate.
+"""
+
+import wave
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from partitions.errors import DataError
+
+BANDS, FRAMES = 40, 80
+FLOOR, STEP = -80.0, 0.5  # dB
+FFT = 512  # points, with zeros beside the window: no band is without a bin, at 8 kHz or 16 kHz
+CHUNK = 512  # clips at a time
+
+
+class Clip(NamedTuple):
+    """One file of a data set; ``speaker`` is the domain, and ``test`` says which part it is in."""
+
+    file: str
+    word: str
+    speaker: str
+    test: bool
+
+
+def assemble(
+    clips: Sequence[Clip], read: Callable[[str], np.ndarray], rate: int
+) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Arrays x_* uint8 (N, 1, BANDS, FRAMES), y_* and domain_* int64 (N,), in the order of ``clips``; and the names.
+
+    ``read`` gives a file's samples (T,) in -1..1, ``rate`` a second.
+    """
+    words, speakers = sorted({clip.word for clip in clips}), sorted({clip.speaker for clip in clips})
+    arrays = {}
+    for split in ("train", "test"):
+        part = [clip for clip in clips if clip.test == (split == "test")]
+        arrays[f"x_{split}"] = log_mel((second(read(clip.file), rate) for clip in part), len(part), rate)
+        arrays[f"y_{split}"] = np.searchsorted(words, [clip.word for clip in part])
+        arrays[f"domain_{split}"] = np.searchsorted(speakers, [clip.speaker for clip in part])
+    return arrays, {"classes": words, "domains": speakers}
+
+
+def log_mel(seconds: Iterable[np.ndarray], count: int, rate: int) -> np.ndarray:
+    """``count`` clips float32 (rate,) -> uint8 (count, 1, BANDS, FRAMES), low bands first."""
+    import torch  # costs seconds; not needed once converted
+    from torchaudio.transforms import AmplitudeToDB, MelSpectrogram
+
+    power = MelSpectrogram(rate, FFT, win_length=rate // 40, hop_length=rate // FRAMES, n_mels=BANDS)
+    decibel = AmplitudeToDB("power")
+    pictures, rest = np.empty((count, 1, BANDS, FRAMES), np.uint8), iter(seconds)
+    for start in range(0, count, CHUNK):
+        wave_ = torch.from_numpy(np.stack(list(islice(rest, CHUNK))))
+        level = (decibel(power(wave_))[..., :FRAMES] - FLOOR) / STEP  # one more frame is centred on the very end
+        pictures[start : start + CHUNK, 0] = level.round().clamp(0, 255).numpy()
+    return pictures
+
+
+def second(samples: np.ndarray, rate: int) -> np.ndarray:
+    """float32 (rate,): the first second, filled up with silence; decoders may overshoot 1, which is clipped."""
+    out = np.zeros(rate, np.float32)
+    out[: len(samples)] = np.clip(samples[:rate], -1, 1)
+    return out
+
+
+def read_wav(file: str | IO[bytes], rate: int) -> np.ndarray:
+    """float32 (T,) in -1..1. DataError unless it is 16-bit mono at ``rate`` samples a second."""
+    try:
+        with wave.open(file) as opened:
+            form = opened.getnchannels(), opened.getsampwidth(), opened.getframerate()
+            samples = np.frombuffer(opened.readframes(opened.getnframes()), "<i2")
+    except (OSError, EOFError, wave.Error) as error:
+        raise DataError(f"{file} is not a readable wav file: {error}") from error
+    if form != (1, 2, rate):
+        raise DataError(f"{file} has (channels, bytes, samples a second) = {form}, not {(1, 2, rate)}")
+    return samples / np.float32(2**15)
+
+
+def opened_zip(name: str, files: list[Path]) -> zipfile.ZipFile:
+    """The one zip of set ``name``. DataError if there are more, or it is none."""
+    if len(files) != 1:
+        raise DataError(f"{name} comes from one zip")
+    try:
+        return zipfile.ZipFile(files[0])
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{files[0]} is not a readable zip archive: {error}") from error
