@@ -20,7 +20,7 @@ class Purpose(IntEnum):
     PROFILE = 10  # which hardware a device is
     LOAD = 11  # background load at a step
     LOOK = 12  # noise of a device's sensor
-    SEARCH = 20  # which paths a device tries
+    SEARCH = 13  # which paths a device tries
 
 
 def rng(seed: int, *where: int) -> np.random.Generator:
