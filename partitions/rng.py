@@ -19,6 +19,7 @@ class Purpose(IntEnum):
     OFFLINE = 9  # the cloud's own training
     PROFILE = 10  # which hardware a device is
     LOAD = 11  # background load at a step
+    STUDY = 20  # what a study of the cloud models draws
 
 
 def rng(seed: int, *where: int) -> np.random.Generator:

@@ -5,6 +5,7 @@ from strategies.eclm import ECLM
 from strategies.fedavg import FedAvg
 from strategies.heterofl import HeteroFL
 from strategies.local import LocalAdaptation, NoAdaptation
+from strategies.static import StaticSubModel
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "na": NoAdaptation,
@@ -12,4 +13,5 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "fedavg": FedAvg,
     "heterofl": HeteroFL,
     "eclm": ECLM,
+    "eclm-static": StaticSubModel,
 }
