@@ -61,6 +61,7 @@ KINDS: dict[str, Kind] = {
     "gmac_per_device_round": Kind("compute", "GMAC", "training, GMAC per device and round"),
     "adapt_s": Kind("adapt", "s", "adaptation time, virtual s"),
     "divergence": Kind("diverg.", "", "gradient divergence"),
+    "module_divergence": Kind("modules", "", "gradient divergence of the blocks"),
     "forgetting": Kind("forgot", "%", "forgetting, %", 100, 1),
     "load_cv": Kind("load", "CV", "module load, CV"),
     "shift_drop": Kind("drop", "%", "drop at a shift, %", 100, 1),
@@ -74,10 +75,25 @@ KINDS: dict[str, Kind] = {
     "gap": Kind("gap", "points", "gap, points", 100, 1),
     "ability_gain": Kind("gain 1/5", "points", "ability gain at a fifth of the modules, points", 100, 1),
     "ability_gain_all": Kind("gain", "points", "ability gain, points", 100, 1),
+    "train_ms": Kind("train", "ms", "training step, ms"),
+    "train_ratio": Kind("train", "ratio", "training step, estimate / measured", 1, 2),
+    "inference_ms": Kind("infer", "ms", "inference, ms"),
+    "inference_ratio": Kind("infer", "ratio", "inference, estimate / measured", 1, 2),
+    "peak_mb": Kind("peak", "MB", "peak memory, MB"),
+    "memory_ratio": Kind("peak", "ratio", "memory, estimate / measured", 1, 2),
     "overlap": Kind("overlap", "", "overlap", 1, 2),
 }
 BOLD = ("accuracy_mean",)  # as a table's first column: the best are bold
-WITH_INTERVAL = (*BOLD, "accuracy", "gap", "ability_gain", "ability_gain_all", "overlap", "divergence")
+WITH_INTERVAL = (
+    *BOLD,
+    "accuracy",
+    "gap",
+    "ability_gain",
+    "ability_gain_all",
+    "overlap",
+    "divergence",
+    "module_divergence",
+)
 
 
 def kind_of(metric: str) -> Kind:

@@ -38,9 +38,10 @@ METRICS: dict[str, str] = {
     "gmac_per_device_round": "multiply-accumulates of one device's local training in one round, 1e9",
     "memory_mb": "largest training memory of any device in the run, MB",
     "adapt_s": "virtual seconds of delivery and adaptation of the scored model, mean over devices and steps",
-    "divergence": "variance of the devices' updates of the same parameters, relative to their size, mean over rounds",
-    "forgetting": "accuracy lost on what a device held before, mean over steps",
-    "load_cv": "coefficient of variation of the modules' load, mean over steps",
+    "divergence": "how far the devices' updates disagree: 0 alike, 1 unrelated, 2 opposed, mean over rounds",
+    "module_divergence": "the same over the blocks that can be cut into modules",
+    "forgetting": "accuracy lost on a device's test draw of the step before, mean over devices and steps",
+    "load_cv": "coefficient of variation of how many devices trained a module, mean over rounds",
     "shift_drop": "accuracy lost at a shift, mean over shifts",
     "recovery_rounds": "rounds until the accuracy before a shift is back, mean over shifts; a lower bound if it is not",
     "recovery_s": "the same in virtual seconds",
@@ -52,7 +53,7 @@ METRICS: dict[str, str] = {
     "refused": "updates refused, in the whole run",
 }
 COLUMNS = ("experiment", "setting", "method", "metric", "value", "std", "ci95", "seeds", "paper_value")
-AT_ENDS = ("loss", "adapt_s", "forgetting", "load_cv")  # further columns that are read where a step ends
+AT_ENDS = ("loss", "adapt_s", "forgetting")  # further columns that are read where a step ends
 SCORES = ("accuracy_mean", "accuracy_std", "accuracy_p10", "balanced_accuracy_mean", "global_accuracy")
 
 Line = tuple[str | float, ...]  # cells of `COLUMNS`
@@ -101,8 +102,8 @@ def metrics(run: pd.DataFrame, target: float = math.nan) -> dict[str, float]:
     up_mb, down_mb = run["bytes_up"].sum() / 1e6, run["bytes_down"].sum() / 1e6
     last = ends.iloc[-1] if len(ends) else dict.fromkeys(SCORES, math.nan)
     return {
-        **{name: float(ends[name].mean()) for name in (*SCORES, *AT_ENDS) if name in run},
-        **{name: float(run[name].mean()) for name in ("divergence",) if name in run},
+        **{name: float(ends[name].mean()) for name in (*SCORES, *AT_ENDS)},
+        **{name: float(run[name].mean()) for name in ("divergence", "module_divergence", "load_cv")},
         **{f"final_{name}": float(last[name]) for name in SCORES},
         "up_mb_per_round": up_mb / len(run),
         "down_mb_per_round": down_mb / len(run),

@@ -21,7 +21,10 @@ FIG10 = Experiment(
     summary="continuous adaptation: accuracy at each of many steps, with ECLM's two ablations",
     settings={
         scale: {
-            part: {**setting(part, scale, strategies="la,an,eclm-local,eclm,eclm-plus"), **STEPS[scale]}
+            part: {
+                **setting(part, scale, strategies="la,an,eclm-local,eclm,eclm-plus", measure_forgetting=True),
+                **STEPS[scale],
+            }
             for part in CHOSEN[scale]
         }
         for scale in SCALES

@@ -22,7 +22,7 @@ FIG14 = Experiment(
     },
     cost={"smoke": "3 min", "cpu": "30 min", "paper": "GPU day"},
     plot="divergence",
-    table=("divergence", "accuracy_mean", "global_accuracy", "load_cv"),
+    table=("module_divergence", "divergence", "accuracy_mean", "global_accuracy", "load_cv"),
     note="Paper: the divergence of the global model grows with the skew, ECLM's stays close to that of IID data; it "
     "reports no number.",
 )

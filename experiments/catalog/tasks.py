@@ -94,7 +94,7 @@ TASKS: Mapping[str, Mapping[str, Overrides]] = {
     ),
     "speech": _scales(
         {**SKEWED, "model": "resnet34", "augment": False},  # a spectrogram must not be mirrored
-        {**SMALL, "dataset": "speech-commands-test"},
+        {**SMALL, "dataset": "speech-commands-test", "image-size": 20, "width": 8},
         {**PAPER_OFFLINE, "dataset": "speech-commands", "modules": 32, "shrink": 16, "top-k": 16},
     ),
 }

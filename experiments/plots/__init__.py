@@ -9,6 +9,7 @@ from experiments.plots.accuracy import accuracy
 from experiments.plots.adaptation import adaptation
 from experiments.plots.costs import latency, memory, traffic
 from experiments.plots.divergence import divergence
+from experiments.plots.estimates import estimates
 from experiments.plots.overview import overview
 from experiments.plots.routing import routing
 from experiments.plots.steps import steps
@@ -30,6 +31,7 @@ PLOTS: dict[str, Plot] = {
     "speedup": speedup,
     "routing": routing,
     "submodels": submodels,
+    "estimates": estimates,
 }
 
 __all__ = ["PLOTS", "Plot"]

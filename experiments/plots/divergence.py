@@ -1,4 +1,7 @@
-"""Fig. 14: divergence of the devices' updates over the rounds, a panel per degree of skew, one scale for all."""
+"""Fig. 14: divergence of the devices' updates over the rounds, a panel per degree of skew, one scale for all.
+
+Of the blocks that can be cut into modules, which both kinds of model have: stem and head are shared by all.
+"""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -11,7 +14,7 @@ from experiments.summary import complete
 
 def divergence(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     """A line per method, mean over seeds; a fine-tuned row shares its rounds with the plain one and is left out."""
-    of = complete(rounds).dropna(subset="divergence")
+    of = complete(rounds).dropna(subset="module_divergence")
     methods: dict[str, None] = {}
     for method in dict.fromkeys(of["method"]):  # rows of one run are equal: the last name stands for it
         twin = next((m for m in methods if m in (method.partition("+")[0], f"{method}-derive")), None)
@@ -23,10 +26,14 @@ def divergence(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
         figure, panels = grid(settings, drawn, 3, (4.2, 3.2))
         for axes, setting in zip(panels, settings, strict=True):
             for method, look in drawn.items():
-                mean = of[(of["setting"] == setting) & (of["method"] == method)].groupby("round")["divergence"].mean()
+                mean = (
+                    of[(of["setting"] == setting) & (of["method"] == method)]
+                    .groupby("round")["module_divergence"]
+                    .mean()
+                )
                 axes.plot(mean.index, mean, look.line, color=look.color, label=method)
             axes.set_xlabel("round")
-            axes.set_ylabel("divergence of updates")
+            axes.set_ylabel("divergence of the blocks' updates")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         top = max((axes.get_ylim()[1] for axes in panels), default=1.0)
         for axes in panels:

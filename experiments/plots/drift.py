@@ -14,15 +14,16 @@ MOST = 24  # cells with a colour and a legend entry of their own; the rest are g
 
 
 def shares(world: World, devices: int, steps: int) -> pd.DataFrame:
-    """Rows of (device, step, cell, share) from the partition alone: no data are drawn, nothing is trained."""
+    """Rows of (device, step, cell, share, severity) from the partition alone: no data are drawn, nothing is trained."""
+    of, severity = world.history(range(devices), steps)
     return pd.DataFrame(
         [
-            (device, step, cell, share)
+            (device, step, cell, share, float(severity[device, step]))
             for device in range(devices)
             for step in range(steps)
-            for cell, share in zip(world.cell_names, world.distribution(device, step).tolist(), strict=True)
+            for cell, share in zip(world.cell_names, of[device, step].tolist(), strict=True)
         ],
-        columns=["device", "step", "cell", "share"],
+        columns=["device", "step", "cell", "share", "severity"],
     )
 
 
@@ -44,6 +45,9 @@ def drift(rows: pd.DataFrame) -> Figure:
             for cell, of in own.groupby("cell", sort=False):
                 axes.bar(of["step"], of["share"], bottom=bottom, width=0.92, color=colors[str(cell)], label=cell)
                 bottom += of["share"].to_numpy()
+            severity = own.groupby("step")["severity"].first()
+            if severity.any():
+                axes.plot(severity.index, severity, "o-", color="#222222", markersize=4, label="severity")
             axes.set_ylim(0, 1)
             axes.yaxis.set_major_formatter(percent)
             axes.set_xlabel("step")
@@ -51,6 +55,6 @@ def drift(rows: pd.DataFrame) -> Figure:
         shown: dict[str, Artist] = {}
         for axes in panels:
             handles, labels = axes.get_legend_handles_labels()
-            shown |= {label: h for h, label in zip(handles, labels, strict=True) if label in largest}
+            shown |= {label: h for h, label in zip(handles, labels, strict=True) if label in [*largest, "severity"]}
         figure.legend(list(shown.values()), list(shown), loc="outside right center", fontsize=8)
     return figure

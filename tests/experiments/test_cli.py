@@ -173,7 +173,7 @@ def test_drift_draws_the_shares_of_the_world(tmp_path: Path) -> None:
     options = "--devices 2 --steps 3 --set partition=m-classes --set classes-per-device=1 --set drift=class-swap"
     assert experiments("drift", *options.split(), "--out", str(tmp_path)).returncode == 0
     lines = (tmp_path / "drift.csv").read_text().splitlines()
-    assert lines[0] == "device,step,cell,share" and len(lines) == 1 + 2 * 3 * 5
-    held = [line.split(",")[:3] for line in lines if line.endswith(",1")]
+    assert lines[0] == "device,step,cell,share,severity" and len(lines) == 1 + 2 * 3 * 5
+    held = [line.split(",")[:3] for line in lines if line.endswith(",1,0")]
     assert len(held) == 6 and held[0][2] != held[1][2]  # one class a device, another one at each step
     assert (tmp_path / "drift.png").stat().st_size > 5_000

@@ -12,7 +12,7 @@ from experiments.plots.drift import drift
 from experiments.plots.overview import overview
 from experiments.plots.steps import steps
 from experiments.plots.style import FAMILIES, looks, save
-from experiments.studies import STUDIES, routing, submodels, summarize_study
+from experiments.studies import STUDIES, latency, routing, submodels, summarize_study
 from experiments.summary import summarize
 from fl.results import Row
 
@@ -128,7 +128,7 @@ def test_a_family_has_one_colour_and_variants_their_own_stroke():
 def sweep_rounds() -> pd.DataFrame:
     """All columns that figures of rounds read, in settings that are points of a sweep."""
     frame = rounds(settings=["toy cohort=5", "toy cohort=10"])
-    frame["divergence"], frame["adapt_s"] = 0.5, 3.0
+    frame["module_divergence"], frame["adapt_s"] = 0.5, 3.0
     frame["virtual_s"], frame["memory_bytes"], frame["train_macs"] = 10.0 * frame["round"], 1_000_000, 2_000_000_000
     return frame
 
@@ -163,10 +163,19 @@ def submodel_rows() -> pd.DataFrame:
     return pd.DataFrame(made, columns=["experiment", "setting", "seed", *submodels.Row.__dataclass_fields__])
 
 
+def latency_rows() -> pd.DataFrame:
+    made = [
+        ("toy", "s", 1, name, 10 * k, 10 * k, k, 1.1 * k, k, 0.9 * k, k, k)
+        for name, k in (("dense", 4), ("modular 1/4", 1))
+    ]
+    return pd.DataFrame(made, columns=["experiment", "setting", "seed", *latency.Row.__dataclass_fields__])
+
+
 def inputs(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    if name in STUDIES:
-        frame = {"routing": routing_rows, "submodels": submodel_rows}[name]()
-        return frame, summarize_study(frame, STUDIES[name])
+    studied = {"routing": routing_rows, "submodels": submodel_rows, "estimates": latency_rows}
+    if name in studied:
+        frame = studied[name]()
+        return frame, summarize_study(frame, STUDIES[{"estimates": "latency"}.get(name, name)])
     return sweep_rounds(), summarize(sweep_rounds(), sweep=name == "speedup")
 
 
@@ -229,10 +238,12 @@ def test_a_paths_width_is_the_share_of_samples_that_take_it():
 
 def test_drift_stacks_the_shares_of_each_device():
     rows = pd.DataFrame(
-        [(0, step, cell, share) for step in (0, 1) for cell, share in (("x", 0.25), ("y", 0.75))],
-        columns=["device", "step", "cell", "share"],
+        [(0, step, cell, share, 0.1 * step) for step in (0, 1) for cell, share in (("x", 0.25), ("y", 0.75))],
+        columns=["device", "step", "cell", "share", "severity"],
     )
     (axes,) = drift(rows).axes
+    (severity,) = axes.get_lines()
+    assert severity.get_ydata().tolist() == [0.0, 0.1]
     assert [(bar.get_y(), bar.get_height()) for bar in axes.patches] == [
         (0, 0.25),
         (0, 0.25),

@@ -5,9 +5,19 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pytest
-from test_plots import routing_rows, submodel_rows
+from test_plots import latency_rows, routing_rows, submodel_rows
 
-from experiments.studies import FILE, STUDIES, Study, StudyResults, read_study, routing, submodels, summarize_study
+from experiments.studies import (
+    FILE,
+    STUDIES,
+    Study,
+    StudyResults,
+    latency,
+    read_study,
+    routing,
+    submodels,
+    summarize_study,
+)
 from fl.config import Settings
 from fl.results import ResultsError
 
@@ -74,6 +84,22 @@ def test_gap_and_ability_gain_by_hand():
     assert found["matched, ability", "ability_gain_all"] == pytest.approx(0.2)
     assert found["derived, ability", "accuracy"] == pytest.approx(0.66)  # 0.5, 0.58, 0.66, 0.74, 0.82
     assert found["random, ability", "accuracy"] == pytest.approx(0.6)  # 0.4 to 0.8, all six sizes
+
+
+def test_ratios_are_estimate_over_measurement():
+    """Training is estimated a tenth too slow, inference a tenth too fast, memory right."""
+    found = STUDIES["latency"].metrics(latency_rows())
+    assert found["modular 1/4", "train_ms"] == 1000 and found["modular 1/4", "train_ratio"] == pytest.approx(1.1)
+    assert found["dense", "inference_ratio"] == pytest.approx(0.9) and found["dense", "memory_ratio"] == 1
+
+
+def test_timed_sub_models_go_from_one_module_to_all(cloud_maker):
+    cloud = cloud_maker()
+    (layer,) = cloud.modular_costs.layers
+    models = latency.sub_models(cloud.modular, cloud.modular_costs)
+    assert {name: sizes[layer] for name, (_, sizes) in models.items()} == {
+        "modular 1/8": 1, "modular 3/8": 3, "modular 4/8": 4, "modular 6/8": 6, "modular 8/8": 8,
+    }  # fmt: skip
 
 
 def test_pareto():
