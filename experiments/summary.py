@@ -34,14 +34,15 @@ METRICS: dict[str, str] = {
     "down_mb_total": "sent to devices in the whole run, MB",
     "mb_per_device_round": "sent up and down for one device that takes part in one round, MB",
     "deliver_mb": "what brings the scored model to one device, MB, mean over devices and steps",
+    "asked": "devices that the cloud sent a model for use at the end of a step, mean over steps",
+    "adapt_s": "virtual seconds of a device in a step for the scored model, mean over devices and steps",
+    "forgetting": "accuracy that a device lost on its data of the step before, mean over devices and steps",
+    "divergence": "how far the updates of a round disagree (0 alike, 1 unrelated, 2 opposed), mean over rounds",
+    "module_divergence": "the same over the blocks that can be cut into modules",
+    "load_cv": "coefficient of variation of how many devices of a round trained a module, mean over rounds",
     "virtual_min": "virtual minutes of the whole run",
     "gmac_per_device_round": "multiply-accumulates of one device's local training in one round, 1e9",
     "memory_mb": "largest training memory of any device in the run, MB",
-    "adapt_s": "virtual seconds of delivery and adaptation of the scored model, mean over devices and steps",
-    "divergence": "how far the devices' updates disagree: 0 alike, 1 unrelated, 2 opposed, mean over rounds",
-    "module_divergence": "the same over the blocks that can be cut into modules",
-    "forgetting": "accuracy lost on a device's test draw of the step before, mean over devices and steps",
-    "load_cv": "coefficient of variation of how many devices trained a module, mean over rounds",
     "shift_drop": "accuracy lost at a shift, mean over shifts",
     "recovery_rounds": "rounds until the accuracy before a shift is back, mean over shifts; a lower bound if it is not",
     "recovery_s": "the same in virtual seconds",
@@ -51,9 +52,10 @@ METRICS: dict[str, str] = {
     "mb_to_target": "the same in MB, up and down, all devices together",
     "failures": "devices that gave no usable answer, in the whole run",
     "refused": "updates refused, in the whole run",
+    "withheld": "updates that changed too little to be uploaded, in the whole run",
+    "late": "updates that came late, in the whole run",
 }
 COLUMNS = ("experiment", "setting", "method", "metric", "value", "std", "ci95", "seeds", "paper_value")
-AT_ENDS = ("loss", "adapt_s", "forgetting")  # further columns that are read where a step ends
 SCORES = ("accuracy_mean", "accuracy_std", "accuracy_p10", "balanced_accuracy_mean", "global_accuracy")
 
 Line = tuple[str | float, ...]  # cells of `COLUMNS`
@@ -102,8 +104,7 @@ def metrics(run: pd.DataFrame, target: float = math.nan) -> dict[str, float]:
     up_mb, down_mb = run["bytes_up"].sum() / 1e6, run["bytes_down"].sum() / 1e6
     last = ends.iloc[-1] if len(ends) else dict.fromkeys(SCORES, math.nan)
     return {
-        **{name: float(ends[name].mean()) for name in (*SCORES, *AT_ENDS)},
-        **{name: float(run[name].mean()) for name in ("divergence", "module_divergence", "load_cv")},
+        **{name: float(ends[name].mean()) for name in (*SCORES, "loss")},
         **{f"final_{name}": float(last[name]) for name in SCORES},
         "up_mb_per_round": up_mb / len(run),
         "down_mb_per_round": down_mb / len(run),
@@ -111,13 +112,16 @@ def metrics(run: pd.DataFrame, target: float = math.nan) -> dict[str, float]:
         "down_mb_total": down_mb,
         "mb_per_device_round": (up_mb + down_mb) / device_rounds,
         "deliver_mb": float(ends["deliver_bytes"].mean()) / 1e6,
+        "asked": float(ends["asked"].mean()),
+        **{name: float(ends[name].mean()) for name in ("adapt_s", "forgetting")},
+        **{name: float(run[name].mean()) for name in ("divergence", "module_divergence", "load_cv")},
         "virtual_min": float(run["virtual_s"].max()) / 60,
         "gmac_per_device_round": run["train_macs"].sum() / 1e9 / device_rounds,
         "memory_mb": run["memory_bytes"].max() / 1e6,
         **recovery(run),
         **reach(run, target),
         "failures": float(run["failures"].sum()),
-        "refused": float(run["refused"].sum()),
+        **{name: float(run[name].sum()) for name in ("refused", "withheld", "late")},
     }
 
 
