@@ -23,7 +23,7 @@ FIG1 = Experiment(
         }
         for scale in SCALES
     },
-    cost={"smoke": "2 min", "cpu": "10 min", "paper": "GPU day"},
+    cost={"smoke": "2 min", "cpu": "25 min", "paper": "GPU day"},
     plot="steps",
     table=("accuracy_mean", "final_accuracy_mean", "shift_drop", "adapt_s"),
     note="Paper: the static sub-model loses about 11 points as the data shift, local adaptation stays about 10 points "

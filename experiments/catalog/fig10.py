@@ -5,7 +5,7 @@ from experiments.catalog.tasks import PARTS, setting
 
 STEPS: dict[str, Overrides] = {
     "smoke": {},
-    "cpu": {"rounds": 30, "rounds-per-step": 2, "eval-every": 1, "cohort": 10},
+    "cpu": {"devices": 30, "rounds": 24, "rounds-per-step": 3, "eval-every": 1},
     "paper": {"rounds": 1000, "rounds-per-step": 10, "eval-every": 10},
 }
 CHOSEN = {
@@ -29,7 +29,7 @@ FIG10 = Experiment(
         }
         for scale in SCALES
     },
-    cost={"smoke": "20 s", "cpu": "40 min", "paper": "GPU days"},
+    cost={"smoke": "20 s", "cpu": "1 h", "paper": "GPU days"},
     plot="steps",
     table=("accuracy_mean", "final_accuracy_mean", "shift_drop", "recovery_rounds", "recovered", "forgetting"),
     note=GAINS + "'eclm-derive' is its 'w/o local adaptation', 'eclm-local' its 'w/o cloud'.",

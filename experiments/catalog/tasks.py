@@ -41,7 +41,7 @@ SMOKE: Overrides = {
 SMALL: Overrides = {
     "image-size": 16,
     "width": 16,
-    "devices": 50,
+    "devices": 40,
     "cohort": 10,
     "rounds": 16,
     "rounds-per-step": 8,
