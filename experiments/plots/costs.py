@@ -11,25 +11,26 @@ from experiments.plots.panels import bars, grid, table
 from experiments.plots.style import looks, styled
 
 
-def _costs(summary: pd.DataFrame, metric: str, label: str, scale: float = 1.0, title: str = "") -> Figure:
-    of = summary[(summary["metric"] == metric) & (summary["value"] > 0)]
-    drawn = looks(dict.fromkeys(of["method"]))
-    settings = list(dict.fromkeys(of["setting"]))
+def _costs(summary: pd.DataFrame, metric: str, label: str, of: str, absent: str = "") -> Figure:
+    """Bars of ``metric`` for the methods whose metric ``of`` is above 0 somewhere."""
+    drawn = looks(dict.fromkeys(summary[(summary["metric"] == of) & (summary["value"] > 0)]["method"]))
+    settings = list(dict.fromkeys(summary["setting"]))
     with styled():
-        figure, panels = grid([setting + title for setting in settings], {}, 3, (4.3, 0.8 + 0.22 * max(4, len(drawn))))
+        figure, panels = grid(settings, {}, 3, (4.3, 0.8 + 0.22 * max(4, len(drawn))))
         for axes, setting in zip(panels, settings, strict=True):
-            bars(axes, table(of, setting, metric), drawn, "{:.3g}", scale, label)
+            bars(axes, table(summary, setting, metric), drawn, "{:.3g}", 1.0, label, absent)
     return figure
 
 
 def traffic(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """Fig. 7: megabytes until the target; a method that never gets there has no bar."""
-    return _costs(summary, "mb_to_target", "MB until the target accuracy, all devices")
+    """Fig. 7: megabytes until the target, of the methods that send anything."""
+    label = "MB until the target accuracy, all devices"
+    return _costs(summary, "mb_to_target", label, of="mb_per_device_round", absent="not reached")
 
 
 def memory(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     """Fig. 8: the largest training memory of any device."""
-    return _costs(summary, "memory_mb", "training memory, MB")
+    return _costs(summary, "memory_mb", "training memory, MB", of="memory_mb")
 
 
 def latency(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:

@@ -48,16 +48,26 @@ def table(summary: pd.DataFrame, setting: str, metric: str) -> pd.DataFrame:
 
 
 def bars(
-    axes: Axes, lines: pd.DataFrame, looks: Mapping[str, Look], form: str, scale: float = 1.0, label: str = ""
+    axes: Axes,
+    lines: pd.DataFrame,
+    looks: Mapping[str, Look],
+    form: str,
+    scale: float = 1.0,
+    label: str = "",
+    absent: str = "",
 ) -> None:
     """A horizontal bar for each method of ``looks`` with its value, its interval over seeds and, as ◆, the paper's.
 
     Args:
         lines: of `table`; form: of the number beside a bar, e.g. '{:.1f}'; scale: factor of the values; label: of x.
+        absent: what stands in the place of a method without a line; empty: it gets no place.
     """
-    methods = [name for name in looks if name in lines.index]
+    methods = [name for name in looks if absent or name in lines.index]
     most = 0.0
     for at, method in enumerate(methods):
+        if method not in lines.index:
+            axes.annotate(absent, (0, at), (5, 0), textcoords="offset points", va="center", fontsize=8, color="#888888")
+            continue
         look, line = looks[method], lines.loc[method]
         value, half = scale * line["value"], scale * np.nan_to_num(line["ci95"])
         half = min(half, value)  # the interval of two seeds can be far wider than the axis

@@ -43,7 +43,7 @@ def _lines(summary: pd.DataFrame, metrics: Sequence[tuple[str, str, float]]) -> 
                 half = np.minimum(scale * lines.loc[known, "ci95"].fillna(0.0), values)
                 axes.errorbar(
                     [point_of(setting) for setting in known], values, yerr=half if (half > 0).any() else None,
-                    fmt=f"o{look.line}", color=look.color, label=method, capsize=3, markersize=5,
+                    fmt=f"o{look.line}", color=look.color, label=method, capsize=3, elinewidth=1, markersize=5,
                     markerfacecolor="white" if look.hollow else look.color,
                 )  # fmt: skip
             points = [point_of(setting) for setting in own]
