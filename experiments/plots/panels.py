@@ -85,7 +85,7 @@ def bars(
         most = max(most, *reach)
         axes.annotate(form.format(value), (max(reach), at), (5, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(range(len(methods)), methods, fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(max(1, len(methods)) - 0.4, -0.6)  # from the top; also where nothing has a bar
     axes.set_xlim(0, 1.22 * (most or 1.0))
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")

@@ -221,6 +221,13 @@ def test_bars_carry_the_paper_as_a_diamond():
     assert told.get_xydata().tolist() == [[90.0, 4.0]]
 
 
+def test_traffic_names_the_methods_that_miss_the_target():
+    """95 % of eclm's 0.81 is 0.77: eclm-derive (0.76) and below do not get there; na sends nothing and has no place."""
+    (axes,) = PLOTS["traffic"](frame := rounds(settings=["s"]), summarize(frame)).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(METHODS)[1:]
+    assert [text.get_text() for text in axes.texts] == ["not reached"] * 3 + ["20"]  # 10 MB a round, scored after two
+
+
 def test_latency_is_compute_over_what_a_board_sustains():
     """2 GMAC a round for 10 devices, 0.2 each: 0.1 s at 2e9 MAC/s (Pi 4B), 0.00667 s at 3e10 (Nano)."""
     figure = PLOTS["latency"](*inputs("latency"))
