@@ -40,10 +40,10 @@ def latency(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     names = [(setting, board) for setting in dict.fromkeys(of["setting"]) for board in boards()]
     with styled():
         height = 0.8 + 0.22 * max(4, len(drawn))
-        figure, panels = grid([f"{setting}: {board}" for setting, board in names], {}, 4, (3.7, height))
+        figure, panels = grid([setting for setting, _ in names], {}, 4, (3.7, height))
         for axes, (setting, board) in zip(panels, names, strict=True):
             lines = table(of, setting, "gmac_per_device_round")
-            bars(axes, lines, drawn, "{:.3g}", 1e9 / boards()[board], "local training, virtual s per round")
+            bars(axes, lines, drawn, "{:.3g}", 1e9 / boards()[board], f"{board}, virtual s a round")
     return figure
 
 

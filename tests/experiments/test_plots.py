@@ -222,18 +222,21 @@ def test_bars_carry_the_paper_as_a_diamond():
 
 
 def test_traffic_names_the_methods_that_miss_the_target():
-    """95 % of eclm's 0.81 is 0.77: eclm-derive (0.76) and below do not get there; na sends nothing and has no place."""
+    """95 % of eclm's 0.81 is 0.7695: of eclm-derive only seed 2 (0.77) gets there; na sends nothing and has no place."""
     (axes,) = PLOTS["traffic"](frame := rounds(settings=["s"]), summarize(frame)).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == list(METHODS)[1:]
-    assert [text.get_text() for text in axes.texts] == ["not reached"] * 3 + ["20"]  # 10 MB a round, scored after two
+    assert [text.get_text() for text in axes.texts] == ["not reached"] * 2 + [
+        "20",
+        "20",
+    ]  # 10 MB a round, scored after two
 
 
 def test_latency_is_compute_over_what_a_board_sustains():
     """2 GMAC a round for 10 devices, 0.2 each: 0.1 s at 2e9 MAC/s (Pi 4B), 0.00667 s at 3e10 (Nano)."""
     figure = PLOTS["latency"](*inputs("latency"))
-    widths = {axes.get_title("left"): [bar.get_width() for bar in axes.patches][-1] for axes in figure.axes}
-    assert widths["toy cohort=5: Raspberry Pi 4B"] == pytest.approx(0.1)
-    assert widths["toy cohort=5: Jetson Nano"] == pytest.approx(0.2 / 30)
+    widths = {axes.get_xlabel(): [bar.get_width() for bar in axes.patches][-1] for axes in figure.axes}
+    assert widths["Raspberry Pi 4B, virtual s a round"] == pytest.approx(0.1)
+    assert widths["Jetson Nano, virtual s a round"] == pytest.approx(0.2 / 30)
 
 
 def test_a_paths_width_is_the_share_of_samples_that_take_it():
