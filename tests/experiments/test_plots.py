@@ -222,7 +222,7 @@ def test_bars_carry_the_paper_as_a_diamond():
 
 
 def test_traffic_names_the_methods_that_miss_the_target():
-    """95 % of eclm's 0.81 is 0.7695: of eclm-derive only seed 2 (0.77) gets there; na sends nothing and has no place."""
+    """95 % of eclm's 0.81 is 0.7695: of eclm-derive only seed 2 (0.77) gets there; na sends nothing: no place."""
     (axes,) = PLOTS["traffic"](frame := rounds(settings=["s"]), summarize(frame)).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == list(METHODS)[1:]
     assert [text.get_text() for text in axes.texts] == ["not reached"] * 2 + [
