@@ -1,4 +1,4 @@
-"""The command line: list, run, plot, report, data."""
+"""The command line: list, run, plot, drift, settings, data."""
 
 import signal
 import sys
@@ -10,14 +10,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from experiments.catalog import EXPERIMENTS, SCALES
+from experiments.catalog import EXPERIMENTS, SCALES, VIEWS, Experiment, View
 from experiments.hermetic import FlowerRunFailed
-from experiments.launch import default_workers, launch
+from experiments.launch import default_workers, launch, launch_study
 from experiments.plots import PLOTS
-from experiments.report import show, write_table
-from experiments.summary import write_summary
+from experiments.plots.drift import drift as draw_drift
+from experiments.plots.drift import shares
+from experiments.plots.style import save
+from experiments.report import markdown, show
+from experiments.studies import FILE, STUDIES, read_study, summarize_study
+from experiments.summary import summarize, write_summary
 from fl.config import Settings, SettingsError
-from fl.results import ResultsError, read_rounds
+from fl.results import ResultsError, atomic_write, csv_text, read_config, read_rounds
+from fl.world import world
 from partitions import DATASETS, DataError, UnknownName, fetch, import_, lookup, where
 
 app = typer.Typer(
@@ -33,14 +38,28 @@ data_app = typer.Typer(no_args_is_help=True, help="Where the data sets are, and 
 app.add_typer(data_app, name="data")
 console = Console()
 INTERRUPTED = 130
+Changes = Annotated[
+    list[str],
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a run-config key; may be repeated. `settings` explains them."
+    ),
+]
+OTHER = Experiment("", "", "rounds of an experiment that is not in the catalog", {}, {})
 
 
 @app.command("list")
 def list_() -> None:
-    """Name the experiments."""
-    table = Table("experiment", "settings", "what it shows", box=None)
+    """Name the experiments: what each repeats of the paper, and about how long each scale takes."""
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for head in ("experiment", "paper", *SCALES):
+        table.add_column(head, no_wrap=True)
+    table.add_column("what it shows")
     for experiment in EXPERIMENTS.values():
-        table.add_row(experiment.name, ", ".join(experiment.settings), experiment.summary)
+        costs = [experiment.cost[scale] for scale in SCALES]
+        table.add_row(experiment.name, experiment.reference or "-", *costs, experiment.summary)
+        for view in VIEWS.values():
+            if view.of == experiment.name:
+                table.add_row(view.name, view.reference, *[""] * len(SCALES), f"{view.summary} (runs of {view.of})")
     console.print(table)
     console.print("\nRun one with: python -m experiments run NAME --scale " + "|".join(SCALES), style="dim")
 
@@ -54,12 +73,10 @@ def run(
         str, typer.Option(help="local: in process; flower: a real `flwr run` simulation on Ray.")
     ] = "local",
     workers: Annotated[int, typer.Option(help="Processes that stand in for devices; 0: one per core.")] = 0,
-    set_: Annotated[
-        list[str],
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change a run-config key; may be repeated. `settings` explains them."
-        ),
-    ] = [],  # noqa: B006
+    settings_: Annotated[
+        str, typer.Option("--settings", help="Only settings whose name holds one of these texts, e.g. cifar10,m=2.")
+    ] = "",
+    set_: Changes = [],  # noqa: B006
     out: Annotated[
         Path | None, typer.Option(help="Results folder; by default runs/NAME-SCALE below the current folder.")
     ] = None,
@@ -68,28 +85,46 @@ def run(
     ] = False,
 ) -> None:
     """Run an experiment: CSVs, a figure and a table. Run again, it goes on where it stopped."""
-    experiment = lookup("experiment", name, EXPERIMENTS)
+    known: dict[str, Experiment | View] = {**EXPERIMENTS, **VIEWS}
+    asked = lookup("experiment", name, known)
+    experiment = EXPERIMENTS[asked.of] if isinstance(asked, View) else asked
     lookup("scale", scale, dict.fromkeys(SCALES))
     lookup("engine", engine, dict.fromkeys(("local", "flower")))
-    changes = {}
-    for pair in set_:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise SettingsError(f"--set {pair}: write KEY=VALUE, e.g. --set rounds=50")
-        changes[key.strip()] = value.strip()
+    changes = _changes(set_)
     chosen = list(experiment.seeds)
     if seeds:
         chosen = Settings.parse({"seeds": seeds}).seed_list
-    settings = experiment.resolve(scale, chosen, changes)
-    folder = (out or Path("runs") / f"{name}-{scale}").expanduser().absolute()
-    launch(settings, engine, workers or default_workers(), folder, overwrite, console)  # type: ignore[arg-type]
-    _finish(folder)
+    only = [text.strip() for text in settings_.split(",") if text.strip()]
+    settings = experiment.resolve(scale, chosen, changes, only)
+    folder = (out or Path("runs") / f"{experiment.name}-{scale}").expanduser().absolute()
+    if experiment.study:
+        launch_study(STUDIES[experiment.study], settings, folder, overwrite, console)
+    else:
+        launch(settings, engine, workers or default_workers(), folder, overwrite, console)  # type: ignore[arg-type]
+    _finish(folder, asked.name)
 
 
 @app.command()
 def plot(folder: Annotated[Path, typer.Argument(help="A results folder.")]) -> None:
-    """Draw the figure and the table again, from the CSVs alone."""
+    """Draw the figures and the tables again, from the CSVs alone."""
     _finish(folder.expanduser().absolute())
+
+
+@app.command()
+def drift(
+    set_: Changes = [],  # noqa: B006
+    devices: Annotated[int, typer.Option(help="Show the first so many devices.", min=1)] = 6,
+    steps: Annotated[int, typer.Option(help="Show so many steps of the world.", min=1)] = 10,
+    out: Annotated[Path, typer.Option(help="Folder for drift.csv and drift.png.")] = Path("runs") / "drift",
+) -> None:
+    """Draw how data drift on devices: a share for each class or subject, step by step. Nothing is trained."""
+    chosen = Settings.parse({"devices": devices, "cohort": 1, **_changes(set_)})
+    rows = shares(world(chosen, chosen.seed_list[0]), min(devices, chosen.devices), steps)
+    folder = out.expanduser().absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(folder / "drift.csv", csv_text([rows.columns, *rows.itertuples(index=False, name=None)]))
+    save(draw_drift(rows), folder, "drift")
+    console.print(f"{folder / 'drift.csv'}\n{folder / 'drift.png'}", style="dim", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -131,16 +166,46 @@ def data_import(
     console.print(f"{name}: {import_(name, files, root or None)}")
 
 
-def _finish(folder: Path) -> None:
-    """Summary, table and figure of a results folder."""
-    rounds = read_rounds(folder)
-    experiment = EXPERIMENTS.get(str(rounds["experiment"].iloc[0])) if len(rounds) else None
-    summary = write_summary(folder, experiment.paper if experiment else None)
-    PLOTS[experiment.plot if experiment else "overview"](rounds, folder)
-    write_table(folder)
-    show(summary, console)
-    files = ("rounds.csv", "summary.csv", "table.md", "figure.png")
-    console.print("\n".join(str(folder / name) for name in files), style="dim", highlight=False, soft_wrap=True)
+def _changes(pairs: list[str]) -> dict[str, str]:
+    """KEY=VALUE pairs of the command line as a mapping.
+
+    Raises:
+        SettingsError: one of them has no '='.
+    """
+    changes = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {pair}: write KEY=VALUE, e.g. --set rounds=50")
+        changes[key.strip()] = value.strip()
+    return changes
+
+
+def _finish(folder: Path, asked: str = "") -> None:
+    """Summary, tables and figures of a results folder; the table of ``asked``, by default the experiment, is shown."""
+    if (folder / FILE).exists():
+        config = read_config(folder)
+        experiment = lookup("experiment", config["experiment"], EXPERIMENTS)
+        study = STUDIES[experiment.study]
+        rows = read_study(folder, study)
+        summary = summarize_study(rows, study, experiment.paper)
+    else:
+        rows = read_rounds(folder)
+        experiment = EXPERIMENTS.get(str(rows["experiment"].iloc[0]) if len(rows) else "", OTHER)
+        summary = summarize(rows, experiment.paper, experiment.sweep)
+    write_summary(folder, summary)
+    written = [FILE if experiment.study else "rounds.csv", "summary.csv"]
+    views: dict[str, Experiment | View] = {"figure": experiment} | {
+        view.name: view for view in VIEWS.values() if view.of == experiment.name
+    }
+    for stem, view in views.items():
+        page = "table.md" if stem == "figure" else f"{stem}.md"
+        atomic_write(folder / page, markdown(summary, view.table, view.name, view.note))
+        save(PLOTS[view.plot](rows, summary), folder, stem)
+        written += [page, f"{stem}.png"]
+        if view.name == (asked or experiment.name):
+            show(summary, view.table, view.note, console)
+    console.print("\n".join(str(folder / name) for name in written), style="dim", highlight=False, soft_wrap=True)
 
 
 def main() -> None:

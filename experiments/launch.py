@@ -21,6 +21,7 @@ from rich.progress import (
 )
 
 from experiments.hermetic import flwr_run
+from experiments.studies import Study, StudyResults
 from fl.config import Settings
 from fl.grid import LocalGrid
 from fl.run import Event, complete, open_results, run
@@ -44,15 +45,57 @@ def launch(
         SettingsError, DataError, ResultsError: before anything starts.
         FlowerRunFailed: the Flower run did not complete.
     """
-    for s in settings:  # everything that can be wrong is found before the first epoch
-        architectures(s)
-        for seed in s.seed_list:
-            world(s, seed)
+    _check(settings)
     with _progress(settings, console) as observe:
         if engine == "local":
             _local(settings, workers, out, overwrite, observe)
         else:
             _flower(settings, workers, out, overwrite, observe, console)
+
+
+def launch_study(study: Study, settings: Sequence[Settings], out: Path, overwrite: bool, console: Console) -> None:
+    """Measure every setting and seed that ``out`` does not hold.
+
+    Raises:
+        SettingsError, DataError, ResultsError: before anything starts.
+    """
+    _check(settings)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the rounds: the cloud models are the same ones
+    runs = [(s, seed) for s in settings for seed in s.seed_list]
+    try:
+        with StudyResults(out, study, settings, overwrite) as results, _bar(console, "settings") as progress:
+            bar = progress.add_task("starting", total=len(runs))
+            for at, (s, seed) in enumerate(runs):
+                where = f"{s.setting}  seed {seed}"
+
+                def tick(what: str, done: int, of: int, where: str = where) -> None:
+                    progress.update(bar, description=f"{where}  {what} {done + 1}/{of}")
+
+                if results.done(s.setting, seed):
+                    console.print(f"{where}: complete, skipped", style="dim")
+                else:
+                    results.add(s.setting, seed, study.measure(s, seed, tick))
+                progress.update(bar, description=where, completed=at + 1)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _check(settings: Sequence[Settings]) -> None:
+    """Find everything that can be wrong before the first epoch."""
+    for s in settings:
+        architectures(s)
+        for seed in s.seed_list:
+            world(s, seed)
+
+
+def _bar(console: Console, unit: str) -> Progress:
+    """A bar with the time that is left, counting in ``unit``."""
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+        TextColumn(unit), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    return Progress(*columns, console=console, transient=not console.is_terminal)
 
 
 def _local(settings: Sequence[Settings], workers: int, out: Path, overwrite: bool, observe: "Observe") -> None:
@@ -91,12 +134,8 @@ Observe = Callable[[str, Event], None]
 def _progress(settings: Sequence[Settings], console: Console) -> Iterator[Observe]:
     """A bar over all rounds of all runs, with the time that is left and the latest scores."""
     total = sum(s.rounds * len(s.methods) * len(s.seed_list) for s in settings)
-    columns = (
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-        TextColumn("rounds"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
     done: dict[tuple[str, int, str], int] = {}
-    with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
+    with _bar(console, "rounds") as progress:
         bar: TaskID = progress.add_task("starting", total=total)
 
         def observe(setting: str, event: Event) -> None:

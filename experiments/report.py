@@ -5,9 +5,8 @@ one's. A single seed has no interval, so there only equal numbers share the bold
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 from rich import box
@@ -15,20 +14,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from experiments.summary import read_summary
-from fl.results import atomic_write
+from experiments.milestones import TARGET
 
 Metrics = dict[str, pd.Series]  # metric -> its line of summary.csv, for one method
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column: two short header lines (name, unit), its full name for markdown, and the text of a method's cell."""
-
-    head: str
-    unit: str
-    full: str
-    text: Callable[[Metrics], str]
 
 
 def _short(value: float) -> str:
@@ -41,88 +29,139 @@ def _short(value: float) -> str:
     return f"{value:,.{digits}f}" if digits < 5 else "<0.001"
 
 
-def _number(metric: str, scale: float = 1.0) -> Callable[[Metrics], str]:
-    return lambda of: _short(of[metric]["value"] * scale) if metric in of else "-"
+@dataclass(frozen=True)
+class Kind:
+    """How a metric is shown.
+
+    Args:
+        head, unit: two short header lines for the terminal.
+        full: its name in markdown.
+        scale: factor from the unit of ``summary.csv``.
+        digits: after the point; None: three significant digits.
+    """
+
+    head: str
+    unit: str
+    full: str
+    scale: float = 1.0
+    digits: int | None = None
 
 
-def _percent(metric: str) -> Callable[[Metrics], str]:
-    return lambda of: f"{100 * of[metric]['value']:.1f}" if metric in of else "-"
-
-
-def _accuracy(of: Metrics) -> str:
-    if "accuracy_mean" not in of:
-        return "-"
-    line = of["accuracy_mean"]
-    value = f"{100 * line['value']:.1f}"
-    return value if math.isnan(line["ci95"]) else f"{value} ± {100 * line['ci95']:.1f}"
-
-
-def _paper(of: Metrics) -> str:
-    value = of["accuracy_mean"]["paper_value"] if "accuracy_mean" in of else math.nan
-    return "-" if math.isnan(value) else f"{100 * value:.1f}"
-
-
-ACCURACY = Column("accuracy", "%", "accuracy, %", _accuracy)
-PAPER = Column("paper", "%", "paper's accuracy, %", _paper)
-COLUMNS: tuple[Column, ...] = (
-    ACCURACY,
-    Column("std", "%", "std over devices, %", _percent("accuracy_std")),
-    Column("p10", "%", "10th percentile device, %", _percent("accuracy_p10")),
-    Column("up", "MB", "up, MB per round", _number("up_mb_per_round")),
-    Column("down", "MB", "down, MB per round", _number("down_mb_per_round")),
-    Column("time", "min", "virtual time, min", _number("virtual_min")),
-    Column("memory", "MB", "training memory, MB", _number("memory_mb")),
+KINDS: dict[str, Kind] = {
+    "accuracy_mean": Kind("accuracy", "%", "accuracy, %", 100, 1),
+    "accuracy_std": Kind("std", "%", "std over devices, %", 100, 1),
+    "accuracy_p10": Kind("p10", "%", "10th percentile device, %", 100, 1),
+    "final_accuracy_mean": Kind("final", "%", "final accuracy, %", 100, 1),
+    "global_accuracy": Kind("global", "%", "global accuracy, %", 100, 1),
+    "up_mb_per_round": Kind("up", "MB", "up, MB per round"),
+    "down_mb_per_round": Kind("down", "MB", "down, MB per round"),
+    "mb_per_device_round": Kind("traffic", "MB", "traffic, MB per device and round"),
+    "virtual_min": Kind("time", "min", "virtual time, min"),
+    "memory_mb": Kind("memory", "MB", "training memory, MB"),
+    "gmac_per_device_round": Kind("compute", "GMAC", "training, GMAC per device and round"),
+    "adapt_s": Kind("adapt", "s", "adaptation time, virtual s"),
+    "divergence": Kind("diverg.", "", "gradient divergence"),
+    "module_divergence": Kind("modules", "", "gradient divergence of the blocks"),
+    "forgetting": Kind("forgot", "%", "forgetting, %", 100, 1),
+    "load_cv": Kind("load", "CV", "module load, CV"),
+    "shift_drop": Kind("drop", "%", "drop at a shift, %", 100, 1),
+    "recovery_rounds": Kind("recov.", "rounds", "recovery, rounds"),
+    "recovery_s": Kind("recov.", "s", "recovery, virtual s"),
+    "recovered": Kind("recov.", "share", "shifts recovered from"),
+    "rounds_to_target": Kind("target", "rounds", "rounds to target"),
+    "min_to_target": Kind("target", "min", "virtual min to target"),
+    "mb_to_target": Kind("target", "MB", "MB to target"),
+    "accuracy": Kind("accuracy", "%", "accuracy, %", 100, 1),
+    "gap": Kind("gap", "points", "gap, points", 100, 1),
+    "ability_gain": Kind("gain 1/5", "points", "ability gain at a fifth of the modules, points", 100, 1),
+    "ability_gain_all": Kind("gain", "points", "ability gain, points", 100, 1),
+    "train_ms": Kind("train", "ms", "training step, ms"),
+    "train_ratio": Kind("train", "ratio", "training step, estimate / measured", 1, 2),
+    "inference_ms": Kind("infer", "ms", "inference, ms"),
+    "inference_ratio": Kind("infer", "ratio", "inference, estimate / measured", 1, 2),
+    "peak_mb": Kind("peak", "MB", "peak memory, MB"),
+    "memory_ratio": Kind("peak", "ratio", "memory, estimate / measured", 1, 2),
+    "overlap": Kind("overlap", "", "overlap", 1, 2),
+}
+BOLD = ("accuracy_mean",)  # as a table's first column: the best are bold
+WITH_INTERVAL = (
+    *BOLD,
+    "accuracy",
+    "gap",
+    "ability_gain",
+    "ability_gain_all",
+    "overlap",
+    "divergence",
+    "module_divergence",
 )
 
 
-def show(summary: pd.DataFrame, console: Console | None = None) -> None:
-    """Print the tables."""
-    (console or Console()).print(terminal(summary))
+def kind_of(metric: str) -> Kind:
+    """How a metric is shown; one without an entry under its own name."""
+    return KINDS.get(metric) or Kind(metric, "", metric.replace("_", " "))
 
 
-def terminal(summary: pd.DataFrame) -> Group:
+def text_of(metric: str, line: pd.Series | None, cell: str = "value") -> str:
+    """A metric as text, '-' where there is none: '81.0', with its interval where the metric is shown with one."""
+    kind = kind_of(metric)
+    if line is None or math.isnan(line[cell]):
+        return "-"
+
+    def shown(value: float) -> str:
+        value *= kind.scale
+        return _short(value) if kind.digits is None else f"{value:.{kind.digits}f}"
+
+    wide = cell == "value" and metric in WITH_INTERVAL and not math.isnan(line["ci95"])
+    return f"{shown(line[cell])} ± {shown(line['ci95'])}" if wide else shown(line[cell])
+
+
+def show(summary: pd.DataFrame, metrics: Sequence[str], note: str = "", console: Console | None = None) -> None:
+    """Print the tables, with ``metrics`` as columns and the note below."""
+    (console or Console()).print(terminal(summary, metrics, note))
+
+
+def terminal(summary: pd.DataFrame, metrics: Sequence[str], note: str = "") -> Group:
     """The tables for a terminal."""
     parts: list[RenderableType] = [] if len(summary) else ["No run is complete yet."]
     for setting, of in _by_setting(summary).items():
-        best = _best(of)
+        best = _best(of, metrics[0])
         title = Text(f"{summary['experiment'].iloc[0]}, {setting}", style="bold")
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
         table.padding = (0, 1, 0, 0)
         table.add_column("\nmethod", no_wrap=True)
-        columns = _columns(of)
-        for column in columns:
-            table.add_column(f"{column.head}\n{column.unit}", justify="right", no_wrap=True)
-        for method, metrics in of.items():
+        columns = _columns(of, metrics)
+        for metric, cell in columns:
+            head = "paper" if cell == "paper_value" else kind_of(metric).head
+            table.add_column(f"{head}\n{kind_of(metric).unit}", justify="right", no_wrap=True)
+        for method, own in of.items():
             bold = "bold" if method in best else ""
-            cells = [Text(c.text(metrics), style=bold if c is ACCURACY else "") for c in columns]
+            texts = [text_of(metric, own.get(metric), cell) for metric, cell in columns]
+            cells = [Text(text, style="" if i else bold) for i, text in enumerate(texts)]
             table.add_row(Text(method, style=bold), *cells)
-        parts += ["", table, Text(_caption(of), style="dim")]
+        parts += ["", table, Text(_caption(of, metrics), style="dim")]
+    parts += ["", Text(note, style="dim")] if note else []
     return Group(*parts)
 
 
-def markdown(summary: pd.DataFrame) -> str:
-    """The tables as markdown."""
-    parts = [f"# {summary['experiment'].iloc[0]}\n"] if len(summary) else ["No run is complete yet.\n"]
+def markdown(summary: pd.DataFrame, metrics: Sequence[str], title: str = "", note: str = "") -> str:
+    """The tables as markdown, with ``metrics`` as columns; the title is by default the experiment's name."""
+    parts = [f"# {title or summary['experiment'].iloc[0]}\n"] if len(summary) else ["No run is complete yet.\n"]
+    parts += [f"{note}\n"] if note else []
     for setting, of in _by_setting(summary).items():
-        best = _best(of)
-        columns = _columns(of)
+        best = _best(of, metrics[0])
+        columns = _columns(of, metrics)
+        heads = [("paper's " if cell == "paper_value" else "") + kind_of(metric).full for metric, cell in columns]
         lines = [
-            "| method | " + " | ".join(column.full for column in columns) + " |",
+            "| method | " + " | ".join(heads) + " |",
             "|:--|" + "--:|" * len(columns),
         ]
-        for method, metrics in of.items():
-            cells = [c.text(metrics) for c in columns]
+        for method, own in of.items():
+            cells = [text_of(metric, own.get(metric), cell) for metric, cell in columns]
             if method in best:
                 method, cells[0] = f"**{method}**", f"**{cells[0]}**"
             lines.append(f"| {method} | " + " | ".join(cells) + " |")
-        parts.append(f"## {setting}\n\n" + "\n".join(lines) + f"\n\n{_caption(of)}\n")
+        parts.append(f"## {setting}\n\n" + "\n".join(lines) + f"\n\n{_caption(of, metrics)}\n")
     return "\n".join(parts)
-
-
-def write_table(out: Path) -> Path:
-    """Make ``table.md`` of a results folder from its ``summary.csv``."""
-    atomic_write(out / "table.md", markdown(read_summary(out)))
-    return out / "table.md"
 
 
 def _by_setting(summary: pd.DataFrame) -> dict[str, dict[str, Metrics]]:
@@ -133,34 +172,50 @@ def _by_setting(summary: pd.DataFrame) -> dict[str, dict[str, Metrics]]:
     return tables
 
 
-def _columns(of: dict[str, Metrics]) -> tuple[Column, ...]:
-    return (*COLUMNS, PAPER) if any(_paper(metrics) != "-" for metrics in of.values()) else COLUMNS
+def _columns(of: dict[str, Metrics], metrics: Sequence[str]) -> list[tuple[str, str]]:
+    """(metric, cell): a column for each metric that some method has, then one for each that the paper reports."""
+    ours = [(m, "value") for m in metrics if any(m in own for own in of.values())]
+    told = [m for m in metrics if any(m in own and not math.isnan(own[m]["paper_value"]) for own in of.values())]
+    return [*ours, *((metric, "paper_value") for metric in told)]
 
 
-def _best(of: dict[str, Metrics]) -> set[str]:
+def _best(of: dict[str, Metrics], metric: str) -> set[str]:
     """The methods with the best accuracy: the highest mean, and those whose interval meets its interval."""
     reach = {}
     for method, metrics in of.items():
-        if "accuracy_mean" in metrics:
-            line = metrics["accuracy_mean"]
+        if metric in metrics and metric in BOLD:
+            line = metrics[metric]
             half = 0.0 if math.isnan(line["ci95"]) else line["ci95"]
             reach[method] = (line["value"] - half, line["value"], line["value"] + half)
     lowest = max(reach.values(), key=lambda r: r[1])[0] if reach else 0.0
     return {method for method, (_, _, high) in reach.items() if high >= lowest}
 
 
-def _caption(of: dict[str, Metrics]) -> str:
+def _caption(of: dict[str, Metrics], metrics: Sequence[str]) -> str:
     """What the numbers mean, and how far they can be trusted."""
-    seeds = sorted({int(metrics["accuracy_mean"]["seeds"]) for metrics in of.values() if "accuracy_mean" in metrics})
+    shown = [own[m] for own in of.values() for m in metrics if m in own]
+    seeds = sorted({int(line["seeds"]) for line in shown})
     if not seeds:
         return "No run was scored."
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    trust = (
-        "One seed: no interval, small differences mean nothing; bold: highest."
-        if seeds == [1]
-        else f"{count} seeds; ± is the 95 % t-interval of the mean; bold: best, and what cannot be told from it."
-    )
-    return (
-        f"Accuracy of devices on their own current data, mean over the ends of all steps. {trust} "
-        "Up, down: all devices of a round together. Memory: the largest of any device."
-    )
+    bold = metrics[0] in BOLD
+    if seeds == [1]:
+        trust = "One seed: no interval, small differences mean nothing" + ("; bold: highest." if bold else ".")
+    else:
+        trust = f"{count} seeds; ± is the 95 % t-interval of the mean"
+        trust += "; bold: best, and what cannot be told from it." if bold else "."
+    words = [trust]
+    if "accuracy_mean" in metrics:
+        words.insert(0, "Accuracy of devices on their own current data, mean over the ends of all steps.")
+    if "up_mb_per_round" in metrics:
+        words.append("Up, down: all devices of a round together.")
+    if "memory_mb" in metrics:
+        words.append("Memory: the largest of any device.")
+    if any(metric.endswith("_to_target") for metric in metrics):
+        words.append(
+            f"Target: {100 * TARGET:g} % of the best method's final accuracy, in a sweep of the method's lowest; "
+            "'-': not reached."
+        )
+    if any(metric.startswith("recover") for metric in metrics):
+        words.append("Recovery: back to the accuracy before the shift; one that fails counts with the whole step.")
+    return " ".join(words)

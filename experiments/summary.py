@@ -6,14 +6,15 @@ have picked at the time. Runs that were cut short are left out.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from fl.results import ResultsError, atomic_write, csv_text, read_rounds
+from experiments.milestones import reach, recovery, targets
+from fl.results import atomic_write, csv_text
 
 METRICS: dict[str, str] = {
     "accuracy_mean": "accuracy of a device on its own current distribution, mean over devices and steps, 0 to 1",
@@ -42,6 +43,13 @@ METRICS: dict[str, str] = {
     "virtual_min": "virtual minutes of the whole run",
     "gmac_per_device_round": "multiply-accumulates of one device's local training in one round, 1e9",
     "memory_mb": "largest training memory of any device in the run, MB",
+    "shift_drop": "accuracy lost at a shift, mean over shifts",
+    "recovery_rounds": "rounds until the accuracy before a shift is back, mean over shifts; a lower bound if it is not",
+    "recovery_s": "the same in virtual seconds",
+    "recovered": "share of the shifts after which it came back within the step",
+    "rounds_to_target": "rounds until the target accuracy of `experiments.milestones.targets`",
+    "min_to_target": "the same in virtual minutes",
+    "mb_to_target": "the same in MB, up and down, all devices together",
     "failures": "devices that gave no usable answer, in the whole run",
     "refused": "updates refused, in the whole run",
     "withheld": "updates that changed too little to be uploaded, in the whole run",
@@ -50,32 +58,45 @@ METRICS: dict[str, str] = {
 COLUMNS = ("experiment", "setting", "method", "metric", "value", "std", "ci95", "seeds", "paper_value")
 SCORES = ("accuracy_mean", "accuracy_std", "accuracy_p10", "balanced_accuracy_mean", "global_accuracy")
 
+Line = tuple[str | float, ...]  # cells of `COLUMNS`
 Paper = Mapping[tuple[str, str], Mapping[str, float]]  # {(setting, method): {metric: value}}
 
 
-def summarize(rounds: pd.DataFrame, paper: Paper | None = None) -> pd.DataFrame:
+def summarize(rounds: pd.DataFrame, paper: Paper | None = None, sweep: bool = False) -> pd.DataFrame:
     """The summary of the rows of ``rounds.csv``; settings and methods in the order of their first row.
+
+    Args:
+        sweep: how targets are set, see `experiments.milestones.targets`.
 
     Returns:
         One line per setting, method and metric: ``value`` (mean over seeds), ``std`` (over seeds) and ``ci95`` (half
         the width of the 95 % t-interval of the mean), both NaN for one seed, ``seeds`` and ``paper_value`` (NaN where
         the paper has none). A metric that a method does not have, has no line.
     """
-    lines = []
-    for (experiment, setting, method), of_method in complete(rounds).groupby(
-        ["experiment", "setting", "method"], sort=False
-    ):
-        runs = [metrics(run) for _, run in of_method.groupby("seed")]
-        known = (paper or {}).get((setting, method), {})
-        for metric in METRICS:
-            values = [run[metric] for run in runs if not math.isnan(run[metric])]
-            if values:
-                spread = _spread(values)
-                lines.append([experiment, setting, method, metric, *spread, len(values), known.get(metric, math.nan)])
+    rounds = complete(rounds)
+    aims = targets(rounds, sweep)
+    lines: list[Line] = []
+    for (experiment, setting, method), of_method in rounds.groupby(["experiment", "setting", "method"], sort=False):
+        aim = aims.get((setting, method), math.nan)
+        runs = [metrics(run, aim) for _, run in of_method.groupby("seed")]
+        lines += spread_lines((experiment, setting, method), runs, METRICS, paper)
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
-def metrics(run: pd.DataFrame) -> dict[str, float]:
+def spread_lines(
+    who: tuple[str, str, str], runs: Sequence[Mapping[str, float]], names: Iterable[str], paper: Paper | None
+) -> list[Line]:
+    """The lines of one experiment, setting and method: for each metric the spread over runs, one for each seed."""
+    known = (paper or {}).get(who[1:], {})
+    lines: list[Line] = []
+    for name in names:
+        values = [run[name] for run in runs if not math.isnan(run.get(name, math.nan))]
+        if values:
+            lines.append((*who, name, *_spread(values), len(values), known.get(name, math.nan)))
+    return lines
+
+
+def metrics(run: pd.DataFrame, target: float = math.nan) -> dict[str, float]:
     """Every metric of one run (rows of one setting, method and seed); NaN where the run has none."""
     run = run.sort_values("round")
     ends = run[run["evaluated"] > 0].groupby("step").tail(1)
@@ -97,6 +118,8 @@ def metrics(run: pd.DataFrame) -> dict[str, float]:
         "virtual_min": float(run["virtual_s"].max()) / 60,
         "gmac_per_device_round": run["train_macs"].sum() / 1e9 / device_rounds,
         "memory_mb": run["memory_bytes"].max() / 1e6,
+        **recovery(run),
+        **reach(run, target),
         "failures": float(run["failures"].sum()),
         **{name: float(run[name].sum()) for name in ("refused", "withheld", "late")},
     }
@@ -121,29 +144,9 @@ def unfinished(rounds: pd.DataFrame) -> list[tuple[str, str, int]]:
     return [(setting, method, int(seed)) for setting, method, seed in last.index[last < longest]]
 
 
-def write_summary(out: Path, paper: Paper | None = None) -> pd.DataFrame:
-    """Make ``summary.csv`` of a results folder from its ``rounds.csv``, whole or not at all; returns its rows."""
-    summary = summarize(read_rounds(out), paper)
+def write_summary(out: Path, summary: pd.DataFrame) -> None:
+    """Write ``summary.csv`` of a results folder, whole or not at all."""
     atomic_write(out / "summary.csv", csv_text([COLUMNS, *summary.itertuples(index=False, name=None)]))
-    return summary
-
-
-def read_summary(out: Path) -> pd.DataFrame:
-    """``summary.csv`` of a results folder.
-
-    Raises:
-        ResultsError: it is missing, or not of this version.
-    """
-    path = out / "summary.csv"
-    if not path.is_file():
-        raise ResultsError(f"'{path}' does not exist; plot the results folder first")
-    numbers = ("value", "std", "ci95", "seeds", "paper_value")
-    frame = pd.read_csv(
-        path, keep_default_na=False, na_values={name: [""] for name in numbers}, dtype=dict.fromkeys(COLUMNS[:4], str)
-    )
-    if tuple(frame.columns) != COLUMNS:
-        raise ResultsError(f"'{path}' does not have the columns of this version")
-    return frame
 
 
 def _spread(values: list[float]) -> tuple[float, float, float]:

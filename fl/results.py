@@ -191,7 +191,7 @@ class ResultsWriter:
         self._devices: _Table | None = None  # made by the first row
         with _told(f"write results to '{out}'"):
             out.mkdir(parents=True, exist_ok=True)
-            self._unlock = weakref.finalize(self, _lock(out))
+            self._unlock = weakref.finalize(self, lock(out))
             try:
                 self._config = self._open(config, overwrite)
                 self._write_config()
@@ -269,7 +269,7 @@ class ResultsWriter:
         rounds = self.out / "rounds.csv"
         holds_rows = rounds.exists() and len(_whole_lines(rounds)) > 1
         try:
-            return _merged(self.out, config) if holds_rows or (self.out / "config.toml").exists() else config
+            return merged(self.out, config) if holds_rows or (self.out / "config.toml").exists() else config
         except ResultsError:
             # Without rows there is nothing to protect: a run that failed at its start may be corrected and repeated.
             if holds_rows:
@@ -277,10 +277,7 @@ class ResultsWriter:
             return config
 
     def _write_config(self) -> None:
-        text = tomli_w.dumps(self._config)
-        # A list of plain values fits on one line.
-        text = re.sub(r"\[\n((?:    [^\[\]{}\n]+,\n)+)\]", _one_line, text)
-        atomic_write(self.out / "config.toml", text)
+        atomic_write(self.out / "config.toml", config_text(self._config))
 
     def _known(self, rows: Iterable[AnyRow]) -> list[AnyRow]:
         rows = list(rows)
@@ -306,6 +303,11 @@ def read_config(out: Path) -> dict[str, Any]:
         return tomllib.loads((out / "config.toml").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ResultsError(f"'{out}' has no readable config.toml beside its results: {error}") from error
+
+
+def config_text(config: Mapping[str, Any]) -> str:
+    """``config.toml`` as text; a list of plain values fits on one line."""
+    return re.sub(r"\[\n((?:    [^\[\]{}\n]+,\n)+)\]", _one_line, tomli_w.dumps(config))
 
 
 def versions() -> dict[str, str]:
@@ -450,7 +452,7 @@ def _read(path: Path, kind: type[Row] | type[DeviceRow]) -> pd.DataFrame:
         raise ResultsError(f"'{path}' has a line that does not read: {error}") from error
 
 
-def _merged(out: Path, new: dict[str, Any]) -> dict[str, Any]:
+def merged(out: Path, new: dict[str, Any]) -> dict[str, Any]:
     """The config of a folder that holds rows, extended by a new run's; refused where the two disagree."""
     old = read_config(out)
     if missing := [key for key in new if key not in old]:
@@ -518,7 +520,7 @@ def _commit() -> str | None:
         return None
 
 
-def _lock(out: Path) -> Callable[[], None]:
+def lock(out: Path) -> Callable[[], None]:
     """Hold the folder for this process: a second writer would repair a line that the first is just writing."""
     if sys.platform == "win32":
         return lambda: None

@@ -21,6 +21,7 @@ class Purpose(IntEnum):
     LOAD = 11  # background load at a step
     LOOK = 12  # noise of a device's sensor
     SEARCH = 13  # which paths a device tries
+    STUDY = 20  # what a study of the cloud models draws
 
 
 def rng(seed: int, *where: int) -> np.random.Generator:

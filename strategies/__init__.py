@@ -8,6 +8,7 @@ from strategies.fedrolex import FedRolex
 from strategies.fjord import FjORD
 from strategies.heterofl import HeteroFL
 from strategies.local import LocalAdaptation, NoAdaptation
+from strategies.static import StaticSubModel
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "na": NoAdaptation,
@@ -19,4 +20,5 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "fedrolex": FedRolex,
     "eclm": ECLM,
     "eclm-local": ECLMLocal,
+    "eclm-static": StaticSubModel,
 }

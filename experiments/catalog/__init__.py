@@ -1,9 +1,35 @@
 """Named experiments. A new one is a file here and a line in ``EXPERIMENTS``."""
 
 from experiments.catalog.cifar10_small import CIFAR10_SMALL
-from experiments.catalog.experiment import SCALES, Experiment
+from experiments.catalog.experiment import SCALES, Experiment, View
+from experiments.catalog.fig1 import FIG1
+from experiments.catalog.fig10 import FIG10, FIG11
+from experiments.catalog.fig12 import FIG12
+from experiments.catalog.fig13 import FIG13
+from experiments.catalog.fig14 import FIG14
+from experiments.catalog.fig15 import FIG15A, FIG15B, FIG15C
+from experiments.catalog.latency import LATENCY
 from experiments.catalog.quickstart import MAIN, QUICKSTART
+from experiments.catalog.table1 import FIG7, FIG8, FIG9, TABLE1
 
-EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in (MAIN, QUICKSTART, CIFAR10_SMALL)}
+EXPERIMENTS: dict[str, Experiment] = {
+    e.name: e
+    for e in (
+        MAIN,
+        QUICKSTART,
+        CIFAR10_SMALL,
+        TABLE1,
+        FIG1,
+        FIG10,
+        FIG12,
+        FIG13,
+        FIG14,
+        FIG15A,
+        FIG15B,
+        FIG15C,
+        LATENCY,
+    )
+}
+VIEWS: dict[str, View] = {v.name: v for v in (FIG7, FIG8, FIG9, FIG11)}
 
-__all__ = ["EXPERIMENTS", "SCALES", "Experiment"]
+__all__ = ["EXPERIMENTS", "SCALES", "VIEWS", "Experiment", "View"]

@@ -1,9 +1,10 @@
 """CIFAR-10 at a size that two cores bear: ResNet18 of a quarter of the width, images of 16 x 16."""
 
-from experiments.catalog.experiment import Experiment
+from experiments.catalog.experiment import Experiment, at_every_scale
 
 CIFAR10_SMALL = Experiment(
     name="cifar10-small",
+    reference="",
     summary="all methods on CIFAR-10 at 16 x 16, ResNet18 of width 16, 60 devices with 2 or 5 of 10 classes",
     common={
         "dataset": "cifar10",
@@ -28,9 +29,9 @@ CIFAR10_SMALL = Experiment(
         "limit-low": 0.35,  # below, not even one module per stage fits the memory: at this size activations dominate
         "limit-high": 0.7,
     },
-    settings={"m=2": {"classes-per-device": 2}, "m=5": {"classes-per-device": 5}},
-    scales={
-        "smoke": {
+    settings=at_every_scale(
+        {"m=2": {"classes-per-device": 2}, "m=5": {"classes-per-device": 5}},
+        smoke={
             "devices": 8,
             "cohort": 2,
             "rounds": 2,
@@ -39,8 +40,9 @@ CIFAR10_SMALL = Experiment(
             "dense-epochs": 1,
             "modular-epochs": 1,
             "ability-epochs": 1,
-        }
-    },
+        },
+    ),
+    cost={"smoke": "2 min", "cpu": "30 min", "paper": "30 min"},
     paper={
         ("m=2", "na"): {"accuracy_mean": 0.7355},
         ("m=2", "la"): {"accuracy_mean": 0.8419},

@@ -1,14 +1,37 @@
-"""Figures, drawn from ``rounds.csv`` alone. A new kind is a file here and a line in ``PLOTS``."""
+"""Figures, drawn from CSVs alone. A new kind is a file here and a line in ``PLOTS``."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from experiments.plots.accuracy import accuracy
+from experiments.plots.adaptation import adaptation
+from experiments.plots.costs import latency, memory, traffic
+from experiments.plots.divergence import divergence
+from experiments.plots.estimates import estimates
 from experiments.plots.overview import overview
+from experiments.plots.routing import routing
+from experiments.plots.steps import steps
+from experiments.plots.submodels import submodels
+from experiments.plots.sweep import speedup, sweep
 
-Plot = Callable[[pd.DataFrame, Path], None]  # (rows of rounds.csv, results folder): writes figure.png and figure.svg
+Plot = Callable[[pd.DataFrame, pd.DataFrame], Figure]  # (rows of rounds.csv or study.csv, lines of summary.csv)
 
-PLOTS: dict[str, Plot] = {"overview": overview}
+PLOTS: dict[str, Plot] = {
+    "overview": overview,
+    "accuracy": accuracy,
+    "traffic": traffic,
+    "memory": memory,
+    "latency": latency,
+    "steps": steps,
+    "adaptation": adaptation,
+    "divergence": divergence,
+    "sweep": sweep,
+    "speedup": speedup,
+    "routing": routing,
+    "submodels": submodels,
+    "estimates": estimates,
+}
 
 __all__ = ["PLOTS", "Plot"]

@@ -2,30 +2,23 @@
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from experiments.plots.style import Look, looks, save, styled
-from experiments.summary import complete, summarize
+from experiments.plots.style import Look, key, looks, percent, styled
+from experiments.summary import complete
 
 WIDTH_IN, ROW_IN, LEGEND_IN = 12.0, 3.7, 0.3
 MANY = 30  # from this many points or drifts on, single ones are not marked
 
 
-def overview(rounds: pd.DataFrame, out: Path) -> None:
-    """Draw the overview of a results folder into ``figure.png`` and ``figure.svg``."""
-    save(draw(rounds), out)
-
-
-def draw(rounds: pd.DataFrame) -> Figure:
-    """The figure, not yet saved: axes in rows (settings) of three."""
+def overview(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
+    """Axes in rows (settings) of three."""
     rounds = complete(rounds)
     rounds = rounds[rounds["evaluated"].groupby([rounds["setting"], rounds["method"]]).transform("max") > 0]
     settings = list(dict.fromkeys(rounds["setting"]))
@@ -39,14 +32,14 @@ def draw(rounds: pd.DataFrame) -> Figure:
         rows = figure.subplots(max(1, len(settings)), 3, squeeze=False, width_ratios=[1.5, 1.15, 1])
         for (left, middle, right), setting in zip(rows, settings, strict=False):
             of = rounds[rounds["setting"] == setting]
-            table = summarize(of).set_index(["method", "metric"])
+            table = summary[summary["setting"] == setting].set_index(["method", "metric"])
             _over_rounds(left, of, drawn)
             _at_the_end(middle, table, drawn)
             _against_traffic(right, table, drawn)
             left.set_title(f"{setting}: over the rounds")
             middle.set_title("after the last step")
             right.set_title("against traffic")
-        handles = [_key(name, look) for name, look in drawn.items()]
+        handles = [key(name, look) for name, look in drawn.items()]
         columns = max(1, math.ceil(len(handles) / legend_rows))
         figure.legend(handles=handles, loc="upper center", ncols=columns, handlelength=2.4, columnspacing=1.3)
     return figure
@@ -73,7 +66,7 @@ def _over_rounds(axes: Axes, of: pd.DataFrame, drawn: Mapping[str, Look]) -> Non
     notes = [len(starts) > 0 and "dashed: data drift", of["seed"].nunique() > 1 and "band: ± std over seeds"]
     axes.set_xlabel("; ".join(["round", *(note for note in notes if note)]))
     axes.set_ylabel("accuracy on own data")
-    axes.yaxis.set_major_formatter(_percent)
+    axes.yaxis.set_major_formatter(percent)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.grid(False, axis="x")
 
@@ -99,7 +92,7 @@ def _at_the_end(axes: Axes, table: pd.DataFrame, drawn: Mapping[str, Look]) -> N
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12)
     axes.set_xticks(np.arange(0, 1.01, 0.25))
-    axes.xaxis.set_major_formatter(_percent)
+    axes.xaxis.set_major_formatter(percent)
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
     spread = "± std over seeds" if (table["seeds"] > 1).any() else "mean"
@@ -134,15 +127,6 @@ def _against_traffic(axes: Axes, table: pd.DataFrame, drawn: Mapping[str, Look])
     axes.set_xlim(low, high)
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(_percent)
+    axes.yaxis.set_major_formatter(percent)
     axes.set_xlabel("MB per device and round")
     axes.set_ylabel("accuracy, mean over steps")
-
-
-def _percent(share: float, _: float | None = None) -> str:
-    return f"{100 * share:g}%"
-
-
-def _key(name: str, look: Look) -> Line2D:
-    face = "white" if look.hollow else look.color
-    return Line2D([], [], color=look.color, linestyle=look.line, marker="o", markerfacecolor=face, label=name)

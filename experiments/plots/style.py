@@ -10,6 +10,7 @@ from typing import Any, Literal
 from matplotlib import style
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from fl.results import atomic_write
@@ -53,11 +54,17 @@ FAMILIES: dict[str, str] = {
     "fedavg": "#0072b2",
     "heterofl": "#e69f00",
     "eclm": "#d55e00",
+    "eclm-plus": "#882255",
     "fjord": "#009e73",
     "fedrolex": "#cc79a7",
     "an": "#000000",
 }
-SPARE = ("#117733", "#882255", "#999933", "#332288")  # for families without a colour of their own, in order
+SPARE = ("#117733", "#aa4499", "#999933", "#332288")  # for families without a colour of their own, in order
+
+
+Stroke = Literal["-", "--", ":", "-."]
+ABLATED: dict[str, tuple[Stroke, str]] = {"local": ("-.", "xxxx")}  # line and hatch of '-x' variants
+OTHERWISE: tuple[Stroke, str] = (":", "....")
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Look:
     """How a method is drawn: '+ft' variants dashed, hatched and hollow; '-x' variants dotted and paler."""
 
     color: str
-    line: Literal["-", "--", ":"]
+    line: Stroke
     hatch: str
     hollow: bool
 
@@ -76,13 +83,16 @@ def looks(methods: Iterable[str]) -> dict[str, Look]:
     found = {}
     for method in methods:
         plain, tuned, _ = method.partition("+")
-        family, ablated, _ = plain.partition("-")
+        own = [family for family in FAMILIES if plain == family or plain.startswith(f"{family}-")]
+        family = max(own, key=len, default=plain.partition("-")[0])
+        ablation = plain.removeprefix(family).removeprefix("-")
         if family not in FAMILIES and family not in strangers:
             strangers[family] = SPARE[len(strangers) % len(SPARE)]
         color = FAMILIES.get(family) or strangers[family]
-        line: Literal["-", "--", ":"] = "--" if tuned else ":" if ablated else "-"
-        hatch = "////" if tuned else "...." if ablated else ""
-        found[method] = Look(_paler(color) if ablated else color, line, hatch, bool(tuned))
+        line, hatch = ABLATED.get(ablation, OTHERWISE) if ablation else ("-", "")
+        if tuned:
+            line, hatch = "--", "////"
+        found[method] = Look(_paler(color) if ablation else color, line, hatch, bool(tuned))
     return found
 
 
@@ -91,8 +101,19 @@ def styled() -> AbstractContextManager[None]:
     return style.context(["default", STYLE])
 
 
-def save(figure: Figure, out: Path) -> None:
-    """Write ``figure.png`` and ``figure.svg``: same figure, same bytes."""
+def percent(share: float, _: float | None = None) -> str:
+    """Tick labels of an axis of shares."""
+    return f"{100 * share:g}%"
+
+
+def key(name: str, look: Look) -> Line2D:
+    """A method's entry in a legend."""
+    face = "white" if look.hollow else look.color
+    return Line2D([], [], color=look.color, linestyle=look.line, marker="o", markerfacecolor=face, label=name)
+
+
+def save(figure: Figure, out: Path, stem: str = "figure") -> None:
+    """Write ``<stem>.png`` and ``<stem>.svg``: same figure, same bytes."""
     png, svg, small = io.BytesIO(), io.BytesIO(), io.BytesIO()
     with styled():
         figure.savefig(png, format="png", metadata={"Software": None})
@@ -101,8 +122,8 @@ def save(figure: Figure, out: Path) -> None:
     Image.open(png).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
         small, "png", optimize=True, dpi=(150, 150)
     )
-    atomic_write(out / "figure.png", small.getvalue())
-    atomic_write(out / "figure.svg", svg.getvalue())
+    atomic_write(out / f"{stem}.png", small.getvalue())
+    atomic_write(out / f"{stem}.svg", svg.getvalue())
 
 
 def _paler(color: str, share: float = 0.4) -> str:

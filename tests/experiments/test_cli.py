@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.catalog import EXPERIMENTS, SCALES
+from experiments.catalog import EXPERIMENTS, SCALES, VIEWS
 from experiments.cli import main
 from experiments.plots import PLOTS
+from experiments.studies import STUDIES
 from strategies import STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +47,10 @@ def test_the_flower_engine_and_the_local_one_write_the_same_csv(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["run", "quikstart"], "unknown experiment 'quikstart'; known: cifar10-small, main, quickstart (did you mean"),
+        (["run", "quikstart"], "unknown experiment 'quikstart'; known: cifar10-small, fig1, fig10, fig11, fig12"),
+        (["run", "fig77"], "did you mean"),
+        (["run", "main", "--settings", "m=3"], "no setting of 'main' is called 'm=3'; known: m=2"),
+        (["drift", "--set", "drift"], "--set drift: write KEY=VALUE"),
         (["run", "main", "--scale", "big"], "unknown scale 'big'; known: cpu, paper, smoke"),
         (["run", "main", "--engine", "ray"], "unknown engine 'ray'; known: flower, local"),
         (["run", "main", "--set", "lr"], "--set lr: write KEY=VALUE"),
@@ -109,8 +113,67 @@ def test_interrupted_and_run_again_gives_the_csv_of_an_unbroken_run(tmp_path: Pa
 def test_every_experiment_resolves_at_every_scale(name: str, scale: str) -> None:
     experiment = EXPERIMENTS[name]
     settings = experiment.resolve(scale, [7, 8], {"lr": "0.5"})
-    assert [s.setting for s in settings] == list(experiment.settings)
+    assert [s.setting for s in settings] == list(experiment.settings[scale])
     assert all(s.experiment == name and s.seed_list == [7, 8] and s.lr == 0.5 for s in settings)
-    assert experiment.plot in PLOTS
-    reports = {report for method in settings[0].methods for report in STRATEGIES[method].reports}
-    assert {(setting, report) for setting in experiment.settings for report in reports} >= set(experiment.paper)
+    assert experiment.plot in PLOTS and (not experiment.study or experiment.study in STUDIES)
+    assert set(experiment.cost) == set(SCALES)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_values_of_the_paper_belong_to_a_setting_and_a_method(name: str) -> None:
+    experiment = EXPERIMENTS[name]
+    if experiment.study:
+        return
+    known = {
+        (s.setting, report)
+        for scale in SCALES
+        for s in experiment.resolve(scale, [1], {})
+        for method in s.methods
+        for report in STRATEGIES[method].reports
+    }
+    assert known >= set(experiment.paper)
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_view_is_of_an_experiment_with_rounds(name: str) -> None:
+    view = VIEWS[name]
+    assert view.name == name not in EXPERIMENTS and not EXPERIMENTS[view.of].study and view.plot in PLOTS
+
+
+def test_the_papers_hyper_parameters() -> None:
+    """ECLM 7.1: 25 of 500 devices, 3 local epochs, 10 of local adaptation, learning rate 0.001, batches of 16."""
+    for s in EXPERIMENTS["table1"].resolve("paper", [1], {}):
+        assert (s.devices, s.cohort, s.local_epochs, s.adapt_epochs, s.lr, s.batch_size) == (500, 25, 3, 10, 0.001, 16)
+        assert s.image_size == 0 and s.modules == {"mlp": 16, "resnet18": 16, "vgg16": 32, "resnet34": 32}[s.model]
+
+
+def test_settings_option_picks_settings() -> None:
+    chosen = EXPERIMENTS["table1"].resolve("cpu", [1], {}, ["cifar10 ", "har"])
+    assert [s.setting for s in chosen] == ["har subject", "cifar10 m=2", "cifar10 m=5"]
+
+
+def test_a_study_runs_is_skipped_when_complete_and_is_drawn_again(tmp_path: Path) -> None:
+    command = ["run", "fig13", "--scale", "smoke", "--settings", "m=2", "--set", "devices=2", "--out", str(tmp_path)]
+    first = experiments(*command, "--seeds", "1")
+    assert first.returncode == 0, first.stdout + first.stderr
+    rows = (tmp_path / "study.csv").read_text()
+    assert len(rows.splitlines()) == 1 + 2 * 2 * 6 * 3  # trainings, devices, sizes, kinds
+    again = experiments(*command, "--seeds", "1,2")
+    assert "har m=2  seed 1: complete, skipped" in again.stdout
+    assert (tmp_path / "study.csv").read_text().startswith(rows)
+    refused = experiments(*command, "--set", "modules=8", "--set", "top-k=4")
+    assert refused.returncode == 1 and "holds results of another config" in refused.stderr
+    figure = (tmp_path / "figure.png").read_bytes()
+    (tmp_path / "figure.png").unlink()
+    assert experiments("plot", str(tmp_path)).returncode == 0
+    assert (tmp_path / "figure.png").read_bytes() == figure
+
+
+def test_drift_draws_the_shares_of_the_world(tmp_path: Path) -> None:
+    options = "--devices 2 --steps 3 --set partition=m-classes --set classes-per-device=1 --set drift=class-swap"
+    assert experiments("drift", *options.split(), "--out", str(tmp_path)).returncode == 0
+    lines = (tmp_path / "drift.csv").read_text().splitlines()
+    assert lines[0] == "device,step,cell,share,severity" and len(lines) == 1 + 2 * 3 * 5
+    held = [line.split(",")[:3] for line in lines if line.endswith(",1,0")]
+    assert len(held) == 6 and held[0][2] != held[1][2]  # one class a device, another one at each step
+    assert (tmp_path / "drift.png").stat().st_size > 5_000

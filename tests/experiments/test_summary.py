@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from experiments.report import markdown, show, write_table
-from experiments.summary import COLUMNS, METRICS, read_summary, summarize, unfinished, write_summary
-from fl.results import ResultsError, ResultsWriter, Row
+from experiments.catalog.experiment import OVERVIEW
+from experiments.report import markdown, show
+from experiments.summary import COLUMNS, METRICS, summarize, unfinished, write_summary
+from fl.results import Row
 
 # Accuracy where scored: (round, step) -> per seed. Round 1 is the best one and must not count; round 3 is not scored.
 SCORED = {0: {1: 0.9, 2: 0.5, 4: 0.7}, 1: {1: 0.9, 2: 0.6, 4: 1.0}}
@@ -92,42 +93,34 @@ def test_runs_cut_short_are_left_out():
     assert list(dict.fromkeys(summary["method"])) == ["fedavg", "eclm"]
 
 
-def folder(path):
-    with ResultsWriter(path, "toy", {"m=5": {}, "m=2": {}}, [0, 1]) as results:
-        for setting in ("m=5", "m=2"):
-            for method, shift in {"na": -0.4, "fedavg": 0.0, "eclm": 0.1}.items():
-                results.append(rows(method, shift, setting=setting))
-    return path
+def both() -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            row
+            for setting in ("m=5", "m=2")
+            for method, shift in {"na": -0.4, "fedavg": 0.0, "eclm": 0.1}.items()
+            for row in rows(method, shift, setting=setting)
+        ]
+    )
 
 
 PAPER = {("m=2", "eclm"): {"accuracy_mean": 0.9086}}
 
 
-def test_file_round_trip_and_same_bytes(tmp_path):
-    write_summary(folder(tmp_path), PAPER)
-    first = (tmp_path / "summary.csv").read_bytes()
-    made = write_summary(tmp_path, PAPER)
-    assert first == (tmp_path / "summary.csv").read_bytes()
-    read = read_summary(tmp_path)
-    pd.testing.assert_frame_equal(read, made, check_dtype=False, rtol=1e-9)
+def test_the_file_holds_ten_digits_and_empty_cells(tmp_path):
+    write_summary(tmp_path, summarize(both(), PAPER))
+    read = pd.read_csv(tmp_path / "summary.csv")
     assert tuple(read.columns) == COLUMNS
     assert list(dict.fromkeys(read["setting"])) == ["m=5", "m=2"]
     assert list(dict.fromkeys(read["method"])) == ["na", "fedavg", "eclm"]
-    assert first.decode().splitlines()[1] == "toy,m=5,na,accuracy_mean,0.3,0.1414213562,1.270620474,2,"
+    first = (tmp_path / "summary.csv").read_text().splitlines()[1]
+    assert first == "toy,m=5,na,accuracy_mean,0.3,0.1414213562,1.270620474,2,"
     assert read["paper_value"].dropna().tolist() == [0.9086]
 
 
-def test_a_missing_or_odd_summary_is_one_sentence(tmp_path):
-    with pytest.raises(ResultsError, match="does not exist"):
-        read_summary(tmp_path)
-    (tmp_path / "summary.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ResultsError, match="columns of this version"):
-        read_summary(tmp_path)
-
-
-def test_markdown_has_the_numbers(tmp_path):
-    write_summary(folder(tmp_path), PAPER)
-    text = write_table(tmp_path).read_text()
+def test_markdown_has_the_numbers():
+    text = markdown(summarize(both(), PAPER), OVERVIEW, note="A note.")
+    assert text.startswith("# toy\n\nA note.\n")
     assert text.index("## m=5") < text.index("## m=2") and text.index("| **na** |") < text.index("| **fedavg** |")
     # Two seeds 0.2 apart: an interval of 127 points tells nothing from anything, so all are bold.
     numbers = "10.0 | 60.0 | 1.00 | 3.00 | 2.00 | 4.00"
@@ -136,26 +129,31 @@ def test_markdown_has_the_numbers(tmp_path):
     assert "2 seeds" in text
 
 
+def test_a_column_that_no_method_has_is_left_out_and_a_missing_cell_is_a_dash():
+    text = markdown(summarize(both()), ["mb_to_target", "global_accuracy", "accuracy_mean"])
+    assert "global accuracy" not in text and "'-': not reached" in text
+    # The target is 95 % of 0.95 (eclm's final accuracies 0.8 and 1.1): na never gets there.
+    assert "| na | - | 30.0 ± 127.1 |" in text
+
+
 def test_bold_is_best_within_its_interval():
     values = {"na": (0.50, 0.01), "la": (0.69, 0.02), "fedavg": (0.72, 0.02), "eclm": (0.70, 0.001)}
     summary = pd.DataFrame(
         [["toy", "s", m, "accuracy_mean", value, 0.01, ci, 3, math.nan] for m, (value, ci) in values.items()],
         columns=list(COLUMNS),
     )
-    text = markdown(summary)
+    text = markdown(summary, OVERVIEW)
     assert [m for m in values if f"**{m}**" in text] == ["la", "fedavg", "eclm"]  # 0.69 + 0.02 meets 0.72 - 0.02
-    single = markdown(summary.assign(ci95=math.nan, seeds=1))
+    single = markdown(summary.assign(ci95=math.nan, seeds=1), OVERVIEW)
     assert [m for m in values if f"**{m}**" in single] == ["fedavg"] and "One seed" in single
 
 
-def test_terminal_table_fits_80_columns(tmp_path):
-    with ResultsWriter(tmp_path, "toy", {"m=2": {}}, [0, 1]) as results:
-        results.append(rows("heterofl+ft"))
-        results.append(rows("eclm-derive+ft", 0.1))
-    summary = write_summary(tmp_path, {("m=2", "heterofl+ft"): {"accuracy_mean": 0.7019}})
+def test_terminal_table_fits_80_columns():
+    frame = pd.DataFrame([*rows("heterofl+ft"), *rows("eclm-derive+ft", 0.1)])
+    summary = summarize(frame, {("m=2", "heterofl+ft"): {"accuracy_mean": 0.7019}})
     summary.loc[summary["metric"].isin(["up_mb_per_round", "down_mb_per_round", "virtual_min"]), "value"] = 12345.6
     console = Console(width=80, record=True, file=io.StringIO())
-    show(summary, console)
+    show(summary, OVERVIEW, console=console)
     printed = console.export_text().splitlines()
     (line,) = [text for text in printed if "eclm-derive+ft" in text]
     assert line.split() == "eclm-derive+ft 80.0 ± 127.1 10.0 60.0 12,346 12,346 12,346 4.00 -".split()
@@ -164,7 +162,7 @@ def test_terminal_table_fits_80_columns(tmp_path):
 
 def test_nothing_complete():
     empty = summarize(pd.DataFrame(columns=[*Row.__dataclass_fields__]))
-    assert empty.empty and "No run" in markdown(empty)
+    assert empty.empty and "No run" in markdown(empty, OVERVIEW)
     console = Console(record=True, file=io.StringIO())
-    show(empty, console)
+    show(empty, OVERVIEW, console=console)
     assert "No run" in console.export_text()

@@ -74,7 +74,7 @@ def test_what_is_trained_fits_the_limits_where_the_method_asks_for_them(
     method = STRATEGIES[name](cloud_maker(), plan, seed=3)
     asked = profiles(method, share)
     tasks = method.tasks(1, asked)
-    assert tasks
+    assert tasks or not method.cohort(1)  # nothing is trained: there is nothing to fit
     for profile in asked:
         if profile.device in tasks:
             assert profile.limits is not None

@@ -1,0 +1,90 @@
+"""When a run gets somewhere: back to where it was after a shift, and up to a target accuracy.
+
+Both read accuracy where devices were scored, so they are as fine as ``eval-every``; recovery wants every round scored.
+"""
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+
+import pandas as pd
+
+TARGET = 0.95  # of the accuracy that sets the target
+
+Targets = Mapping[tuple[str, str], float]  # {(setting, method): accuracy}
+
+
+def targets(rounds: pd.DataFrame, sweep: bool = False) -> Targets:
+    """The accuracy that each setting and method is timed to, from the accuracies at the end (mean over seeds).
+
+    Args:
+        rounds: rows of complete runs.
+        sweep: False: `TARGET` of the best method of the setting, the same for all its methods. True: settings are
+            points of a sweep ('group key=value') and a method is compared with itself: `TARGET` of the lowest accuracy
+            that it ends with in its group, which all points reach.
+    """
+    scored = rounds[rounds["evaluated"] > 0].sort_values("round")
+    last = scored.groupby(["setting", "method", "seed"], sort=False)["accuracy_mean"].last()
+    final = last.groupby(level=["setting", "method"], sort=False).mean()
+    if sweep:
+        group = final.index.get_level_values("setting").map(group_of)
+        level = final.groupby([group, final.index.get_level_values("method")]).transform("min")
+    else:
+        level = final.groupby(level="setting").transform("max")
+    return {(str(setting), str(method)): TARGET * float(at) for (setting, method), at in level.items()}
+
+
+def group_of(setting: str) -> str:
+    """'cifar10 cohort=20' -> 'cifar10'; the group of 'cohort=20' is ''."""
+    return setting.rpartition(" ")[0]
+
+
+def point_of(setting: str) -> float:
+    """'cifar10 cohort=20' -> 20.0, NaN where the name ends otherwise."""
+    try:
+        return float(setting.rpartition("=")[2])
+    except ValueError:
+        return math.nan
+
+
+def reach(run: pd.DataFrame, target: float) -> dict[str, float]:
+    """What a run (rows of one setting, method and seed, by round) spends until its accuracy is ``target``; NaN: never.
+
+    MB are those of all devices' rounds so far; what brings a model to a device only to score it is not among them.
+    """
+    hits = run[(run["evaluated"] > 0) & (run["accuracy_mean"] >= target)]
+    if hits.empty:
+        return dict.fromkeys(("rounds_to_target", "min_to_target", "mb_to_target"), math.nan)
+    first = hits.iloc[0]
+    before = run[run["round"] <= first["round"]]
+    return {
+        "rounds_to_target": float(first["round"]),
+        "min_to_target": float(first["virtual_s"]) / 60,
+        "mb_to_target": float((before["bytes_up"] + before["bytes_down"]).sum()) / 1e6,
+    }
+
+
+def recovery(run: pd.DataFrame) -> dict[str, float]:
+    """How deep shifts cut and how fast a run is back at the accuracy before them, means over its shifts.
+
+    A shift after which the step ends too early counts with the whole step, a lower bound; ``recovered`` says how often
+    it did not. All NaN without a shift, or where not every round was scored.
+    """
+    names = ("shift_drop", "recovery_rounds", "recovery_s", "recovered")
+    steps = [step for _, step in run.groupby("step", sort=True)]
+    if len(steps) < 2 or not (run["evaluated"] > 0).all():
+        return dict.fromkeys(names, math.nan)
+    found = []
+    for old, new in pairwise(steps):
+        before = old.iloc[-1]
+        back = new[new["accuracy_mean"] >= before["accuracy_mean"]]
+        at = back.iloc[0] if len(back) else new.iloc[-1]
+        found.append(
+            (
+                before["accuracy_mean"] - new["accuracy_mean"].iloc[0],
+                at["round"] - before["round"],
+                at["virtual_s"] - before["virtual_s"],
+                float(len(back) > 0),
+            )
+        )
+    return {name: float(sum(values)) / len(found) for name, values in zip(names, zip(*found, strict=True), strict=True)}

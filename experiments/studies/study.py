@@ -1,0 +1,117 @@
+"""What a study is: a look at the cloud models of one seed, without rounds, that gives rows of a tidy CSV."""
+
+import io
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+
+from experiments.summary import COLUMNS, Line, Paper, spread_lines
+from fl.config import Settings
+from fl.results import ResultsError, atomic_write, cell, config_text, csv_text, lock, merged, versions
+
+Tick = Callable[[str, int, int], None]
+"""``tick(what, at, of)``: how far a study is."""
+WHO = ("experiment", "setting", "seed")
+FILE = "study.csv"
+Measured = Mapping[tuple[str, str], float]
+"""{(method, metric): value} of one setting and seed."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study.
+
+    Args:
+        row: a dataclass of str, int and float fields, the columns of ``study.csv`` after experiment, setting and seed.
+        measure: ``measure(settings, seed, tick)`` gives the rows of one setting and seed; a pure function of both.
+        metrics: what those rows (as a frame) come down to, for ``summary.csv``.
+    """
+
+    row: type
+    measure: Callable[[Settings, int, Tick], Iterable[Any]]
+    metrics: Callable[[pd.DataFrame], Measured]
+
+
+class StudyResults:
+    """A study's folder, ``config.toml`` and ``study.csv``; rows of a setting and seed are added whole or not at all.
+
+    Raises:
+        ResultsError: the folder holds results of other settings, or another process writes to it.
+    """
+
+    def __init__(self, out: Path, study: Study, settings: Sequence[Settings], overwrite: bool = False) -> None:
+        self.path, self.experiment = out / FILE, settings[0].experiment
+        self.columns = [*WHO, *(field.name for field in fields(study.row))]
+        config: dict[str, Any] = {
+            "experiment": self.experiment,
+            "seeds": settings[0].seed_list,
+            "methods": [],
+            "settings": {s.setting: s.resolved() for s in settings},
+            "versions": [versions()],
+        }
+        out.mkdir(parents=True, exist_ok=True)
+        self.close = weakref.finalize(self, lock(out))
+        try:
+            if overwrite:
+                self.path.unlink(missing_ok=True)
+            self._lines = self._read()
+            atomic_write(out / "config.toml", config_text(merged(out, config) if self._lines else config))
+        except BaseException:
+            self.close()
+            raise
+
+    def done(self, setting: str, seed: int) -> bool:
+        """Whether the folder holds the rows of a setting and seed."""
+        return any(line[1:3] == [setting, str(seed)] for line in self._lines)
+
+    def add(self, setting: str, seed: int, rows: Iterable[Any]) -> None:
+        """Add the rows of a setting and seed; when this returns they are on the disk."""
+        self._lines += [[self.experiment, setting, str(seed), *map(cell, astuple(row))] for row in rows]
+        text = csv_text([self.columns, *self._lines])
+        atomic_write(self.path, text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read(self) -> list[list[str]]:
+        if not self.path.exists():
+            return []
+        frame = pd.read_csv(self.path, dtype=str, keep_default_na=False)
+        if list(frame.columns) != self.columns:
+            raise ResultsError(f"'{self.path}' has other columns than this version writes; choose another folder")
+        return frame.to_numpy().tolist()
+
+
+def read_study(out: Path, study: Study) -> pd.DataFrame:
+    """``study.csv`` of a results folder.
+
+    Raises:
+        ResultsError: it is missing, or not of this version.
+    """
+    path = out / FILE
+    if not path.is_file():
+        raise ResultsError(f"'{path}' does not exist; run the experiment first")
+    types = {"experiment": str, "setting": str, "seed": int} | {f.name: f.type for f in fields(study.row)}
+    frame = pd.read_csv(io.StringIO(path.read_text(encoding="utf-8")), keep_default_na=False, na_values=[""])
+    if list(frame.columns) != list(types):
+        raise ResultsError(f"'{path}' does not have the columns of this version")
+    return frame.astype(types)
+
+
+def summarize_study(frame: pd.DataFrame, study: Study, paper: Paper | None = None) -> pd.DataFrame:
+    """The summary of a study's rows, in the form of `experiments.summary.summarize`."""
+    lines: list[Line] = []
+    for (experiment, setting), of in frame.groupby(["experiment", "setting"], sort=False):
+        runs = [study.metrics(rows) for _, rows in of.groupby("seed")]
+        for method in dict.fromkeys(method for run in runs for method, _ in run):
+            own = [{name: value for (of_, name), value in run.items() if of_ == method} for run in runs]
+            names = dict.fromkeys(name for run in own for name in run)
+            lines += spread_lines((experiment, setting, method), own, names, paper)
+    return pd.DataFrame(lines, columns=list(COLUMNS))

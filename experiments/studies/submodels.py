@@ -1,0 +1,137 @@
+"""Fig. 13: what sub-models of many sizes are worth to a device, derived for it or put together at random."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from experiments.studies.study import Measured, Study, Tick
+from fl.config import Settings
+from fl.offline import prepare
+from fl.world import tensors, world
+from models.axes import extract
+from models.costs import CostModel
+from models.derive import derive_counts
+from models.selector import importance
+from models.train import score
+from partitions import Purpose, rng
+from strategies.base import Cloud
+
+LEVELS = 6  # sizes, from one module in each layer to all of them
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sub-model on one device.
+
+    Args:
+        training: 'ability' (with ability enhancing) or 'end-to-end' (as many epochs without).
+        device: whose data it is derived for and scored on.
+        kind: 'derived' (the most important modules that fit), 'matched' (as many modules in each layer, drawn at
+            random), 'random' (both the numbers and the modules drawn).
+        level: of the size limit, 0 to `LEVELS` - 1; -1 for 'random'.
+        params: of the sub-model; share: of the modular cloud model's.
+        accuracy: on test samples of the device's classes, 0 to 1, without any adaptation.
+    """
+
+    training: str
+    device: int
+    kind: str
+    level: int
+    params: int
+    share: float
+    accuracy: float
+
+
+def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
+    """For every device one derived, one matched and one random sub-model at each of the `LEVELS` sizes.
+
+    Twice: of the cloud model with ability enhancing, and of one trained end to end for as many epochs instead.
+    """
+    later = settings.modular_epochs + settings.ability_epochs
+    plain = settings.model_copy(update={"modular_epochs": later, "ability_epochs": 0})
+    for training, variant in (("ability", settings), ("end-to-end", plain)):
+        yield from _of_one_cloud(training, prepare(variant, seed, tick), settings, seed, tick)
+
+
+def _of_one_cloud(training: str, cloud: Cloud, settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
+    here = world(settings, seed)
+    model, costs = cloud.modular_model, cloud.modular_costs
+    state, axes = model.body.state(), model.body.axes()
+    for device in range(settings.devices):
+        tick(f"sub-models ({training}), device", device, settings.devices)
+        draw = here.draw(device, 0)
+        wanted = importance(model.logits(tensors(here.data, "train", draw.train)[0]))
+        scores = {layer: values.double().numpy() for layer, values in zip(costs.layers, wanted, strict=True)}
+        x, y = tensors(here.data, "test", draw.test)
+        logits = dict(zip(costs.layers, model.logits(x), strict=True))
+        generator = rng(seed, Purpose.STUDY, device)  # both trainings meet the same random sub-models
+        for level, limit in enumerate(sizes(costs)):
+            derived = derive(scores, costs, limit)
+            counts = {layer: len(kept) for layer, kept in derived.items()}
+            matched = draw_modules(rng(seed, Purpose.STUDY, device, level), costs, counts)
+            random = draw_modules(generator, costs, draw_counts(generator, costs))
+            for kind, at, kept in (("derived", level, derived), ("matched", level, matched), ("random", -1, random)):
+                coverage = {layer: torch.from_numpy(kept[layer]) for layer in costs.layers}
+                body = cloud.modular.part(coverage)
+                body.load_state_dict(extract(state, axes, coverage))
+                gates = model.gates([logits[layer][:, coverage[layer]] for layer in costs.layers])
+                accuracy = score(body, x, y, here.data.num_classes, gates).accuracy
+                params = costs.of({layer: len(kept[layer]) for layer in costs.layers}).params
+                yield Row(training, device, kind, at, round(params), params / costs.whole.params, accuracy)
+
+
+def sizes(costs: CostModel) -> np.ndarray:
+    """Size limits in parameters, evenly from the smallest sub-model to the whole."""
+    return np.linspace(costs.of(dict.fromkeys(costs.layers, 1)).params, costs.whole.params, LEVELS)
+
+
+def derive(scores: Mapping[str, np.ndarray], costs: CostModel, limit: float) -> dict[str, np.ndarray]:
+    """The paper's derivation (5.1) under the one limit of the figure: parameters."""
+    price = {layer: np.array([cost.params]) for layer, cost in costs.module.items()}
+    return derive_counts(scores, np.array([costs.base.params]), price, np.array([limit]), ("parameters",))
+
+
+def draw_counts(generator: np.random.Generator, costs: CostModel) -> dict[str, int]:
+    """A number of modules for each layer, from one to all."""
+    return {layer: int(generator.integers(1, costs.architecture.sizes[layer] + 1)) for layer in costs.layers}
+
+
+def draw_modules(generator: np.random.Generator, costs: CostModel, counts: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """So many modules of each layer, sorted."""
+    return {
+        layer: np.sort(generator.choice(costs.architecture.sizes[layer], counts[layer], replace=False))
+        for layer in costs.layers
+    }
+
+
+def pareto(points: pd.DataFrame) -> pd.DataFrame:
+    """The rows of (params, accuracy) that no other row beats: none is as small and more accurate; by size."""
+    ordered = points.sort_values(["params", "accuracy"], ascending=[True, False])
+    best = ordered["accuracy"].cummax()
+    return ordered[(ordered["accuracy"] >= best) & ~best.duplicated()]
+
+
+def metrics(rows: pd.DataFrame) -> Measured:
+    """Accuracies of each kind, and two differences.
+
+    ``gap``: 'derived' above 'matched', which has exactly its sizes; mean over the sizes but the whole, where nothing is
+    left to choose. ``ability_gain``: what ability enhancing adds at the second size, about a fifth of the modules;
+    ``ability_gain_all``: mean over the sizes.
+    """
+    found: dict[tuple[str, str], float] = {}
+    level = rows[rows["level"] < LEVELS - 1].groupby(["training", "kind", "level"])["accuracy"].mean()
+    for training, kind in dict.fromkeys(zip(rows["training"], rows["kind"], strict=True)):
+        found[f"{kind}, {training}", "accuracy"] = float(level[training, kind].mean())
+    for training in dict.fromkeys(rows["training"]):
+        found[f"derived, {training}", "gap"] = float((level[training, "derived"] - level[training, "matched"]).mean())
+    for kind in ("derived", "matched"):
+        gain = level["ability", kind] - level["end-to-end", kind]
+        found[f"{kind}, ability", "ability_gain"] = float(gain[1])
+        found[f"{kind}, ability", "ability_gain_all"] = float(gain.mean())
+    return found
+
+
+SUBMODELS = Study(Row, measure, metrics)

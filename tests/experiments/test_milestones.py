@@ -1,0 +1,73 @@
+"""Targets and recovery against runs written by hand."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from experiments.milestones import TARGET, group_of, point_of, reach, recovery, targets
+from fl.results import Row
+
+
+def run(accuracies: list[float], per_step: int = 3, method: str = "eclm", setting: str = "s", seed: int = 1):
+    """A round each 10 s and 2 MB; NaN: not scored."""
+    return pd.DataFrame(
+        [
+            Row(
+                "toy", setting, method, seed, i + 1, i // per_step, devices=1, bytes_down=1_500_000, bytes_up=500_000,
+                virtual_s=10.0 * (i + 1), evaluated=0 if math.isnan(a) else 5, accuracy_mean=a,
+            )
+            for i, a in enumerate(accuracies)
+        ]
+    )  # fmt: skip
+
+
+def test_reach():
+    """0.8 is first scored in round 4: 4 rounds, 40 s, 8 MB. Round 3 may have been there, nobody looked."""
+    nan = math.nan
+    assert reach(run([0.5, 0.7, nan, 0.8, 0.9]), 0.8) == pytest.approx(
+        {"rounds_to_target": 4, "min_to_target": 40 / 60, "mb_to_target": 8}
+    )
+    assert all(math.isnan(value) for value in reach(run([0.5, 0.7]), 0.8).values())
+
+
+def test_recovery():
+    """Steps of 3 rounds. First shift: 0.8 falls to 0.5 and is back in the second round. Second: 0.9 falls to 0.6 and
+    is not back by the end of the step, which counts with its 3 rounds."""
+    found = recovery(run([0.6, 0.7, 0.8, 0.5, 0.8, 0.9, 0.6, 0.7, 0.8]))
+    assert found == pytest.approx({"shift_drop": 0.3, "recovery_rounds": 2.5, "recovery_s": 25, "recovered": 0.5})
+
+
+def test_recovery_needs_a_shift_and_every_round_scored():
+    assert all(math.isnan(value) for value in recovery(run([0.5, 0.6, 0.7])).values())
+    assert all(math.isnan(value) for value in recovery(run([0.5, math.nan, 0.7, 0.5, 0.6, 0.7])).values())
+
+
+def test_the_target_is_a_share_of_the_best_methods_final_accuracy():
+    """eclm ends at (0.8 + 0.9) / 2 = 0.85; that la once stood at 0.99 does not count."""
+    frame = pd.concat([run([0.5, 0.8]), run([0.5, 0.9], seed=2), run([0.99, 0.6], method="la")])
+    assert targets(frame) == pytest.approx({("s", "eclm"): TARGET * 0.85, ("s", "la"): TARGET * 0.85})
+
+
+def test_in_a_sweep_a_method_is_compared_with_itself():
+    frame = pd.concat(
+        [
+            run([0.5, 0.8], setting="a cohort=5"),
+            run([0.5, 0.9], setting="a cohort=10"),
+            run([0.5, 0.4], setting="a cohort=5", method="la"),
+            run([0.5, 0.7], setting="b cohort=5"),
+        ]
+    )
+    assert targets(frame, sweep=True) == pytest.approx(
+        {
+            ("a cohort=5", "eclm"): TARGET * 0.8,
+            ("a cohort=10", "eclm"): TARGET * 0.8,
+            ("a cohort=5", "la"): TARGET * 0.4,
+            ("b cohort=5", "eclm"): TARGET * 0.7,
+        }
+    )
+
+
+def test_names_of_a_sweep():
+    assert group_of("cifar10 m=2 limit=0.5") == "cifar10 m=2" and point_of("cifar10 m=2 limit=0.5") == 0.5
+    assert group_of("cohort=5") == "" and math.isnan(point_of("iid"))
