@@ -58,6 +58,8 @@ SMALL: Overrides = {
     "limit-high": 0.7,
 }
 SKEWED: Overrides = {"partition": "m-classes", "drift": "class-swap"}
+# What is not modular is a floor: in VGG16 the first blocks take 63 % of the MACs, in ResNet34 most of the activations.
+HEAVY: Overrides = {"limit-low": 0.85, "limit-high": 1.2}
 PAPER_OFFLINE: Overrides = {"dense-epochs": 60, "modular-epochs": 20, "ability-epochs": 20, "weight-decay": 5e-4}
 
 
@@ -85,17 +87,17 @@ TASKS: Mapping[str, Mapping[str, Overrides]] = {
     "cifar10": _scales(
         {**SKEWED, "dataset": "cifar10", "model": "resnet18"},
         SMALL,
-        {**PAPER_OFFLINE, "modules": 16, "shrink": 8, "top-k": 8},
+        {**PAPER_OFFLINE, "modules": 16, "shrink": 8, "top-k": 8, "limit-low": 0.4, "limit-high": 0.8},
     ),
     "cifar100": _scales(
         {**SKEWED, "dataset": "cifar100", "model": "vgg16"},
-        SMALL,
-        {**PAPER_OFFLINE, "modules": 32, "shrink": 16, "top-k": 16},
+        {**SMALL, **HEAVY},
+        {**PAPER_OFFLINE, **HEAVY, "modules": 32, "shrink": 16, "top-k": 16},
     ),
     "speech": _scales(
         {**SKEWED, "model": "resnet34", "augment": False},  # a spectrogram must not be mirrored
-        {**SMALL, "dataset": "speech-commands-test", "image-size": 20, "width": 8},
-        {**PAPER_OFFLINE, "dataset": "speech-commands", "modules": 32, "shrink": 16, "top-k": 16},
+        {**SMALL, **HEAVY, "dataset": "speech-commands-test", "image-size": 20, "width": 8},
+        {**PAPER_OFFLINE, **HEAVY, "dataset": "speech-commands", "modules": 32, "shrink": 16, "top-k": 16},
     ),
 }
 PARTS: Mapping[str, tuple[str, ...]] = {
