@@ -300,7 +300,7 @@ class FlowerStrategy(FlowerBase):
 
     @cached_property
     def _selector(self) -> ArrayRecord:
-        return wire.pack(self.method.cloud.modular_model.selector.state_dict())
+        return wire.pack(self.method.modular_model.selector.state_dict())
 
     def _profile(self, device: int, told: MetricRecord) -> Profile:
         """A profile from a device's answer.
@@ -417,7 +417,7 @@ class FlowerStrategy(FlowerBase):
         if task is not None:
             values |= {"architecture": task.architecture, "epochs": task.epochs, "upload": task.upload}
             values |= {"masked": task.masked, "rate": task.rate, "keep": task.keep, "reselect": task.reselect or None}
-            values |= {"rates": list(task.rates) or None, "search": task.search or None}
+            values |= {"rates": list(task.rates) or None, "blend": task.blend, "search": task.search or None}
             cloud = self.method.cloud
             parts = sub_sizes(cloud.architectures[task.architecture], task.coverage)
             values |= {f"size.{axis}": n for axis, n in parts.items()}

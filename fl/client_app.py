@@ -48,6 +48,7 @@ def _read(message: Message, context: Context) -> tuple[Settings, workload.Order,
         rate=float(task.get("rate", 1.0)),  # type: ignore[arg-type]
         keep=bool(task.get("keep", False)),
         rates=task.get("rates", []),  # type: ignore[arg-type]
+        blend=float(task.get("blend", 1.0)),  # type: ignore[arg-type]
         search=bool(task.get("search", False)),
         reselect=bool(task.get("reselect", False)),
         look_back=bool(task.get("look-back", False)),

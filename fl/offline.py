@@ -3,6 +3,7 @@
     early     the dense model for ``dense-epochs``
     dense     early, trained for as many epochs more as the modular model gets
     modular   body, selector and mappings of ECLM, made from early (ECLM 4.3)
+    tailored  the same, its ability enhanced on sub-models as devices get them, with dense as its teacher
     nested    the dense model trained so that its prefixes work on their own (FjORD)
     rolling   the same for windows that start anywhere (FedRolex)
     supernet  branches grown from dense, trained for as many epochs more (AdaptiveNet)
@@ -35,6 +36,7 @@ from models.costs import CostModel
 from models.modularize import modularize
 from models.nested import RATES, distilled, ordered_dropout, settle
 from models.supernet import grow, random_paths, taught
+from models.tailor import tailor
 from models.train import Augment, Extra, Recipe, fit, flip_and_shift
 from partitions import Purpose, rng
 from strategies.base import Cloud
@@ -54,6 +56,7 @@ KEYS: dict[str, list[str]] = {
     "nested": EARLY + LATER,
     "rolling": EARLY + LATER,
     "modular": EARLY + LATER + MODULAR,
+    "tailored": EARLY + LATER + MODULAR,
     "supernet": EARLY + LATER + ["module-layers", "shrink"],
 }
 
@@ -147,7 +150,7 @@ class Stage:
         self._fit(paths, self._later, 6, "supernet", taught(teacher))
         return body.state()
 
-    def modular(self) -> State:
+    def modular(self, tailored: bool = False) -> State:
         """Body, selector and mappings of ECLM, made from the early dense model: end to end, then ability enhancing."""
         settings, here, how = self.settings, world(self.settings, self.seed), self._recipe
         x, y = self._proxy()
@@ -169,9 +172,11 @@ class Stage:
         subtask, subtasks = y, here.data.num_classes
         if settings.subtasks == "domain" and here.data.domain_train is not None:
             subtask, subtasks = torch.from_numpy(here.data.domain_train[here.proxy()]).long(), len(here.data.domains)
-        found, wanted = enhance(
-            model, x, y, subtask, subtasks, how, settings.ability_epochs, self._generator(3),
-            settings.ability, settings.kappa1, settings.kappa2, self.progress, self._augment,
+        enhancing = partial(tailor, teacher=self._body("dense", self.artefact("dense"))) if tailored else enhance
+        found, wanted = enhancing(
+            model, x=x, y=y, subtask=subtask, subtasks=subtasks, recipe=how, epochs=settings.ability_epochs,
+            generator=self._generator(3), strength=settings.ability, slack=settings.kappa1, kappa2=settings.kappa2,
+            progress=self.progress, augment=self._augment,
         )  # fmt: skip
         reached = mapping(model.logits(x), subtask, subtasks)
         kept = {f"body.{k}": v for k, v in body.state().items()}
@@ -180,9 +185,13 @@ class Stage:
             kept |= {f"mapping.{name}.{i}": torch.from_numpy(np.ascontiguousarray(m)) for i, m in enumerate(matrices)}
         return kept
 
-    def modular_model(self) -> ModularModel:
-        """The modular artefact as networks."""
-        kept = self.artefact("modular")
+    def tailored(self) -> State:
+        """The modular model, its ability enhanced on sub-models as devices get them."""
+        return self.modular(tailored=True)
+
+    def modular_model(self, tailored: bool) -> ModularModel:
+        """The modular or the tailored artefact as networks."""
+        kept = self.artefact("tailored" if tailored else "modular")
         chooser = selector(self.settings)
         chooser.load_state_dict(_under(kept, "selector."))
         return ModularModel(self._body("modular", _under(kept, "body.")), chooser, routing(self.settings))

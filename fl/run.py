@@ -215,5 +215,5 @@ class _GlobalAccuracy:
         body.load_state_dict(method.model)
         if method.architecture == "dense":
             return score(body, x, y, classes).accuracy
-        whole = ModularModel(body, cloud.modular_model.selector, cloud.modular_model.routing)
+        whole = ModularModel(body, method.modular_model.selector, method.modular_model.routing)
         return whole.score(x, y, classes).accuracy

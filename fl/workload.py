@@ -58,6 +58,7 @@ class Order:
     keep: bool = False
     reselect: bool = False
     rates: Sequence[float] = ()
+    blend: float = 1.0
     search: bool = False
     look_back: bool = False
 
@@ -318,12 +319,20 @@ def evaluate(settings: Settings, order: Order, store: Store, state: State | None
     delivered = adapted = measured()
     x, y = _data(settings, order, "train")
     if order.epochs:
+        before = part.body.state()
         _fit(settings, order, store, part, x, y)
+        if order.blend < 1:
+            part.body.load_state_dict(blend(before, part.body.state(), order.blend))
         adapted = measured()
     if order.keep:
         _keep(settings, order, store, part, fresh=state is not None)
     former = (delivered[1][0], adapted[1][0]) if order.look_back else None
     return Scored(len(tests[0][0]), delivered[0], adapted[0], len(x), former, part.active)
+
+
+def blend(before: State, after: State, weight: float) -> State:
+    """``before + weight * (after - before)``, entry by entry; what is not a floating-point number is as after."""
+    return {k: torch.lerp(before[k], v, weight) if v.is_floating_point() else v for k, v in after.items()}
 
 
 def change(before: State, after: State) -> float:

@@ -5,7 +5,8 @@ inner width. A module ends in a linear map, so the whole layer is also ONE wide 
 grouped by module and scaled by g before the last map: the *fused* execution, exact and dense. The *dispatch*
 execution runs each module on the samples routed to it. One more module may be a residual one (`Bypass`), whose gate is
 the last column. A dense block is a layer of one module with gate 1, so a dense
-model, a modular model and every sub-model are the same class built with different sizes.
+model, a modular model and every sub-model are the same class built with different sizes. Gates are not negative, so
+they may as well scale the input of the ReLU: the backward pass then keeps no copy of the hidden activations for them.
 
 Shape suffixes: B batch, M modules held, R residual modules held (0 or 1), H hidden width of a module, C input channels,
 O output channels.
@@ -188,13 +189,13 @@ class LinearBlock(nn.Module):
             out = self.bias.repeat(len(x_BC), 1)
             for m in range(modules):
                 rows = gates_BM[:, m].nonzero().squeeze(1)
-                h = F.relu(F.linear(x_BC[rows], self.first[m], self.first_bias[m])) * gates_BM[rows, m, None]
+                h = F.relu(F.linear(x_BC[rows], self.first[m], self.first_bias[m]) * gates_BM[rows, m, None])
                 out = out.index_add(0, rows, F.linear(h, self.second[:, m]))
             return out
-        h = F.relu(F.linear(x_BC, self.first.flatten(0, 1), self.first_bias.flatten()))
+        h = F.linear(x_BC, self.first.flatten(0, 1), self.first_bias.flatten())
         if gates_BM is not None:
             h = (h.unflatten(1, (modules, hidden)) * gates_BM[:, :, None]).flatten(1)
-        return F.linear(h, self.second.flatten(1), self.bias)
+        return F.linear(F.relu(h), self.second.flatten(1), self.bias)
 
     def axes(self, modules: str, hidden: str, inputs: str | None, outputs: str, bypass: str) -> Axes:
         """Names of the axes of each parameter."""
@@ -238,10 +239,13 @@ class ConvBlock(nn.Module):
         self.bypass = None if bypass is None else Bypass(bypass, inputs, outputs, stride, pool)
         self.execution: Execution = "auto"
 
-    def _inner(self, x: Tensor, module: int | None = None) -> Tensor:
-        """Hidden activations (B, M * H, ...) of all modules, or (B, H, ...) of one."""
+    def _inner(self, x: Tensor, gates_BM: Tensor | None, module: int | None = None) -> Tensor:
+        """Gated hidden activations (B, M * H, ...) of all modules, or (B, H, ...) of one."""
         first = self.first.flatten(0, 1) if module is None else self.first[module]
-        h = F.relu(self.norm(F.conv2d(x, first, stride=self.stride, padding=1), module))
+        h = self.norm(F.conv2d(x, first, stride=self.stride, padding=1), module)
+        if gates_BM is not None:
+            h = (h.unflatten(1, (gates_BM.shape[1], -1)) * gates_BM[:, :, None, None, None]).flatten(1, 2)
+        h = F.relu(h)
         return pool2(h) if self.pool else h
 
     def forward(self, x: Tensor, gates: Tensor | None = None) -> Tensor:
@@ -262,14 +266,10 @@ class ConvBlock(nn.Module):
                 rows = gates_BM[:, m].nonzero().squeeze(1)
                 if not len(rows):
                     continue
-                h = self._inner(x[rows], m)
-                y = F.conv2d(h * gates_BM[rows, m, None, None, None], self.second[:, m], padding=1)
+                y = F.conv2d(self._inner(x[rows], gates_BM[rows, m : m + 1], m), self.second[:, m], padding=1)
                 out = out.index_add(0, rows, y)
             return out
-        h = self._inner(x)
-        if gates_BM is not None:
-            h = (h.unflatten(1, (modules, hidden)) * gates_BM[:, :, None, None, None]).flatten(1, 2)
-        return F.conv2d(h, self.second.flatten(1, 2), padding=1)
+        return F.conv2d(self._inner(x, gates_BM), self.second.flatten(1, 2), padding=1)
 
     def axes(self, modules: str | None, hidden: str, inputs: str | None, outputs: str, bypass: str) -> Axes:
         """Names of the axes of each parameter."""

@@ -162,6 +162,40 @@ def targets(loads: Sequence[np.ndarray], slack: float, kappa2: int) -> list[np.n
     return out
 
 
+def aims(
+    model: ModularModel, x: Tensor, subtask: Tensor, subtasks: int, slack: float, kappa2: int
+) -> tuple[list[np.ndarray], list[np.ndarray], list[Tensor]]:
+    """(H, P, P[sub-task of each sample] (n, N)) per layer: what was found, what to aim at, and that for each sample."""
+    found = mapping(model.logits(x), subtask, subtasks)
+    wanted = targets(found, slack, kappa2)
+    return found, wanted, [torch.from_numpy(p).float()[subtask] for p in wanted]
+
+
+def divergence(clean: Sequence[Tensor], label: Sequence[Tensor], rows: Tensor) -> Tensor:
+    """KL(P[sub-task], g), mean over the batch and the layers."""
+    each = [F.kl_div(c.log_softmax(1), p[rows], reduction="batchmean") for c, p in zip(clean, label, strict=True)]
+    return torch.stack(each).mean()
+
+
+def steer(
+    model: ModularModel,
+    x: Tensor,
+    label: Sequence[Tensor],
+    recipe: Recipe,
+    generator: np.random.Generator,
+    augment: Augment | None,
+) -> None:
+    """The selector alone first: that costs next to nothing, and the modules then specialise on what they will get."""
+    optimizer = recipe.build(list(model.selector.parameters()))
+    for _ in range(WARM_UP):
+        for rows in batches(len(x), recipe.batch_size, generator):
+            inputs = augment(x[rows], generator) if augment else x[rows]
+            optimizer.zero_grad(set_to_none=True)
+            divergence(model.selector(inputs), label, rows).backward()
+            torch.nn.utils.clip_grad_norm_(model.selector.parameters(), recipe.clip or float("inf"))
+            optimizer.step()
+
+
 def enhance(
     model: ModularModel,
     x: Tensor,
@@ -182,27 +216,11 @@ def enhance(
     Returns:
         (H, P) per layer: the mapping found by end-to-end training, and the target that was trained.
     """
-    found = mapping(model.logits(x), subtask, subtasks)
-    wanted = targets(found, slack, kappa2)
-    label = [torch.from_numpy(p).float()[subtask] for p in wanted]
-
-    def divergence(clean: Sequence[Tensor], rows: Tensor) -> Tensor:
-        """KL(P[sub-task], g), mean over the batch and the layers."""
-        each = [F.kl_div(c.log_softmax(1), p[rows], reduction="batchmean") for c, p in zip(clean, label, strict=True)]
-        return torch.stack(each).mean()
-
-    # The selector alone first: that costs next to nothing, and the modules then specialise on what they will get.
-    optimizer = recipe.build(list(model.selector.parameters()))
-    for _ in range(WARM_UP):
-        for rows in batches(len(x), recipe.batch_size, generator):
-            inputs = augment(x[rows], generator) if augment else x[rows]
-            optimizer.zero_grad(set_to_none=True)
-            divergence(model.selector(inputs), rows).backward()
-            torch.nn.utils.clip_grad_norm_(model.selector.parameters(), recipe.clip or float("inf"))
-            optimizer.step()
+    found, wanted, label = aims(model, x, subtask, subtasks, slack, kappa2)
+    steer(model, x, label, recipe, generator, augment)
 
     def extra(routed: list[tuple[Tensor, Tensor, Tensor]], rows: Tensor) -> Tensor:
-        return strength * divergence([clean for clean, _, _ in routed], rows)
+        return strength * divergence([clean for clean, _, _ in routed], label, rows)
 
     _train(model, x, y, recipe, epochs, generator, extra, "ability enhancing", progress, augment)
     return found, wanted

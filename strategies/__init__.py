@@ -3,7 +3,8 @@
 from strategies.adaptivenet import AdaptiveNet
 from strategies.base import Strategy
 from strategies.eclm import ECLM, ECLMLocal
-from strategies.fedavg import FedAvg
+from strategies.eclm_plus import ECLMBlended, ECLMPlus, ECLMRestricted, ECLMTailored
+from strategies.fedavg import FedAvg, FedAvgRestricted
 from strategies.fedrolex import FedRolex
 from strategies.fjord import FjORD
 from strategies.heterofl import HeteroFL
@@ -15,10 +16,15 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "la": LocalAdaptation,
     "an": AdaptiveNet,
     "fedavg": FedAvg,
+    "fedavg-restrict": FedAvgRestricted,
     "heterofl": HeteroFL,
     "fjord": FjORD,
     "fedrolex": FedRolex,
     "eclm": ECLM,
     "eclm-local": ECLMLocal,
     "eclm-static": StaticSubModel,
+    "eclm-restrict": ECLMRestricted,
+    "eclm-tailored": ECLMTailored,
+    "eclm-blend": ECLMBlended,
+    "eclm-plus": ECLMPlus,
 }

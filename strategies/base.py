@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -80,6 +80,7 @@ class Task:
             fit its limits now.
         upload: the device sends the trained model back.
         rates: widths of which the device draws one per batch (FjORD); none: it trains the part as it is.
+        blend: how much of local adaptation is served: the mean of the model as delivered and as adapted, with this weight.
         search: the device looks for the best path through the supernet before it is scored.
         cost: of the sub-model, for the clock and the ledger.
     """
@@ -94,6 +95,7 @@ class Task:
     keep: bool = False
     upload: bool = True
     rates: Sequence[float] = ()
+    blend: float = 1.0
     search: bool = False
     reselect: bool = False
 
@@ -142,7 +144,8 @@ class Cloud:
     Args:
         dense, modular: architectures; dense_costs, modular_costs: what their sub-models cost.
         supernet, supernet_costs: the same of AdaptiveNet's.
-        make_dense, make_modular: give the trained models, from a cache or by training them now.
+        make_dense: gives the trained model, from a cache or by training it now; make_modular: that of ECLM, as in the
+            paper or tailored (`models.tailor`).
         make_nested: the dense model with slices that work on their own: prefixes, or rolling windows.
         make_supernet: the supernet.
         settled: ``settled(coverage, state)`` is a part of the dense model with norm statistics of the proxy data; the
@@ -156,7 +159,7 @@ class Cloud:
     supernet: Architecture
     supernet_costs: CostModel
     make_dense: Callable[[], State]
-    make_modular: Callable[[], ModularModel]
+    make_modular: Callable[[bool], ModularModel]
     make_nested: Callable[[bool], State]
     make_supernet: Callable[[], State]
     settled: Callable[[Coverage, State], State]
@@ -175,7 +178,11 @@ class Cloud:
 
     @cached_property
     def modular_model(self) -> ModularModel:
-        return self.make_modular()
+        return self.make_modular(False)
+
+    @cached_property
+    def tailored_model(self) -> ModularModel:
+        return self.make_modular(True)
 
     @cached_property
     def nested_state(self) -> State:
@@ -221,7 +228,12 @@ class Strategy(ABC):
 
     def initial(self) -> State:
         """The cloud model that the method starts from."""
-        return self.cloud.dense_state if self.architecture == "dense" else self.cloud.modular_model.body.state()
+        return self.cloud.dense_state if self.architecture == "dense" else self.modular_model.body.state()
+
+    @property
+    def modular_model(self) -> ModularModel:
+        """The modular cloud model and its selector, for a method that works on one."""
+        return self.cloud.modular_model
 
     def cohort(self, round_: int) -> list[int]:
         """The devices of a round (1, 2, ...): drawn without replacement, from the seed and the round alone."""
@@ -256,9 +268,9 @@ class Strategy(ABC):
     def memory(self, state: State) -> None:
         self.model = state
 
-    def _whole(self, epochs: int, keep: bool = False, upload: bool = True) -> Task:
+    def _whole(self, epochs: int, **how: Any) -> Task:
         """A task over the whole dense model, one object for all devices so that it is packed once."""
-        return Task("dense", FULL, self.model, epochs, self.cloud.dense_costs.whole, keep=keep, upload=upload)
+        return Task("dense", FULL, self.model, epochs, self.cloud.dense_costs.whole, **how)
 
 
 def merge(

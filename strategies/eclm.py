@@ -5,12 +5,14 @@ Zhuang et al., "ECLM: Efficient Edge-Cloud Collaborative Learning with Continuou
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from models.axes import extract
 from models.derive import Infeasible, choose, smallest
+from models.train import Masking
 from strategies.base import Limits, Profile, Strategy, Task, Update, merge
 
 
@@ -18,11 +20,16 @@ class ECLM(Strategy):
     """Query, derive (5.1), train locally, aggregate module by module (5.2).
 
     'eclm' is scored after local adaptation; 'eclm-derive' is the paper's ECLM w/o local adaptation (7.3).
+
+    Class attributes:
+        masked, blend: as in `strategies.base.Task`; not the paper's, see `strategies.eclm_plus`.
     """
 
     reports = {"eclm-derive": "delivered", "eclm": "adapted"}
     architecture = "modular"
     asks = "importance"
+    masked: ClassVar[Masking] = "none"
+    blend: ClassVar[float] = 1.0
 
     def derive(self, profile: Profile) -> dict[str, np.ndarray]:
         """Indices of the modules that one device activates, per layer.
@@ -46,7 +53,8 @@ class ECLM(Strategy):
     def _task(self, modules: Mapping[str, np.ndarray], epochs: int) -> Task:
         coverage = {layer: torch.from_numpy(kept) for layer, kept in modules.items()}
         price = self.cloud.modular_costs.of({layer: len(kept) for layer, kept in modules.items()})
-        return Task("modular", coverage, extract(self.model, self.axes, coverage), epochs, price)
+        state = extract(self.model, self.axes, coverage)
+        return Task("modular", coverage, state, epochs, price, masked=self.masked, blend=self.blend)
 
     def serve(self, profile: Profile, epochs: int) -> Task:
         """A sub-model for use: what fits, or the smallest there is.

@@ -5,7 +5,9 @@ arXiv:1602.05629.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
+from models.train import Masking
 from strategies.base import Profile, Strategy, Task, Update, merge
 
 
@@ -13,9 +15,10 @@ class FedAvg(Strategy):
     """w <- sum_k n_k w_k / sum_k n_k. It ignores what a device can bear, as the original does."""
 
     reports = {"fedavg": "delivered", "fedavg+ft": "adapted"}
+    masked: ClassVar[Masking] = "none"
 
     def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
-        task = self._whole(self.plan.local_epochs)
+        task = self._whole(self.plan.local_epochs, masked=self.masked)
         return {p.device: task for p in profiles}
 
     def absorb(
@@ -24,5 +27,12 @@ class FedAvg(Strategy):
         self.model = merge(self, tasks, updates, weight={u.device: u.examples for u in updates})
 
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
-        task = self._whole(self.plan.adapt_epochs)
+        task = self._whole(self.plan.adapt_epochs, masked=self.masked)
         return {p.device: task for p in profiles}
+
+
+class FedAvgRestricted(FedAvg):
+    """FedAvg whose devices leave absent classes out of the softmax: what that part of `strategies.eclm_plus` does alone."""
+
+    reports = {"fedavg-restrict": "delivered", "fedavg-restrict+ft": "adapted"}
+    masked = "restrict"

@@ -52,7 +52,7 @@ def make_cloud(modules: int = 8, shrink: int = 8, top_k: int = 4, dense: Archite
         make_nested=lambda rolling: state,
         make_supernet=lambda: grow(dense, state, shrink),
         settled=lambda coverage, state: state,
-        make_modular=lambda: ModularModel(body, chooser, Routing(top_k, float(shrink))),
+        make_modular=lambda tailored: ModularModel(body, chooser, Routing(top_k, float(shrink))),
     )
 
 

@@ -1,0 +1,113 @@
+"""Tailoring: ability-enhancing training on the very sub-models that devices will get. Ours; the paper stops at 4.3.
+
+The paper trains all modules together and cuts them apart on the devices, where a few modules meet sums, norms and gates
+that they never saw in training. Here every batch plays one device instead:
+
+    its data      a few sub-tasks, and a batch of their samples
+    its modules   the most important ones for these data, a random share of every layer (5.1 without the knapsack)
+    its loss      cross-entropy among the classes at hand, half of it replaced by what the dense model says of them
+                  (Hinton et al. 2015, arXiv:1503.02531; for sub-models of random size: Cai et al. 2020, arXiv:1908.09791)
+
+and KL(P[sub-task], g) holds the selector to its targets, as in 4.3. Some batches are of everything, for the whole model.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.body import Body
+from models.cloud import ModularModel, Progress, aims, divergence, steer
+from models.selector import Routing, importance
+from models.train import Augment, Recipe, batches, mask
+
+EVERYTHING = 0.3  # share of the batches that hold samples of everything, for the whole model
+SMALLEST, LARGEST, SPREAD = 0.15, 0.9, 0.1  # share of a layer that an imagined device holds; its spread over layers
+
+
+def imagine(subtask: Tensor, subtasks: int, size: int, generator: np.random.Generator) -> tuple[Tensor, float]:
+    """An imagined device: which samples (about ``size``,) it holds, and what share of the modules.
+
+    It has 2 to all sub-tasks, few more often than many, and as many samples of each.
+    """
+    share = generator.uniform(SMALLEST, LARGEST)
+    many = min(subtasks, max(2, round(subtasks ** generator.random())))
+    chosen = generator.choice(subtasks, many, replace=False)
+    rows = [torch.nonzero(subtask == t).squeeze(1) for t in chosen.tolist()]
+    drawn = [own[torch.from_numpy(generator.integers(0, len(own), -(-size // many)))] for own in rows if len(own)]
+    return torch.cat(drawn), share
+
+
+def held(logits: list[Tensor], share: float, generator: np.random.Generator) -> list[Tensor]:
+    """The most important modules of every layer for a batch, about ``share`` of them and at least one."""
+    kept = []
+    for scores in importance([layer.detach() for layer in logits]):
+        count = round(len(scores) * (share + SPREAD * generator.standard_normal()))
+        kept.append(scores.topk(min(len(scores), max(1, count))).indices)
+    return kept
+
+
+def gates_among(routing: Routing, logits: list[Tensor], kept: list[Tensor]) -> list[Tensor]:
+    """Gates (B, N) per layer as a device computes them that holds the modules ``kept``; 0 for all others."""
+    return [
+        torch.zeros_like(layer).index_copy(1, own, routing.gates(layer[:, own]))
+        for layer, own in zip(logits, kept, strict=True)
+    ]
+
+
+def tailor(
+    model: ModularModel,
+    teacher: Body,
+    x: Tensor,
+    y: Tensor,
+    subtask: Tensor,
+    subtasks: int,
+    recipe: Recipe,
+    epochs: int,
+    generator: np.random.Generator,
+    strength: float = 1.0,
+    slack: float = 1.25,
+    kappa2: int = 4,
+    progress: Progress | None = None,
+    augment: Augment | None = None,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Train body and selector in place on imagined devices; arguments and result as of `models.cloud.enhance`.
+
+    Args:
+        teacher: the dense model.
+    """
+    found, wanted, label = aims(model, x, subtask, subtasks, slack, kappa2)
+    steer(model, x, label, recipe, generator, augment)
+    optimizer = recipe.build([*model.body.parameters(), *model.selector.parameters()])
+    steps = max(1, epochs * -(-len(x) // recipe.batch_size))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    teacher.eval()
+    model.body.train()
+    model.selector.train()
+    for epoch in range(epochs):
+        if progress:
+            progress("tailoring", epoch, epochs)
+        for rows in batches(len(x), recipe.batch_size, generator):
+            absent = None
+            whole = generator.random() < EVERYTHING
+            if not whole:
+                rows, share = imagine(subtask, subtasks, recipe.batch_size, generator)
+                absent = torch.ones(model.body.sizes["classes"], dtype=torch.bool)
+                absent[y[rows]] = False
+            inputs = augment(x[rows], generator) if augment else x[rows]
+            clean = model.selector(inputs)
+            gates = model.gates(clean) if whole else gates_among(model.routing, clean, held(clean, share, generator))
+            logits = mask(model.body(inputs, gates), absent, "restrict")
+            with torch.no_grad():
+                told = mask(teacher(inputs), absent, "restrict").softmax(1)
+            present = slice(None) if absent is None else ~absent
+            taught = F.kl_div(logits[:, present].log_softmax(1), told[:, present], reduction="batchmean")
+            loss = (F.cross_entropy(logits, y[rows]) + taught) / 2 + strength * divergence(clean, label, rows)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if recipe.clip:  # apart, or the body's gradients would drown the selector's
+                torch.nn.utils.clip_grad_norm_(model.body.parameters(), recipe.clip)
+                torch.nn.utils.clip_grad_norm_(model.selector.parameters(), recipe.clip)
+            optimizer.step()
+            schedule.step()
+    return found, wanted
