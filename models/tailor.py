@@ -6,9 +6,10 @@ that they never saw in training. Here every batch plays one device instead:
     its data      a few sub-tasks, and a batch of their samples
     its modules   the most important ones for these data, a random share of every layer (5.1 without the knapsack)
     its loss      cross-entropy among the classes at hand, half of it replaced by what the dense model says of them
-                  (Hinton et al. 2015, arXiv:1503.02531; for sub-models of random size: Cai et al. 2020, arXiv:1908.09791)
+                  (Hinton et al. 2015, arXiv:1503.02531; sub-models of random size: Cai et al. 2020, arXiv:1908.09791)
 
-and KL(P[sub-task], g) holds the selector to its targets, as in 4.3. Some batches are of everything, for the whole model.
+and KL(P[sub-task], g) holds the selector to its targets, as in 4.3. Some batches are of everything, for the
+whole model.
 """
 
 import numpy as np

@@ -80,7 +80,7 @@ class Task:
             fit its limits now.
         upload: the device sends the trained model back.
         rates: widths of which the device draws one per batch (FjORD); none: it trains the part as it is.
-        blend: how much of local adaptation is served: the mean of the model as delivered and as adapted, with this weight.
+        blend: weight of the adapted model in the mean, with the delivered one, that a device serves.
         search: the device looks for the best path through the supernet before it is scored.
         cost: of the sub-model, for the clock and the ledger.
     """

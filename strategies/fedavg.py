@@ -32,7 +32,7 @@ class FedAvg(Strategy):
 
 
 class FedAvgRestricted(FedAvg):
-    """FedAvg whose devices leave absent classes out of the softmax: what that part of `strategies.eclm_plus` does alone."""
+    """FedAvg whose devices leave absent classes out of the softmax, as in `strategies.eclm_plus`."""
 
     reports = {"fedavg-restrict": "delivered", "fedavg-restrict+ft": "adapted"}
     masked = "restrict"

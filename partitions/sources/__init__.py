@@ -14,7 +14,7 @@ from partitions.sources.har_embedded import HarEmbedded
 from partitions.sources.har_uci import HarUci
 from partitions.sources.source import Source
 from partitions.sources.speech_commands import SpeechCommands
-from partitions.sources.speech_commands_test import SpeechCommandsTest
+from partitions.sources.speech_commands_subset import SpeechCommandsTest
 
 DATASETS: dict[str, Source] = {
     "har-embedded": HarEmbedded(),
