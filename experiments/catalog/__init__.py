@@ -1,5 +1,6 @@
 """Named experiments. A new one is a file here and a line in ``EXPERIMENTS``."""
 
+from experiments.catalog.ablation import ABLATION
 from experiments.catalog.cifar10_small import CIFAR10_SMALL
 from experiments.catalog.experiment import SCALES, Experiment, View
 from experiments.catalog.fig1 import FIG1
@@ -19,6 +20,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         QUICKSTART,
         CIFAR10_SMALL,
         TABLE1,
+        ABLATION,
         FIG1,
         FIG10,
         FIG12,

@@ -42,20 +42,22 @@ SMALL: Overrides = {
     "image-size": 16,
     "width": 16,
     "devices": 40,
-    "cohort": 10,
-    "rounds": 16,
-    "rounds-per-step": 8,
-    "eval-every": 4,
+    "cohort": 8,
+    "rounds": 10,
+    "rounds-per-step": 5,
+    "eval-every": 5,
     "adapt-epochs": 5,
-    "dense-epochs": 24,
+    "lr": 0.003,  # of 0.01 and 0.003 the better one for FedAvg + fine-tuning
+    "dense-epochs": 20,
     "modular-epochs": 2,
-    "ability-epochs": 8,
+    "ability-epochs": 12,
     "modules": 8,
     "shrink": 8,
     "top-k": 7,
+    "kappa2": 3,
     "weight-decay": 5e-4,
-    "limit-low": 0.35,  # below, not even one module per layer fits the memory: at this size activations dominate
-    "limit-high": 0.7,
+    "limit-low": 0.4,  # at 0.32 one module per layer fills the memory: at this size activations dominate
+    "limit-high": 0.55,
 }
 SKEWED: Overrides = {"partition": "m-classes", "drift": "class-swap"}
 # What is not modular is a floor: in VGG16 the first blocks take 63 % of the MACs, in ResNet34 most of the activations.
@@ -73,7 +75,15 @@ def _scales(common: Overrides, small: Overrides, paper: Overrides) -> dict[str, 
 
 TASKS: Mapping[str, Mapping[str, Overrides]] = {
     "har": _scales(
-        {"partition": "subject", "drift": "subject", "model": "mlp", "modules": 16, "shrink": 8, "top-k": 8},
+        {
+            "partition": "subject",
+            "drift": "subject",
+            "subtasks": "domain",
+            "model": "mlp",
+            "modules": 16,
+            "shrink": 8,
+            "top-k": 8,
+        },  # fmt: skip
         {
             "dataset": "har-embedded",
             "devices": 46,
@@ -102,12 +112,13 @@ TASKS: Mapping[str, Mapping[str, Overrides]] = {
 }
 PARTS: Mapping[str, tuple[str, ...]] = {
     scale: (
-        "har subject", "cifar10 m=2", "cifar10 m=5", "cifar100 m=10", "cifar100 m=20",
+        "har subject", *(() if scale == "paper" else ("har m=2",)), "cifar10 m=2", "cifar10 m=5", "cifar100 m=10", "cifar100 m=20",
         *(("speech m=5", "speech m=10") if scale == "paper" else ("speech m=2", "speech m=5")),
     )
     for scale in SCALES
 }  # fmt: skip
-"""The seven settings of Table 1: the paper's partitions; of the shipped speech subset, with 12 classes, 2 and 5."""
+"""The seven settings of Table 1: the paper's partitions; of the shipped speech subset, with 12 classes, 2 and 5.
+HAR with label skew is ours."""
 
 
 def setting(name: str, scale: str, **changes: str | int | float | bool) -> Overrides:
@@ -115,5 +126,5 @@ def setting(name: str, scale: str, **changes: str | int | float | bool) -> Overr
     task, _, partition = name.partition(" ")
     own: dict[str, str | int | float | bool] = dict(TASKS[task][scale])
     if partition.startswith("m="):
-        own["classes-per-device"] = int(partition.removeprefix("m="))
+        own |= {**SKEWED, "subtasks": "class", "classes-per-device": int(partition.removeprefix("m="))}
     return own | {key.replace("_", "-"): value for key, value in changes.items()}
