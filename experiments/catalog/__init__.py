@@ -1,7 +1,6 @@
 """Named experiments. A new one is a file here and a line in ``EXPERIMENTS``."""
 
 from experiments.catalog.ablation import ABLATION
-from experiments.catalog.cifar10_small import CIFAR10_SMALL
 from experiments.catalog.experiment import SCALES, Experiment, View
 from experiments.catalog.fig1 import FIG1
 from experiments.catalog.fig10 import FIG10, FIG11
@@ -18,7 +17,6 @@ EXPERIMENTS: dict[str, Experiment] = {
     for e in (
         MAIN,
         QUICKSTART,
-        CIFAR10_SMALL,
         TABLE1,
         ABLATION,
         FIG1,

@@ -83,7 +83,7 @@ TASKS: Mapping[str, Mapping[str, Overrides]] = {
             "modules": 16,
             "shrink": 8,
             "top-k": 8,
-        },  # fmt: skip
+        },
         {
             "dataset": "har-embedded",
             "devices": 46,
@@ -112,7 +112,8 @@ TASKS: Mapping[str, Mapping[str, Overrides]] = {
 }
 PARTS: Mapping[str, tuple[str, ...]] = {
     scale: (
-        "har subject", *(() if scale == "paper" else ("har m=2",)), "cifar10 m=2", "cifar10 m=5", "cifar100 m=10", "cifar100 m=20",
+        "har subject", *(() if scale == "paper" else ("har m=2",)), "cifar10 m=2", "cifar10 m=5",
+        "cifar100 m=10", "cifar100 m=20",
         *(("speech m=5", "speech m=10") if scale == "paper" else ("speech m=2", "speech m=5")),
     )
     for scale in SCALES

@@ -149,7 +149,7 @@ def test_the_papers_hyper_parameters() -> None:
 
 def test_settings_option_picks_settings() -> None:
     chosen = EXPERIMENTS["table1"].resolve("cpu", [1], {}, ["cifar10 ", "har"])
-    assert [s.setting for s in chosen] == ["har subject", "cifar10 m=2", "cifar10 m=5"]
+    assert [s.setting for s in chosen] == ["har subject", "har m=2", "cifar10 m=2", "cifar10 m=5"]
 
 
 def test_a_study_runs_is_skipped_when_complete_and_is_drawn_again(tmp_path: Path) -> None:
