@@ -41,11 +41,11 @@ SMOKE: Overrides = {
 SMALL: Overrides = {
     "image-size": 16,
     "width": 16,
-    "devices": 40,
-    "cohort": 8,
-    "rounds": 10,
-    "rounds-per-step": 5,
-    "eval-every": 5,
+    "devices": 30,
+    "cohort": 6,
+    "rounds": 8,
+    "rounds-per-step": 4,
+    "eval-every": 4,
     "adapt-epochs": 5,
     "lr": 0.003,  # of 0.01 and 0.003 the better one for FedAvg + fine-tuning
     "dense-epochs": 20,

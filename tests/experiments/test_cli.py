@@ -47,7 +47,7 @@ def test_the_flower_engine_and_the_local_one_write_the_same_csv(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["run", "quikstart"], "unknown experiment 'quikstart'; known: cifar10-small, fig1, fig10, fig11, fig12"),
+        (["run", "quikstart"], "unknown experiment 'quikstart'; known: ablation, fig1, fig10, fig11, fig12"),
         (["run", "fig77"], "did you mean"),
         (["run", "main", "--settings", "m=3"], "no setting of 'main' is called 'm=3'; known: m=2"),
         (["drift", "--set", "drift"], "--set drift: write KEY=VALUE"),

@@ -11,6 +11,7 @@ from strategies import STRATEGIES
 from strategies.adaptivenet import AdaptiveNet
 from strategies.base import Limits, Plan, Profile, Strategy, Task, Update
 from strategies.eclm import ECLM, ECLMLocal
+from strategies.eclm_plus import ECLMBlended, ECLMPlus, ECLMRestricted, ECLMTailored
 from strategies.fedavg import FedAvg
 from strategies.fedrolex import FedRolex
 from strategies.fjord import FjORD
@@ -293,6 +294,28 @@ def test_eclm_without_cloud_goes_on_from_the_sub_model_of_its_first_query(cloud_
     for device in range(9):  # whatever its data say now, it has the modules that it has
         assert later[device].coverage is first[device].coverage
         assert method.deliver(moved_on)[device] == replace(later[device], epochs=0)
+
+
+def test_eclm_plus_is_three_changes_and_each_variant_one_of_them(cloud_maker, plan: Plan) -> None:
+    cloud = cloud_maker()
+    paper = cloud.make_modular(False)
+    tailored = replace(paper, body=cloud.modular.whole(7))
+    cloud.make_modular = {False: paper, True: tailored}.__getitem__
+    changes = {
+        ECLM: (False, "none", 1.0),
+        ECLMRestricted: (False, "restrict", 1.0),
+        ECLMTailored: (True, "none", 1.0),
+        ECLMBlended: (False, "none", 0.5),
+        ECLMPlus: (True, "restrict", 0.5),
+    }
+    for kind, (starts_tailored, masked, blend) in changes.items():
+        method = kind(cloud, plan, 3)
+        start = (tailored if starts_tailored else paper).body.state()
+        assert method.modular_model is (tailored if starts_tailored else paper)
+        assert all(torch.equal(method.model[name], value) for name, value in start.items())
+        everyone = profiles(method)
+        for task in (*method.tasks(1, everyone).values(), *method.deliver(everyone).values()):
+            assert (task.masked, task.blend) == (masked, blend)
 
 
 def test_sub_models_of_eclm_are_cut_from_the_current_cloud_model(cloud_maker, plan: Plan) -> None:
