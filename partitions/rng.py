@@ -1,10 +1,11 @@
 """Randomness is addressed, never consumed: the same address gives the same numbers on every engine, in any order."""
 
-from enum import IntEnum
+from enum import IntEnum, unique
 
 import numpy as np
 
 
+@unique  # two purposes with one number would be one stream
 class Purpose(IntEnum):
     """What a stream of random numbers is for; the first part of its address. Never renumber."""
 
