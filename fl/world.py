@@ -28,8 +28,12 @@ def dataset(settings: Settings) -> Dataset:
 
     Raises:
         partitions.DataError: it is missing; the message says which command fetches it.
+        SettingsError: its samples cannot be shrunk to ``image-size``.
     """
-    return load(settings.dataset, settings.data_root or None, settings.image_size)
+    try:
+        return load(settings.dataset, settings.data_root or None, settings.image_size)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
 
 
 @lru_cache(maxsize=8)
@@ -64,6 +68,20 @@ def tensors(data: Dataset, split: str, indices: np.ndarray | slice = slice(None)
     return torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(np.array(data.labels(split, indices)))  # type: ignore[arg-type]
 
 
+def hyper(settings: Settings) -> dict[str, int | str]:
+    """The hyper-parameters of the dense model; what is left out takes the model's own default."""
+    own: dict[str, int | str] = {"width": settings.width} if settings.width else {}
+    if _convolves(settings):
+        own["norm"] = settings.norm
+        if settings.module_layers:
+            own["layers"] = settings.module_layers
+    return own
+
+
+def _convolves(settings: Settings) -> bool:
+    return "norm" in signature(MODELS[settings.model]).parameters
+
+
 @lru_cache(maxsize=8)
 def architectures(settings: Settings) -> dict[str, Architecture]:
     """The dense cloud model, and the modular one and the supernet made from it.
@@ -72,17 +90,12 @@ def architectures(settings: Settings) -> dict[str, Architecture]:
         SettingsError: the model does not fit the data or cannot be cut as asked.
     """
     data = dataset(settings)
-    hyper: dict[str, object] = {"width": settings.width} if settings.width else {}
-    if "norm" in signature(MODELS[settings.model]).parameters:  # it convolves
-        if len(data.input_shape) != 3:
-            raise SettingsError(
-                f"model = '{settings.model}' needs images, {data.name} has samples of shape {data.input_shape}"
-            )
-        hyper["norm"] = settings.norm
-        if settings.module_layers:
-            hyper["layers"] = settings.module_layers
+    if _convolves(settings) and len(data.input_shape) != 3:
+        raise SettingsError(
+            f"model = '{settings.model}' needs images, {data.name} has samples of shape {data.input_shape}"
+        )
     try:
-        dense = MODELS[settings.model](data.input_shape, data.num_classes, **hyper)
+        dense = MODELS[settings.model](data.input_shape, data.num_classes, **hyper(settings))
         modular = dense.modular(settings.modules, settings.shrink)
         return {"dense": dense, "modular": modular, "supernet": elastic(dense, settings.shrink)}
     except ValueError as error:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from experiments.studies.study import Measured, Study, Tick
 from fl.config import Settings
-from fl.world import architectures, dataset, recipe
+from fl.world import architectures, dataset, hyper, recipe
 from models.axes import Sizes
 from models.body import Architecture
 from models.costs import CostModel
@@ -47,14 +47,11 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
     costs = {kind: CostModel(built[kind], how.batch_size, how.slots) for kind in ("dense", "modular")}
     models = {WHOLE: (built["dense"], built["dense"].sizes)} | sub_models(built["modular"], costs["modular"])
     timed = latencies(models, WHOLE, how, REPEATS)
-    hyper: dict[str, int | str] = {"width": settings.width} if settings.width else {}
-    if settings.model != "mlp":
-        hyper["norm"] = settings.norm
     for at, (name, (architecture, sizes)) in enumerate(models.items()):
         tick("memory of model", at, len(models))
         changed = {axis: n for axis, n in sizes.items() if n != architecture.sizes[axis]}
         cut = None if name == WHOLE else (settings.modules, settings.shrink)
-        memory = peak_memory(settings.model, data.input_shape, data.num_classes, how, hyper, cut, changed)
+        memory = peak_memory(settings.model, data.input_shape, data.num_classes, how, hyper(settings), cut, changed)
         of = costs["dense" if name == WHOLE else "modular"]
         params = of.whole.params if name == WHOLE else of.of({layer: sizes[layer] for layer in of.layers}).params
         took = timed[name]

@@ -30,7 +30,7 @@ DATASETS: dict[str, Source] = {
 
 def load(name: str, root: str | Path | Root | None = None, image_size: int = 0) -> Dataset:
     """The data set, read once per process. UnknownName, DataError if missing, ValueError for an impossible size."""
-    lookup("dataset", name, DATASETS)
+    lookup("data set", name, DATASETS)
     return _load(name, Root.at(root), image_size)
 
 
@@ -41,13 +41,13 @@ def _load(name: str, root: Root, image_size: int) -> Dataset:
 
 def fetch(name: str, root: str | Path | Root | None = None) -> Path:
     """Downloads a data set unless it is there already; returns where it lies. DataError without a network."""
-    source, where_to = lookup("dataset", name, DATASETS), Root.at(root, create=True)
+    source, where_to = lookup("data set", name, DATASETS), Root.at(root, create=True)
     return source.seek(where_to) or source.fetch(where_to.target)
 
 
 def import_(name: str, files: list[Path], root: str | Path | Root | None = None) -> Path:
     """Takes a data set from local archives or folders; returns where it lies. DataError if they are not it."""
-    source, where_to = lookup("dataset", name, DATASETS), Root.at(root, create=True)
+    source, where_to = lookup("data set", name, DATASETS), Root.at(root, create=True)
     if present := source.find(where_to.target):
         raise DataError(f"{name} is already at {present}: remove it first to import it again")
     if not files:
@@ -61,7 +61,7 @@ def import_(name: str, files: list[Path], root: str | Path | Root | None = None)
 def where(name: str | None = None, root: str | Path | Root | None = None) -> list[tuple[str, Path | None, int]]:
     """Rows (name, path or None, bytes) for one data set or for all."""
     names = list(DATASETS) if name is None else [name]
-    found = [(each, lookup("dataset", each, DATASETS).seek(Root.at(root))) for each in names]
+    found = [(each, lookup("data set", each, DATASETS).seek(Root.at(root))) for each in names]
     return [(each, path, size_of(path) if path else 0) for each, path in found]
 
 

@@ -53,7 +53,7 @@ def test_a_missing_set_is_one_sentence_that_says_what_to_run(alone, tmp_path):
 
 
 def test_an_unknown_set():
-    with pytest.raises(ValueError, match=r"unknown dataset 'cifar'; known: .* \(did you mean 'cifar10.?'\?\)"):
+    with pytest.raises(ValueError, match=r"unknown data set 'cifar'; known: .* \(did you mean 'cifar10.?'\?\)"):
         load("cifar")
 
 
