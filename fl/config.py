@@ -67,7 +67,7 @@ class Settings(BaseModel):
     schedule: str = Field("every", description="steps at which data shift: every, never, every:N, or 2,5,9")
 
     # The models
-    model: str = Field("mlp", description="architecture: mlp, resnet18, resnet34, vgg16")
+    model: str = Field("mlp", description=f"architecture: {', '.join(MODELS)}")
     width: int = Field(0, ge=0, description="width of its first block; 0: the model's own default")
     norm: Literal["group", "batch"] = Field("group", description="normalisation in convolutional models")
     modules: int = Field(16, ge=1, description="modules per layer of the modular cloud model")
@@ -194,8 +194,7 @@ class Settings(BaseModel):
         try:
             for key in values:
                 lookup("run-config key", key, known)
-            # Flower hands numbers as they were written: an int where a float is declared and the other way round is
-            # normal.
+            # Flower hands numbers as they were written: an int where a float is declared is normal, and vice versa.
             return cls(**values)
         except UnknownName as error:
             raise SettingsError(str(error)) from None

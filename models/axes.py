@@ -64,8 +64,7 @@ class WeightedSum:
 
     A monoid: `add` and `merge` commute, and an empty sum changes nothing. Sums are kept in double precision, so that
     the float32 result does not depend on the order of the answers. Entries that no sub-model covered keep their old
-    value in
-    `finish`: never 0/0, never 0. Integer buffers come back as integers.
+    value in `finish`: never 0/0, never 0. Integer buffers come back as integers.
     """
 
     def __init__(self, axes: Axes, like: Mapping[str, Tensor]):
@@ -87,8 +86,7 @@ class WeightedSum:
             coverage: where they belong.
             weight: how much the part counts, e.g. its number of examples.
             along: for an axis, one weight per kept index *instead of* ``weight``, for the parameters that have that
-            axis
-                (ECLM: the importance of each module).
+                axis (ECLM: the importance of each module).
         """
         along = along or {}
         for name, value in part.items():

@@ -106,8 +106,8 @@ def mapping(logits: Sequence[Tensor], subtask: Tensor, subtasks: int) -> list[np
 def assign(load_TN: np.ndarray, kappa1: float, kappa2: int) -> np.ndarray:
     """Which modules serve which sub-task (ECLM 4.3, step 2): a binary mask M (T, N) that solves
 
-        max sum(H * M)  s.t.  sum_t h_tn m_tn <= kappa1 for every module n,  1 <= sum_n m_tn <= kappa2 for every
-        sub-task t.
+        max sum(H * M)  s.t.  sum_t h_tn m_tn <= kappa1        for every module n,
+                              1 <= sum_n m_tn <= kappa2        for every sub-task t.
 
     The formula is lost in the paper's text; this is what its two constraints say, plus 'at least one'.
 

@@ -202,10 +202,9 @@ class Strategy(ABC):
     """One method.
 
     Class attributes:
-        reports: the rows that a run of the method yields: name -> which of a device's two scores it reads,
-        'delivered' (the model
-            as given) or 'adapted' (after `Plan.adapt_epochs` local epochs). One run scores both, so that a method and
-            its fine-tuned variant share their training rounds.
+        reports: the rows that a run of the method yields: name -> which of a device's two scores it reads, 'delivered'
+            (the model as given) or 'adapted' (after `Plan.adapt_epochs` local epochs). One run scores both, so that a
+            method and its fine-tuned variant share their training rounds.
         architecture: which cloud model the method works on.
         asks: what a device is queried for: nothing, its 'limits', or its limits and 'importance'.
         asks_once: a device's first answer is used for good; otherwise it is queried anew at every step.

@@ -84,8 +84,7 @@ class ECLM(Strategy):
     def absorb(
         self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
     ) -> None:
-        """w_i <- sum_k a_ik w_ik, a_ik the importance of module i on device k, normalised over the devices that hold
-        it.
+        """w_i <- sum_k a_ik w_ik, a_ik the importance of module i on device k, normalised over those that hold it.
 
         What every sub-model holds (stem, norms, head) is averaged by examples.
         """
