@@ -1,7 +1,6 @@
 """What a method is: who takes part, what each device is sent, how replies merge, what a device is given for use.
 
-A strategy knows nothing of Flower, files or clocks; `fl.adapter` turns any of them into a Flower strategy. All of its
-state that a resumed run needs is in `Strategy.memory`.
+A strategy knows nothing of Flower, files or clocks; `fl.adapter` turns any of them into a Flower strategy.
 """
 
 from abc import ABC, abstractmethod
@@ -257,15 +256,6 @@ class Strategy(ABC):
     def has_global_model(self) -> bool:
         """Whether scoring the cloud model on the global test set means anything for this method."""
         return True
-
-    @property
-    def memory(self) -> State:
-        """Everything that must survive a restart of the server."""
-        return self.model
-
-    @memory.setter
-    def memory(self, state: State) -> None:
-        self.model = state
 
     def _whole(self, epochs: int, **how: Any) -> Task:
         """A task over the whole dense model, one object for all devices so that it is packed once."""

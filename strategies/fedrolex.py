@@ -7,8 +7,6 @@ Alam, Liu, Yan, Zhang, "FedRolex: Model-Heterogeneous Federated Learning with Ro
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from models.axes import Coverage, State
 from models.nested import width
 from strategies.base import Profile, Task
@@ -35,12 +33,3 @@ class FedRolex(HeteroFL):
     def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
         self.turn = round_ - 1
         return super().tasks(round_, profiles)
-
-    @property
-    def memory(self) -> State:
-        return {**self.model, "turn": torch.tensor(self.turn)}
-
-    @memory.setter
-    def memory(self, state: State) -> None:
-        self.turn = int(state["turn"])
-        self.model = {name: value for name, value in state.items() if name != "turn"}
