@@ -15,5 +15,5 @@ def accuracy(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     with styled():
         figure, panels = grid(settings, {}, 3, (4.3, 0.8 + 0.22 * max(4, len(drawn))))
         for axes, setting in zip(panels, settings, strict=True):
-            bars(axes, table(summary, setting, "accuracy_mean"), drawn, "{:.1f}", 100, "accuracy, %; ◆ paper")
+            bars(axes, table(summary, setting, "accuracy_mean"), drawn, "{:.1f}", 100, "accuracy, %", top=100)
     return figure

@@ -1,5 +1,7 @@
 """Fig. 11: mean accuracy over the steps, and what an adaptation takes; two panels per setting."""
 
+import math
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -7,8 +9,8 @@ from experiments.plots.panels import bars, grid, table
 from experiments.plots.style import looks, styled
 
 PANELS = (
-    ("accuracy_mean", "accuracy, %", "{:.1f}", 100.0),
-    ("adapt_s", "virtual s per adaptation", "{:.3g}", 1.0),
+    ("accuracy_mean", "accuracy, %", "{:.1f}", 100.0, 100.0),
+    ("adapt_s", "virtual s per adaptation", "{:.3g}", 1.0, math.inf),
 )
 
 
@@ -20,6 +22,6 @@ def adaptation(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     with styled():
         titles = [f"{setting}: {'accuracy' if panel is PANELS[0] else 'time'}" for setting, panel in names]
         figure, panels = grid(titles, {}, 2, (4.8, 0.8 + 0.24 * max(4, len(drawn))))
-        for axes, (setting, (metric, label, form, scale)) in zip(panels, names, strict=True):
-            bars(axes, table(summary, setting, metric), drawn, form, scale, label)
+        for axes, (setting, (metric, label, form, scale, top)) in zip(panels, names, strict=True):
+            bars(axes, table(summary, setting, metric), drawn, form, scale, label, top=top)
     return figure

@@ -4,13 +4,15 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.artist import Artist
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from experiments.plots.panels import grid
 from experiments.plots.style import percent, styled
 from partitions import World
 
-MOST = 24  # cells with a colour and a legend entry of their own; the rest are grey
+MOST = 24  # cells with a colour and a legend entry of their own; the others are grey
+GREYS = ("#7f7f7f", "#c7c7c7", "#b3b3b3")  # of the palettes, not to be taken for the others
 
 
 def shares(world: World, devices: int, steps: int) -> pd.DataFrame:
@@ -36,14 +38,16 @@ def drift(rows: pd.DataFrame) -> Figure:
     devices, cells = list(dict.fromkeys(rows["device"])), list(dict.fromkeys(rows["cell"]))
     largest = rows.groupby("cell")["share"].sum().sort_values(ascending=False).index[:MOST]
     palette = [*colormaps["tab20"].colors, *colormaps["Set2"].colors]  # type: ignore[attr-defined]
-    colors = {cell: palette[cells.index(cell) % len(palette)] if cell in largest else "#dddddd" for cell in cells}
+    palette = [color for color in map(to_hex, palette) if color not in GREYS]
+    colors = dict(zip((cell for cell in cells if cell in largest), palette, strict=False)) | {"others": "#dddddd"}
     with styled():
         figure, panels = grid([f"device {device}" for device in devices], {}, 2, (5.2, 2.4))
         for axes, device in zip(panels, devices, strict=True):
             own = rows[rows["device"] == device]
             bottom = np.zeros(own["step"].nunique())
             for cell, of in own.groupby("cell", sort=False):
-                axes.bar(of["step"], of["share"], bottom=bottom, width=0.92, color=colors[str(cell)], label=cell)
+                label = cell if cell in colors else "others"
+                axes.bar(of["step"], of["share"], bottom=bottom, width=0.92, color=colors[str(label)], label=label)
                 bottom += of["share"].to_numpy()
             severity = own.groupby("step")["severity"].first()
             if severity.any():
@@ -51,10 +55,12 @@ def drift(rows: pd.DataFrame) -> Figure:
             axes.set_ylim(0, 1)
             axes.yaxis.set_major_formatter(percent)
             axes.set_xlabel("step")
+            axes.set_ylabel("share of the data")
             axes.grid(False)
         shown: dict[str, Artist] = {}
         for axes in panels:
             handles, labels = axes.get_legend_handles_labels()
-            shown |= {label: h for h, label in zip(handles, labels, strict=True) if label in [*largest, "severity"]}
-        figure.legend(list(shown.values()), list(shown), loc="outside right center", fontsize=8)
+            shown |= dict(zip(labels, handles, strict=True))
+        names = [name for name in [*colors, "severity"] if name in shown]
+        figure.legend([shown[name] for name in names], names, loc="outside right center", fontsize=8)
     return figure

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 
 from experiments.plots.style import Look, key
 
@@ -55,12 +56,14 @@ def bars(
     scale: float = 1.0,
     label: str = "",
     absent: str = "",
+    top: float = math.inf,
 ) -> None:
     """A horizontal bar for each method of ``looks`` with its value, its interval over seeds and, as ◆, the paper's.
 
     Args:
         lines: of `table`; form: of the number beside a bar, e.g. '{:.1f}'; scale: factor of the values; label: of x.
         absent: what stands in the place of a method without a line; empty: it gets no place.
+        top: the largest value there can be; ticks beyond it have no number.
     """
     methods = [name for name in looks if absent or name in lines.index]
     most = 0.0
@@ -77,16 +80,20 @@ def bars(
         )  # fmt: skip
         if half > 0:
             axes.errorbar(value, at, xerr=half, color="#222222", capsize=2.5, linewidth=1.0, label="_ci95")
-        reach = [value + half]
+        reach, text = [value + half], form.format(value)
         if not math.isnan(line["paper_value"]):
             told = scale * line["paper_value"]
             axes.plot(told, at, "D", color="#222222", markersize=4.5, label="_paper")
             reach.append(told)
+            text += f" (◆ {form.format(told)})"
         most = max(most, *reach)
-        axes.annotate(form.format(value), (max(reach), at), (5, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.annotate(text, (max(reach), at), (7, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(range(len(methods)), methods, fontsize=8)
     axes.set_ylim(max(1, len(methods)) - 0.4, -0.6)  # from the top; also where nothing has a bar
-    axes.set_xlim(0, 1.22 * (most or 1.0))
+    compared = lines["paper_value"].notna().any()
+    axes.set_xlim(0, (1.5 if compared else 1.22) * (most or 1.0))  # room for the numbers
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}" if x <= top else "")
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
-    axes.set_xlabel(label)
+    axes.set_xlabel(f"{label}; ◆ paper" if compared else label)

@@ -219,6 +219,15 @@ def test_bars_carry_the_paper_as_a_diamond():
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([51, 61, 71, 76, 81])
     (told,) = [line for line in axes.get_lines() if line.get_label() == "_paper"]
     assert told.get_xydata().tolist() == [[90.0, 4.0]]
+    assert [text.get_text() for text in axes.texts][-2:] == ["76.0", "81.0 (◆ 90.0)"]
+    shown = axes.xaxis.get_major_formatter()
+    assert axes.get_xlabel() == "accuracy, %; ◆ paper" and (shown(100), shown(120)) == ("100", "")
+
+
+def test_bars_without_the_paper_do_not_speak_of_it():
+    frame = rounds(settings=["s"])
+    (axes,) = PLOTS["accuracy"](frame, summarize(frame)).axes
+    assert axes.get_xlabel() == "accuracy, %"
 
 
 def test_traffic_names_the_methods_that_miss_the_target():
@@ -260,3 +269,16 @@ def test_drift_stacks_the_shares_of_each_device():
         (0.25, 0.75),
         (0.25, 0.75),
     ]
+
+
+def test_drift_has_a_colour_of_its_own_for_the_largest_cells_and_one_for_the_others():
+    cells = {f"class {i}": 0.01 if i % 2 else 0.0575 for i in range(30)}
+    rows = pd.DataFrame(
+        [(0, 0, cell, share, 0.0) for cell, share in cells.items()],
+        columns=["device", "step", "cell", "share", "severity"],
+    )
+    figure = drift(rows)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(names) == 25 and names[-1] == "others" and set(list(cells)[::2]) <= set(names)
+    colors = [patch.get_facecolor() for patch in figure.legends[0].get_patches()]
+    assert len(set(colors)) == 25
