@@ -15,6 +15,6 @@ FIG12 = Experiment(
     study="routing",
     plot="routing",
     table=("overlap",),
-    note="Paper: similar classes (same colour) share modules, different ones do not; it reports no number. The overlap "
+    note="Paper: similar classes share modules, different ones do not; it reports no number. The overlap "
     "of two classes is sum_n min(H[a, n], H[b, n]), 1 if they use the same modules alike.",
 )

@@ -34,7 +34,7 @@ FIG13 = Experiment(
     plot="submodels",
     table=("accuracy", "gap", "ability_gain", "ability_gain_all"),
     paper={(f"cifar100 {skew}", "matched, ability"): {"ability_gain": 0.115} for skew in ("m=10", "m=20", "all")},
-    note="gap: derived above random sub-models of exactly the same sizes. ability_gain: what ability enhancing adds to "
-    "sub-models with about a fifth of the modules; the paper reports 11.5 points on average at 5M of 25M parameters.",
+    note="Gap: derived above random sub-models of exactly the same sizes. Gain: what ability enhancing adds, over all "
+    "sizes and at about a fifth of the modules; there the paper reports 11.5 points on average (5M of 25M parameters).",
 )
 assert set(GROUPS) == set(SCALES)
