@@ -73,7 +73,9 @@ def test_what_nobody_trained_keeps_its_old_value() -> None:
         assert torch.equal(new[name], OLD[name]), name
 
 
-indices = st.lists(st.integers(0, 3), min_size=0, max_size=4, unique=True).map(lambda i: torch.tensor(sorted(i)))
+indices = st.lists(st.integers(0, 3), min_size=0, max_size=4, unique=True).map(
+    lambda i: torch.tensor(sorted(i), dtype=torch.int64)
+)
 values = hnp.arrays("float32", (4, 3), elements=st.floats(-8, 8, width=32)).map(torch.from_numpy)
 parts = st.lists(st.tuples(values, indices, st.floats(0.125, 8)), min_size=1, max_size=5)
 GRID_AXES = {"w": ("out", None)}
