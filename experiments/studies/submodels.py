@@ -11,13 +11,14 @@ from experiments.studies.study import Measured, Study, Tick
 from fl.config import Settings
 from fl.offline import prepare
 from fl.world import tensors, world
-from models.axes import extract
+from models.axes import Coverage, Sizes, extract
+from models.body import columns_coverage, gate_columns
 from models.costs import CostModel
-from models.derive import derive_counts
+from models.derive import choose
 from models.selector import importance
 from models.train import score
 from partitions import Purpose, rng
-from strategies.base import Cloud
+from strategies.base import Cloud, Limits
 
 LEVELS = 6  # sizes, from one module in each layer to all of them
 
@@ -69,42 +70,46 @@ def _of_one_cloud(training: str, cloud: Cloud, settings: Settings, seed: int, ti
         logits = dict(zip(costs.layers, model.logits(x), strict=True))
         generator = rng(seed, Purpose.STUDY, device)  # both trainings meet the same random sub-models
         for level, limit in enumerate(sizes(costs)):
-            derived = derive(scores, costs, limit)
-            counts = {layer: len(kept) for layer, kept in derived.items()}
+            derived = columns_coverage(cloud.modular.sizes, derive(scores, costs, limit))
+            counts = {axis: len(kept) for axis, kept in derived.items()}
             matched = draw_modules(rng(seed, Purpose.STUDY, device, level), costs, counts)
             random = draw_modules(generator, costs, draw_counts(generator, costs))
-            for kind, at, kept in (("derived", level, derived), ("matched", level, matched), ("random", -1, random)):
-                coverage = {layer: torch.from_numpy(kept[layer]) for layer in costs.layers}
+            for kind, at, coverage in (
+                ("derived", level, derived),
+                ("matched", level, matched),
+                ("random", -1, random),
+            ):
                 body = cloud.modular.part(coverage)
                 body.load_state_dict(extract(state, axes, coverage))
-                gates = model.gates([logits[layer][:, coverage[layer]] for layer in costs.layers])
+                columns = {layer: gate_columns(cloud.modular.sizes, layer, coverage) for layer in costs.layers}
+                gates = model.gates([logits[layer][:, kept] for layer, kept in columns.items()])
                 accuracy = score(body, x, y, here.data.num_classes, gates).accuracy
-                params = costs.of({layer: len(kept[layer]) for layer in costs.layers}).params
+                params = costs.of({axis: len(kept) for axis, kept in coverage.items()}).params
                 yield Row(training, device, kind, at, round(params), params / costs.whole.params, accuracy)
 
 
 def sizes(costs: CostModel) -> np.ndarray:
-    """Size limits in parameters, evenly from the smallest sub-model to the whole."""
-    return np.linspace(costs.of(dict.fromkeys(costs.layers, 1)).params, costs.whole.params, LEVELS)
+    """Size limits in parameters, evenly from one module in each layer, whichever, to the whole."""
+    one = sum(max(cost.params for cost in costs.columns(layer)) for layer in costs.layers)
+    return np.linspace(costs.base.params + one, costs.whole.params, LEVELS)
 
 
 def derive(scores: Mapping[str, np.ndarray], costs: CostModel, limit: float) -> dict[str, np.ndarray]:
     """The paper's derivation (5.1) under the one limit of the figure: parameters."""
-    price = {layer: np.array([cost.params]) for layer, cost in costs.module.items()}
-    return derive_counts(scores, np.array([costs.base.params]), price, np.array([limit]), ("parameters",))
+    return choose(costs, scores, np.array([4 * limit, np.inf, np.inf]), Limits.names)  # at 4 bytes a parameter
 
 
 def draw_counts(generator: np.random.Generator, costs: CostModel) -> dict[str, int]:
-    """A number of modules for each layer, from one to all."""
-    return {layer: int(generator.integers(1, costs.architecture.sizes[layer] + 1)) for layer in costs.layers}
+    """A number of modules for each layer, from one to all; where it has a residual module, with or without that."""
+    shrunk = {layer: int(generator.integers(1, costs.architecture.sizes[layer] + 1)) for layer in costs.layers}
+    return shrunk | {axis: int(generator.integers(2)) for axis in costs.bypass}
 
 
-def draw_modules(generator: np.random.Generator, costs: CostModel, counts: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """So many modules of each layer, sorted."""
-    return {
-        layer: np.sort(generator.choice(costs.architecture.sizes[layer], counts[layer], replace=False))
-        for layer in costs.layers
-    }
+def draw_modules(generator: np.random.Generator, costs: CostModel, counts: Sizes) -> Coverage:
+    """So many modules on each axis, sorted."""
+    sizes = costs.architecture.sizes
+    drawn = {axis: generator.choice(sizes[axis], n, replace=False) for axis, n in counts.items()}
+    return {axis: torch.from_numpy(np.sort(kept)) for axis, kept in drawn.items()}
 
 
 def pareto(points: pd.DataFrame) -> pd.DataFrame:
