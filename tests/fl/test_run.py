@@ -35,8 +35,7 @@ def test_one_and_two_workers_write_the_same_csv(play: Callable, tmp_path: Path) 
 def test_every_method_reports_its_rows(play: Callable, tmp_path: Path) -> None:
     play(tmp_path, strategies=",".join(STRATEGIES))
     rounds = pd.read_csv(tmp_path / "rounds.csv")
-    reports = ["na", "na+ft", "la", "an", "an+ft", "fedavg", "fedavg+ft", "heterofl", "heterofl+ft"]
-    reports += ["fjord", "fjord+ft", "fedrolex", "fedrolex+ft", "eclm-derive", "eclm", "eclm-local", "eclm-static"]
+    reports = [report for strategy in STRATEGIES.values() for report in strategy.reports]
     assert list(rounds.method.unique()) == reports
     assert (rounds.groupby("method").size() == 4).all()
     scored = rounds[rounds.evaluated > 0]
