@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from fl.offline import prepare
 from fl.world import tensors, world
 from models.axes import Coverage, Sizes, extract
 from models.body import columns_coverage, gate_columns
+from models.cloud import ModularModel
 from models.costs import CostModel
 from models.derive import choose
 from models.selector import importance
@@ -28,7 +30,8 @@ class Row:
     """One sub-model on one device.
 
     Args:
-        training: 'ability' (with ability enhancing) or 'end-to-end' (as many epochs without).
+        training: 'ability' (with ability enhancing), 'tailored' (that on imagined devices, `models.tailor`), or
+            'end-to-end' (as many epochs without either).
         device: whose data it is derived for and scored on.
         kind: 'derived' (the most important modules that fit), 'matched' (as many modules in each layer, drawn at
             random), 'random' (both the numbers and the modules drawn).
@@ -49,17 +52,23 @@ class Row:
 def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
     """For every device one derived, one matched and one random sub-model at each of the `LEVELS` sizes.
 
-    Twice: of the cloud model with ability enhancing, and of one trained end to end for as many epochs instead.
+    Of three cloud models: with ability enhancing, tailored, and trained end to end for as many epochs instead.
     """
     later = settings.modular_epochs + settings.ability_epochs
     plain = settings.model_copy(update={"modular_epochs": later, "ability_epochs": 0})
-    for training, variant in (("ability", settings), ("end-to-end", plain)):
-        yield from _of_one_cloud(training, prepare(variant, seed, tick), settings, seed, tick)
+    cloud, without = prepare(settings, seed, tick), prepare(plain, seed, tick)
+    for training, model in (
+        ("ability", cloud.modular_model),
+        ("tailored", cloud.tailored_model),
+        ("end-to-end", without.modular_model),
+    ):
+        yield from _of_one_model(training, model, cloud, settings, seed, tick)
 
 
-def _of_one_cloud(training: str, cloud: Cloud, settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
-    here = world(settings, seed)
-    model, costs = cloud.modular_model, cloud.modular_costs
+def _of_one_model(
+    training: str, model: ModularModel, cloud: Cloud, settings: Settings, seed: int, tick: Tick
+) -> Iterator[Row]:
+    here, costs = world(settings, seed), cloud.modular_costs
     state, axes = model.body.state(), model.body.axes()
     for device in range(settings.devices):
         tick(f"sub-models ({training}), device", device, settings.devices)
@@ -68,7 +77,7 @@ def _of_one_cloud(training: str, cloud: Cloud, settings: Settings, seed: int, ti
         scores = {layer: values.double().numpy() for layer, values in zip(costs.layers, wanted, strict=True)}
         x, y = tensors(here.data, "test", draw.test)
         logits = dict(zip(costs.layers, model.logits(x), strict=True))
-        generator = rng(seed, Purpose.STUDY, device)  # both trainings meet the same random sub-models
+        generator = rng(seed, Purpose.STUDY, device)  # all trainings meet the same random sub-models
         for level, limit in enumerate(sizes(costs)):
             derived = columns_coverage(cloud.modular.sizes, derive(scores, costs, limit))
             counts = {axis: len(kept) for axis, kept in derived.items()}
@@ -132,10 +141,12 @@ def metrics(rows: pd.DataFrame) -> Measured:
         found[f"{kind}, {training}", "accuracy"] = float(level[training, kind].mean())
     for training in dict.fromkeys(rows["training"]):
         found[f"derived, {training}", "gap"] = float((level[training, "derived"] - level[training, "matched"]).mean())
-    for kind in ("derived", "matched"):
-        gain = level["ability", kind] - level["end-to-end", kind]
-        found[f"{kind}, ability", "ability_gain"] = float(gain[1])
-        found[f"{kind}, ability", "ability_gain_all"] = float(gain.mean())
+    for training, kind in product(dict.fromkeys(rows["training"]), ("derived", "matched")):
+        if training == "end-to-end":
+            continue
+        gain = level[training, kind] - level["end-to-end", kind]
+        found[f"{kind}, {training}", "ability_gain"] = float(gain[1])
+        found[f"{kind}, {training}", "ability_gain_all"] = float(gain.mean())
     return found
 
 
