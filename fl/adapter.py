@@ -16,6 +16,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerBase
+from torch import Tensor
 
 from fl import wire
 from fl.arrivals import Arrival, Arrivals
@@ -24,7 +25,8 @@ from fl.config import Settings
 from fl.devices import Hardware, Table
 from fl.fleet import Fleet
 from fl.measures import NAN, Divergence, load_cv
-from models.axes import FULL, covered_sizes
+from models.axes import FULL, Coverage, covered_sizes
+from models.body import bypass_axis, gate_columns
 from models.costs import Cost
 from partitions import Purpose, rng
 from strategies.base import Limits, Measure, Profile, Strategy, Task, Update, rebase, sub_sizes
@@ -180,18 +182,23 @@ class FlowerStrategy(FlowerBase):
                 assert task.state is not None
                 divergence.add(update.state, task.state, task.coverage)
             self.ledger.divergence = divergence.value(self._parameters)
-            layers = set(cloud.modular_costs.layers)
-            cut = [name for name in self._parameters if layers & set(method.axes[name])]
+            modules = {*cloud.modular_costs.layers, *cloud.modular_costs.bypass}
+            cut = [name for name in self._parameters if modules & set(method.axes[name])]
             self.ledger.module_divergence = divergence.value(cut)
         if trained and method.architecture == "modular":
-            modules = {layer: cloud.modular.sizes[layer] for layer in cloud.modular_costs.layers}
-            self.ledger.load_cv = load_cv([task.coverage for task, _ in trained], modules)
+            columns = [self._columns(task.coverage) for task, _ in trained]
+            self.ledger.load_cv = load_cv(columns, {layer: len(all_) for layer, all_ in self._columns(FULL).items()})
 
     @cached_property
     def _parameters(self) -> list[str]:
         """What is trained of the method's model: its entries but the statistics."""
         architecture = self.method.cloud.architectures[self.method.architecture]
         return [name for name, _ in architecture.part(FULL).named_parameters()]
+
+    def _columns(self, coverage: Coverage) -> dict[str, Tensor]:
+        """The modules of a modular (sub-)model by layer, as they are numbered on the wire."""
+        modular, layers = self.method.cloud.modular, self.method.cloud.modular_costs.layers
+        return {layer: gate_columns(modular.sizes, layer, coverage) for layer in layers}
 
     def _absorb(self, server_round: int, merged: Sequence[Arrival]) -> None:
         """Let the method merge, in the order of device numbers; late updates as updates of the present model."""
@@ -315,10 +322,9 @@ class FlowerStrategy(FlowerBase):
         limits = Limits.shares(whole, *spare)
         if self.method.asks != "importance":
             return Profile(device, limits)
-        importance = {}
-        for layer in self.method.cloud.modular_costs.layers:
+        importance, modules = {}, {layer: len(columns) for layer, columns in self._columns(FULL).items()}
+        for layer, wanted in modules.items():
             values = np.asarray(told[f"importance.{layer}"], dtype=float)
-            wanted = self.method.cloud.modular.sizes[layer]
             if (
                 values.shape != (wanted,)
                 or not np.isfinite(values).all()
@@ -329,11 +335,10 @@ class FlowerStrategy(FlowerBase):
             importance[layer] = values
         held = {}
         if any(name.startswith("held.") for name in told):
-            for layer in self.method.cloud.modular_costs.layers:
+            for layer, known in modules.items():
                 values = np.asarray(told[f"held.{layer}"], dtype=int)
-                known = np.arange(self.method.cloud.modular.sizes[layer])
-                if not len(values) or not np.isin(values, known).all() or (np.diff(values) <= 0).any():
-                    raise ValueError(f"modules held of {layer} are not rising numbers below {len(known)}: {values}")
+                if not len(values) or not np.isin(values, np.arange(known)).all() or (np.diff(values) <= 0).any():
+                    raise ValueError(f"modules held of {layer} are not rising numbers below {known}: {values}")
                 held[layer] = values
         return Profile(device, limits, importance, held or None)
 
@@ -359,10 +364,13 @@ class FlowerStrategy(FlowerBase):
             return task.cost
         costs = self.method.cloud.costs[task.architecture]
         held = covered_sizes(costs.architecture.sizes, task.coverage)
-        active = {layer: int(told[f"active.{layer}"]) for layer in costs.layers}  # type: ignore[arg-type]
-        for layer, n in active.items():
-            if not 1 <= n <= held[layer]:
-                raise ValueError(f"activates {n} modules of {layer}, holds {held[layer]}")
+        active = {axis: int(told[f"active.{axis}"]) for axis in (*costs.layers, *costs.bypass)}  # type: ignore[arg-type]
+        for axis, n in active.items():
+            if not 0 <= n <= held[axis]:
+                raise ValueError(f"activates {n} modules of {axis}, holds {held[axis]}")
+        for layer in costs.layers:
+            if active[layer] + active.get(bypass_axis(layer), 0) == 0:
+                raise ValueError(f"activates no module of {layer}")
         return costs.of(active)
 
     def _score(self, device: int, told: MetricRecord) -> DeviceScore:
@@ -422,7 +430,7 @@ class FlowerStrategy(FlowerBase):
             parts = sub_sizes(cloud.architectures[task.architecture], task.coverage)
             values |= {f"size.{axis}": n for axis, n in parts.items()}
             if task.architecture == "modular":
-                values |= {f"held.{layer}": kept.tolist() for layer, kept in task.coverage.items()}
+                values |= {f"held.{layer}": kept.tolist() for layer, kept in self._columns(task.coverage).items()}
         return wire.task_record(values)
 
     def _messages(self, tasks: Mapping[int, Task], server_round: int, kind: str) -> list[Message]:

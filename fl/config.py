@@ -73,6 +73,7 @@ class Settings(BaseModel):
     modules: int = Field(16, ge=1, description="modules per layer of the modular cloud model")
     module_layers: int = Field(0, ge=0, description="stages that are module layers, the last ones; 0: as in the paper")
     shrink: int = Field(8, ge=1, description="how many times narrower a module is than the block it comes from")
+    residual: bool = Field(False, description="a module more in every layer, that passes its input through (ECLM 4.1)")
     top_k: int = Field(6, ge=1, description="modules active per sample in each layer")
     selector_width: int = Field(16, ge=4, description="width of the selector's embedding")
 

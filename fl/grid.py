@@ -89,6 +89,9 @@ class LocalGrid(Grid):
         """Stop the workers, also in the middle of their work."""
         if self._pool is not None:
             processes = list((self._pool._processes or {}).values())
+            # A worker that is stopped in the middle of an answer would leave the pool's thread waiting for the rest of
+            # it, and this process unable to end; without a writer left, the thread reads the end of the stream instead.
+            self._pool._result_queue._writer.close()  # type: ignore[attr-defined]
             self._pool.shutdown(wait=False, cancel_futures=True)
             for process in processes:
                 process.terminate()

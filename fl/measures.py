@@ -51,7 +51,7 @@ def load_cv(coverages: Iterable[Coverage], modules: Mapping[str, int]) -> float:
     """Coefficient of variation of how many devices trained each module of a layer, mean over the layers.
 
     Args:
-        coverages: of the sub-models trained; modules: how many there are in each layer.
+        coverages: the modules of each sub-model trained, by layer; modules: how many there are in each layer.
     """
     counts = {layer: np.zeros(n) for layer, n in modules.items()}
     for coverage in coverages:

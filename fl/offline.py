@@ -49,7 +49,7 @@ EARLY = """
     weight-decay
 """.split()
 LATER = ["modular-epochs", "ability-epochs"]
-MODULAR = "modules module-layers shrink top-k selector-width balance ability subtasks kappa1 kappa2".split()
+MODULAR = "modules module-layers shrink residual top-k selector-width balance ability subtasks kappa1 kappa2".split()
 KEYS: dict[str, list[str]] = {
     "early": EARLY,
     "dense": EARLY + LATER,
@@ -155,7 +155,8 @@ class Stage:
         settings, here, how = self.settings, world(self.settings, self.seed), self._recipe
         x, y = self._proxy()
         built = architectures(settings)
-        _, taken = modularize(built["dense"], self.artefact("early"), settings.modules, settings.shrink)
+        cut = settings.modules, settings.shrink, settings.residual
+        _, taken = modularize(built["dense"], self.artefact("early"), *cut)
         body, chooser = self._body("modular", taken), selector(settings, self._integer(Purpose.INIT, 1))
         model = ModularModel(body, chooser, routing(settings))
         train_end_to_end(

@@ -19,8 +19,8 @@ from fl.config import Settings
 from fl.devices import Shares, Table, shares
 from fl.store import Store
 from fl.world import architectures, recipe, routing, selector, tensors, world
-from models.axes import FULL, Coverage, State, WeightedSum, extract
-from models.body import Body
+from models.axes import FULL, Coverage, State, WeightedSum, covered_sizes, extract
+from models.body import Body, columns_coverage
 from models.costs import CostModel
 from models.derive import Infeasible, choose, shift, smallest
 from models.nested import ordered_dropout, settle
@@ -40,7 +40,7 @@ class Order:
     Args:
         device, seed, round, step: where in the experiment this is.
         architecture: of `fl.world.architectures`; sizes: the axis sizes in which the part differs from the whole.
-        held: for each module layer the indices of the modules that the part consists of.
+        held: for each module layer the modules that the part consists of, numbered as `models.body.gate_columns` does.
         look_back: also score on the test draw of the step before.
         epochs, masked, rate, keep, reselect, rates, search: as in `strategies.base.Task`.
     """
@@ -70,7 +70,7 @@ class Trained:
     Args:
         state: of the modules activated; None where it changed too little to be uploaded.
         classes: of which the device has samples.
-        active: how many modules of each layer were activated, where the device chose them.
+        active: how many modules were activated, by their axis, where the device chose them.
     """
 
     state: State | None
@@ -105,7 +105,7 @@ class Part:
     Args:
         held: the parameters of everything that it holds.
         body: the network of what it activates.
-        modules: numbers in the cloud model of the modules activated, per layer.
+        modules: numbers in the cloud model of the modules activated, per layer, as in `Order.held`.
         inside: where those lie in ``held``.
     """
 
@@ -117,7 +117,7 @@ class Part:
     @property
     def active(self) -> dict[str, int]:
         """What the cloud is told about a choice that the device made."""
-        return {layer: len(at) for layer, at in self.inside.items()}
+        return {axis: len(at) for axis, at in self.inside.items()}
 
     def updated(self) -> State:
         """Everything held, with the present parameters of what is activated."""
@@ -131,8 +131,7 @@ class Part:
 @lru_cache(maxsize=16)  # a network of this many sizes at once stays in memory
 def _body(settings: Settings, architecture: str, sizes: tuple[tuple[str, int], ...]) -> Body:
     """A network of the given sizes, made once per process and overwritten by every device that uses it."""
-    whole = architectures(settings)[architecture]
-    return whole.build({**whole.sizes, **dict(sizes)}, None)
+    return architectures(settings)[architecture].build(dict(sizes), None)
 
 
 @lru_cache(maxsize=4)
@@ -150,15 +149,16 @@ def _load(settings: Settings, order: Order, store: Store, state: State | None) -
     """The part that was sent, or that the device kept; where it is to re-select, what fits of that now (ECLM 5.1)."""
     held = state if state is not None else store.load("model")
     modules = {layer: np.asarray(kept) for layer, kept in (order.held or {}).items()}
-    sizes, inside = dict(order.sizes or {}), FULL
+    sizes, inside = {**architectures(settings)[order.architecture].sizes, **(order.sizes or {})}, FULL
     if order.reselect:
         active = _select(settings, order, store, modules)
-        inside = {layer: torch.from_numpy(np.searchsorted(modules[layer], kept)) for layer, kept in active.items()}
-        modules, sizes = active, sizes | {layer: len(kept) for layer, kept in active.items()}
+        inside = columns_coverage(
+            sizes, {layer: np.searchsorted(modules[layer], kept) for layer, kept in active.items()}
+        )
+        modules = active
     if order.search:
         inside = _path(settings, order, held)
-        sizes |= {layer: len(kept) for layer, kept in inside.items()}
-    body = _body(settings, order.architecture, tuple(sorted(sizes.items())))
+    body = _body(settings, order.architecture, tuple(sorted(covered_sizes(sizes, inside).items())))
     body.load_state_dict(extract(held, body.axes(), inside))
     body.rate = order.rate
     if order.search:
@@ -223,7 +223,7 @@ def _gates(settings: Settings, order: Order, store: Store, part: Part, x: Tensor
 
 
 def _importance(settings: Settings, order: Order, store: Store) -> dict[str, np.ndarray]:
-    """Importance (N,) of each module of a layer to the device's data (ECLM 5.1)."""
+    """Importance of each module of a layer to the device's data (ECLM 5.1)."""
     x, _ = _data(settings, order, "train")
     layers = architectures(settings)["modular"].part({}).layers
     scores = importance(_logits(settings, store, x))
@@ -268,11 +268,12 @@ def _content(settings: Settings, order: Order, store: Store) -> tuple[dict[str, 
     then = {name.removeprefix("then."): v.numpy() for name, v in kept.items() if name.startswith("then.")}
     if shift(_importance(settings, order, store), then) <= settings.shift_threshold:
         return held, 0.0
+    whole = architectures(settings)["modular"].sizes
     trial = replace(
         order,
         round=0,
         architecture="modular",
-        sizes={layer: len(own) for layer, own in held.items()},
+        sizes=covered_sizes(whole, columns_coverage(whole, held)),
         held=held,
         epochs=settings.adapt_epochs,
         masked=MASKINGS[int(kept["masked"])],

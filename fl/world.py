@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fl.config import Settings, SettingsError
-from models.body import Architecture
+from models.body import Architecture, gate_columns
 from models.registry import MODELS
 from models.selector import Routing, Selector
 from models.supernet import elastic
@@ -96,7 +96,7 @@ def architectures(settings: Settings) -> dict[str, Architecture]:
         )
     try:
         dense = MODELS[settings.model](data.input_shape, data.num_classes, **hyper(settings))
-        modular = dense.modular(settings.modules, settings.shrink)
+        modular = dense.modular(settings.modules, settings.shrink, settings.residual)
         return {"dense": dense, "modular": modular, "supernet": elastic(dense, settings.shrink)}
     except ValueError as error:
         raise SettingsError(str(error)) from error
@@ -105,7 +105,7 @@ def architectures(settings: Settings) -> dict[str, Architecture]:
 def selector(settings: Settings, seed: int | None = None) -> Selector:
     """The module selector; without a seed its weights are to be loaded."""
     modular = architectures(settings)["modular"]
-    layers = {layer: modular.sizes[layer] for layer in modular.part({}).layers}
+    layers = {layer: len(gate_columns(modular.sizes, layer)) for layer in modular.part({}).layers}
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     return Selector(modular.input_shape, layers, settings.selector_width, generator)
 

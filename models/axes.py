@@ -101,16 +101,10 @@ class WeightedSum:
                 total += w * value.to(total.dtype)
                 weights += w
             else:
-                narrow = _index(
-                    tuple(a if n > 1 else None for a, n in zip(names, weights.shape, strict=True)),
-                    coverage,
-                    weights.shape,
-                )
+                narrow = _index(names, coverage, weights.shape)
+                assert narrow is not None
                 total[index] += w * value.to(total.dtype)
-                if narrow is None:
-                    weights += w
-                else:
-                    weights[narrow] += w
+                weights[narrow] += w
 
     def merge(self, other: "WeightedSum") -> None:
         """Add everything that ``other`` has seen."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -106,18 +107,34 @@ def gate_columns(sizes: Sizes, layer: str, coverage: Coverage = FULL) -> Tensor:
     """Which gates of a layer the sub-model of ``coverage`` has, in the numbering of the whole model.
 
     A layer of N = ``sizes[layer]`` modules has the columns 0 .. N - 1 and, where it has a residual module, N. Selector
-    outputs, importance and gates are in this order; `columns_coverage` is the way back.
+    outputs, importance and gates are in this order, and modules derived, held or activated are told by these numbers;
+    `columns_coverage` is the way back.
     """
     bypass = bypass_axis(layer)
     modules = coverage.get(layer, torch.arange(sizes[layer]))
     return torch.cat([modules, sizes[layer] + coverage.get(bypass, torch.arange(sizes.get(bypass, 0)))])
 
 
-def columns_coverage(sizes: Sizes, layer: str, columns: Tensor) -> Coverage:
-    """The coverage of a sub-model that has these gates of a layer."""
-    bypass, modules = bypass_axis(layer), sizes[layer]
-    own = {layer: columns[columns < modules]}
-    return own | {bypass: columns[columns >= modules] - modules} if bypass in sizes else own
+def columns_coverage(sizes: Sizes, columns: Mapping[str, np.ndarray]) -> Coverage:
+    """The coverage of a sub-model that has these gates of each layer."""
+    coverage = {}
+    for layer, own in columns.items():
+        kept, modules, bypass = torch.from_numpy(own), sizes[layer], bypass_axis(layer)
+        coverage[layer] = kept[kept < modules]
+        if bypass in sizes:
+            coverage[bypass] = kept[kept >= modules] - modules
+    return coverage
+
+
+def by_axis(sizes: Sizes, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Values of all gates of each layer, such as importance, by the axis on which the module behind a gate lies."""
+    values = {}
+    for layer, own in columns.items():
+        modules, bypass = sizes[layer], bypass_axis(layer)
+        values[layer] = own[:modules]
+        if bypass in sizes:
+            values[bypass] = own[modules:]
+    return values
 
 
 Family = Callable[..., Architecture]

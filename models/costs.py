@@ -131,7 +131,7 @@ class CostModel:
         return {axis: self._cost({**self._one, axis: 1}) - one for axis in axes}
 
     def columns(self, layer: str) -> list[Cost]:
-        """What the module behind each of a layer's `gate_columns` costs: prices for `derive_milp`."""
+        """What the module behind each of a layer's `gate_columns` costs."""
         axis = bypass_axis(layer)
         residual = [self.bypass[axis]] if axis in self.bypass else []
         return [self.module[layer]] * self.architecture.sizes[layer] + residual

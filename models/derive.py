@@ -3,9 +3,9 @@
     max sum_i importance_i d_i   s.t.  sum_i resource_j(i) d_i <= limit_j for each j,  d binary,  >= 1 module per layer
 
 The modules of a layer are shrunk copies of one block and cost the same, so the best k of a layer are its k most
-important and only the *counts* per layer are open: `derive_counts` enumerates them and is exact. `derive_milp`
-(HiGHS) takes modules of mixed cost and is the oracle in the tests. Both first reserve the most important module of
-every layer, as the paper does.
+important and only the *counts* per layer are open: `derive_counts` enumerates them and is exact. A residual module has
+a price of its own; `derive_milp` (HiGHS) takes modules of mixed cost. Both first reserve the most important module of
+every layer, as the paper does. Modules are numbered as `models.body.gate_columns` does.
 """
 
 import ctypes
@@ -104,6 +104,7 @@ def derive_milp(
             constraints=LinearConstraint((weight / scale).T, -np.inf, room / scale),
             integrality=np.ones(len(value)),
             bounds=Bounds(0, open_),
+            options={"mip_rel_gap": 0},
         )
     taken = np.round(solution.x).astype(bool)
     return {
@@ -129,9 +130,14 @@ def choose(
         Infeasible: not even one module per layer fits.
     """
     held = held or {layer: np.arange(len(scores)) for layer, scores in importance.items()}
-    price = {layer: np.array(cost.vector[1:]) for layer, cost in costs.module.items()}
     among = {layer: importance[layer][kept] for layer, kept in held.items()}
-    chosen = derive_counts(among, np.array(costs.base.vector[1:]), price, limits, names)
+    base = np.array(costs.base.vector[1:])
+    if costs.bypass:
+        each = {layer: np.array([cost.vector[1:] for cost in costs.columns(layer)])[held[layer]] for layer in held}
+        chosen = derive_milp(among, base, each, limits, names)
+    else:
+        price = {layer: np.array(cost.vector[1:]) for layer, cost in costs.module.items()}
+        chosen = derive_counts(among, base, price, limits, names)
     return {layer: held[layer][at] for layer, at in chosen.items()}
 
 

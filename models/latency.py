@@ -90,14 +90,14 @@ def peak_memory(
     classes: int,
     recipe: Recipe,
     hyper: Mapping[str, int | str] | None = None,
-    modules: tuple[int, int] | None = None,
+    modules: tuple[int, int, bool] | None = None,
     sizes: Sizes | None = None,
 ) -> Memory:
     """Real peak memory of training steps as a device makes them, in a process of its own.
 
     Args:
         model: a name of `models.registry`, built for ``input_shape`` and ``classes`` with ``hyper``.
-        modules: (modules, shrink) of the modular model, None for the dense one.
+        modules: (modules, shrink, residual) of the modular model, None for the dense one.
         sizes: the axis sizes in which the sub-model differs from the whole, e.g. ``{"stage1.modules": 3}``.
 
     Raises:

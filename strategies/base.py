@@ -53,8 +53,9 @@ class Profile:
     Args:
         device: its number.
         limits: None where the method does not ask.
-        importance: (N,) per module layer, None where the method does not ask.
-        held: the modules that it holds and can do with, None if it asks for others.
+        importance: of the module behind each of a layer's gates (`models.body.gate_columns`), None where the method
+            does not ask.
+        held: the modules that it holds and can do with, by the same numbers; None if it asks for others.
     """
 
     device: int

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from models.axes import extract
+from models.body import by_axis, columns_coverage
 from models.derive import Infeasible, choose, smallest
 from models.train import Masking
 from strategies.base import Limits, Profile, Strategy, Task, Update, merge
@@ -51,8 +52,8 @@ class ECLM(Strategy):
         return choose(self.cloud.modular_costs, profile.importance, link_alone, Limits.names)
 
     def _task(self, modules: Mapping[str, np.ndarray], epochs: int) -> Task:
-        coverage = {layer: torch.from_numpy(kept) for layer, kept in modules.items()}
-        price = self.cloud.modular_costs.of({layer: len(kept) for layer, kept in modules.items()})
+        coverage = columns_coverage(self.cloud.modular.sizes, modules)
+        price = self.cloud.modular_costs.of({axis: len(kept) for axis, kept in coverage.items()})
         state = extract(self.model, self.axes, coverage)
         return Task("modular", coverage, state, epochs, price, masked=self.masked, blend=self.blend)
 
@@ -88,11 +89,12 @@ class ECLM(Strategy):
 
         What every sub-model holds (stem, norms, head) is averaged by examples.
         """
-        scores = {p.device: p.importance for p in profiles if p.importance is not None}
+        sizes = self.cloud.modular.sizes
+        scores = {p.device: by_axis(sizes, p.importance) for p in profiles if p.importance is not None}
         along = {
             u.device: {
-                layer: torch.from_numpy(scores[u.device][layer])[kept].float()
-                for layer, kept in tasks[u.device].coverage.items()
+                axis: torch.from_numpy(scores[u.device][axis])[kept].float()
+                for axis, kept in tasks[u.device].coverage.items()
             }
             for u in updates
         }

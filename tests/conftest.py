@@ -32,14 +32,16 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory):
     os.environ.pop("XDG_CACHE_HOME") if before is None else os.environ.__setitem__("XDG_CACHE_HOME", before)
 
 
-def make_cloud(modules: int = 8, shrink: int = 8, top_k: int = 4, dense: Architecture | None = None) -> Cloud:
+def make_cloud(
+    modules: int = 8, shrink: int = 8, top_k: int = 4, dense: Architecture | None = None, residual: bool = False
+) -> Cloud:
     """Untrained cloud models of an MLP with 6 inputs and 3 classes; the selector prefers no module."""
     dense = dense or mlp((6,), 3, width=16)
     state: State = dense.whole(0).state()
-    modular, taken = modularize(dense, state, modules, shrink)
+    modular, taken = modularize(dense, state, modules, shrink, residual)
     body = modular.part({})
     body.load_state_dict(taken)
-    layers = dict.fromkeys(body.layers, modules)
+    layers = dict.fromkeys(body.layers, modules + residual)
     chooser = Selector(dense.input_shape, layers, 4, torch.Generator().manual_seed(0))
     return Cloud(
         dense,

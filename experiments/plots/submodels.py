@@ -8,12 +8,12 @@ from experiments.plots.panels import grid
 from experiments.plots.style import percent, styled
 from experiments.studies.submodels import pareto
 
-COLORS = {"ability": "#d55e00", "end-to-end": "#0072b2"}
+COLORS = {"ability": "#d55e00", "tailored": "#882255", "end-to-end": "#0072b2"}
 LINES = {"derived": "-", "matched": ":"}
 
 
 def submodels(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """Both trainings. A dot is a random sub-model on one device; a line is the mean over devices and seeds by size."""
+    """A colour per training; dots: random sub-models on single devices; lines: means over devices and seeds by size."""
     settings = list(dict.fromkeys(rows["setting"]))
     with styled():
         figure, panels = grid(settings, {}, 3, (4.6, 4.0))
@@ -27,7 +27,8 @@ def submodels(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
 
 def _panel(axes: Axes, rows: pd.DataFrame) -> None:
     points = []
-    for training, color in COLORS.items():
+    trained = set(rows["training"])
+    for training, color in ((name, color) for name, color in COLORS.items() if name in trained):
         own = rows[rows["training"] == training]
         random = own[own["kind"] == "random"]
         axes.plot(

@@ -50,10 +50,10 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
     for at, (name, (architecture, sizes)) in enumerate(models.items()):
         tick("memory of model", at, len(models))
         changed = {axis: n for axis, n in sizes.items() if n != architecture.sizes[axis]}
-        cut = None if name == WHOLE else (settings.modules, settings.shrink)
+        cut = None if name == WHOLE else (settings.modules, settings.shrink, settings.residual)
         memory = peak_memory(settings.model, data.input_shape, data.num_classes, how, hyper(settings), cut, changed)
         of = costs["dense" if name == WHOLE else "modular"]
-        params = of.whole.params if name == WHOLE else of.of({layer: sizes[layer] for layer in of.layers}).params
+        params = of.whole.params if name == WHOLE else of.of(sizes).params
         took = timed[name]
         yield Row(
             name, round(params), round(took.macs), took.train_s, took.train_estimate_s, took.inference_s,

@@ -29,7 +29,8 @@ class Row:
     Args:
         layer: number of the module layer, from 0; name: its axis.
         subtask: name of the class; pair: 0 or 1 for the classes that are compared, else -1.
-        module: number of the module in its layer; to: of the one in the next layer, -1 for the module itself.
+        module: number of the module in its layer, a residual one is the last; to: of the one in the next layer, -1 for
+            the module itself.
         load: H[subtask, module], the mean share of the selector's output, 0 to 1; 0 for a path.
         fires: share of the class's test samples that activate the module, or both modules of the path, 0 to 1.
     """

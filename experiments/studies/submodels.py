@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -11,13 +12,15 @@ from experiments.studies.study import Measured, Study, Tick
 from fl.config import Settings
 from fl.offline import prepare
 from fl.world import tensors, world
-from models.axes import extract
+from models.axes import Coverage, Sizes, extract
+from models.body import columns_coverage, gate_columns
+from models.cloud import ModularModel
 from models.costs import CostModel
-from models.derive import derive_counts
+from models.derive import choose
 from models.selector import importance
 from models.train import score
 from partitions import Purpose, rng
-from strategies.base import Cloud
+from strategies.base import Cloud, Limits
 
 LEVELS = 6  # sizes, from one module in each layer to all of them
 
@@ -27,7 +30,8 @@ class Row:
     """One sub-model on one device.
 
     Args:
-        training: 'ability' (with ability enhancing) or 'end-to-end' (as many epochs without).
+        training: 'ability' (with ability enhancing), 'tailored' (that on imagined devices, `models.tailor`), or
+            'end-to-end' (as many epochs without either).
         device: whose data it is derived for and scored on.
         kind: 'derived' (the most important modules that fit), 'matched' (as many modules in each layer, drawn at
             random), 'random' (both the numbers and the modules drawn).
@@ -48,17 +52,23 @@ class Row:
 def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
     """For every device one derived, one matched and one random sub-model at each of the `LEVELS` sizes.
 
-    Twice: of the cloud model with ability enhancing, and of one trained end to end for as many epochs instead.
+    Of three cloud models: with ability enhancing, tailored, and trained end to end for as many epochs instead.
     """
     later = settings.modular_epochs + settings.ability_epochs
     plain = settings.model_copy(update={"modular_epochs": later, "ability_epochs": 0})
-    for training, variant in (("ability", settings), ("end-to-end", plain)):
-        yield from _of_one_cloud(training, prepare(variant, seed, tick), settings, seed, tick)
+    cloud, without = prepare(settings, seed, tick), prepare(plain, seed, tick)
+    for training, model in (
+        ("ability", cloud.modular_model),
+        ("tailored", cloud.tailored_model),
+        ("end-to-end", without.modular_model),
+    ):
+        yield from _of_one_model(training, model, cloud, settings, seed, tick)
 
 
-def _of_one_cloud(training: str, cloud: Cloud, settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
-    here = world(settings, seed)
-    model, costs = cloud.modular_model, cloud.modular_costs
+def _of_one_model(
+    training: str, model: ModularModel, cloud: Cloud, settings: Settings, seed: int, tick: Tick
+) -> Iterator[Row]:
+    here, costs = world(settings, seed), cloud.modular_costs
     state, axes = model.body.state(), model.body.axes()
     for device in range(settings.devices):
         tick(f"sub-models ({training}), device", device, settings.devices)
@@ -67,44 +77,48 @@ def _of_one_cloud(training: str, cloud: Cloud, settings: Settings, seed: int, ti
         scores = {layer: values.double().numpy() for layer, values in zip(costs.layers, wanted, strict=True)}
         x, y = tensors(here.data, "test", draw.test)
         logits = dict(zip(costs.layers, model.logits(x), strict=True))
-        generator = rng(seed, Purpose.STUDY, device)  # both trainings meet the same random sub-models
+        generator = rng(seed, Purpose.STUDY, device)  # all trainings meet the same random sub-models
         for level, limit in enumerate(sizes(costs)):
-            derived = derive(scores, costs, limit)
-            counts = {layer: len(kept) for layer, kept in derived.items()}
+            derived = columns_coverage(cloud.modular.sizes, derive(scores, costs, limit))
+            counts = {axis: len(kept) for axis, kept in derived.items()}
             matched = draw_modules(rng(seed, Purpose.STUDY, device, level), costs, counts)
             random = draw_modules(generator, costs, draw_counts(generator, costs))
-            for kind, at, kept in (("derived", level, derived), ("matched", level, matched), ("random", -1, random)):
-                coverage = {layer: torch.from_numpy(kept[layer]) for layer in costs.layers}
+            for kind, at, coverage in (
+                ("derived", level, derived),
+                ("matched", level, matched),
+                ("random", -1, random),
+            ):
                 body = cloud.modular.part(coverage)
                 body.load_state_dict(extract(state, axes, coverage))
-                gates = model.gates([logits[layer][:, coverage[layer]] for layer in costs.layers])
+                columns = {layer: gate_columns(cloud.modular.sizes, layer, coverage) for layer in costs.layers}
+                gates = model.gates([logits[layer][:, kept] for layer, kept in columns.items()])
                 accuracy = score(body, x, y, here.data.num_classes, gates).accuracy
-                params = costs.of({layer: len(kept[layer]) for layer in costs.layers}).params
+                params = costs.of({axis: len(kept) for axis, kept in coverage.items()}).params
                 yield Row(training, device, kind, at, round(params), params / costs.whole.params, accuracy)
 
 
 def sizes(costs: CostModel) -> np.ndarray:
-    """Size limits in parameters, evenly from the smallest sub-model to the whole."""
-    return np.linspace(costs.of(dict.fromkeys(costs.layers, 1)).params, costs.whole.params, LEVELS)
+    """Size limits in parameters, evenly from one module in each layer, whichever, to the whole."""
+    one = sum(max(cost.params for cost in costs.columns(layer)) for layer in costs.layers)
+    return np.linspace(costs.base.params + one, costs.whole.params, LEVELS)
 
 
 def derive(scores: Mapping[str, np.ndarray], costs: CostModel, limit: float) -> dict[str, np.ndarray]:
     """The paper's derivation (5.1) under the one limit of the figure: parameters."""
-    price = {layer: np.array([cost.params]) for layer, cost in costs.module.items()}
-    return derive_counts(scores, np.array([costs.base.params]), price, np.array([limit]), ("parameters",))
+    return choose(costs, scores, np.array([4 * limit, np.inf, np.inf]), Limits.names)  # at 4 bytes a parameter
 
 
 def draw_counts(generator: np.random.Generator, costs: CostModel) -> dict[str, int]:
-    """A number of modules for each layer, from one to all."""
-    return {layer: int(generator.integers(1, costs.architecture.sizes[layer] + 1)) for layer in costs.layers}
+    """A number of modules for each layer, from one to all; where it has a residual module, with or without that."""
+    shrunk = {layer: int(generator.integers(1, costs.architecture.sizes[layer] + 1)) for layer in costs.layers}
+    return shrunk | {axis: int(generator.integers(2)) for axis in costs.bypass}
 
 
-def draw_modules(generator: np.random.Generator, costs: CostModel, counts: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """So many modules of each layer, sorted."""
-    return {
-        layer: np.sort(generator.choice(costs.architecture.sizes[layer], counts[layer], replace=False))
-        for layer in costs.layers
-    }
+def draw_modules(generator: np.random.Generator, costs: CostModel, counts: Sizes) -> Coverage:
+    """So many modules on each axis, sorted."""
+    sizes = costs.architecture.sizes
+    drawn = {axis: generator.choice(sizes[axis], n, replace=False) for axis, n in counts.items()}
+    return {axis: torch.from_numpy(np.sort(kept)) for axis, kept in drawn.items()}
 
 
 def pareto(points: pd.DataFrame) -> pd.DataFrame:
@@ -127,10 +141,12 @@ def metrics(rows: pd.DataFrame) -> Measured:
         found[f"{kind}, {training}", "accuracy"] = float(level[training, kind].mean())
     for training in dict.fromkeys(rows["training"]):
         found[f"derived, {training}", "gap"] = float((level[training, "derived"] - level[training, "matched"]).mean())
-    for kind in ("derived", "matched"):
-        gain = level["ability", kind] - level["end-to-end", kind]
-        found[f"{kind}, ability", "ability_gain"] = float(gain[1])
-        found[f"{kind}, ability", "ability_gain_all"] = float(gain.mean())
+    for training, kind in product(dict.fromkeys(rows["training"]), ("derived", "matched")):
+        if training == "end-to-end":
+            continue
+        gain = level[training, kind] - level["end-to-end", kind]
+        found[f"{kind}, {training}", "ability_gain"] = float(gain[1])
+        found[f"{kind}, {training}", "ability_gain_all"] = float(gain.mean())
     return found
 
 

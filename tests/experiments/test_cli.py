@@ -157,7 +157,7 @@ def test_a_study_runs_is_skipped_when_complete_and_is_drawn_again(tmp_path: Path
     first = experiments(*command, "--seeds", "1")
     assert first.returncode == 0, first.stdout + first.stderr
     rows = (tmp_path / "study.csv").read_text()
-    assert len(rows.splitlines()) == 1 + 2 * 2 * 6 * 3  # trainings, devices, sizes, kinds
+    assert len(rows.splitlines()) == 1 + 3 * 2 * 6 * 3  # trainings, devices, sizes, kinds
     again = experiments(*command, "--seeds", "1,2")
     assert "har m=2  seed 1: complete, skipped" in again.stdout
     assert (tmp_path / "study.csv").read_text().startswith(rows)

@@ -52,7 +52,8 @@ def test_progress_names_the_stage(cache: Path) -> None:
     ("changes", "touched"),
     [
         ({"rounds": 9, "drift": "subject", "lr": 0.2, "cohort": 2}, set()),
-        ({"kappa1": 2.0, "top-k": 3}, {"modular"}),
+        ({"kappa1": 2.0, "top-k": 3}, {"modular", "tailored"}),
+        ({"residual": True}, {"modular", "tailored"}),
         ({"ability-epochs": 7}, set(KEYS) - {"early"}),
         ({"offline-lr": 0.1}, set(KEYS)),
     ],

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from flwr.app import Error, Message
+from flwr.app import Error, Message, RecordDict
 
 from fl import client_app, wire, workload
 from fl.config import Settings, SettingsError
@@ -35,8 +35,7 @@ def test_one_and_two_workers_write_the_same_csv(play: Callable, tmp_path: Path) 
 def test_every_method_reports_its_rows(play: Callable, tmp_path: Path) -> None:
     play(tmp_path, strategies=",".join(STRATEGIES))
     rounds = pd.read_csv(tmp_path / "rounds.csv")
-    reports = ["na", "na+ft", "la", "an", "an+ft", "fedavg", "fedavg+ft", "heterofl", "heterofl+ft"]
-    reports += ["fjord", "fjord+ft", "fedrolex", "fedrolex+ft", "eclm-derive", "eclm", "eclm-local", "eclm-static"]
+    reports = [report for strategy in STRATEGIES.values() for report in strategy.reports]
     assert list(rounds.method.unique()) == reports
     assert (rounds.groupby("method").size() == 4).all()
     scored = rounds[rounds.evaluated > 0]
@@ -363,3 +362,16 @@ def test_a_torn_cached_cloud_model_is_trained_again(play, tmp_path) -> None:
     cached.write_bytes(intact[: len(intact) // 2])
     assert play(tmp_path / "two", strategies="na", seeds="5") == whole
     assert cached.read_bytes() == intact
+
+
+def test_a_worker_stopped_in_the_middle_of_an_answer_does_not_hold_up_the_end() -> None:
+    """The start of a long answer is in the pipe, the rest will never come."""
+    grid = LocalGrid(Settings().flat(), 4, workers=2)
+    grid._spread([Message(RecordDict(), 1, "query")])
+    pool = grid._pool
+    assert pool is not None
+    reader = pool._executor_manager_thread
+    os.write(pool._result_queue._writer.fileno(), (1_000_000).to_bytes(4, "big") + b"half")
+    grid.close()
+    reader.join(20)
+    assert not reader.is_alive()

@@ -57,13 +57,25 @@ def test_weights_along_an_axis_replace_the_weight() -> None:
     torch.testing.assert_close(new["w"], torch.tensor([[7.5, 7.5], [2.0, 2.0]]))
 
 
+def test_a_part_without_the_only_index_of_an_axis_adds_nothing_there() -> None:
+    """Nor does its empty weight along that axis; what it holds besides counts."""
+    axes, old = {"w": ("one", "in"), "b": ("in",)}, {"w": torch.tensor([[1.0, 2.0]]), "b": torch.zeros(2)}
+    total, none = WeightedSum(axes, old), torch.tensor([], dtype=torch.int64)
+    part = {"w": torch.zeros(0, 2), "b": torch.tensor([3.0, 4.0])}
+    total.add(part, {"one": none}, 2.0, {"one": none.float()})
+    new = total.finish(old)
+    assert new["w"].tolist() == [[1.0, 2.0]] and new["b"].tolist() == [3.0, 4.0]
+
+
 def test_what_nobody_trained_keeps_its_old_value() -> None:
     new = WeightedSum(AXES, OLD).finish(OLD)
     for name in OLD:
         assert torch.equal(new[name], OLD[name]), name
 
 
-indices = st.lists(st.integers(0, 3), min_size=1, max_size=4, unique=True).map(lambda i: torch.tensor(sorted(i)))
+indices = st.lists(st.integers(0, 3), min_size=0, max_size=4, unique=True).map(
+    lambda i: torch.tensor(sorted(i), dtype=torch.int64)
+)
 values = hnp.arrays("float32", (4, 3), elements=st.floats(-8, 8, width=32)).map(torch.from_numpy)
 parts = st.lists(st.tuples(values, indices, st.floats(0.125, 8)), min_size=1, max_size=5)
 GRID_AXES = {"w": ("out", None)}

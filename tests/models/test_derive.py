@@ -5,9 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
+from models.body import columns_coverage
 from models.costs import CostModel
 from models.derive import Infeasible, choose, derive_counts, derive_milp, shift, smallest
 from models.mlp import mlp
+from models.resnet import resnet18
 
 NAMES = ("bytes", "MACs", "memory")
 
@@ -65,6 +67,31 @@ def test_a_residual_module_is_chosen_at_its_own_price(room: int, score: float, w
     importance = {layer: np.array([0.5, 0.2, 0.1, *[0.0] * 13, score])}
     limits = np.array([base[0] + 592 + room, 1e12, 1e12])
     assert derive_milp(importance, base, price, limits, NAMES)[layer].tolist() == wanted
+
+
+def test_derivation_with_residual_modules_equals_brute_force() -> None:
+    """Two shrunk modules and a residual one in each of four layers, of which a device holds some: all subsets."""
+    costs = CostModel(resnet18((3, 8, 8), 5, width=8).modular(2, 8, residual=True), batch_size=4)
+    price = np.array([cost.vector[1:] for layer in costs.layers for cost in costs.columns(layer)])
+    base, whole = np.array(costs.base.vector[1:]), np.array(costs.whole.vector[1:])
+    subsets = np.array(list(itertools.product((False, True), repeat=len(price))))
+    for seed in range(20):
+        g = np.random.default_rng(seed)
+        scores = {layer: g.dirichlet(np.ones(3)) for layer in costs.layers}
+        held = {layer: np.sort(g.choice(3, g.integers(1, 4), replace=False)) for layer in costs.layers}
+        there, first = np.zeros((2, len(costs.layers), 3), bool)
+        for i, (layer, kept) in enumerate(held.items()):
+            there[i, kept] = True
+            first[i, kept[scores[layer][kept].argmax()]] = True
+        least = base + first.ravel() @ price
+        limits = least + g.random(3) * (whole - least)
+        allowed = (subsets >= first.ravel()).all(1) & (subsets <= there.ravel()).all(1)
+        fits = allowed & (base + subsets @ price <= limits).all(1)
+        best = (subsets[fits] @ np.concatenate(list(scores.values()))).max()
+        chosen = choose(costs, scores, limits, NAMES, held)
+        counts = {axis: len(kept) for axis, kept in columns_coverage(costs.architecture.sizes, chosen).items()}
+        assert (np.array(costs.of(counts).vector[1:]) <= limits).all(), seed
+        assert value(scores, chosen) == pytest.approx(best), seed
 
 
 def test_by_hand() -> None:

@@ -29,11 +29,11 @@ def test_latency_is_the_median_of_interleaved_rounds_without_the_first(monkeypat
 
 @pytest.mark.parametrize(
     ("modules", "sizes"),
-    [(None, {}), ((16, 8), {f"stage{s}.modules": 2 + s for s in range(1, 5)})],
+    [(None, {}), ((16, 8, False), {f"stage{s}.modules": 2 + s for s in range(1, 5)})],
     ids=["dense", "sub-model"],
 )
 def test_accounted_memory_is_within_a_tenth_of_the_real_peak(
-    modules: tuple[int, int] | None, sizes: dict[str, int]
+    modules: tuple[int, int, bool] | None, sizes: dict[str, int]
 ) -> None:
     """Seen: within 2 %. Without the activations the account would be 6 % of the peak."""
     recipe = Recipe(batch_size=32)

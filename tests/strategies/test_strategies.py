@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from models.axes import extract
+from models.body import gate_columns
 from strategies import STRATEGIES
 from strategies.adaptivenet import AdaptiveNet
 from strategies.base import Limits, Plan, Profile, Strategy, Task, Update
@@ -24,8 +25,9 @@ def profiles(method: Strategy, share: float = 0.5, devices: int | None = None) -
     whole = method.cloud.dense_costs.whole
     limits = Limits(*(share * np.array(whole.vector[1:])))
     out = []
+    modules = len(gate_columns(method.cloud.modular.sizes, "block.modules"))
     for device in range(devices or method.plan.devices):
-        scores = np.random.default_rng(device).dirichlet(np.ones(method.cloud.modular.sizes["block.modules"]))
+        scores = np.random.default_rng(device).dirichlet(np.ones(modules))
         out.append(Profile(device, limits, {"block.modules": scores}))
     return out
 
@@ -44,9 +46,10 @@ def one_round(method: Strategy, share: float, examples: int | None = None) -> No
     method.absorb(1, tasks, updates, asked)
 
 
-@pytest.fixture(params=STRATEGIES)
+@pytest.fixture(params=[*STRATEGIES, "eclm with residual modules"])
 def method(request, cloud_maker, plan) -> Strategy:
-    return STRATEGIES[request.param](cloud_maker(), plan, seed=3)
+    name, _, residual = request.param.partition(" ")
+    return STRATEGIES[name](cloud_maker(residual=bool(residual)), plan, seed=3)
 
 
 def test_cohorts_come_from_the_seed_and_the_round_alone(method: Strategy, cloud_maker, plan) -> None:
@@ -68,11 +71,9 @@ def test_every_device_is_delivered_a_model_that_builds(method: Strategy, plan: P
 
 
 @pytest.mark.parametrize("share", [0.4, 0.6])
-@pytest.mark.parametrize("name", [name for name, kind in STRATEGIES.items() if kind.asks != "nothing"])
-def test_what_is_trained_fits_the_limits_where_the_method_asks_for_them(
-    name: str, cloud_maker, plan: Plan, share: float
-) -> None:
-    method = STRATEGIES[name](cloud_maker(), plan, seed=3)
+def test_what_is_trained_fits_the_limits_where_the_method_asks_for_them(method: Strategy, share: float) -> None:
+    if method.asks == "nothing":
+        return
     asked = profiles(method, share)
     tasks = method.tasks(1, asked)
     assert tasks or not method.cohort(1)  # nothing is trained: there is nothing to fit
@@ -237,6 +238,25 @@ def test_eclm_merges_modules_by_importance_and_the_rest_by_examples(cloud_maker,
     by_module = [moved["block.first"][m].mean().item() for m in range(8)]
     assert by_module == pytest.approx([0, 0, 0.125, 0.1, 0, 0.2, 0, 0], abs=1e-6)
     torch.testing.assert_close(moved["head.bias"], torch.full((3,), 0.175))
+
+
+def test_eclm_merges_residual_modules_by_importance(cloud_maker, plan: Plan) -> None:
+    """Number 8, on all devices: importance 0.3, 0.6, 0.1, moves 0.1, 0.2, 0.3: 0.03 + 0.12 + 0.03 = 0.18.
+
+    Device 2 holds nothing else; modules 2 and 5 are held, and moved, by device 0 and 1 alone.
+    """
+    method = ECLM(cloud_maker(residual=True), plan, 3)
+    scores = {0: [0.1, 0, 0.6, 0, 0, 0, 0, 0, 0.3], 1: [0, 0, 0, 0, 0, 0.4, 0, 0, 0.6], 2: [0.9, *[0] * 7, 0.1]}
+    asked = [Profile(d, None, {"block.modules": np.array(s)}) for d, s in scores.items()]
+    held = {0: np.array([2, 8]), 1: np.array([5, 8]), 2: np.array([8])}
+    tasks = {d: method._task({"block.modules": kept}, 1) for d, kept in held.items()}
+    before = {name: value.clone() for name, value in method.model.items()}
+    method.absorb(1, tasks, [Update(d, trained(tasks[d], d), 10) for d in tasks], asked)
+    moved = {name: value - before[name] for name, value in method.model.items()}
+    torch.testing.assert_close(moved["block.bypass.map"], torch.full((1, 8, 6), 0.18))
+    by_module = [moved["block.first"][m].mean().item() for m in range(8)]
+    assert by_module == pytest.approx([0, 0, 0.1, 0, 0, 0.2, 0, 0], abs=1e-6)
+    torch.testing.assert_close(moved["head.bias"], torch.full((3,), 0.2))
 
 
 def test_eclm_derives_the_most_important_modules(cloud_maker, plan: Plan) -> None:
