@@ -26,18 +26,17 @@ EVERYTHING = 0.3  # share of the batches that hold samples of everything, for th
 SMALLEST, LARGEST, SPREAD = 0.15, 0.9, 0.1  # share of a layer that an imagined device holds; its spread over layers
 
 
-def imagine(
-    subtask: Tensor, subtasks: int, least: int, size: int, generator: np.random.Generator
-) -> tuple[Tensor, float]:
+def imagine(subtask: Tensor, least: int, size: int, generator: np.random.Generator) -> tuple[Tensor, float]:
     """An imagined device: which samples (about ``size``,) it holds, and what share of the modules.
 
-    It has ``least`` to all sub-tasks, few more often than many, and as many samples of each.
+    It has ``least`` to all of the sub-tasks that occur, few more often than many, and as many samples of each.
     """
     share = generator.uniform(SMALLEST, LARGEST)
-    many = min(subtasks, max(least, round(subtasks ** generator.random())))
-    chosen = generator.choice(subtasks, many, replace=False)
-    rows = [torch.nonzero(subtask == t).squeeze(1) for t in chosen.tolist()]
-    drawn = [own[torch.from_numpy(generator.integers(0, len(own), -(-size // many)))] for own in rows if len(own)]
+    known = subtask.unique()
+    many = min(len(known), max(least, round(len(known) ** generator.random())))
+    chosen = known[torch.from_numpy(generator.choice(len(known), many, replace=False))]
+    rows = [torch.nonzero(subtask == t).squeeze(1) for t in chosen]
+    drawn = [own[torch.from_numpy(generator.integers(0, len(own), -(-size // many)))] for own in rows]
     return torch.cat(drawn), share
 
 
@@ -95,7 +94,7 @@ def tailor(
             absent = None
             whole = generator.random() < EVERYTHING
             if not whole:
-                rows, share = imagine(subtask, subtasks, least, recipe.batch_size, generator)
+                rows, share = imagine(subtask, least, recipe.batch_size, generator)
                 absent = torch.ones(model.body.sizes["classes"], dtype=torch.bool)
                 absent[y[rows]] = False
             inputs = augment(x[rows], generator) if augment else x[rows]
