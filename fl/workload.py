@@ -42,7 +42,7 @@ class Order:
         architecture: of `fl.world.architectures`; sizes: the axis sizes in which the part differs from the whole.
         held: for each module layer the modules that the part consists of, numbered as `models.body.gate_columns` does.
         look_back: also score on the test draw of the step before.
-        epochs, masked, rate, keep, reselect, rates, search: as in `strategies.base.Task`.
+        epochs, masked, rate, keep, reselect, rates, blend, search: as in `strategies.base.Task`.
     """
 
     device: int

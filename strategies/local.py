@@ -35,8 +35,7 @@ class LocalAdaptation(Strategy):
     equipped: set[int] = field(default_factory=set, init=False)  # devices that hold a model of their own
 
     def cohort(self, round_: int) -> list[int]:
-        first_of_step = (round_ - 1) % self.plan.rounds_per_step == 0
-        return list(range(self.plan.devices)) if first_of_step else []
+        return list(range(self.plan.devices)) if self.plan.starts_step(round_) else []
 
     def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
         start = self._whole(self.plan.adapt_epochs, keep=True, upload=False)
