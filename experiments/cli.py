@@ -74,7 +74,7 @@ def run(
     ] = "local",
     workers: Annotated[int, typer.Option(help="Processes that stand in for devices; 0: one per core.")] = 0,
     settings_: Annotated[
-        str, typer.Option("--settings", help="Only settings whose name holds one of these texts, e.g. cifar10,m=2.")
+        str, typer.Option("--settings", help="Only settings whose name holds one of these words, e.g. cifar10,m=2.")
     ] = "",
     set_: Changes = [],  # noqa: B006
     out: Annotated[

@@ -55,14 +55,19 @@ class Experiment:
 
         Args:
             changes: run-config keys of the command line, which win over everything.
-            only: settings whose name holds one of these texts; empty: all.
+            only: settings whose name holds one of these texts, in whole words: 'cifar10' is not in 'cifar100 m=10';
+                empty: all.
 
         Raises:
             fl.config.SettingsError: the changes make no sense, or a text of ``only`` is in no setting's name.
         """
         settings = self.settings[scale]
+
+        def holds(name: str, text: str) -> bool:
+            return f" {text} " in f" {name} "
+
         for text in only:
-            if not any(text in name for name in settings):
+            if not any(holds(name, text) for name in settings):
                 raise SettingsError(f"no setting of '{self.name}' is called '{text}'; known: {', '.join(settings)}")
         return [
             Settings.parse(
@@ -76,7 +81,7 @@ class Experiment:
                 }
             )
             for setting, overrides in settings.items()
-            if not only or any(text in setting for text in only)
+            if not only or any(holds(setting, text) for text in only)
         ]
 
 

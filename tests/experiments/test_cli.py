@@ -148,7 +148,7 @@ def test_the_papers_hyper_parameters() -> None:
 
 
 def test_settings_option_picks_settings() -> None:
-    chosen = EXPERIMENTS["table1"].resolve("cpu", [1], {}, ["cifar10 ", "har"])
+    chosen = EXPERIMENTS["table1"].resolve("cpu", [1], {}, ["cifar10", "har"])
     assert [s.setting for s in chosen] == ["har subject", "har m=2", "cifar10 m=2", "cifar10 m=5"]
 
 
