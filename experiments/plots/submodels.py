@@ -21,7 +21,9 @@ def submodels(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
             _panel(axes, rows[rows["setting"] == setting])
         if panels:
             handles, labels = panels[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
+            *lines, front = zip(handles, labels, strict=True)
+            lines.insert(1 + len(LINES), front)  # below the first training: each has a column of its own
+            figure.legend(*zip(*lines, strict=True), loc="outside lower center", ncols=len(COLORS), fontsize=9)
     return figure
 
 
