@@ -19,11 +19,6 @@ Sizes = Mapping[str, int]
 FULL: Coverage = {}
 
 
-def prefix(sizes: Sizes, kept: Sizes) -> Coverage:
-    """The coverage that keeps the first ``kept[axis]`` indices of each named axis (HeteroFL, FjORD)."""
-    return {axis: torch.arange(kept[axis]) for axis in kept if kept[axis] != sizes[axis]}
-
-
 def covered_sizes(sizes: Sizes, coverage: Coverage) -> dict[str, int]:
     """The axis sizes of the sub-model that ``coverage`` cuts out of a model of ``sizes``.
 

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -139,10 +138,3 @@ def by_axis(sizes: Sizes, columns: Mapping[str, np.ndarray]) -> dict[str, np.nda
 
 Family = Callable[..., Architecture]
 """``family(input_shape, classes, **hyper) -> Architecture`` of the dense model."""
-
-
-def checked(hyper: Mapping[str, Any], allowed: Sequence[str], family: str) -> None:
-    """Refuse hyper-parameters that a family does not know."""
-    unknown = sorted(set(hyper) - set(allowed))
-    if unknown:
-        raise ValueError(f"model {family!r} has no parameters {unknown}; it has {sorted(allowed)}")

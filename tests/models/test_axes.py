@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.axes import FULL, WeightedSum, covered_sizes, extract, prefix
+from models.axes import FULL, WeightedSum, covered_sizes, extract
 
 AXES = {"w": ("out", "in"), "b": ("out",), "steps": ()}
 OLD = {
@@ -119,11 +119,8 @@ def test_extract_then_merge_restores_the_covered_part_and_nothing_else(value: to
     assert (new[outside] == 9).all()
 
 
-def test_sizes_of_a_prefix() -> None:
-    sizes = {"out": 4, "in": 3}
-    coverage = prefix(sizes, {"out": 2, "in": 3})
-    assert set(coverage) == {"out"}
-    assert covered_sizes(sizes, coverage) == {"out": 2, "in": 3}
+def test_sizes_are_those_kept_where_the_coverage_names_an_axis() -> None:
+    assert covered_sizes({"out": 4, "in": 3}, {"out": torch.tensor([3, 1])}) == {"out": 2, "in": 3}
 
 
 def test_an_unknown_axis_is_refused() -> None:
