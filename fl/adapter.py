@@ -424,6 +424,7 @@ class FlowerStrategy(FlowerBase):
         }
         if task is not None:
             values |= {"architecture": task.architecture, "epochs": task.epochs, "upload": task.upload}
+            values["shares"] = list(self.method.cloud.shares) if task.masked == "prior" else None
             values |= {"masked": task.masked, "rate": task.rate, "keep": task.keep, "reselect": task.reselect or None}
             values |= {"rates": list(task.rates) or None, "blend": task.blend, "search": task.search or None}
             cloud = self.method.cloud

@@ -45,6 +45,7 @@ def _read(message: Message, context: Context) -> tuple[Settings, workload.Order,
         held={k.removeprefix("held."): v for k, v in task.items() if k.startswith("held.")},  # type: ignore[misc]
         epochs=int(task.get("epochs", 0)),  # type: ignore[arg-type]
         masked=task.get("masked", "none"),  # type: ignore[arg-type]
+        shares=task.get("shares", []),  # type: ignore[arg-type]
         rate=float(task.get("rate", 1.0)),  # type: ignore[arg-type]
         keep=bool(task.get("keep", False)),
         rates=task.get("rates", []),  # type: ignore[arg-type]

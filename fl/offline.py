@@ -80,7 +80,8 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
     Raises:
         SettingsError, partitions.DataError: as `fl.world` raises them.
     """
-    world(settings, seed)
+    here = world(settings, seed)
+    classes = np.bincount(here.data.labels("train", here.proxy()), minlength=here.data.num_classes)
     built, local, stage = architectures(settings), recipe(settings), Stage(settings, seed, progress)
     return Cloud(
         dense=built["dense"],
@@ -89,6 +90,7 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
         modular_costs=CostModel(built["modular"], local.batch_size, local.slots),
         supernet=built["supernet"],
         supernet_costs=CostModel(built["supernet"], local.batch_size, local.slots),
+        shares=(classes / classes.sum()).tolist(),
         make_dense=partial(stage.artefact, "dense"),
         make_modular=stage.modular_model,
         make_supernet=partial(stage.artefact, "supernet"),

@@ -42,6 +42,7 @@ class Order:
         architecture: of `fl.world.architectures`; sizes: the axis sizes in which the part differs from the whole.
         held: for each module layer the modules that the part consists of, numbered as `models.body.gate_columns` does.
         look_back: also score on the test draw of the step before.
+        shares: of the classes in the cloud's data, where ``masked`` is 'prior'.
         epochs, masked, rate, keep, reselect, rates, blend, search: as in `strategies.base.Task`.
     """
 
@@ -54,6 +55,7 @@ class Order:
     held: Mapping[str, Sequence[int] | np.ndarray] | None = None
     epochs: int = 0
     masked: Masking = "none"
+    shares: Sequence[float] = ()
     rate: float = 1.0
     keep: bool = False
     reselect: bool = False
@@ -198,12 +200,12 @@ def _data(settings: Settings, order: Order, split: str) -> tuple[Tensor, Tensor]
     return apply(x, getattr(draw, f"{split}_look")), y
 
 
-def _absent(settings: Settings, order: Order) -> Tensor:
-    """(classes,) True for the classes that the device has no training sample of now."""
+def _shares(settings: Settings, order: Order) -> Tensor:
+    """(classes,) How often each class occurs in the device's training data, relative to the cloud's where it told."""
     here = world(settings, order.seed)
-    absent = torch.ones(here.data.num_classes, dtype=torch.bool)
-    absent[torch.from_numpy(np.array(here.data.labels("train", here.draw(order.device, order.step).train)))] = False
-    return absent
+    labels = here.data.labels("train", here.draw(order.device, order.step).train)
+    own = torch.from_numpy(np.bincount(labels, minlength=here.data.num_classes) / len(labels))
+    return (own / torch.tensor(order.shares, dtype=own.dtype).clamp(min=1e-6) if len(order.shares) else own).float()
 
 
 def _logits(settings: Settings, store: Store, x: Tensor) -> list[Tensor]:
@@ -277,6 +279,7 @@ def _content(settings: Settings, order: Order, store: Store) -> tuple[dict[str, 
         held=held,
         epochs=settings.adapt_epochs,
         masked=MASKINGS[int(kept["masked"])],
+        shares=kept["shares"].tolist(),
         reselect=True,
     )
     part = _load(settings, trial, store, None)
@@ -284,8 +287,8 @@ def _content(settings: Settings, order: Order, store: Store) -> tuple[dict[str, 
     out = torch.arange(len(x)) % 5 == 0
     _fit(settings, trial, store, part, x[~out], y[~out])
     classes = world(settings, order.seed).data.num_classes
-    absent = _absent(settings, trial) if trial.masked == "restrict" else None
-    got = score(part.body, x[out], y[out], classes, _gates(settings, trial, store, part, x[out]), absent)
+    shares = _shares(settings, trial) if trial.masked == "prior" else None
+    got = score(part.body, x[out], y[out], classes, _gates(settings, trial, store, part, x[out]), shares)
     macs = float(BACKWARD * _costs(settings, "modular").of(part.active).macs * int((~out).sum()) * trial.epochs)
     return (held if got.accuracy >= settings.required_accuracy else {}), macs
 
@@ -310,11 +313,11 @@ def evaluate(settings: Settings, order: Order, store: Store, state: State | None
     tests = [_data(settings, replace(order, step=step), "test") for step in steps]
     gates = [_gates(settings, order, store, part, x) for x, _ in tests]
     classes = world(settings, order.seed).data.num_classes
-    absent = _absent(settings, order) if order.masked == "restrict" else None
+    shares = _shares(settings, order) if order.masked == "prior" else None
 
     def measured() -> list[tuple[float, float, float]]:
         """For the current test draw, and the former one where that is asked."""
-        scores = [score(part.body, x, y, classes, g, absent) for (x, y), g in zip(tests, gates, strict=True)]
+        scores = [score(part.body, x, y, classes, g, shares) for (x, y), g in zip(tests, gates, strict=True)]
         return [(s.accuracy, s.balanced_accuracy, s.loss_sum / max(1, s.samples.sum())) for s in scores]
 
     delivered = adapted = measured()
@@ -349,14 +352,15 @@ def _keep(settings: Settings, order: Order, store: Store, part: Part, fresh: boo
     if fresh and order.reselect:
         held = {f"held.{layer}": torch.as_tensor(kept) for layer, kept in (order.held or {}).items()}
         then = {f"then.{layer}": torch.from_numpy(v) for layer, v in _importance(settings, order, store).items()}
-        store.save("held", held | then | {"masked": torch.tensor(MASKINGS.index(order.masked))})
+        own = {"masked": torch.tensor(MASKINGS.index(order.masked)), "shares": torch.tensor(order.shares)}
+        store.save("held", held | then | own)
 
 
 def _fit(settings: Settings, order: Order, store: Store, part: Part, x: Tensor, y: Tensor) -> float:
-    absent = None if order.masked == "none" else _absent(settings, order)
+    shares = None if order.masked == "none" else _shares(settings, order)
     gates = _gates(settings, order, store, part, x)
     generator = rng(order.seed, Purpose.TRAIN, order.round, order.device)
     body = part.body
     if order.rates:
         body = ordered_dropout(architectures(settings)[order.architecture], body, order.rates, generator)
-    return fit(body, x, y, recipe(settings), order.epochs, generator, gates, absent, order.masked)
+    return fit(body, x, y, recipe(settings), order.epochs, generator, gates, shares, order.masked)

@@ -5,7 +5,7 @@ that they never saw in training. Here every batch plays one device instead:
 
     its data      a few sub-tasks, and a batch of their samples
     its modules   the most important ones for these data, a random share of every layer (5.1 without the knapsack)
-    its loss      cross-entropy among the classes at hand, half of it replaced by what the dense model says of them
+    its loss      cross-entropy corrected for the class shares, half of it replaced by what the dense model says of them
                   (Hinton et al. 2015, arXiv:1503.02531; sub-models of random size: Cai et al. 2020, arXiv:1908.09791)
 
 and KL(P[sub-task], g) holds the selector to its targets, as in 4.3. Some batches are of everything, for the
@@ -84,6 +84,8 @@ def tailor(
     optimizer = recipe.build([*model.body.parameters(), *model.selector.parameters()])
     steps = max(1, epochs * -(-len(x) // recipe.batch_size))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    classes = model.body.sizes["classes"]
+    usual = torch.bincount(y, minlength=classes).clamp(min=1) / len(y)
     teacher.eval()
     model.body.train()
     model.selector.train()
@@ -91,19 +93,18 @@ def tailor(
         if progress:
             progress("tailoring", epoch, epochs)
         for rows in batches(len(x), recipe.batch_size, generator):
-            absent = None
+            shares = None
             whole = generator.random() < EVERYTHING
             if not whole:
                 rows, share = imagine(subtask, least, recipe.batch_size, generator)
-                absent = torch.ones(model.body.sizes["classes"], dtype=torch.bool)
-                absent[y[rows]] = False
+                shares = torch.bincount(y[rows], minlength=classes) / len(rows) / usual
             inputs = augment(x[rows], generator) if augment else x[rows]
             clean = model.selector(inputs)
             gates = model.gates(clean) if whole else gates_among(model.routing, clean, held(clean, share, generator))
-            logits = mask(model.body(inputs, gates), absent, "restrict")
+            logits = mask(model.body(inputs, gates), shares, "prior")
             with torch.no_grad():
-                told = mask(teacher(inputs), absent, "restrict").softmax(1)
-            present = slice(None) if absent is None else ~absent
+                told = mask(teacher(inputs), shares, "prior").softmax(1)
+            present = slice(None) if shares is None else shares > 0
             taught = F.kl_div(logits[:, present].log_softmax(1), told[:, present], reduction="batchmean")
             loss = (F.cross_entropy(logits, y[rows]) + taught) / 2 + strength * divergence(clean, label, rows)
             optimizer.zero_grad(set_to_none=True)

@@ -13,17 +13,24 @@ from models.body import Body
 
 Augment = Callable[[Tensor, np.random.Generator], Tensor]
 Extra = Callable[[Tensor, Tensor], Tensor]
-Masking = Literal["none", "zero", "restrict"]
-"""What a device does with the logits of classes that it does not hold: nothing; zero them in training (HeteroFL's
-masked loss, arXiv:2010.01264); or leave them out of the softmax, in training and in use."""
+Masking = Literal["none", "zero", "prior"]
+"""What a device does with the logits, knowing how often each class occurs in its data: nothing; zero those of classes
+that it lacks, in training (HeteroFL's masked loss, arXiv:2010.01264); or correct for its class shares, in training and
+in use (Saerens et al. 2002; Menon et al. 2021, arXiv:2007.07314)."""
 
-FILL: dict[Masking, float] = {"zero": 0.0, "restrict": float("-inf")}
 WORST_LOSS = float(-np.log(np.finfo(np.float32).tiny))  # nats, of a class that was given no chance at all
 
 
-def mask(logits: Tensor, absent: Tensor | None, masking: Masking) -> Tensor:
-    """Logits (B, classes) with those of the classes in ``absent`` (classes,) filled as ``masking`` says."""
-    return logits if absent is None or masking == "none" else logits.masked_fill(absent, FILL[masking])
+def mask(logits: Tensor, shares: Tensor | None, masking: Masking) -> Tensor:
+    """Logits (B, classes) as ``masking`` has them.
+
+    Args:
+        shares: (classes,) how often the device sees a class, relative to how often the cloud did; 0 where it lacks it.
+            With 'prior', p(y | x) on the device is proportional to ``shares[y]`` times that in the cloud.
+    """
+    if shares is None or masking == "none":
+        return logits
+    return logits.masked_fill(shares == 0, 0.0) if masking == "zero" else logits + shares.log()
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ def fit(
     epochs: int,
     generator: np.random.Generator,
     gates: Sequence[Tensor] | None = None,
-    absent: Tensor | None = None,
+    shares: Tensor | None = None,
     masking: Masking = "none",
     cosine: bool = False,
     on_epoch: Callable[[int, int], None] | None = None,
@@ -96,8 +103,7 @@ def fit(
         epochs: passes over the data.
         generator: decides the order of the samples.
         gates: (n, M_l) per module layer; constant, because the selector is not trained on devices.
-        absent: (classes,) True for classes that the device does not hold.
-        masking: what becomes of their logits.
+        shares, masking: as in `mask`.
         cosine: let the learning rate fall to 0 over the epochs along a cosine.
         on_epoch: called with (epoch, epochs) as each one starts.
         augment: changes each batch of inputs before it is used.
@@ -118,7 +124,7 @@ def fit(
         for rows in batches(len(x), recipe.batch_size, generator):
             inputs = augment(x[rows], generator) if augment else x[rows]
             logits = body(inputs, None if gates is None else [g[rows] for g in gates])
-            loss = F.cross_entropy(mask(logits, absent, masking), y[rows])
+            loss = F.cross_entropy(mask(logits, shares, masking), y[rows])
             if extra is not None:
                 loss = loss + extra(inputs, logits)
             optimizer.zero_grad(set_to_none=True)
@@ -158,24 +164,23 @@ def score(
     y: Tensor,
     classes: int,
     gates: Sequence[Tensor] | None = None,
-    absent: Tensor | None = None,
+    shares: Tensor | None = None,
     batch_size: int = 500,
 ) -> Score:
     """Score ``body`` on samples (n, ...) of classes (n,).
 
     Args:
-        absent: (classes,) True for classes that are never answered ('restrict'); a sample of such a class is missed
-            and costs `WORST_LOSS`.
+        shares: (classes,) as in `mask`, for 'prior'; a sample of a class without any is missed and costs `WORST_LOSS`.
     """
     body.eval()
     hits, loss = [], 0.0
     for at in range(0, len(x), batch_size):
         rows = slice(at, at + batch_size)
         logits = body(x[rows], None if gates is None else [g[rows] for g in gates])
-        logits = mask(logits, absent, "restrict")
+        logits = mask(logits, shares, "prior")
         hits.append(logits.argmax(1) == y[rows])
         each = F.cross_entropy(logits, y[rows], reduction="none")
-        loss += float((each if absent is None else each.clamp(max=WORST_LOSS)).sum())
+        loss += float((each if shares is None else each.clamp(max=WORST_LOSS)).sum())
     right = torch.cat(hits) if hits else torch.zeros(0, dtype=torch.bool)
     return Score(
         np.bincount(y.numpy(), minlength=classes),

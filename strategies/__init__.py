@@ -3,8 +3,8 @@
 from strategies.adaptivenet import AdaptiveNet
 from strategies.base import Strategy
 from strategies.eclm import ECLM, ECLMLocal
-from strategies.eclm_plus import ECLMBlended, ECLMPlus, ECLMRestricted, ECLMTailored
-from strategies.fedavg import FedAvg, FedAvgRestricted
+from strategies.eclm_plus import ECLMBlended, ECLMPlus, ECLMPrior, ECLMTailored
+from strategies.fedavg import FedAvg, FedAvgPrior
 from strategies.fedrolex import FedRolex
 from strategies.fjord import FjORD
 from strategies.heterofl import HeteroFL
@@ -16,14 +16,14 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "la": LocalAdaptation,
     "an": AdaptiveNet,
     "fedavg": FedAvg,
-    "fedavg-restrict": FedAvgRestricted,
+    "fedavg-prior": FedAvgPrior,
     "heterofl": HeteroFL,
     "fjord": FjORD,
     "fedrolex": FedRolex,
     "eclm": ECLM,
     "eclm-local": ECLMLocal,
     "eclm-static": StaticSubModel,
-    "eclm-restrict": ECLMRestricted,
+    "eclm-prior": ECLMPrior,
     "eclm-tailored": ECLMTailored,
     "eclm-blend": ECLMBlended,
     "eclm-plus": ECLMPlus,

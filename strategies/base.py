@@ -73,7 +73,7 @@ class Task:
         coverage: which part of it.
         state: the parameters; None asks the device to go on from the model that it kept.
         epochs: local epochs; when scoring, epochs of adaptation before the second score.
-        masked: what the device does with the logits of classes that it does not hold.
+        masked: what the device does with the logits, knowing how often each class occurs in its data.
         rate: HeteroFL's scaler.
         keep: the device keeps the trained model; what is kept in delivery is kept for good at the end of a step only.
         reselect: the part is a set of candidate modules, for use and not for upload; the device activates those that
@@ -144,6 +144,7 @@ class Cloud:
     Args:
         dense, modular: architectures; dense_costs, modular_costs: what their sub-models cost.
         supernet, supernet_costs: the same of AdaptiveNet's.
+        shares: (classes,) how often each class occurs in the cloud's data.
         make_dense: gives the trained model, from a cache or by training it now; make_modular: that of ECLM, as in the
             paper or tailored (`models.tailor`).
         make_nested: the dense model with slices that work on their own: prefixes, or rolling windows.
@@ -158,6 +159,7 @@ class Cloud:
     modular_costs: CostModel
     supernet: Architecture
     supernet_costs: CostModel
+    shares: Sequence[float]
     make_dense: Callable[[], State]
     make_modular: Callable[[bool], ModularModel]
     make_nested: Callable[[bool], State]

@@ -1,7 +1,8 @@
 """ECLM+: ECLM with three changes of ours, and ECLM with each of them alone (docs/experiments.md, `ablation`).
 
-    restrict   a device leaves the classes that it does not hold out of the softmax, in training and in use: it knows
-               its sub-task, and need not spend its few samples on unlearning the others (cf. FedRS, Li and Zhan 2021)
+    prior      a device corrects the logits for its own class shares, in training and in use: it knows its sub-task, and
+               need not spend its few samples on learning how often each class occurs (Menon et al. 2021,
+               arXiv:2007.07314); classes that it lacks leave the softmax
     tailored   the ability of modules is enhanced on sub-models as devices get them (`models.tailor`)
     blend      a device serves the mean of its sub-model as delivered and as adapted (Wortsman et al. 2022,
                arXiv:2109.01903): a hundred samples teach, but they also overwrite
@@ -13,11 +14,11 @@ from models.cloud import ModularModel
 from strategies.eclm import ECLM
 
 
-class ECLMRestricted(ECLM):
-    """ECLM and restrict."""
+class ECLMPrior(ECLM):
+    """ECLM and prior."""
 
-    reports = {"eclm-restrict-derive": "delivered", "eclm-restrict": "adapted"}
-    masked = "restrict"
+    reports = {"eclm-prior-derive": "delivered", "eclm-prior": "adapted"}
+    masked = "prior"
 
 
 class ECLMTailored(ECLM):
@@ -41,5 +42,5 @@ class ECLMPlus(ECLMTailored):
     """All three."""
 
     reports = {"eclm-plus-derive": "delivered", "eclm-plus": "adapted"}
-    masked = "restrict"
+    masked = "prior"
     blend = 0.5

@@ -31,8 +31,8 @@ class FedAvg(Strategy):
         return {p.device: task for p in profiles}
 
 
-class FedAvgRestricted(FedAvg):
-    """FedAvg whose devices leave absent classes out of the softmax, as in `strategies.eclm_plus`."""
+class FedAvgPrior(FedAvg):
+    """FedAvg whose devices correct for their class shares, as in `strategies.eclm_plus`."""
 
-    reports = {"fedavg-restrict": "delivered", "fedavg-restrict+ft": "adapted"}
-    masked = "restrict"
+    reports = {"fedavg-prior": "delivered", "fedavg-prior+ft": "adapted"}
+    masked = "prior"

@@ -50,6 +50,7 @@ def make_cloud(
         CostModel(modular, 4),
         elastic(dense, shrink),
         CostModel(elastic(dense, shrink), 4),
+        [0.25, 0.25, 0.5],
         make_dense=lambda: state,
         make_nested=lambda rolling: state,
         make_supernet=lambda: grow(dense, state, shrink),

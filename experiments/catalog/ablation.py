@@ -3,13 +3,13 @@
 from experiments.catalog.experiment import SCALES, Experiment
 from experiments.catalog.tasks import setting
 
-METHODS = "fedavg-restrict,eclm,eclm-restrict,eclm-tailored,eclm-blend,eclm-plus"
+METHODS = "fedavg-prior,eclm,eclm-prior,eclm-tailored,eclm-blend,eclm-plus"
 PARTS = ("har m=2", "cifar10 m=2", "cifar10 m=5")
 
 ABLATION = Experiment(
     name="ablation",
     reference="",
-    summary="from ECLM to ECLM+: restricted softmax, tailored ability training and blended adaptation, one by one",
+    summary="from ECLM to ECLM+: class prior, tailored ability training and blended adaptation, one by one",
     settings={scale: {part: setting(part, scale, strategies=METHODS) for part in PARTS} for scale in SCALES},
     cost={"smoke": "5 min", "cpu": "40 min", "paper": "GPU days"},
     plot="accuracy",

@@ -56,8 +56,8 @@ SMALL: Overrides = {
     "top-k": 7,
     "kappa2": 3,
     "weight-decay": 5e-4,
-    "limit-low": 0.4,  # at 0.32 one module per layer fills the memory: at this size activations dominate
-    "limit-high": 0.55,
+    "limit-low": 0.5,  # at 0.32 one module per layer fills the memory: at this size activations dominate
+    "limit-high": 0.6,
 }
 SKEWED: Overrides = {"partition": "m-classes", "drift": "class-swap"}
 # What is not modular is a floor: in VGG16 the first blocks take 63 % of the MACs, in ResNet34 most of the activations.

@@ -115,14 +115,14 @@ def test_a_claim_to_activate_what_is_not_held_is_left_out(play, tmp_path: Path, 
 
 
 def test_a_device_remembers_how_its_candidates_are_used(device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Restricted to its classes when it was sent them, so also when it tries whether they still do."""
+    """Corrected for its class shares when it was sent them, so also when it tries whether they still do."""
     settings, order, store, state = device
-    workload.evaluate(settings, replace(order, masked="restrict"), store, state)
+    workload.evaluate(settings, replace(order, masked="prior"), store, state)
     monkeypatch.setattr(workload, "_importance", lambda *_: {"block.modules": np.eye(16)[0]})
     tried, honest = [], workload._fit
     monkeypatch.setattr(workload, "_fit", lambda s, o, *rest: tried.append(o.masked) or honest(s, o, *rest))
     workload.profile(settings, order, store, True)
-    assert tried == ["restrict"]
+    assert tried == ["prior"]
 
 
 def test_candidates_below_what_is_activated_are_refused() -> None:

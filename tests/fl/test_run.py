@@ -68,19 +68,19 @@ def test_how_many_devices_are_delivered_to_at_once_changes_nothing(play, tmp_pat
     assert play(tmp_path / "parts", **how) == whole
 
 
-def test_restricted_use_reaches_the_device(play: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_class_shares_reach_the_device(play: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device of one class that answers only what it holds is always right; by itself the model is not."""
 
-    class Restricted(FedAvg):
+    class Corrected(FedAvg):
         def deliver(self, profiles):
-            return {device: replace(task, masked="restrict") for device, task in super().deliver(profiles).items()}
+            return {device: replace(task, masked="prior") for device, task in super().deliver(profiles).items()}
 
     one_class = {"partition": "m-classes", "classes-per-device": 1, "drift": "none", "strategies": "fedavg"}
     play(tmp_path / "free", **one_class)
-    monkeypatch.setitem(STRATEGIES, "fedavg", Restricted)
-    play(tmp_path / "restricted", **one_class)
-    free, restricted = (read_rounds(tmp_path / name).query("evaluated > 0") for name in ("free", "restricted"))
-    assert (restricted.accuracy_mean == 1).all() and (restricted.loss == 0).all()
+    monkeypatch.setitem(STRATEGIES, "fedavg", Corrected)
+    play(tmp_path / "corrected", **one_class)
+    free, corrected = (read_rounds(tmp_path / name).query("evaluated > 0") for name in ("free", "corrected"))
+    assert (corrected.accuracy_mean == 1).all() and (corrected.loss == 0).all()
     assert (free.query("method == 'fedavg'").accuracy_mean < 1).all()
 
 

@@ -97,7 +97,7 @@ def test_masked_classes_get_no_gradient() -> None:
     body = dense.whole(0)
     before = body.head.weight[2].clone()  # type: ignore[attr-defined,index]
     x, y = torch.randn(20, 4), torch.arange(20) % 2
-    fit(body, x, y, Recipe(), 3, np.random.default_rng(0), absent=torch.tensor([False, False, True]), masking="zero")
+    fit(body, x, y, Recipe(), 3, np.random.default_rng(0), shares=torch.tensor([0.5, 0.5, 0.0]), masking="zero")
     assert torch.equal(body.head.weight[2], before)  # type: ignore[attr-defined,index]
     assert not torch.equal(body.head.weight[0], before)  # type: ignore[attr-defined,index]
 
@@ -114,9 +114,9 @@ def test_balanced_accuracy_by_hand() -> None:
 
 
 def test_masked_losses_by_hand() -> None:
-    """Zero weights, class 2 of 3 absent. 'zero' keeps it in the softmax (p = 1/3), 'restrict' leaves it out (p = 1/2).
+    """Zero weights, class 2 of 3 absent. 'zero' keeps it in the softmax (p = 1/3), 'prior' leaves it out.
 
-    The gradient of the true class is (p - 1) x = -2/3 * 2 or -1/2 * 2; lr 0.3 moves by 0.4 or 0.3.
+    The gradient of the true class is (p - 1) x: p = 1/3, or its share 1/2 or 1/4; x = 2, lr 0.3: 0.4, 0.3 or 0.45.
     """
 
     class Linear(torch.nn.Linear):
@@ -125,12 +125,16 @@ def test_masked_losses_by_hand() -> None:
         def forward(self, x: torch.Tensor, gates: None = None) -> torch.Tensor:
             return F.linear(x, self.weight)
 
-    x, y, absent = torch.tensor([[2.0]]), torch.tensor([1]), torch.tensor([False, False, True])
-    for masking, moved in {"zero": [-0.2, 0.4, 0.0], "restrict": [-0.3, 0.3, 0.0]}.items():
+    x, y, even, uneven = torch.tensor([[2.0]]), torch.tensor([1]), torch.tensor([1.0, 1, 0]), torch.tensor([3.0, 1, 0])
+    for masking, shares, moved in (
+        ("zero", even, [-0.2, 0.4, 0.0]),
+        ("prior", even, [-0.3, 0.3, 0.0]),
+        ("prior", uneven, [-0.45, 0.45, 0.0]),
+    ):
         body = Linear(1, 3, bias=False)
         torch.nn.init.zeros_(body.weight)
         recipe = Recipe(lr=0.3, momentum=0.0)
-        fit(body, x, y, recipe, 1, np.random.default_rng(0), absent=absent, masking=masking)  # type: ignore[arg-type]
+        fit(body, x, y, recipe, 1, np.random.default_rng(0), shares=shares, masking=masking)  # type: ignore[arg-type]
         torch.testing.assert_close(body.weight.data[:, 0], torch.tensor(moved))
 
 
@@ -141,7 +145,7 @@ def test_a_class_that_is_never_answered_is_missed_and_costs_a_finite_loss() -> N
         def forward(self, x: torch.Tensor, gates: None = None) -> torch.Tensor:
             return torch.tensor([[9.0, 1.0, 0.0]]).expand(len(x), 3)
 
-    absent = torch.tensor([True, False, False])
-    got = score(Constant(), torch.zeros(2, 1), torch.tensor([0, 1]), 3, absent=absent)  # type: ignore[arg-type]
+    shares = torch.tensor([0.0, 1.0, 1.0])
+    got = score(Constant(), torch.zeros(2, 1), torch.tensor([0, 1]), 3, shares=shares)  # type: ignore[arg-type]
     assert got.hits.tolist() == [0, 1, 0]
     assert got.loss_sum == pytest.approx(WORST_LOSS + np.log(1 + np.exp(-1)))

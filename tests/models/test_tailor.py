@@ -72,10 +72,10 @@ def small_sub_models(model: ModularModel, x: torch.Tensor, y: torch.Tensor) -> f
             sizes = {**model.body.sizes, layer: 2}
             part = mlp((12,), 8, width=32).build(sizes, None)
             part.load_state_dict(extract(model.body.state(), model.body.axes(), coverage))
-            absent = torch.ones(8, dtype=torch.bool)
-            absent[[a, b]] = False
+            shares = torch.zeros(8)
+            shares[[a, b]] = 1
             gates = [model.routing.gates(logits[0][:, coverage[layer]])]
-            hits.append(score(part, x[mine], y[mine], 8, gates, absent).accuracy)
+            hits.append(score(part, x[mine], y[mine], 8, gates, shares).accuracy)
     return float(np.mean(hits))
 
 

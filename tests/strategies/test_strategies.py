@@ -12,7 +12,7 @@ from strategies import STRATEGIES
 from strategies.adaptivenet import AdaptiveNet
 from strategies.base import Limits, Plan, Profile, Strategy, Task, Update
 from strategies.eclm import ECLM, ECLMLocal
-from strategies.eclm_plus import ECLMBlended, ECLMPlus, ECLMRestricted, ECLMTailored
+from strategies.eclm_plus import ECLMBlended, ECLMPlus, ECLMPrior, ECLMTailored
 from strategies.fedavg import FedAvg
 from strategies.fedrolex import FedRolex
 from strategies.fjord import FjORD
@@ -313,10 +313,10 @@ def test_eclm_plus_is_three_changes_and_each_variant_one_of_them(cloud_maker, pl
     cloud.make_modular = {False: paper, True: tailored}.__getitem__
     changes = {
         ECLM: (False, "none", 1.0),
-        ECLMRestricted: (False, "restrict", 1.0),
+        ECLMPrior: (False, "prior", 1.0),
         ECLMTailored: (True, "none", 1.0),
         ECLMBlended: (False, "none", 0.5),
-        ECLMPlus: (True, "restrict", 0.5),
+        ECLMPlus: (True, "prior", 0.5),
     }
     for kind, (starts_tailored, masked, blend) in changes.items():
         method = kind(cloud, plan, 3)
