@@ -10,10 +10,11 @@ COMMON: Overrides = {
     "rounds": 20,
     "rounds-per-step": 5,
     "eval-every": 5,
+    "strategies": "na,la,fedavg,heterofl,eclm,eclm-plus",
 }
 
 SETTINGS: dict[str, Overrides] = {
-    "subject": {"partition": "subject", "drift": "subject"},
+    "subject": {"partition": "subject", "drift": "subject", "subtasks": "domain"},
     "m=2": {"partition": "m-classes", "classes-per-device": 2, "drift": "class-swap"},
 }
 SMOKE: Overrides = {
