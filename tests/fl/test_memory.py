@@ -28,7 +28,8 @@ def process_bytes() -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
 def test_a_continuous_run_keeps_constant_memory(tmp_path: Path) -> None:
-    """Every step is a round; devices keep candidates, the cloud a buffer. One model is about 300 kB.
+    """Every step is a round; devices keep candidates, the cloud a buffer. One model is about 300 kB, so a leak of one
+    a device and step would be 20 MB.
 
     Of a device and a step a few kB of its data indices may stay (`partitions.World` keeps a bounded number of them).
     """
@@ -46,6 +47,6 @@ def test_a_continuous_run_keeps_constant_memory(tmp_path: Path) -> None:
         run(settings, grid, results, observe)
     early, late = seen[EARLY], seen[LATE]
     assert late[0] <= early[0] + 1_000_000, "tensors pile up"
-    assert late[1] <= early[1] + 8e3 * DEVICES * (LATE - EARLY) + 500_000, "memory of the process grows"
+    assert late[1] <= early[1] + 8e3 * DEVICES * (LATE - EARLY) + 5e6, "memory of the process grows"
     assert late[2] == early[2] == 3 * DEVICES, "files pile up"
     assert not any((tmp_path / "devices").rglob("*.safetensors")), "files of the run are left behind"
