@@ -41,7 +41,7 @@ def test_the_flower_engine_and_the_local_one_write_the_same_csv(tmp_path: Path) 
         assert "eclm" in (outs[name] / "summary.csv").read_text()
     tables = {name: without_clock(out / "rounds.csv") for name, out in outs.items()}
     assert tables["flower"] == tables["two"] == tables["one"]
-    assert len(tables["one"]) == 1 + 2 * 9
+    assert len(tables["one"]) == 1 + 2 * 11
 
 
 @pytest.mark.parametrize(
