@@ -40,34 +40,27 @@ class ModularModel:
         return score(self.body, x, y, classes, self.gates(self.logits(x)))
 
 
-def _train(
+def train(
     model: ModularModel,
-    x: Tensor,
-    y: Tensor,
+    samples: int,
     recipe: Recipe,
     epochs: int,
     generator: np.random.Generator,
-    extra_loss: Callable[[list[tuple[Tensor, Tensor, Tensor]], Tensor], Tensor],
+    batch_loss: Callable[[Tensor], Tensor],
     stage: str,
     progress: Progress | None,
-    augment: Augment | None,
 ) -> None:
-    """Cross-entropy plus ``extra_loss(routed, rows)`` over body and selector, cosine learning rate."""
-    parameters = [*model.body.parameters(), *model.selector.parameters()]
-    optimizer = recipe.build(parameters)
-    steps = max(1, epochs * -(-len(x) // recipe.batch_size))
+    """Minimise ``batch_loss(rows)`` over body and selector, in place; the learning rate falls along a cosine."""
+    optimizer = recipe.build([*model.body.parameters(), *model.selector.parameters()])
+    steps = max(1, epochs * -(-samples // recipe.batch_size))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    noise = torch.Generator().manual_seed(int(generator.integers(2**31)))
+    model.body.train()
+    model.selector.train()
     for epoch in range(epochs):
         if progress:
             progress(stage, epoch, epochs)
-        model.body.train()
-        model.selector.train()
-        for rows in batches(len(x), recipe.batch_size, generator):
-            inputs = augment(x[rows], generator) if augment else x[rows]
-            routed = model.selector.noisy(inputs, noise)
-            gates = [model.routing.gates(noisy) for _, noisy, _ in routed]
-            loss = F.cross_entropy(model.body(inputs, gates), y[rows]) + extra_loss(routed, rows)
+        for rows in batches(samples, recipe.batch_size, generator):
+            loss = batch_loss(rows)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if recipe.clip:  # apart, or the body's gradients would drown the selector's
@@ -75,6 +68,26 @@ def _train(
                 torch.nn.utils.clip_grad_norm_(model.selector.parameters(), recipe.clip)
             optimizer.step()
             schedule.step()
+
+
+def _noisy_loss(
+    model: ModularModel,
+    x: Tensor,
+    y: Tensor,
+    generator: np.random.Generator,
+    extra: Callable[[list[tuple[Tensor, Tensor, Tensor]], Tensor], Tensor],
+    augment: Augment | None,
+) -> Callable[[Tensor], Tensor]:
+    """Cross-entropy under noisy top-k routing, plus ``extra(routed, rows)``."""
+    noise = torch.Generator().manual_seed(int(generator.integers(2**31)))
+
+    def loss(rows: Tensor) -> Tensor:
+        inputs = augment(x[rows], generator) if augment else x[rows]
+        routed = model.selector.noisy(inputs, noise)
+        gates = model.gates([noisy for _, noisy, _ in routed])
+        return F.cross_entropy(model.body(inputs, gates), y[rows]) + extra(routed, rows)
+
+    return loss
 
 
 def train_end_to_end(
@@ -93,7 +106,8 @@ def train_end_to_end(
     def extra(routed: list[tuple[Tensor, Tensor, Tensor]], rows: Tensor) -> Tensor:
         return balance * load_balance(routed, model.routing.top_k)
 
-    _train(model, x, y, recipe, epochs, generator, extra, "end-to-end training", progress, augment)
+    loss = _noisy_loss(model, x, y, generator, extra, augment)
+    train(model, len(x), recipe, epochs, generator, loss, "end-to-end training", progress)
 
 
 def mapping(logits: Sequence[Tensor], subtask: Tensor, subtasks: int) -> list[np.ndarray]:
@@ -222,5 +236,6 @@ def enhance(
     def extra(routed: list[tuple[Tensor, Tensor, Tensor]], rows: Tensor) -> Tensor:
         return strength * divergence([clean for clean, _, _ in routed], label, rows)
 
-    _train(model, x, y, recipe, epochs, generator, extra, "ability enhancing", progress, augment)
+    loss = _noisy_loss(model, x, y, generator, extra, augment)
+    train(model, len(x), recipe, epochs, generator, loss, "ability enhancing", progress)
     return found, wanted

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.body import Body
-from models.cloud import ModularModel, Progress, aims, divergence, steer
+from models.cloud import ModularModel, Progress, aims, divergence, steer, train
 from models.selector import Routing, importance
-from models.train import Augment, Recipe, batches, mask
+from models.train import Augment, Recipe, mask
 
 EVERYTHING = 0.3  # share of the batches that hold samples of everything, for the whole model
 SMALLEST, LARGEST, SPREAD = 0.15, 0.9, 0.1  # share of a layer that an imagined device holds; its spread over layers
@@ -81,37 +81,25 @@ def tailor(
     found, wanted, label = aims(model, x, subtask, subtasks, slack, kappa2)
     steer(model, x, label, recipe, generator, augment)
     least = 2 if torch.equal(subtask, y) else 1  # one class alone has nothing to tell apart
-    optimizer = recipe.build([*model.body.parameters(), *model.selector.parameters()])
-    steps = max(1, epochs * -(-len(x) // recipe.batch_size))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     classes = model.body.sizes["classes"]
     usual = torch.bincount(y, minlength=classes).clamp(min=1) / len(y)
     teacher.eval()
-    model.body.train()
-    model.selector.train()
-    for epoch in range(epochs):
-        if progress:
-            progress("tailoring", epoch, epochs)
-        for rows in batches(len(x), recipe.batch_size, generator):
-            shares = None
-            whole = generator.random() < EVERYTHING
-            if not whole:
-                rows, share = imagine(subtask, least, recipe.batch_size, generator)
-                shares = torch.bincount(y[rows], minlength=classes) / len(rows) / usual
-            inputs = augment(x[rows], generator) if augment else x[rows]
-            clean = model.selector(inputs)
-            gates = model.gates(clean) if whole else gates_among(model.routing, clean, held(clean, share, generator))
-            logits = mask(model.body(inputs, gates), shares, "prior")
-            with torch.no_grad():
-                told = mask(teacher(inputs), shares, "prior").softmax(1)
-            present = slice(None) if shares is None else shares > 0
-            taught = F.kl_div(logits[:, present].log_softmax(1), told[:, present], reduction="batchmean")
-            loss = (F.cross_entropy(logits, y[rows]) + taught) / 2 + strength * divergence(clean, label, rows)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if recipe.clip:  # apart, or the body's gradients would drown the selector's
-                torch.nn.utils.clip_grad_norm_(model.body.parameters(), recipe.clip)
-                torch.nn.utils.clip_grad_norm_(model.selector.parameters(), recipe.clip)
-            optimizer.step()
-            schedule.step()
+
+    def loss(rows: Tensor) -> Tensor:
+        shares = None
+        whole = generator.random() < EVERYTHING
+        if not whole:
+            rows, share = imagine(subtask, least, recipe.batch_size, generator)
+            shares = torch.bincount(y[rows], minlength=classes) / len(rows) / usual
+        inputs = augment(x[rows], generator) if augment else x[rows]
+        clean = model.selector(inputs)
+        gates = model.gates(clean) if whole else gates_among(model.routing, clean, held(clean, share, generator))
+        logits = mask(model.body(inputs, gates), shares, "prior")
+        with torch.no_grad():
+            told = mask(teacher(inputs), shares, "prior").softmax(1)
+        present = slice(None) if shares is None else shares > 0
+        taught = F.kl_div(logits[:, present].log_softmax(1), told[:, present], reduction="batchmean")
+        return (F.cross_entropy(logits, y[rows]) + taught) / 2 + strength * divergence(clean, label, rows)
+
+    train(model, len(x), recipe, epochs, generator, loss, "tailoring", progress)
     return found, wanted
