@@ -4,15 +4,16 @@ A module layer computes ``sum_i g_i f_i(x)`` (ECLM eq. in 4.2), each module f_i 
 inner width. A module ends in a linear map, so the whole layer is also ONE wide block whose hidden channels are
 grouped by module and scaled by g before the last map: the *fused* execution, exact and dense. The *dispatch*
 execution runs each module on the samples routed to it. One more module may be a residual one (`Bypass`), whose gate is
-the last column. A dense block is a layer of one module with gate 1, so a dense
-model, a modular model and every sub-model are the same class built with different sizes. Gates are not negative, so
-they may as well scale the input of the ReLU: the backward pass then keeps no copy of the hidden activations for them.
+the last column. A dense block is a layer of one module with gate 1, so a dense model, a modular model and every
+sub-model are the same class built with different sizes. Gates are not negative, so they may as well scale the input of
+the ReLU: the backward pass then keeps no copy of the hidden activations for them.
 
 Shape suffixes: B batch, M modules held, R residual modules held (0 or 1), H hidden width of a module, C input channels,
 O output channels.
 """
 
 import math
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
@@ -109,7 +110,7 @@ class Norm(nn.Module):
 def execute(network: nn.Module, execution: Execution) -> None:
     """Choose how every module layer of a network runs."""
     for layer in network.modules():
-        if isinstance(layer, LinearBlock | ConvBlock):
+        if isinstance(layer, Block):
             layer.execution = execution
 
 
@@ -155,7 +156,32 @@ def _bypass_axes(
     return {f"bypass.{name}": axes for name, axes in own.items()}
 
 
-class LinearBlock(nn.Module):
+class Block(nn.Module, ABC):
+    """A layer of modules: shrunk ones, and perhaps a residual one.
+
+    Attributes:
+        second: the last linear map of the shrunk modules, (O, M, H, ...).
+        bypass: the residual module, None in a layer that has none.
+        execution: how the shrunk modules run.
+    """
+
+    second: nn.Parameter
+    bypass: Bypass | None
+    execution: Execution = "auto"
+
+    def forward(self, x: Tensor, gates: Tensor | None = None) -> Tensor:
+        """Run the block with ``gates`` (B, M + R); without, every module counts 1 and a residual module 0."""
+        if gates is None or self.bypass is None:
+            return self._shrunk(x, gates)
+        modules = self.second.shape[1]
+        return self._shrunk(x, gates[:, :modules]) + self.bypass(x, gates[:, modules:])
+
+    @abstractmethod
+    def _shrunk(self, x: Tensor, gates_BM: Tensor | None) -> Tensor:
+        """The sum of the shrunk modules' outputs."""
+
+
+class LinearBlock(Block):
     """``W2 relu(W1 x + b1) + b2``, its hidden units grouped into modules. (B, C) -> (B, O)."""
 
     def __init__(
@@ -173,26 +199,18 @@ class LinearBlock(nn.Module):
         self.second = _init(generator, outputs, modules, hidden, fan_in=modules * hidden)
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.bypass = None if bypass is None else Bypass(bypass, inputs, outputs, image=False)
-        self.execution: Execution = "auto"
 
-    def forward(self, x_BC: Tensor, gates: Tensor | None = None) -> Tensor:
-        """Run the block with ``gates`` (B, M + R); without, every module counts 1 and a residual module 0."""
-        if gates is None or self.bypass is None:
-            return self._shrunk(x_BC, gates)
-        modules = self.second.shape[1]
-        return self._shrunk(x_BC, gates[:, :modules]) + self.bypass(x_BC, gates[:, modules:])
-
-    def _shrunk(self, x_BC: Tensor, gates_BM: Tensor | None) -> Tensor:
+    def _shrunk(self, x: Tensor, gates_BM: Tensor | None) -> Tensor:
         outputs, modules, hidden = self.second.shape
-        macs = len(x_BC) * hidden * (x_BC.shape[1] + outputs)
+        macs = len(x) * hidden * (x.shape[1] + outputs)
         if gates_BM is not None and use_dispatch(gates_BM, self.execution, macs):
-            out = self.bias.repeat(len(x_BC), 1)
+            out = self.bias.repeat(len(x), 1)
             for m in range(modules):
                 rows = gates_BM[:, m].nonzero().squeeze(1)
-                h = F.relu(F.linear(x_BC[rows], self.first[m], self.first_bias[m]) * gates_BM[rows, m, None])
+                h = F.relu(F.linear(x[rows], self.first[m], self.first_bias[m]) * gates_BM[rows, m, None])
                 out = out.index_add(0, rows, F.linear(h, self.second[:, m]))
             return out
-        h = F.linear(x_BC, self.first.flatten(0, 1), self.first_bias.flatten())
+        h = F.linear(x, self.first.flatten(0, 1), self.first_bias.flatten())
         if gates_BM is not None:
             h = (h.unflatten(1, (modules, hidden)) * gates_BM[:, :, None]).flatten(1)
         return F.linear(F.relu(h), self.second.flatten(1), self.bias)
@@ -208,7 +226,7 @@ class LinearBlock(nn.Module):
         return own | _bypass_axes(self.bypass, bypass, inputs, outputs)
 
 
-class ConvBlock(nn.Module):
+class ConvBlock(Block):
     """conv3x3 - norm - relu - conv3x3, its hidden channels grouped into modules. (B, C, h, w) -> (B, O, h/stride,
     w/stride).
 
@@ -237,7 +255,6 @@ class ConvBlock(nn.Module):
         self.stride = stride
         self.pool = pool
         self.bypass = None if bypass is None else Bypass(bypass, inputs, outputs, stride, pool)
-        self.execution: Execution = "auto"
 
     def _inner(self, x: Tensor, gates_BM: Tensor | None, module: int | None = None) -> Tensor:
         """Gated hidden activations (B, M * H, ...) of all modules, or (B, H, ...) of one."""
@@ -247,13 +264,6 @@ class ConvBlock(nn.Module):
             h = (h.unflatten(1, (gates_BM.shape[1], -1)) * gates_BM[:, :, None, None, None]).flatten(1, 2)
         h = F.relu(h)
         return pool2(h) if self.pool else h
-
-    def forward(self, x: Tensor, gates: Tensor | None = None) -> Tensor:
-        """Run the block with ``gates`` (B, M + R); without, every module counts 1 and a residual module 0."""
-        if gates is None or self.bypass is None:
-            return self._shrunk(x, gates)
-        modules = self.second.shape[1]
-        return self._shrunk(x, gates[:, :modules]) + self.bypass(x, gates[:, modules:])
 
     def _shrunk(self, x: Tensor, gates_BM: Tensor | None) -> Tensor:
         outputs, modules, hidden = self.second.shape[:3]
