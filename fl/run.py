@@ -211,7 +211,7 @@ class _GlobalAccuracy:
         here, method = world(self.settings, self.method.seed), self.method
         x, y = tensors(here.data, "test")
         cloud, classes = method.cloud, here.data.num_classes
-        body = (cloud.dense if method.architecture == "dense" else cloud.modular).part(FULL)
+        body = cloud.architectures[method.architecture].part(FULL)
         body.load_state_dict(method.model)
         if method.architecture == "dense":
             return score(body, x, y, classes).accuracy

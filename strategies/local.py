@@ -6,10 +6,8 @@ from dataclasses import dataclass, field, replace
 from strategies.base import Profile, Strategy, Task, Update
 
 
-class NoAdaptation(Strategy):
-    """NA: devices use the cloud model as it was trained. With fine-tuning: each step starts again from that model."""
-
-    reports = {"na": "delivered", "na+ft": "adapted"}
+class NoRounds(Strategy):
+    """Nobody is ever asked to train."""
 
     def cohort(self, round_: int) -> list[int]:
         return []
@@ -21,6 +19,12 @@ class NoAdaptation(Strategy):
         self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
     ) -> None:
         pass
+
+
+class NoAdaptation(NoRounds):
+    """NA: devices use the cloud model as it was trained. With fine-tuning: each step starts again from that model."""
+
+    reports = {"na": "delivered", "na+ft": "adapted"}
 
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
         task = self._whole(self.plan.adapt_epochs)

@@ -1,30 +1,20 @@
 """A static sub-model (ECLM 2.1, Fig. 1): derived once, never updated, however the device's data shift."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from models.axes import extract
-from strategies.base import Profile, Task, Update
+from strategies.base import Profile, Task
 from strategies.eclm import ECLM
+from strategies.local import NoRounds
 
 
 @dataclass
-class StaticSubModel(ECLM):
+class StaticSubModel(NoRounds, ECLM):
     """What ECLM derives for a device when it is first asked, from the cloud model of the offline stage."""
 
     reports = {"eclm-static": "delivered"}
     own: dict[int, Task] = field(default_factory=dict, init=False)  # what each device holds, without the parameters
-
-    def cohort(self, round_: int) -> list[int]:
-        return []
-
-    def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
-        return {}
-
-    def absorb(
-        self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
-    ) -> None:
-        pass
 
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
         derived = super().deliver([p for p in profiles if p.device not in self.own])
