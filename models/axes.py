@@ -63,7 +63,7 @@ class WeightedSum:
     """
 
     def __init__(self, axes: Axes, like: Mapping[str, Tensor]):
-        self._axes = axes
+        self.axes = axes
         self.total: State = {}
         self.weight: State = {}  # shaped as the parameter, but 1 along axes without a name
         for name, value in like.items():
@@ -85,7 +85,7 @@ class WeightedSum:
         """
         along = along or {}
         for name, value in part.items():
-            names = self._axes[name]
+            names = self.axes[name]
             total, weights = self.total[name], self.weight[name]
             w: float | Tensor = weight
             for dim, axis in enumerate(names):
