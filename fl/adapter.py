@@ -12,6 +12,7 @@ from functools import cached_property
 from logging import INFO, WARNING
 
 import numpy as np
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
@@ -24,12 +25,14 @@ from fl.clock import BACKWARD, link_seconds, train_seconds
 from fl.config import Settings
 from fl.devices import Hardware, Table
 from fl.fleet import Fleet
+from fl.grid import OwnGrid
 from fl.measures import NAN, Divergence, load_cv
+from fl.sums import Sum, Verdict, judge
 from models.axes import FULL, Coverage, covered_sizes
 from models.body import bypass_axis, gate_columns
 from models.costs import Cost
 from partitions import Purpose, rng
-from strategies.base import Limits, Measure, Profile, Strategy, Task, Update, rebase, sub_sizes
+from strategies.base import Averaging, Limits, Measure, Profile, Strategy, Task, Update, rebase, sub_sizes
 
 AT_ONCE = 64  # devices that are delivered their models at the same time
 MEASURES: tuple[Measure, ...] = ("delivered", "adapted")
@@ -121,66 +124,64 @@ class FlowerStrategy(FlowerBase):
         return messages
 
     def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
+        self, server_round: int, replies: Iterable[Message], summed: Sum | None = None
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Merge what is fit to be merged and arrives in time; count the rest."""
+        """Merge what is fit to be merged and arrives in time; count the rest.
+
+        Args:
+            summed: where the engine took the updates out of the replies and added them up.
+        """
         updates: dict[int, Update] = {}
         losses = []
         for device, content in self._good(replies, self._tasks):
-            task, byte_count = self._tasks[device], wire.size(content)
-            self.ledger.bytes_up += byte_count
+            task = self._tasks[device]
+            if summed is None:
+                verdict = judge(self.settings, self._classes, device, task, content)
+            else:
+                verdict = summed.verdicts.get(device, Verdict(0, why="was not added up"))
+            self.ledger.bytes_up += verdict.byte_count
+            update, why = verdict.update, verdict.why
             try:
-                report = wire.metrics(content)
-                examples, loss = int(report["num-examples"]), float(report["loss"])  # type: ignore[arg-type]
-                cost = self._cost(task, report)
-                withheld = task.upload and self.settings.upload_change > 0 and wire.MODEL not in content
-                uploads = task.upload and not withheld
-                state = wire.unpack(content[wire.MODEL]) if uploads else {}  # type: ignore[arg-type]
-                classes = [int(c) for c in report["classes"]] if task.masked == "zero" else None  # type: ignore[union-attr]
-                why = wire.fault(state, task.state) if uploads and task.state is not None else None
-                if not 0 < examples <= self.settings.samples_max:  # examples are a weight: nobody may claim a million
-                    why = why or f"reports {examples} examples, a device holds 1 to {self.settings.samples_max}"
-                known = range(self.method.cloud.dense.sizes["classes"])
-                if classes is not None and not (classes and set(classes) <= set(known)):
-                    why = why or f"reports classes {classes}, there are {known.start} to {known.stop - 1}"
+                cost = self._cost(task, wire.metrics(content))
             except Exception as error:  # whatever a device sends, it must not end the run
-                why = f"{type(error).__name__}: {error}"
-            if why:
+                why = why or f"{type(error).__name__}: {error}"
+            if update is None or why:
                 self.ledger.refused += 1
                 log(WARNING, "update of device %d refused: %s", device, why)
                 continue
             self.ledger.devices += 1
-            self.ledger.withheld += withheld
-            if not withheld:
-                updates[device] = Update(device, state, examples, classes)
-            losses.append(loss)
-            hardware = self.hardware[device]
-            work = train_seconds(hardware, cost.macs, examples, task.epochs) + link_seconds(hardware, byte_count)
+            self.ledger.withheld += verdict.withheld
+            if not verdict.withheld:
+                updates[device] = update
+            losses.append(verdict.loss)
+            hardware, examples = self.hardware[device], update.examples
+            work = train_seconds(hardware, cost.macs, examples, task.epochs)
+            work += link_seconds(hardware, verdict.byte_count)
             self._spend(device, work)
             if task.keep and not task.upload:
                 self._own[device] = self._own.get(device, 0.0) + link_seconds(hardware, self._down[device]) + work
             self.ledger.train_macs += BACKWARD * cost.macs * examples * task.epochs
             self.ledger.memory_bytes = max(self.ledger.memory_bytes, cost.memory)
         self.ledger.failures += len(self._tasks) - self.ledger.devices - self.ledger.refused
-        self._measure([(self._tasks[device], update) for device, update in updates.items()])
+        self._measure([(self._tasks[device], update) for device, update in updates.items()], summed)
         told = {profile.device: profile for profile in self._asked}
         stayed: list[Arrival] = []  # what devices keep to themselves is not waited for
         for device, update in updates.items():
             arrival = self.arrivals.expect(self._spent[device], update, self._tasks[device], told[device])
             (self.arrivals.under_way if arrival.task.upload else stayed).append(arrival)
         merged, self.ledger.late, self.ledger.seconds = self.arrivals.merge(self._spent.values())
-        self._absorb(server_round, [*stayed, *merged])
+        if summed is None:
+            self._absorb(server_round, [*stayed, *merged])
+        elif summed.total is not None:
+            assert isinstance(self.method, Averaging)
+            self.method.adopt(summed.total)
+            self.arrivals.version += 1
         return None, MetricRecord({"loss": float(np.mean(losses))}) if losses else None
 
-    def _measure(self, trained: Sequence[tuple[Task, Update]]) -> None:
+    def _measure(self, trained: Sequence[tuple[Task, Update]], summed: Sum | None) -> None:
         """How the updates disagree, and how evenly they train the modules."""
         method, cloud = self.method, self.method.cloud
-        sent = [(task, update) for task, update in trained if task.upload and task.state is not None]
-        if sent:
-            divergence = Divergence(method.axes, method.model)
-            for task, update in sent:
-                assert task.state is not None
-                divergence.add(update.state, task.state, task.coverage)
+        if self.settings.measure_divergence and (divergence := self._divergence(trained, summed)):
             self.ledger.divergence = divergence.value(self._parameters)
             modules = {*cloud.modular_costs.layers, *cloud.modular_costs.bypass}
             cut = [name for name in self._parameters if modules & set(method.axes[name])]
@@ -188,6 +189,16 @@ class FlowerStrategy(FlowerBase):
         if trained and method.architecture == "modular":
             columns = [self._columns(task.coverage) for task, _ in trained]
             self.ledger.load_cv = load_cv(columns, {layer: len(all_) for layer, all_ in self._columns(FULL).items()})
+
+    def _divergence(self, trained: Sequence[tuple[Task, Update]], summed: Sum | None) -> Divergence | None:
+        if summed is not None:
+            return summed.divergence
+        divergence = Divergence(self.method.axes, self.method.model)
+        sent = [(task, update) for task, update in trained if task.upload and task.state is not None]
+        for task, update in sent:
+            assert task.state is not None
+            divergence.add(update.state, task.state, task.coverage)
+        return divergence if sent else None
 
     @cached_property
     def _parameters(self) -> list[str]:
@@ -212,6 +223,29 @@ class FlowerStrategy(FlowerBase):
             [a.profile for a in merged],
         )
         self.arrivals.version += 1
+
+    def train(self, server_round: int, grid: Grid) -> None:
+        """The first two verbs; an engine that can (`fl.grid.OwnGrid`) adds the updates up where they are made."""
+        messages = list(self.configure_train(server_round, ArrayRecord(), ConfigRecord(), grid))
+        if isinstance(grid, OwnGrid) and (summed := self._sum()) is not None:
+            self.aggregate_train(server_round, grid.send_and_fold(messages, summed), summed)
+        else:
+            replies = grid.send_and_receive(messages, timeout=self.settings.timeout_s)
+            self.aggregate_train(server_round, replies)
+
+    def _sum(self) -> Sum | None:
+        """An empty sum for the updates of this round; None where they are needed one by one."""
+        if type(self.method).absorb is not Averaging.absorb or not self.arrivals.waits_for_all:
+            return None
+        if any(t.state is None or not t.upload or t.reselect or t.search for t in self._tasks.values()):
+            return None
+        like = {name: torch.empty_like(value, device="meta") for name, value in self.method.model.items()}
+        tasks = {device: replace(task, state=None) for device, task in self._tasks.items()}
+        return Sum(self.settings, self._classes, tasks, self.method.axes, like)
+
+    @property
+    def _classes(self) -> int:
+        return self.method.cloud.dense.sizes["classes"]
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -125,6 +125,9 @@ class Settings(BaseModel):
     measure_forgetting: bool = Field(
         False, description="at the end of a step also score devices on their test draw of the step before"
     )
+    measure_divergence: bool = Field(
+        True, description="measure how far the updates of a round disagree; takes two more sums of the model's size"
+    )
     timeout_s: float = Field(600.0, gt=0, description="longest wait for the answers of a round, seconds")
 
     # The devices

@@ -256,11 +256,10 @@ def test_a_device_that_lost_the_selector_gets_it_again(play, tmp_path, monkeypat
 
 def test_a_dead_worker_costs_one_device_not_the_round(tmp_path, monkeypatch) -> None:
     """Device 2's training kills its process; the others are answered all the same."""
-    from flwr.app import RecordDict
 
     settings = Settings.parse(SMALL)
     with LocalGrid(settings.flat(), 6, workers=2) as grid:
-        monkeypatch.setattr("fl.grid._answer", _answer_or_die)
+        monkeypatch.setattr("fl.engines.host.answer", _answer_or_die)
         hello = [
             Message(RecordDict({wire.TASK: wire.task_record({"what": "hello"})}), node, "query") for node in range(6)
         ]
@@ -279,7 +278,6 @@ def _answer_or_die(message: Message, context) -> Message:
 
 
 def test_an_exception_on_a_device_is_an_error_reply(tmp_path) -> None:
-    from flwr.app import RecordDict
 
     with LocalGrid(Settings.parse(SMALL).flat(), 2) as grid:
         bad = Message(RecordDict({wire.TASK: wire.task_record({"what": "importance"})}), 0, "query")
@@ -332,7 +330,7 @@ if __name__ == "__main__":
     with LocalGrid(Settings().flat(), 4, workers=2) as grid:
         hello = [Message(RecordDict({wire.TASK: wire.task_record({"what": "hello"})}), n, "query") for n in range(4)]
         assert not any(reply.has_error() for reply in grid.send_and_receive(hello))
-        print(*grid._pool._processes, flush=True)
+        print(*(hand.worker.process.pid for hand in grid._crew.hands), flush=True)
         time.sleep(60)
 """
 
@@ -362,16 +360,3 @@ def test_a_torn_cached_cloud_model_is_trained_again(play, tmp_path) -> None:
     cached.write_bytes(intact[: len(intact) // 2])
     assert play(tmp_path / "two", strategies="na", seeds="5") == whole
     assert cached.read_bytes() == intact
-
-
-def test_a_worker_stopped_in_the_middle_of_an_answer_does_not_hold_up_the_end() -> None:
-    """The start of a long answer is in the pipe, the rest will never come."""
-    grid = LocalGrid(Settings().flat(), 4, workers=2)
-    grid._spread([Message(RecordDict(), 1, "query")])
-    pool = grid._pool
-    assert pool is not None
-    reader = pool._executor_manager_thread
-    os.write(pool._result_queue._writer.fileno(), (1_000_000).to_bytes(4, "big") + b"half")
-    grid.close()
-    reader.join(20)
-    assert not reader.is_alive()
