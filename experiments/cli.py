@@ -12,7 +12,7 @@ from rich.table import Table
 
 from experiments.catalog import EXPERIMENTS, SCALES, VIEWS, Experiment, View
 from experiments.hermetic import FlowerRunFailed
-from experiments.launch import default_workers, launch, launch_study
+from experiments.launch import ENGINES, launch, launch_study
 from experiments.plots import PLOTS
 from experiments.plots.drift import drift as draw_drift
 from experiments.plots.drift import shares
@@ -21,6 +21,7 @@ from experiments.report import markdown, show
 from experiments.studies import FILE, STUDIES, read_study, summarize_study
 from experiments.summary import summarize, write_summary
 from fl.config import Settings, SettingsError
+from fl.engines.crew import EngineFailed
 from fl.results import ResultsError, atomic_write, csv_text, read_config, read_rounds
 from fl.world import world
 from partitions import DATASETS, DataError, UnknownName, fetch, import_, lookup, where
@@ -70,9 +71,12 @@ def run(
     scale: Annotated[str, typer.Option(help="smoke: does it run; cpu: two cores; paper: a GPU and patience.")] = "cpu",
     seeds: Annotated[str, typer.Option(help="Seeds, e.g. 1,2,3; by default the experiment's own.")] = "",
     engine: Annotated[
-        str, typer.Option(help="local: in process; flower: a real `flwr run` simulation on Ray.")
+        str, typer.Option(help="local: processes here; ray: our actors on Ray; flower: a real `flwr run` simulation.")
     ] = "local",
     workers: Annotated[int, typer.Option(help="Processes that stand in for devices; 0: one per core.")] = 0,
+    ray_address: Annotated[
+        str, typer.Option(help="Of a Ray cluster, HOST:PORT or auto, for --engine ray; by default this machine alone.")
+    ] = "",
     settings_: Annotated[
         str, typer.Option("--settings", help="Only settings whose name holds one of these words, e.g. cifar10,m=2.")
     ] = "",
@@ -89,7 +93,7 @@ def run(
     asked = lookup("experiment", name, known)
     experiment = EXPERIMENTS[asked.of] if isinstance(asked, View) else asked
     lookup("scale", scale, dict.fromkeys(SCALES))
-    lookup("engine", engine, dict.fromkeys(("local", "flower")))
+    lookup("engine", engine, ENGINES)
     changes = _changes(set_)
     chosen = list(experiment.seeds)
     if seeds:
@@ -100,7 +104,7 @@ def run(
     if experiment.study:
         launch_study(STUDIES[experiment.study], settings, folder, overwrite, console)
     else:
-        launch(settings, engine, workers or default_workers(), folder, overwrite, console)  # type: ignore[arg-type]
+        launch(settings, engine, workers, ray_address, folder, overwrite, console)
     _finish(folder, asked.name)
 
 
@@ -217,7 +221,7 @@ def main() -> None:
     except click.ClickException as error:  # wrong options: click's own words
         error.show()
         sys.exit(error.exit_code)
-    except (SettingsError, DataError, ResultsError, UnknownName, FlowerRunFailed) as error:
+    except (SettingsError, DataError, ResultsError, UnknownName, FlowerRunFailed, EngineFailed) as error:
         errors.print("error:", style="red", end=" ")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

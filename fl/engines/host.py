@@ -1,6 +1,5 @@
 """What a worker does: it answers for one device after the other, and adds up their answers where that is asked."""
 
-import os
 import pickle
 import traceback
 from collections.abc import Callable, Mapping
@@ -144,8 +143,3 @@ def pack(messages: list[Message], keys: Mapping[int, int]) -> tuple[bytes, set[i
 def unpack(job: bytes, shared: Mapping[int, ArrayRecord]) -> list[Message]:
     """The messages of a job."""
     return _Unpickler(BytesIO(job), shared).load()
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
