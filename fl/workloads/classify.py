@@ -1,12 +1,12 @@
-"""The device's side of a round: profile, train, score. Knows no method and no engine.
+"""Classification by a network that may be cut into modules: the workload of ECLM and its rivals.
 
 One process may stand in for many devices, one after the other, so what is expensive (data set, networks) is kept per
 process and overwritten in place; what belongs to a device lies in its `fl.store.Store`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import get_args
 
@@ -18,6 +18,7 @@ from fl.clock import BACKWARD
 from fl.config import Settings
 from fl.devices import Shares, Table, shares
 from fl.store import Store
+from fl.workloads.workload import Order, Scored, Trained
 from fl.world import architectures, recipe, routing, selector, tensors, world
 from models.axes import FULL, Coverage, State, WeightedSum, covered_sizes, extract
 from models.body import Body, columns_coverage
@@ -31,73 +32,6 @@ from partitions import Purpose, apply, rng
 from strategies.base import Limits
 
 MASKINGS: tuple[Masking, ...] = get_args(Masking)
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a message asks of a device.
-
-    Args:
-        device, seed, round, step: where in the experiment this is.
-        architecture: of `fl.world.architectures`; sizes: the axis sizes in which the part differs from the whole.
-        held: for each module layer the modules that the part consists of, numbered as `models.body.gate_columns` does.
-        look_back: also score on the test draw of the step before.
-        shares: of the classes in the cloud's data, where ``masked`` is 'prior'.
-        epochs, masked, rate, keep, reselect, rates, blend, search: as in `strategies.base.Task`.
-    """
-
-    device: int
-    seed: int
-    round: int
-    step: int
-    architecture: str = "dense"
-    sizes: Mapping[str, int] | None = None
-    held: Mapping[str, Sequence[int] | np.ndarray] | None = None
-    epochs: int = 0
-    masked: Masking = "none"
-    shares: Sequence[float] = ()
-    rate: float = 1.0
-    keep: bool = False
-    reselect: bool = False
-    rates: Sequence[float] = ()
-    blend: float = 1.0
-    search: bool = False
-    look_back: bool = False
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What local training gives.
-
-    Args:
-        state: of the modules activated; None where it changed too little to be uploaded.
-        classes: of which the device has samples.
-        active: how many modules were activated, by their axis, where the device chose them.
-    """
-
-    state: State | None
-    examples: int
-    loss: float
-    classes: Sequence[int] = ()
-    active: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Scores before and after local adaptation; without adaptation they are the same.
-
-    Args:
-        samples: in the test draw; examples: in the training data.
-        former: accuracy on the test draw of the step before, delivered and adapted.
-        active: as in `Trained`.
-    """
-
-    samples: int
-    delivered: tuple[float, float, float]  # accuracy, balanced accuracy, mean loss
-    adapted: tuple[float, float, float]
-    examples: int
-    former: tuple[float, float] | None = None
-    active: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
