@@ -93,6 +93,7 @@ def train(message: Message, context: Context) -> Message:
     if order.masked == "zero":
         report |= {"classes": list(trained.classes)}
     report |= {f"active.{layer}": n for layer, n in trained.active.items()}
+    report |= {f"trained.{measure}": value for measure, value in trained.measures.items()}
     content = RecordDict({wire.REPORT: MetricRecord(report)})  # type: ignore[arg-type]
     if task.get("upload", True) and trained.state is not None:
         content[wire.MODEL] = wire.pack(trained.state)
@@ -114,5 +115,6 @@ def evaluate(message: Message, context: Context) -> Message:
         }
         | ({"former": list(got.former)} if got.former else {})
         | {f"active.{layer}": n for layer, n in got.active.items()}  # type: ignore[arg-type]
+        | {f"{which}.{measure}": v for which, of in got.measures.items() for measure, v in of.items()}
     )
     return Message(RecordDict({wire.REPORT: report}), reply_to=message)

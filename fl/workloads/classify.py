@@ -17,11 +17,13 @@ from torch import Tensor
 from fl.clock import BACKWARD
 from fl.config import Settings
 from fl.devices import Shares, Table, shares
+from fl.offline import prepare as prepare  # the cloud's side
 from fl.store import Store
 from fl.workloads.workload import Order, Scored, Trained
 from fl.world import architectures, recipe, routing, selector, tensors, world
 from models.axes import FULL, Coverage, State, WeightedSum, covered_sizes, extract
 from models.body import Body, columns_coverage
+from models.cloud import ModularModel
 from models.costs import CostModel
 from models.derive import Infeasible, choose, shift, smallest
 from models.nested import ordered_dropout, settle
@@ -29,9 +31,10 @@ from models.selector import Selector, importance
 from models.supernet import best_path
 from models.train import Masking, fit, score
 from partitions import Purpose, apply, rng
-from strategies.base import Limits
+from strategies.base import Limits, Strategy
 
 MASKINGS: tuple[Masking, ...] = get_args(Masking)
+MEASURES: dict[str, str] = {}
 
 
 @dataclass
@@ -278,6 +281,19 @@ def change(before: State, after: State) -> float:
     moved = sum(float((after[name] - value).double().square().sum()) for name, value in before.items())
     norm = sum(float(value.double().square().sum()) for value in before.values())
     return math.sqrt(moved / max(norm, 1e-24))
+
+
+def global_accuracy(settings: Settings, method: Strategy) -> float:
+    """The accuracy of a method's cloud model on the whole test set."""
+    here = world(settings, method.seed)
+    x, y = tensors(here.data, "test")
+    cloud, classes = method.cloud, here.data.num_classes
+    body = cloud.architectures[method.architecture].part(FULL)
+    body.load_state_dict(method.model)
+    if method.architecture == "dense":
+        return score(body, x, y, classes).accuracy
+    whole = ModularModel(body, method.modular_model.selector, method.modular_model.routing)
+    return whole.score(x, y, classes).accuracy
 
 
 def _keep(settings: Settings, order: Order, store: Store, part: Part, fresh: bool) -> None:

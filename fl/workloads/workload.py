@@ -1,4 +1,4 @@
-"""What a workload is: the device's side of a round. Knows no method and no engine."""
+"""What a workload is: what the cloud prepares, and the device's side of a round. Knows no method and no engine."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,9 @@ import numpy as np
 from fl.config import Settings
 from fl.store import Store
 from models.axes import State
+from models.cloud import Progress
 from models.train import Masking
+from strategies.base import Cloud, Measure, Strategy
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Trained:
         state: of the modules activated; None where it changed too little to be uploaded.
         classes: of which the device has samples.
         active: how many modules were activated, by their axis, where the device chose them.
+        measures: some of the workload's `MEASURES`.
     """
 
     state: State | None
@@ -59,6 +62,7 @@ class Trained:
     loss: float
     classes: Sequence[int] = ()
     active: Mapping[str, int] = field(default_factory=dict)
+    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Scored:
         samples: in the test draw; examples: in the training data.
         former: accuracy on the test draw of the step before, delivered and adapted.
         active: as in `Trained`.
+        measures: some of the workload's `MEASURES`, of each of the two models.
     """
 
     samples: int
@@ -77,14 +82,31 @@ class Scored:
     examples: int
     former: tuple[float, float] | None = None
     active: Mapping[str, int] = field(default_factory=dict)
+    measures: Mapping[Measure, Mapping[str, float]] = field(default_factory=dict)
 
 
 class Workload(Protocol):
-    """Three functions of a module of `fl.workloads`, each called once per message that asks for it.
+    """A module of `fl.workloads`: two functions of the cloud, three of a device, called once per message of their kind.
 
     One process may stand in for many devices, one after the other: what a device must remember lies in its ``store``,
     and every random choice is drawn from `partitions.rng` at an address that holds the device.
+
+    Attributes:
+        MEASURES: name and meaning, with its unit, of what devices report beside loss and accuracy; their means over
+            devices go to ``measures.csv``.
     """
+
+    MEASURES: Mapping[str, str]
+
+    def prepare(self, settings: Settings, seed: int, progress: Progress | None = None) -> Cloud:
+        """What methods start from. Checks that data, model and settings fit; what takes long is left to `Cloud`.
+
+        Raises:
+            SettingsError, partitions.DataError: they do not.
+        """
+
+    def global_accuracy(self, settings: Settings, method: Strategy) -> float:
+        """The accuracy of a method's cloud model on the whole test set."""
 
     def profile(
         self, settings: Settings, order: Order, store: Store, with_importance: bool
