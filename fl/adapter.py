@@ -19,11 +19,11 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerBase
 from torch import Tensor
 
-from fl import wire
+from fl import wire, workloads
 from fl.arrivals import Arrival, Arrivals
 from fl.clock import BACKWARD, link_seconds, train_seconds
 from fl.config import Settings
-from fl.devices import Hardware, Table
+from fl.devices import Drawn, Table
 from fl.fleet import Fleet
 from fl.grid import OwnGrid
 from fl.measures import NAN, Divergence, load_cv
@@ -55,6 +55,7 @@ class Ledger:
     seconds: float = 0.0  # virtual, until the cloud had what it merged
     train_macs: float = 0.0
     memory_bytes: float = 0.0  # of the device that needed most
+    measures: dict[str, float] = field(default_factory=dict)  # of the workload, weighted by examples
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,21 @@ class DeviceScore:
     memory_bytes: float  # that adaptation takes
     seconds: Mapping[Measure, float]  # virtual, from the device's query to the model that is scored
     former: Mapping[Measure, float] | None  # accuracy on the test draw of the step before
+    measures: Mapping[Measure, Mapping[str, float]]  # of the workload
+
+
+def means(scores: Sequence[DeviceScore], which: Measure) -> dict[str, float]:
+    """What the workload measures of the models scored, mean over devices."""
+    return weighted((1, score.measures[which]) for score in scores)
+
+
+def weighted(told: Iterable[tuple[int, Mapping[str, float]]]) -> dict[str, float]:
+    """The weighted mean of each measure over those that told it."""
+    values: dict[str, list[tuple[float, int]]] = {}
+    for weight, own in told:
+        for name, value in own.items():
+            values.setdefault(name, []).append((value, weight))
+    return {name: sum(v * w for v, w in values[name]) / sum(w for _, w in values[name]) for name in sorted(values)}
 
 
 @dataclass
@@ -89,8 +105,7 @@ class FlowerStrategy(FlowerBase):
     scores: list[DeviceScore] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        table = Table.of(self.settings.hardware)
-        self.hardware: list[Hardware] = [table.draw(self.method.seed, d) for d in range(self.settings.devices)]
+        self.hardware = Drawn(Table.of(self.settings.hardware), self.method.seed)
         self.arrivals = Arrivals(
             self.settings.buffer if self.settings.aggregation == "buffered" else None,
             self.settings.deadline_s or math.inf,
@@ -102,6 +117,7 @@ class FlowerStrategy(FlowerBase):
         self._spent: dict[int, float] = {}  # virtual seconds of each device in this round
         self._own: dict[int, float] = {}  # of these, in this step, those that go into the model a device uses
         self._down: dict[int, int] = {}
+        self._examples: dict[int, int] = {}  # that a device trained on when it last said so
 
     # Flower's four verbs
 
@@ -112,6 +128,8 @@ class FlowerStrategy(FlowerBase):
         self.ledger, self._spent = Ledger(), {}
         if self.method.plan.starts_step(server_round):
             self._own = {}
+            if not self.method.asks_once:
+                self._profiles = {}  # of a step that is over
         generator = rng(self.method.seed, Purpose.COHORT, server_round, 1)
         cohort = self.arrivals.free(self.method.cohort(server_round), generator)
         self._asked = self._ask(grid, cohort, server_round)
@@ -132,7 +150,7 @@ class FlowerStrategy(FlowerBase):
             summed: where the engine took the updates out of the replies and added them up.
         """
         updates: dict[int, Update] = {}
-        losses = []
+        losses, measured = [], []
         for device, content in self._good(replies, self._tasks):
             task = self._tasks[device]
             if summed is None:
@@ -154,7 +172,9 @@ class FlowerStrategy(FlowerBase):
             if not verdict.withheld:
                 updates[device] = update
             losses.append(verdict.loss)
+            measured.append((update.examples, verdict.measures))
             hardware, examples = self.hardware[device], update.examples
+            self._examples[device] = examples
             work = train_seconds(hardware, cost.macs, examples, task.epochs)
             work += link_seconds(hardware, verdict.byte_count)
             self._spend(device, work)
@@ -162,6 +182,7 @@ class FlowerStrategy(FlowerBase):
                 self._own[device] = self._own.get(device, 0.0) + link_seconds(hardware, self._down[device]) + work
             self.ledger.train_macs += BACKWARD * cost.macs * examples * task.epochs
             self.ledger.memory_bytes = max(self.ledger.memory_bytes, cost.memory)
+        self.ledger.measures = weighted(measured)
         self.ledger.failures += len(self._tasks) - self.ledger.devices - self.ledger.refused
         self._measure([(self._tasks[device], update) for device, update in updates.items()], summed)
         told = {profile.device: profile for profile in self._asked}
@@ -199,6 +220,10 @@ class FlowerStrategy(FlowerBase):
             assert task.state is not None
             divergence.add(update.state, task.state, task.coverage)
         return divergence if sent else None
+
+    @cached_property
+    def _known_measures(self) -> Mapping[str, str]:
+        return workloads.find(self.settings.workload).MEASURES
 
     @cached_property
     def _parameters(self) -> list[str]:
@@ -245,13 +270,13 @@ class FlowerStrategy(FlowerBase):
 
     @property
     def _classes(self) -> int:
-        return self.method.cloud.dense.sizes["classes"]
+        return self.method.cloud.dense.sizes.get("classes", 0)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Deliver to every device what the method would give it for use now."""
-        return self._deliver(self._ask(grid, range(self.settings.devices), server_round), server_round)
+        """Deliver to the devices that are scored what the method would give them for use now."""
+        return self._deliver(self._ask(grid, self._panel, server_round), server_round)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Keep the devices' scores; Flower sees their means."""
@@ -264,10 +289,19 @@ class FlowerStrategy(FlowerBase):
 
     def evaluate(self, server_round: int, grid: Grid) -> None:
         """The two verbs above for `AT_ONCE` devices after the other, so that memory does not grow with their number."""
-        profiles, self.scores = self._ask(grid, range(self.settings.devices), server_round), []
+        profiles, self.scores = self._ask(grid, self._panel, server_round), []
         for at in range(0, len(profiles), AT_ONCE):
             messages = self._deliver(profiles[at : at + AT_ONCE], server_round)
             self.scores += self._scores(grid.send_and_receive(messages, timeout=self.settings.timeout_s))
+
+    @cached_property
+    def _panel(self) -> Sequence[int]:
+        """The devices that are scored, the same ones throughout."""
+        every, some = range(self.settings.devices), self.settings.eval_devices
+        if not some:
+            return every
+        drawn = rng(self.method.seed, Purpose.COHORT, 0).choice(len(every), some, replace=False)  # no round is 0
+        return sorted(int(device) for device in drawn)
 
     def _deliver(self, profiles: Sequence[Profile], server_round: int) -> list[Message]:
         self._tasks = self.method.deliver(profiles)
@@ -320,7 +354,7 @@ class FlowerStrategy(FlowerBase):
             byte_count = wire.size(content)
             self.ledger.bytes_down += byte_count
             self._spend_own(device, link_seconds(self.hardware[device], byte_count))
-            messages.append(Message(content, self.fleet.nodes[device], "query", group_id=str(server_round)))
+            messages.append(Message(content, self.fleet.node(device), "query", group_id=str(server_round)))
         answered = set()
         for device, content in self._good(grid.send_and_receive(messages, timeout=self.settings.timeout_s), stale):
             byte_count = wire.size(content)
@@ -423,6 +457,7 @@ class FlowerStrategy(FlowerBase):
         examples = int(told["examples"])  # type: ignore[arg-type]
         if not 0 <= examples <= self.settings.samples_max:
             raise ValueError(f"{examples} examples, a device holds at most {self.settings.samples_max}")
+        self._examples[device] = examples
         former = None
         if "former" in told:
             former = dict(zip(MEASURES, np.array(told["former"], dtype=float).tolist(), strict=True))
@@ -441,6 +476,7 @@ class FlowerStrategy(FlowerBase):
             cost.memory,
             {"delivered": ready, "adapted": ready + train_seconds(hardware, cost.macs, examples, task.epochs)},
             former,
+            {which: wire.measures(told, which, self._known_measures) for which in MEASURES},
         )
 
     def _task_record(
@@ -471,7 +507,7 @@ class FlowerStrategy(FlowerBase):
     def _messages(self, tasks: Mapping[int, Task], server_round: int, kind: str) -> list[Message]:
         packed: dict[int, ArrayRecord] = {}  # devices that are sent the same object share its packing
         self._down = {}
-        messages = []
+        messages, work = [], []
         for device, task in sorted(tasks.items()):
             content = RecordDict({wire.TASK: self._task_record(device, server_round, task)})
             if task.state is not None:
@@ -479,8 +515,10 @@ class FlowerStrategy(FlowerBase):
                     packed[id(task.state)] = wire.pack(task.state)
                 content[wire.MODEL] = packed[id(task.state)]
             self._down[device] = wire.size(content)
-            messages.append(Message(content, self.fleet.nodes[device], kind, group_id=str(server_round)))
-        return messages
+            messages.append(Message(content, self.fleet.node(device), kind, group_id=str(server_round)))
+            work.append(task.cost.macs * task.epochs * self._examples.get(device, self.settings.samples_max))
+        order = sorted(range(len(work)), key=lambda i: -work[i])  # what takes longest first: workers finish together
+        return [messages[i] for i in order]
 
     def _good(self, replies: Iterable[Message], wanted: Iterable[int]) -> list[tuple[int, RecordDict]]:
         """(device, content) of the answers that were asked for, each once, in the order of device numbers."""

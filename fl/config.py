@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fl.devices import KINDS
+from fl.workloads import WORKLOADS
 from models.registry import MODELS
 from partitions import DATASETS, DRIFTS, PARTITIONS, Schedule
 from partitions.errors import UnknownName, lookup
@@ -46,6 +47,9 @@ class Settings(BaseModel):
     data_root: str = Field("", description="folder of the data sets; empty: see `python -m experiments data where`")
     state_root: str = Field("", description="folder where devices keep models of their own; empty: the cache folder")
     per_device: bool = Field(False, description="also write devices.csv, one row per scored device")
+
+    # What devices do
+    workload: str = Field("classify", description=f"what devices learn: {', '.join(WORKLOADS)}")
 
     # What devices hold, and how the world drifts
     dataset: str = Field("har-embedded", description=f"data set: {', '.join(DATASETS)}")
@@ -102,7 +106,8 @@ class Settings(BaseModel):
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty")
     clip: float = Field(1.0, ge=0, description="largest gradient norm on devices; 0: none")
-    eval_every: int = Field(5, ge=1, description="score all devices every so many rounds, and at the end of each step")
+    eval_every: int = Field(5, ge=1, description="score devices every so many rounds, and at the end of each step")
+    eval_devices: int = Field(0, ge=0, description="devices that are scored, the same ones each time; 0: all")
     aggregation: Literal["synchronous", "buffered"] = Field(
         "synchronous", description="synchronous: a round waits for all; buffered: until the buffer is full (FedBuff)"
     )
@@ -141,6 +146,7 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
+        lookup("workload", self.workload, WORKLOADS)
         lookup("data set", self.dataset, DATASETS)
         lookup("partition", self.partition, PARTITIONS)
         lookup("drift", self.drift, DRIFTS)
@@ -157,6 +163,8 @@ class Settings(BaseModel):
             raise ValueError(f"samples-min = {self.samples_min} is above samples-max = {self.samples_max}")
         if self.cohort > self.devices:
             raise ValueError(f"cohort = {self.cohort} is more than there are devices ({self.devices})")
+        if self.eval_devices > self.devices:
+            raise ValueError(f"eval-devices = {self.eval_devices} is more than there are devices ({self.devices})")
         if self.aggregation == "buffered" and self.buffer > self.cohort:
             raise ValueError(f"buffer = {self.buffer} would never fill with {self.cohort} devices at work (cohort)")
         if self.limit_low > self.limit_high:

@@ -74,6 +74,18 @@ class Table:
         return Shares(link, _rank(macs, hardware.mac_per_s), _rank(rams, hardware.ram_gb))
 
 
+class Drawn(dict[int, Hardware]):
+    """The hardware of each device, drawn when it is first asked for: a device that never takes part costs nothing."""
+
+    def __init__(self, table: Table, seed: int):
+        super().__init__()
+        self.table, self.seed = table, seed
+
+    def __missing__(self, device: int) -> Hardware:
+        self[device] = self.table.draw(self.seed, device)
+        return self[device]
+
+
 def _rank(values: np.ndarray, value: float) -> float:
     return float(((values < value).mean() + (values <= value).mean()) / 2)
 

@@ -6,7 +6,7 @@ never changes a result. In deployment a SuperNode is the device whose number its
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flwr.app import Message, RecordDict
@@ -18,9 +18,13 @@ from fl.config import Settings, SettingsError
 
 @dataclass(frozen=True)
 class Fleet:
-    """Node ids by device; a device without a node cannot be reached."""
+    """Node ids, shared out among the devices in turn; with as many nodes as devices each has its own."""
 
-    nodes: Mapping[int, int]
+    nodes: Sequence[int]
+
+    def node(self, device: int) -> int:
+        """The node that answers for a device."""
+        return self.nodes[device % len(self.nodes)]
 
     @classmethod
     def find(cls, grid: Grid, settings: Settings, wait_s: float = 60.0, poll_s: float = 0.25) -> "Fleet":
@@ -43,7 +47,7 @@ class Fleet:
                 "--federation-config"
             )
         if settings.placement == "shared":
-            return cls({device: ids[device % len(ids)] for device in range(settings.devices)})
+            return cls(ids)
         hello = [Message(RecordDict({wire.TASK: wire.task_record({"what": "hello"})}), node, "query") for node in ids]
         found: dict[int, int] = {}
         for reply in grid.send_and_receive(hello, timeout=wait_s):
@@ -56,4 +60,4 @@ class Fleet:
                 f"partition-id {', '.join(map(str, missing[:8]))}{' ...' if len(missing) > 8 else ''}: start them, "
                 f"set devices = {len(found)}, or use placement = 'shared' in simulation"
             )
-        return cls({device: found[device] for device in range(settings.devices)})
+        return cls([found[device] for device in range(settings.devices)])

@@ -20,6 +20,7 @@ from fl.engines.crew import Crew
 from fl.engines.host import Fold, Host, identify
 from fl.engines.processes import Processes
 
+AT_ONCE = 32  # messages that this process answers at the same time
 _numbers = itertools.count(1)
 
 
@@ -105,10 +106,11 @@ class OwnGrid(Grid):
     def _alone(self, messages: list[Message], fold: Fold | None) -> list[Message]:
         """Without workers, in this process."""
         here, replies = replace(self._host, fold=fold), []
-        for message in messages:
-            replies.append(here.reply(message))
+        for at in range(0, len(messages), AT_ONCE):
+            replies += here.replies(messages[at : at + AT_ONCE])
             if self.on_reply:
-                self.on_reply()
+                for _ in messages[at : at + AT_ONCE]:
+                    self.on_reply()
         return replies
 
     @property

@@ -8,6 +8,7 @@ from flwr.app import Message, RecordDict
 from fl import wire
 from fl.config import Settings
 from fl.measures import Divergence
+from fl.workloads import find
 from models.axes import Axes, State, WeightedSum
 from strategies.base import Task, Update, count
 
@@ -18,7 +19,7 @@ class Verdict:
 
     Args:
         byte_count: of the answer on the wire.
-        loss: of its training.
+        loss: of its training; measures: of the workload.
         update: to be merged; None where it is refused. Its state is empty where that was added up already.
         withheld: the device trained, but kept its update to itself.
         why: the answer is refused; empty if it is not.
@@ -29,13 +30,14 @@ class Verdict:
     update: Update | None = None
     withheld: bool = False
     why: str = ""
+    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 def judge(settings: Settings, classes: int, device: int, task: Task, content: RecordDict) -> Verdict:
     """Whether an answer may touch the model.
 
     Args:
-        classes: how many there are; task: with the state that was sent.
+        classes: how many there are, 0 where the model has none; task: with the state that was sent.
     """
     byte_count = wire.size(content)
     try:
@@ -50,11 +52,12 @@ def judge(settings: Settings, classes: int, device: int, task: Task, content: Re
             why = why or f"reports {examples} examples, a device holds 1 to {settings.samples_max}"
         if own is not None and not (own and set(own) <= set(range(classes))):
             why = why or f"reports classes {own}, there are 0 to {classes - 1}"
+        measures = wire.measures(report, "trained", find(settings.workload).MEASURES)
     except Exception as error:  # whatever a device sends, it must not end the run
         why = f"{type(error).__name__}: {error}"
     if why:
         return Verdict(byte_count, why=why)
-    return Verdict(byte_count, loss, Update(device, state, examples, own), withheld)
+    return Verdict(byte_count, loss, Update(device, state, examples, own), withheld, measures=measures)
 
 
 @dataclass

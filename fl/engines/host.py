@@ -87,7 +87,11 @@ class Host:
             self.blank, self.fold = blank, pickle.loads(blank)
             self.shared.clear()
         self.shared |= {key: pickle.loads(record) for key, record in fresh.items()}
-        return pickle.dumps([self.reply(message) for message in unpack(job, self.shared)])
+        return pickle.dumps(self.replies(unpack(job, self.shared)))
+
+    def replies(self, messages: list[Message]) -> list[Message]:
+        """The answers of devices that are asked at the same time, without what the fold takes of them."""
+        return [self.reply(message) for message in messages]
 
     def reply(self, message: Message) -> Message:
         """A device's answer; an exception becomes an error reply, as under Flower."""

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fl import client_app, workload
 from fl.config import Settings
 from fl.grid import LocalGrid
 from fl.results import read_rounds
 from fl.run import open_results, run
+from fl.workloads import classify
 from tests.fl.conftest import SMALL, without_clock
 
 
@@ -45,7 +45,7 @@ def one_by_one(out: Path, **changes) -> tuple[list[str], int]:
 @pytest.fixture
 def mixed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Device 1 sends what is not finite, 2 too many examples, 3 crashes."""
-    honest = workload.train
+    honest = classify.train
 
     def train(settings, order, store, state):
         got = honest(settings, order, store, state)
@@ -55,7 +55,7 @@ def mixed(monkeypatch: pytest.MonkeyPatch) -> None:
             raise RuntimeError("on purpose")
         return replace(got, examples=10**6) if order.device == 2 else got
 
-    monkeypatch.setattr(client_app.workload, "train", train)
+    monkeypatch.setattr(classify, "train", train)
 
 
 def test_sums_are_those_of_single_updates(play: Callable, mixed: None, tmp_path: Path) -> None:
