@@ -54,6 +54,8 @@ class Settings(BaseModel):
     # What devices hold, and how the world drifts
     dataset: str = Field("har-embedded", description=f"data set: {', '.join(DATASETS)}")
     image_size: int = Field(0, ge=0, description="shrink images to this many rows of pixels; 0: as they are")
+    tokens: int = Field(64, ge=4, description="longest text in tokens; the rest is cut off")
+    vocabulary: int = Field(8192, ge=8, description="most word pieces; they are found in the text that the cloud holds")
     partition: str = Field("subject", description=f"how data fall to devices: {', '.join(PARTITIONS)}")
     classes_per_device: int = Field(2, ge=1, description="m of the m-classes partition")
     alpha: float = Field(0.5, gt=0, description="of the dirichlet partition and of label-shift; smaller is more skewed")
