@@ -12,7 +12,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from models.vq.codec import Codes, Coding, Float32
+from models.vq.codec import CODINGS, Codes, Coding
 
 Direction = Literal["up", "down"]
 Phase = Literal["train", "infer", "round"]
@@ -50,7 +50,7 @@ class Line:
 class Ledger(Counter[tuple[str, str, str, str]]):
     """Bytes by (direction, phase, tensor, 'payload' or 'framing'). Ledgers add up."""
 
-    def total(self, *, direction: str = "", phase: str = "", tensor: str = "", kind: str = "payload") -> int:  # type: ignore[override]
+    def total(self, *, direction: str = "", phase: str = "", tensor: str = "", kind: str = "payload") -> int:
         """Bytes of everything that matches; an empty word matches all."""
         wanted = (direction, phase, tensor, kind)
         return sum(n for key, n in self.items() if all(w in ("", k) for w, k in zip(wanted, key, strict=True)))
@@ -165,27 +165,37 @@ class Boundary:
         raise ValueError(f"no line is called '{name}'; the boundary has {', '.join(line.name for line in self.lines)}")
 
 
-def code_line(codes: int, groups: int) -> Line:
-    """Codes, going up, of a quantised boundary."""
-    return Line("codes", "up", Codes(codes), groups, "position", lengths=True, versioned=True)
+def lines(
+    wire: int,
+    logits: int,
+    per: Per,
+    codes: tuple[int, int] | None = None,
+    up: str = "float32",
+    down: str = "float16",
+    answer: str = "float16",
+) -> tuple[Line, ...]:
+    """The lines of a split model in the U shape.
 
-
-def activation_line(coding: Coding, width: int) -> Line:
-    """Activations, going up, of a boundary that is not quantised."""
-    return Line("activations", "up", coding, width, "position", lengths=True)
-
-
-def gradient_line(coding: Coding, width: int) -> Line:
-    """Gradients in code space, going down."""
-    return Line("gradient", "down", coding, width, "position")
-
-
-def token_line(vocabulary: int) -> Line:
-    """Packed token ids: what a device would send instead of codes if its text were no secret."""
-    return Line("tokens", "up", Codes(vocabulary), 1, "token", lengths=True)
+    Args:
+        wire: numbers per position in code space.
+        logits: numbers per row of logits; per: what has a row of them.
+        codes: (K, m) of a quantised boundary; None: activations go up.
+        up: coding of activations; down: of gradients in code space; answer: of logits and their gradients. Names of
+            `models.vq.codec.CODINGS`.
+    """
+    first = (
+        Line("codes", "up", Codes(codes[0]), codes[1], "position", lengths=True, versioned=True)
+        if codes
+        else Line("activations", "up", CODINGS[up], wire, "position", lengths=True)
+    )
+    return (
+        first,
+        Line("logits", "down", CODINGS[answer], logits, per),
+        Line("logit-gradient", "up", CODINGS[answer], logits, per),
+        Line("gradient", "down", CODINGS[down], wire, "position"),
+    )
 
 
 def codebook_bytes(groups: int, size: int, w: int) -> tuple[int, int]:
     """Bytes of a round: the codebook down, and its statistics (counts and sums) up, in float32."""
-    down, up = groups * size * w, groups * size * (w + 1)
-    return Float32().size([down], 1), Float32().size([up], 1)
+    return 4 * groups * size * w, 4 * groups * size * (w + 1)

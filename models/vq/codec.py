@@ -1,4 +1,4 @@
-"""Tensors as bytes: packed codes, floats of 32 and 16 bits, 8-bit integers with a scale per row; little-endian throughout.
+"""Tensors as bytes: packed codes, floats of 32 and 16 bits, 8-bit integers with a scale per row; little-endian.
 
 A coding takes values (N, w), the rows of a batch of examples one after the other without padding, and ``rows`` (B,),
 how many each example has. Every example's codes start at a byte of their own. Lossy codings scale a message by a power

@@ -13,29 +13,18 @@ from models.vq.boundary import (
     Ledger,
     Line,
     StaleCodebook,
-    activation_line,
-    code_line,
     codebook_bytes,
-    gradient_line,
+    lines,
     pooled,
-    token_line,
 )
-from models.vq.codec import CODINGS, Float16, Float32
+from models.vq.codec import CODINGS, Codes
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=4)
 
 
 def boundary(K=256, m=4, width=32, pool=2, gradients="float16"):
-    return Boundary(
-        (
-            code_line(K, m),
-            gradient_line(CODINGS[gradients], width),
-            Line("logits", "down", Float16(), 3, "example"),
-            token_line(30522),
-            activation_line(Float32(), width),
-        ),
-        pool,
-    )
+    tokens = Line("tokens", "up", Codes(30522), 1, "token", lengths=True)
+    return Boundary((*lines(width, 3, "example", (K, m), down=gradients), tokens), pool)
 
 
 def test_pooled_by_hand():
@@ -93,9 +82,9 @@ def test_a_damaged_message_is_refused(cut):
 def test_another_line_is_refused():
     edge = boundary()
     data = edge.encode("logits", torch.zeros(2, 3), [5, 5], "infer")
-    with pytest.raises(ValueError, match="expected 'codes', got a message of line 2"):
+    with pytest.raises(ValueError, match="expected 'codes', got a message of line 1"):
         edge.decode("codes", data)
-    with pytest.raises(ValueError, match="no line is called 'labels'; the boundary has codes, gradient"):
+    with pytest.raises(ValueError, match="no line is called 'labels'; the boundary has codes, logits"):
         edge.payload("labels", [1])
 
 
