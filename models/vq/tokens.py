@@ -1,6 +1,6 @@
 """Text as numbers: a batch of token ids, and the tokenizers of the presets."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,18 +56,28 @@ def encode(
     return Tokens(ids, types, lengths)
 
 
-def train_wordpiece(texts: Iterable[str], size: int = 8192) -> Tokenizer:
+def train_wordpiece(texts: Sequence[str], size: int = 8192) -> Tokenizer:
     """A lower-case WordPiece vocabulary of at most ``size`` pieces; the same texts give the same one."""
-    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = BertPreTokenizer()
-    tokenizer.train_from_iterator(
-        texts, WordPieceTrainer(vocab_size=size, special_tokens=list(SPECIAL), show_progress=False)
+    learner = _wordpiece(WordPiece(unk_token="[UNK]"))
+    letters = {letter for text in texts for letter in learner.normalizer.normalize_str(text) if not letter.isspace()}
+    # The trainer would number letters inside words in the order of a hash table, and break ties by these numbers.
+    inside = [f"##{letter}" for letter in sorted(letters)]
+    learner.train_from_iterator(
+        texts, WordPieceTrainer(vocab_size=size, special_tokens=[*SPECIAL, *inside], show_progress=False)
     )
+    tokenizer = _wordpiece(WordPiece(learner.get_vocab(), unk_token="[UNK]"))  # in which '##a' is no special token
+    tokenizer.add_special_tokens(list(SPECIAL))
     marks = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=marks
     )
+    return tokenizer
+
+
+def _wordpiece(model: WordPiece) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = BertPreTokenizer()
     return tokenizer
 
 

@@ -54,7 +54,8 @@ def test_wordpiece_of_own_text():
     words = [tokenizer.id_to_token(i) for i in tokens.ids[0].tolist()]
     assert words == ["[CLS]", "the", "cat", "[SEP]", "a", "mat", "[SEP]"]
     assert tokens.types.tolist() == [[0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1]] and tokens.lengths.tolist() == [7, 7]
-    assert train_wordpiece(texts, size=40).get_vocab() == tokenizer.get_vocab()
+    for _ in range(5):  # hash tables differ from one training to the next
+        assert train_wordpiece(texts, size=40).get_vocab() == tokenizer.get_vocab()
     assert encode(tokenizer, ["the cat sat on the mat"], limit=5).ids.shape == (1, 5)
 
 
