@@ -23,7 +23,7 @@ from models.vq.boundary import Boundary, Ledger, StaleCodebook, lines
 from models.vq.codebook import ESTIMATORS, Codebook, Statistics
 from models.vq.ends import CloudEnd, DeviceEnd, Recipe
 from models.vq.halves import CloudHalf, DeviceHalf, Shape, build
-from models.vq.heads import HEADS, Head
+from models.vq.heads import HEADS, Head, head_for
 from models.vq.keeper import Keeper, Moments
 from models.vq.presets import from_minilm, minilm, minilm_tokenizer, tiny
 from models.vq.tokens import Tokens, batches, encode, train_wordpiece
@@ -50,6 +50,7 @@ __all__ = [
     "build",
     "encode",
     "from_minilm",
+    "head_for",
     "lines",
     "minilm",
     "minilm_tokenizer",

@@ -179,17 +179,16 @@ def lines(
     Args:
         wire: numbers per position in code space.
         logits: numbers per row of logits; per: what has a row of them.
-        codes: (K, m) of a quantised boundary; None: activations go up.
+        codes: (K, m) of a quantised boundary, which may begin with activations; None: it has activations only.
         up: coding of activations; down: of gradients in code space; answer: of logits and their gradients. Names of
             `models.vq.codec.CODINGS`.
     """
-    first = (
-        Line("codes", "up", Codes(codes[0]), codes[1], "position", lengths=True, versioned=True)
-        if codes
-        else Line("activations", "up", CODINGS[up], wire, "position", lengths=True)
+    quantised = (
+        [Line("codes", "up", Codes(codes[0]), codes[1], "position", lengths=True, versioned=True)] if codes else []
     )
     return (
-        first,
+        *quantised,
+        Line("activations", "up", CODINGS[up], wire, "position", lengths=True),
         Line("logits", "down", CODINGS[answer], logits, per),
         Line("logit-gradient", "up", CODINGS[answer], logits, per),
         Line("gradient", "down", CODINGS[down], wire, "position"),

@@ -95,19 +95,26 @@ class Codebook:
             left.append(left[-1] - vectors[own])
         return torch.stack(left, 1)
 
+    def usage(self, codes: Tensor) -> Tensor:
+        """(m, K) float64: how often each vector is used in codes (n, m)."""
+        return torch.bincount(self._flat(codes), minlength=self.groups * self.size).double().view(self.groups, -1)
+
     def statistics(self, z: Tensor, codes: Tensor) -> Statistics:
         """Of positions (n, width) and their codes (n, m)."""
         m, K, w = self.vectors.shape
-        at = (codes + K * torch.arange(m)).flatten()
         parts = self.parts(z.detach(), codes).double().reshape(-1, w)
-        sums = torch.zeros(m * K, w, dtype=torch.float64).index_add_(0, at, parts)
-        return Statistics(torch.bincount(at, minlength=m * K).double().view(m, K), sums.view(m, K, w))
+        sums = torch.zeros(m * K, w, dtype=torch.float64).index_add_(0, self._flat(codes), parts)
+        return Statistics(self.usage(codes), sums.view(m, K, w))
 
     def no_statistics(self) -> Statistics:
         """The neutral element of the sum."""
         return Statistics(
             *(torch.zeros(shape, dtype=torch.float64) for shape in (self.vectors.shape[:2], self.vectors.shape))
         )
+
+    def _flat(self, codes: Tensor) -> Tensor:
+        """(n m,): numbers of the vectors over all codebooks."""
+        return (codes + self.size * torch.arange(self.groups)).flatten()
 
     def commitment(self, z: Tensor, q: Tensor) -> Tensor:
         """Mean over positions and blocks of ||z - q||^2; q (n, width) is held fixed. A device adds beta times it."""

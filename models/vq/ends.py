@@ -102,7 +102,7 @@ class DeviceEnd:
         if self.codebook is None:
             self._sent = z, z, lengths
             return self.boundary.encode("activations", z, lengths, phase)
-        codes = self.codebook.assign(z)
+        self.codes = codes = self.codebook.assign(z)
         self._sent = z, self.codebook.lookup(codes), lengths
         if training:
             assert self.statistics is not None

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.vq.boundary import Per
-from models.vq.halves import Half, PooledLayer, Shape
+from models.vq.halves import Half, PooledLayer, Shape, initial, seeded
 from models.vq.pooling import flatten, upsample, valid
 
 
@@ -148,3 +148,17 @@ HEADS: dict[str, type[Head]] = {
     "rtd": Replaced,
     "mlm": Masked,
 }
+
+
+def head_for(task: str, shape: Shape, width: int, seed: int) -> Head:
+    """A new head with BERT's initial weights.
+
+    Raises:
+        ValueError: no such task.
+    """
+    if task not in HEADS:
+        raise ValueError(f"unknown task '{task}'; choose from {', '.join(HEADS)}")
+    with seeded(seed):
+        head = HEADS[task](shape, width)
+        head.apply(initial)
+    return head

@@ -117,6 +117,13 @@ class Keeper:
             keeper = keeper.update(ask(keeper.codebook), decay=0.0).revive(generator)
         return keeper.update(ask(keeper.codebook), decay=0.0)
 
+    def weighing(self, positions: float) -> "Keeper":
+        """The same codebook with the running mass of a round of so many positions.
+
+        What `settle` saw is a whole pass of all devices; unless a round is one too, it would outweigh many rounds.
+        """
+        return replace(self, running=self.running.scaled(positions / float(self.running.counts[0].sum())))
+
     def state(self) -> dict[str, Tensor]:
         """Everything, as tensors; `Keeper.of` is the way back."""
         of = self.codebook

@@ -82,9 +82,9 @@ def test_a_damaged_message_is_refused(cut):
 def test_another_line_is_refused():
     edge = boundary()
     data = edge.encode("logits", torch.zeros(2, 3), [5, 5], "infer")
-    with pytest.raises(ValueError, match="expected 'codes', got a message of line 1"):
+    with pytest.raises(ValueError, match="expected 'codes', got a message of line 2"):
         edge.decode("codes", data)
-    with pytest.raises(ValueError, match="no line is called 'labels'; the boundary has codes, logits"):
+    with pytest.raises(ValueError, match="no line is called 'labels'; the boundary has codes, activations"):
         edge.payload("labels", [1])
 
 

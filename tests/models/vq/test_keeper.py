@@ -64,6 +64,18 @@ def test_revival_halves_the_most_used():
     assert float(alive.running.sums.sum()) == pytest.approx(108)
 
 
+def test_weighing_changes_no_vector():
+    keeper = start([blobs(400)], 1, 8)
+    light = keeper.weighing(40)
+    assert light.codebook is keeper.codebook
+    torch.testing.assert_close(light.running.counts, keeper.running.counts / 10)
+    one = Statistics(torch.full((1, 8), 5.0).double(), torch.zeros(1, 8, 4).double())  # 40 positions, all at 0
+    torch.testing.assert_close(
+        light.update(one, 0.5).codebook.vectors,
+        (keeper.running.sums / 10 / (keeper.running.counts / 10 + 5)[..., None]).float(), rtol=1e-4, atol=1e-4,
+    )  # fmt: skip
+
+
 def test_groups_must_divide():
     with pytest.raises(ValueError, match="3 groups do not divide a code space of 8 numbers"):
         Keeper.start(Moments.of(torch.randn(5, 8)), 3, 4, False, np.random.default_rng(0))
