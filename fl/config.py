@@ -83,6 +83,25 @@ class Settings(BaseModel):
     top_k: int = Field(6, ge=1, description="modules active per sample in each layer")
     selector_width: int = Field(16, ge=4, description="width of the selector's embedding")
 
+    # The split model of workload vq
+    vq_codes: int = Field(64, ge=0, description="vq: K, vectors per codebook; 0: activations cross the cut")
+    vq_groups: int = Field(8, ge=1, description="vq: m, codes per position")
+    vq_hidden: int = Field(128, ge=4, multiple_of=4, description="vq: width of both halves")
+    vq_width: int = Field(64, ge=1, description="vq: numbers per position that the codes stand for")
+    vq_pool: int = Field(1, ge=1, le=4, description="vq: tokens per position: 1, 2 or 4")
+    vq_beta: float = Field(0.25, ge=0, description="vq: weight of the commitment loss")
+    vq_decay: float = Field(0.9, ge=0, lt=1, description="vq: what a round leaves of the codebook's statistics")
+    vq_estimator: Literal["straight-through", "rotation"] = Field(
+        "straight-through", description="vq: gradient through the codes"
+    )
+    vq_up: Literal["float32", "float16", "int8"] = Field("float32", description="vq: activations on the wire")
+    vq_down: Literal["float32", "float16", "int8"] = Field("float16", description="vq: gradients on the wire")
+    vq_lr: float = Field(0.001, gt=0, description="vq: learning rate of AdamW, on devices and (peak) in the cloud")
+    split: Literal["simulated", "messages"] = Field(
+        "simulated",
+        description="simulated: a device trains both halves; messages: the cloud's half is in the ServerApp",
+    )
+
     # The offline stage in the cloud
     dense_epochs: int = Field(20, ge=0, description="epochs of the dense model before it is cut into modules")
     modular_epochs: int = Field(10, ge=0, description="epochs of end-to-end training of modules and selector")
