@@ -8,12 +8,12 @@ import pytest
 import torch
 from flwr.app import MetricRecord
 
-from fl import workload
 from fl.adapter import FlowerStrategy
 from fl.config import Settings
 from fl.offline import Stage, _keep, address
 from fl.results import read_devices, read_rounds
 from fl.store import Store
+from fl.workloads import classify as workload
 from fl.world import architectures
 from models.axes import extract
 from models.body import columns_coverage
@@ -84,7 +84,7 @@ def test_a_device_takes_a_residual_module_out_of_what_it_holds(
 
 @pytest.fixture
 def cloud_side(cloud_maker, plan: Plan) -> FlowerStrategy:
-    return FlowerStrategy(ECLM(cloud_maker(residual=True), plan, 3), "eclm", settings(), fleet=None)  # type: ignore[arg-type]
+    return FlowerStrategy(ECLM(cloud_maker(residual=True), plan, 3), "eclm", settings(), fleet=None, run="1")  # type: ignore[arg-type]
 
 
 def test_the_residual_module_is_the_ninth(cloud_side: FlowerStrategy) -> None:
