@@ -145,6 +145,8 @@ def _progress(settings: Sequence[Settings], console: Console) -> Iterator[Observ
                 return
             if event.kind == "skipped":
                 console.print(f"{where}  {event.what}: complete, skipped", style="dim")
+            if event.kind == "resumed":
+                console.print(f"{where}  {event.what}: goes on after round {event.at}", style="dim")
             done[setting, event.seed, event.what] = event.at
             progress.update(bar, description=f"{where}  {event.what}", completed=sum(done.values()))
             if event.rows and event.rows[0].evaluated:
