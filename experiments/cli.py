@@ -1,4 +1,4 @@
-"""The command line: list, run, plot, drift, settings, data."""
+"""The command line: list, run, plot, drift, settings, data, deploy."""
 
 import signal
 import sys
@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.catalog import EXPERIMENTS, SCALES, VIEWS, Experiment, View
+from experiments.deploy.commands import app as deploy_app
+from experiments.deploy.identity import DeployError
 from experiments.hermetic import FlowerRunFailed
 from experiments.launch import default_workers, launch, launch_study
 from experiments.plots import PLOTS
@@ -36,6 +38,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Where the data sets are, and how to get them.")
 app.add_typer(data_app, name="data")
+app.add_typer(deploy_app, name="deploy")
 console = Console()
 INTERRUPTED = 130
 Changes = Annotated[
@@ -217,7 +220,7 @@ def main() -> None:
     except click.ClickException as error:  # wrong options: click's own words
         error.show()
         sys.exit(error.exit_code)
-    except (SettingsError, DataError, ResultsError, UnknownName, FlowerRunFailed) as error:
+    except (SettingsError, DataError, ResultsError, UnknownName, FlowerRunFailed, DeployError) as error:
         errors.print("error:", style="red", end=" ")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

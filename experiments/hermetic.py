@@ -79,7 +79,7 @@ def flwr_run(
     lines: deque[str] = deque(maxlen=TAIL)
     with _superlink() as group:
         app, overrides = group.folder / "app", group.folder / "run.toml"
-        _copy_app(project, app)
+        copy_app(project, app)
         overrides.write_text(tomli_w.dumps(run_config), encoding="utf-8")
         federation = f"num-supernodes={supernodes} client-resources-num-cpus={cpus_per_client}"
         options = ["--stream", "--run-config", str(overrides), "--federation-config", federation]
@@ -94,7 +94,7 @@ def flwr_run(
         raise FlowerRunFailed(cause, "\n".join(lines))
 
 
-def _failure(group: "_Group", code: int) -> str:
+def _failure(group: "Group", code: int) -> str:
     """Why the run failed, or nothing if it completed. The exit code of `flwr run` only tells whether it started."""
     if code:
         return f"`flwr run` ended with exit code {code}"
@@ -118,7 +118,7 @@ def _readable(process: "subprocess.Popen[str]") -> Iterator[str]:
 
 
 @contextmanager
-def _folder() -> Iterator[Path]:
+def private_folder() -> Iterator[Path]:
     """A private folder; its path is short because below it Ray opens Unix sockets, whose paths are limited."""
     base = "/tmp" if os.access("/tmp", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="driftfed-", dir=base, ignore_cleanup_errors=True) as name:
@@ -128,7 +128,7 @@ def _folder() -> Iterator[Path]:
         yield folder
 
 
-def _copy_app(project: Path, target: Path) -> None:
+def copy_app(project: Path, target: Path) -> None:
     """Copy what a bundle may hold: `flwr run` looks at every file of a folder, seconds of work with a `.venv`."""
 
     def skipped(folder: str, names: list[str]) -> set[str]:
@@ -145,15 +145,15 @@ def _copy_app(project: Path, target: Path) -> None:
 
 
 @contextmanager
-def _superlink() -> Iterator["_Group"]:
+def _superlink() -> Iterator["Group"]:
     """A SuperLink and a SuperExec on a free port of this machine.
 
     They are started apart (`--isolation process`) since a SuperLink puts a SuperExec of its own, and with it Ray, into
     another session, out of the group's reach. A SuperExec installs no dependencies unless asked to.
     """
     for _ in range(3):  # another process may take the port between our look and the start
-        port = _free_port()
-        with _folder() as folder, _Group(folder) as group, (folder / "superlink.log").open("w+b") as log:
+        port = free_port()
+        with private_folder() as folder, Group(folder) as group, (folder / "superlink.log").open("w+b") as log:
             address = f"127.0.0.1:{port}"
             (folder / "home" / "config.toml").write_text(
                 f'[superlink]\ndefault = "hermetic"\n[superlink.hermetic]\naddress = "{address}"\ninsecure = true\n'
@@ -169,7 +169,7 @@ def _superlink() -> Iterator["_Group"]:
     raise FlowerRunFailed("the SuperLink did not start", last_words)
 
 
-class _Group:
+class Group:
     """Processes that end together, with `with` or with this process, however it dies.
 
     One process group holds Flower's processes and all that they start. A guard outside of it kills the group and
@@ -218,13 +218,13 @@ class _Group:
             if member.stdout:
                 member.stdout.close()
         deadline = time.monotonic() + DEATH_S
-        while _lives(group) and time.monotonic() < deadline:
+        while lives(group) and time.monotonic() < deadline:
             time.sleep(0.02)
         if self._guard:
             self._guard.communicate()
 
 
-def _lives(group: int) -> bool:
+def lives(group: int) -> bool:
     """Whether a process group has a member that runs; one that only waits to be reaped by the system does not count."""
     if not Path("/proc/self/stat").exists():
         try:
@@ -261,7 +261,7 @@ def _environment(folder: Path) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | threads | private
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
