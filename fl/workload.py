@@ -17,6 +17,7 @@ from torch import Tensor
 from fl.clock import BACKWARD
 from fl.config import Settings
 from fl.devices import Shares, Table, shares
+from fl.node import Node
 from fl.store import Store
 from fl.world import architectures, recipe, routing, selector, tensors, world
 from models.axes import FULL, Coverage, State, WeightedSum, covered_sizes, extract
@@ -43,6 +44,7 @@ class Order:
         held: for each module layer the modules that the part consists of, numbered as `models.body.gate_columns` does.
         look_back: also score on the test draw of the step before.
         shares: of the classes in the cloud's data, where ``masked`` is 'prior'.
+        node: the machine that is the device; None where a host stands in for it.
         epochs, masked, rate, keep, reselect, rates, blend, search: as in `strategies.base.Task`.
     """
 
@@ -63,6 +65,7 @@ class Order:
     blend: float = 1.0
     search: bool = False
     look_back: bool = False
+    node: Node | None = None
 
 
 @dataclass(frozen=True)
@@ -234,6 +237,8 @@ def _importance(settings: Settings, order: Order, store: Store) -> dict[str, np.
 
 def spare(settings: Settings, order: Order) -> Shares:
     """What the device can spare now, as shares of the large cloud model."""
+    if order.node is not None:
+        return order.node.spare(settings)
     table = Table.of(settings.hardware)
     return shares(
         table, table.draw(order.seed, order.device), order.seed, order.device, order.step,
