@@ -30,7 +30,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fl.clock import BACKWARD
 from fl.config import Settings, SettingsError
 from fl.devices import Hardware, Shares
-from fl.results import atomic_write
 from fl.world import architectures, recipe
 from models.costs import Cost, CostModel
 from models.train import fit
@@ -133,7 +132,9 @@ def timed(settings: Settings) -> tuple[float, Cost]:
     whole = CostModel(model, how.batch_size, how.slots).whole
     rate = _time(settings, whole)
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, json.dumps({"mac_per_s": rate, "whole": whole.vector}))
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps({"mac_per_s": rate, "whole": whole.vector}), encoding="utf-8")
+    temporary.replace(path)
     return rate, whole
 
 
