@@ -124,9 +124,8 @@ def test_importing_and_loading_needs_no_torch():
     assert done.stdout.strip() == "False"
 
 
-def test_what_is_kept_is_what_is_made(har, tmp_path, monkeypatch):
+def test_what_is_kept_is_what_is_made(tmp_path, monkeypatch):
     from partitions.root import Root
-    from partitions.sources import har_embedded
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     path = har_embedded.HarEmbedded().need(Root.at())
@@ -135,9 +134,8 @@ def test_what_is_kept_is_what_is_made(har, tmp_path, monkeypatch):
         arrays, names = har_embedded.kept(path)
         assert names == made[1]
         assert arrays.keys() == made[0].keys()
-        assert all(
-            np.array_equal(arrays[key], made[0][key]) and arrays[key].dtype == made[0][key].dtype for key in arrays
-        )
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(array, made[0][key], strict=True)
         monkeypatch.setattr(har_embedded, "made", None)
     (tmp_path / "none").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))  # nowhere to keep it
