@@ -1,7 +1,7 @@
 """States and tasks as Flower records, and what a reply must be before it may touch the model."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -66,6 +66,19 @@ def introduced(content: RecordDict) -> tuple[int, Hardware]:
     if not all(math.isfinite(value) and value > 0 for value in numbers):
         raise ValueError(f"memory, MAC/s and Mbit/s of {numbers} are not positive numbers")
     return int(record["partition-id"]), Hardware(str(record["name"]), *numbers)  # type: ignore[arg-type]
+
+
+def measures(record: MetricRecord, prefix: str, known: Container[str]) -> dict[str, float]:
+    """What a workload measures, of a reply's numbers: those under ``prefix.``.
+
+    Raises:
+        ValueError: one is unknown or not finite.
+    """
+    found = {k.removeprefix(f"{prefix}."): v for k, v in record.items() if k.startswith(f"{prefix}.")}
+    for name, value in found.items():
+        if name not in known or not math.isfinite(value):  # type: ignore[arg-type]
+            raise ValueError(f"measure {name} is {value}")
+    return {name: float(value) for name, value in found.items()}  # type: ignore[arg-type]
 
 
 def fault(part: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> str | None:
