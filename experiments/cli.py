@@ -73,8 +73,12 @@ def run(
     scale: Annotated[str, typer.Option(help="smoke: does it run; cpu: two cores; paper: a GPU and patience.")] = "cpu",
     seeds: Annotated[str, typer.Option(help="Seeds, e.g. 1,2,3; by default the experiment's own.")] = "",
     engine: Annotated[
-        str, typer.Option(help="local: in process; flower: a real `flwr run` simulation on Ray.")
-    ] = "local",
+        str,
+        typer.Option(
+            help="local: in process; flower: a real `flwr run` simulation on Ray; loopback: a SuperNode per device, "
+            "deployed on this machine; by default the experiment's own, mostly local."
+        ),
+    ] = "",
     workers: Annotated[int, typer.Option(help="Processes that stand in for devices; 0: one per core.")] = 0,
     settings_: Annotated[
         str, typer.Option("--settings", help="Only settings whose name holds one of these words, e.g. cifar10,m=2.")
@@ -92,7 +96,8 @@ def run(
     asked = lookup("experiment", name, known)
     experiment = EXPERIMENTS[asked.of] if isinstance(asked, View) else asked
     lookup("scale", scale, dict.fromkeys(SCALES))
-    lookup("engine", engine, dict.fromkeys(("local", "flower")))
+    engine = engine or experiment.engine
+    lookup("engine", engine, dict.fromkeys(("local", "flower", "loopback")))
     changes = _changes(set_)
     chosen = list(experiment.seeds)
     if seeds:

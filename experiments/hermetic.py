@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Self
@@ -76,20 +76,32 @@ def flwr_run(
     `run_config` overrides `[tool.flwr.app.config]`; paths in it should be absolute, since the app runs in an empty
     folder. Raises `FlowerRunFailed` if the run did not complete, within `timeout_s` if given.
     """
-    lines: deque[str] = deque(maxlen=TAIL)
     with _superlink() as group:
-        app, overrides = group.folder / "app", group.folder / "run.toml"
-        copy_app(project, app)
-        overrides.write_text(tomli_w.dumps(run_config), encoding="utf-8")
         federation = f"num-supernodes={supernodes} client-resources-num-cpus={cpus_per_client}"
-        options = ["--stream", "--run-config", str(overrides), "--federation-config", federation]
-        flwr = group.start("flwr", "run", str(app), *options, output=subprocess.PIPE)
-        with _alarm(timeout_s, flwr.kill) as late:
-            for line in _readable(flwr):
-                lines.append(line)
-                if on_line:
-                    on_line(line)
-        cause = f"not finished within {timeout_s:g} s" if late.is_set() else _failure(group, flwr.wait())
+        submit(group, project, run_config, ["--federation-config", federation], on_line, timeout_s)
+
+
+def submit(
+    group: "Group",
+    project: Path,
+    run_config: Mapping[str, str | int | float | bool],
+    options: Sequence[str] = (),
+    on_line: Callable[[str], None] | None = None,
+    timeout_s: float | None = None,
+) -> None:
+    """`flwr run` the app in `project` on the SuperLink that the group's default connection names; as `flwr_run`."""
+    lines: deque[str] = deque(maxlen=TAIL)
+    app, overrides = group.folder / "app", group.folder / "run.toml"
+    copy_app(project, app)
+    overrides.write_text(tomli_w.dumps(run_config), encoding="utf-8")
+    given = ["--stream", "--run-config", str(overrides), *options]
+    flwr = group.start("flwr", "run", str(app), *given, output=subprocess.PIPE)
+    with _alarm(timeout_s, flwr.kill) as late:
+        for line in _readable(flwr):
+            lines.append(line)
+            if on_line:
+                on_line(line)
+    cause = f"not finished within {timeout_s:g} s" if late.is_set() else _failure(group, flwr.wait())
     if cause:
         raise FlowerRunFailed(cause, "\n".join(lines))
 
@@ -182,11 +194,23 @@ class Group:
         self._guard: subprocess.Popen[bytes] | None = None
         self._members: list[subprocess.Popen[str]] = []
 
-    def start(self, command: str, *arguments: str, output: IO[bytes] | int) -> "subprocess.Popen[str]":
-        """Start one of Flower's commands in the group and the private working directory."""
+    def start(
+        self,
+        command: str,
+        *arguments: str,
+        output: IO[bytes] | int,
+        env: Mapping[str, str] | None = None,
+        before: Callable[[], None] | None = None,
+    ) -> "subprocess.Popen[str]":
+        """Start one of Flower's commands in the group and the private working directory.
+
+        Args:
+            env: variables that differ from the group's; before: called in the new process, to limit it.
+        """
         member = subprocess.Popen(
             [str(Path(sysconfig.get_path("scripts"), command)), *arguments],
-            env=self._env,
+            env={**self._env, **(env or {})},
+            preexec_fn=before,
             cwd=self.folder / "cwd",
             stdin=subprocess.DEVNULL,
             stdout=output,
