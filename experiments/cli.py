@@ -25,7 +25,7 @@ from experiments.summary import summarize, write_summary
 from fl.config import Settings, SettingsError
 from fl.results import ResultsError, atomic_write, csv_text, read_config, read_rounds
 from fl.world import world
-from partitions import DATASETS, DataError, UnknownName, fetch, import_, lookup, where
+from partitions import DATASETS, DataError, Here, UnknownName, fetch, import_, lookup, where
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -127,7 +127,10 @@ def drift(
 ) -> None:
     """Draw how data drift on devices: a share for each class or subject, step by step. Nothing is trained."""
     chosen = Settings.parse({"devices": devices, "cohort": 1, **_changes(set_)})
-    rows = shares(world(chosen, chosen.seed_list[0]), min(devices, chosen.devices), steps)
+    here = world(chosen, chosen.seed_list[0])
+    if isinstance(here, Here):
+        raise SettingsError("placement = 'own' leaves data with the machines that hold them: nothing to draw here")
+    rows = shares(here, min(devices, chosen.devices), steps)
     folder = out.expanduser().absolute()
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / "drift.csv", csv_text([rows.columns, *rows.itertuples(index=False, name=None)]))

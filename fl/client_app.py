@@ -29,7 +29,11 @@ def _settings(items: tuple[tuple[str, str | int | float | bool], ...]) -> Settin
 
 
 def _settings_of(context: Context) -> Settings:
-    return _settings(tuple(sorted(context.run_config.items())))
+    """The run's settings; a machine with data of its own takes those for the data set."""
+    settings = _settings(tuple(sorted(context.run_config.items())))
+    if settings.placement == "own" and (data := Node.parse(context.node_config).data):
+        return settings.model_copy(update={"dataset": "folder", "data_root": data})
+    return settings
 
 
 def state_root(settings: Settings) -> Path:

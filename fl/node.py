@@ -51,6 +51,7 @@ class Node(BaseModel):
 
     partition_id: int = Field(-1, description="number of the device in runs, from 0")
     device_class: str = Field("", description="what the machine is, for devices.csv; empty: its processor")
+    data: str = Field("", description="folder of its own data; empty: those that the run's data set deals it")
     ram_gb: float = Field(0.0, ge=0, description="memory, GB; 0: what the machine has")
     mac_per_s: float = Field(0.0, ge=0, description="multiply-accumulates a second in training; 0: timed")
     link_mbit_s: float = Field(0.0, ge=0, description="Mbit/s to the SuperLink; `deploy supernode` times it")

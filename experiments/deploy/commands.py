@@ -187,9 +187,6 @@ def supernode(
     data: Annotated[
         str, typer.Option(help="Folder of local data (docs/deploy.md); empty: drawn from the run's data set.")
     ] = "",
-    reader: Annotated[
-        str, typer.Option(help="MODULE:FUNCTION that reads the data folder; empty: its *.npz files.")
-    ] = "",
     link_mbit_s: Annotated[
         float, typer.Option(help="Mbit/s of the link; 0: time 1 MB to the SuperLink now.", min=0)
     ] = 0.0,
@@ -224,7 +221,6 @@ def supernode(
         "partition-id": device,
         "device-class": device_class,
         "data": str(Path(data).expanduser().absolute()) if data else "",
-        "reader": reader,
         "link-mbit-s": link_mbit_s or time_link(superlink, folder / "ca.crt"),
         "mac-per-s": mac_per_s,
         "limit-link": limit_link,

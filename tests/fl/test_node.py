@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from flwr.app import Context, Message, RecordDict
 
@@ -17,7 +19,9 @@ from fl.fleet import Fleet
 from fl.grid import LocalGrid
 from fl.node import Node, free_compute, free_memory, timed
 from fl.run import open_results, run
+from fl.world import world
 from models.costs import Cost
+from partitions.sources import _load as load_folder
 from tests.fl.conftest import SMALL, without_clock
 
 WHOLE = Cost(params=250, bytes=1000, macs=500, memory=4000)
@@ -189,3 +193,47 @@ def test_hardware_that_cannot_be_is_refused(value: float) -> None:
         wire.introduced(wire.hello(3, Hardware("board", 4.0, value, 20.0)))
     with pytest.raises(ValueError, match="does not say what it is"):
         wire.introduced(RecordDict())
+
+
+def local_data(folder: Path, name: str, n: int, seed: int) -> None:
+    """n samples of three classes that lie apart."""
+    generator = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "classes.txt").write_text("a\nb\nc\n")
+    y = generator.integers(3, size=n)
+    x = generator.normal(0, 0.3, (n, 6)).astype(np.float32)
+    x[np.arange(n), y] += 3
+    np.savez(folder / name, x=x, y=y)
+
+
+def test_machines_learn_from_their_own_folders_and_see_what_arrives(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    local_data(tmp_path / "cloud", "1.npz", 100, seed=0)
+    for device in range(3):
+        local_data(tmp_path / str(device), "1.npz", 20 + 10 * device, seed=1 + device)
+    settings = Settings.parse(
+        {"placement": "own", "dataset": "folder", "data-root": str(tmp_path / "cloud"), "strategies": "fedavg,eclm"}
+        | {"devices": 3, "cohort": 3, "rounds": 2, "rounds-per-step": 1, "eval-every": 1, "adapt-epochs": 2}
+        | {"dense-epochs": 3, "modular-epochs": 2, "ability-epochs": 1, "per-device": True}
+    )
+
+    def config(node: int) -> dict[str, Any]:
+        return {"partition-id": node, "data": str(tmp_path / str(node)), "link-mbit-s": 50.0, "device-class": "toy"}
+
+    class Arriving(Machines):
+        """Nodes whose processes live for one message, as in deployment; after the first round device 0 gets data."""
+
+        def send_and_receive(self, messages, *, timeout=None):
+            asked = list(messages)
+            if any(m.metadata.message_type == "train" and m.metadata.group_id == "2" for m in asked):
+                local_data(tmp_path / "0", "2.npz", 40, seed=9)
+            load_folder.cache_clear()
+            world.cache_clear()
+            return super().send_and_receive(asked, timeout=timeout)
+
+    play(tmp_path / "out", Arriving(settings, config), settings)
+    rows = pd.read_csv(tmp_path / "out" / "devices.csv")
+    held = rows[rows["method"] == "fedavg"].pivot(index="round", columns="device", values="samples")
+    assert held.to_numpy().tolist() == [[4, 6, 8], [12, 6, 8]]  # every fifth sample scores
+    assert rows[rows["round"] == 2].groupby("method")["accuracy"].mean().min() > 0.8
+    assert set(rows["device_class"]) == {"toy"}
