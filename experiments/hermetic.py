@@ -228,13 +228,18 @@ class Group:
             )
         return member
 
+    @property
+    def leader(self) -> int:
+        """The number of the process group, once something was started."""
+        return self._members[0].pid
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         if not self._members:
             return
-        group = self._members[0].pid
+        group = self.leader
         with suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
         for member in self._members:

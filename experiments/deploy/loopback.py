@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,9 @@ from experiments.deploy.service import BOOT_S, Service, healthy, limit_memory
 from experiments.hermetic import Group, free_port, private_folder, submit
 from fl.config import Settings
 from fl.devices import Table, shares
+
+AT_ONCE = 4  # SuperNodes that start together: more would wait for each other and give up
+PATIENCE_S = 300.0  # with these
 
 RunConfig = Mapping[str, str | int | float | bool]
 
@@ -93,18 +96,16 @@ def deployment(settings: Settings, seed: int, workers: int, say: Callable[[str],
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(lambda name: admit(folder / "keys" / f"{name}.pub", "loopback", env), names))
         cores, table = sorted(os.sched_getaffinity(0)), Table.of(settings.hardware)
-        logs = {}
-        for device, name in enumerate(names):
-            memory_gb = table.draw(seed, device).ram_gb
-            node = node_config(settings, seed, device)
-            logs[name] = site.supernode(name, node, memory_gb, cores[device % len(cores)])
-        say(f"starting {len(names)} SuperNodes")
-        try:
-            for name, log in logs.items():
-                await_words(log, ADMITTED, BOOT_S + 10 * len(names), name)
-        finally:
-            for log in logs.values():
-                log.close()
+        for first in range(0, len(names), AT_ONCE):
+            say(f"starting SuperNodes {first + 1} to {min(first + AT_ONCE, len(names))} of {len(names)}")
+            with ExitStack() as logs:
+                started = []
+                for device in range(first, min(first + AT_ONCE, len(names))):
+                    memory_gb, core = table.draw(seed, device).ram_gb, cores[device % len(cores)]
+                    node = node_config(settings, seed, device)
+                    started.append(logs.enter_context(site.supernode(names[device], node, memory_gb, core)))
+                for log in started:
+                    await_words(log, ADMITTED, PATIENCE_S)
         yield site
 
 
@@ -147,7 +148,7 @@ def _superlink(folder: Path, group: Group) -> Site:
     raise DeployError(f"the SuperLink did not start:\n{words[-2000:]}")
 
 
-def await_words(log: IO[bytes], words: str, patience_s: float, name: str) -> None:
+def await_words(log: IO[bytes], words: str, patience_s: float) -> None:
     """Wait until a process has said something.
 
     Raises:
@@ -156,7 +157,7 @@ def await_words(log: IO[bytes], words: str, patience_s: float, name: str) -> Non
     end = time.monotonic() + patience_s
     while words not in (said := _said(log)):
         if time.monotonic() > end or "Exit Code:" in said:
-            raise DeployError(f"SuperNode {name} did not get to work:\n{said[-2000:]}")
+            raise DeployError(f"a SuperNode did not get to work:\n{said[-2000:]}")
         time.sleep(0.2)
 
 
