@@ -153,10 +153,16 @@ class Settings(BaseModel):
     timeout_s: float = Field(600.0, gt=0, description="longest wait for the answers of a round, seconds")
 
     # The devices
-    hardware: str = Field("phones", description="device classes: phones, boards, all")
+    hardware: str = Field("phones", description=f"device classes: {', '.join(KINDS)}")
     limit_low: float = Field(0.2, gt=0, description="what the weakest device bears, as a share of the large model")
     limit_high: float = Field(0.6, gt=0, description="what the strongest device bears, as a share of the large model")
     background_load: float = Field(0.2, ge=0, lt=1, description="most that other programs take of compute and memory")
+    train_budget_s: float = Field(
+        60.0, gt=0, description="own: longest that local training may take on a device, which limits its MACs"
+    )
+    link_budget_s: float = Field(
+        60.0, gt=0, description="own: longest that a sub-model may take to a device, which limits its bytes"
+    )
     placement: Literal["shared", "own"] = Field(
         "shared", description="shared: any SuperNode stands in for any device; own: a SuperNode is its partition-id"
     )
