@@ -40,8 +40,9 @@ def dataset(settings: Settings) -> Dataset:
 
 @lru_cache(maxsize=8)
 def world(settings: Settings, seed: int) -> World | Here:
-    """What every device holds at every step; text as tokens, whose vocabulary the proxy decides. On a machine of its own
-    with a folder of its own: what lies there.
+    """What every device holds at every step; text as tokens, whose vocabulary the proxy decides.
+
+    On a machine of its own with a folder of its own: what lies there.
 
     Raises:
         SettingsError: the partition or the drift does not fit the data set.
