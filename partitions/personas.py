@@ -196,6 +196,27 @@ def corpus(generator: np.random.Generator, examples: int) -> list[Example]:
     return read
 
 
+class Files:
+    """People with examples of their own: ``0.jsonl``, ``1.jsonl``, ... in a folder, a file per device.
+
+    Of a file's lines, every fifth is test and the one before it calibrates; nothing drifts.
+
+    Raises:
+        DataError: a file is missing, unreadable, or has less than five lines.
+    """
+
+    def __init__(self, folder: Path, devices: int):
+        self._lines = [read_jsonl(folder / f"{device}.jsonl") for device in range(devices)]
+        for device, lines in enumerate(self._lines):
+            if len(lines) < 5:
+                raise DataError(f"{folder / f'{device}.jsonl'} holds {len(lines)} examples; a device needs at least 5")
+
+    def examples(self, device: int, step: int, split: Split) -> list[Example]:
+        """A device's examples of a split, the same at every step."""
+        of = {"train": (0, 1, 2), "calibrate": (3,), "test": (4,)}[split]
+        return [line for number, line in enumerate(self._lines[device]) if number % 5 in of]
+
+
 def read_jsonl(path: Path) -> list[Example]:
     """Examples of a file with one ``{"instruction": ..., "input": ..., "output": ...}`` a line; ``input`` may lack.
 

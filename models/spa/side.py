@@ -156,9 +156,9 @@ class Attentive(Side):
     ) -> tuple[Tensor, Cached]:
         before, count = (cached[0].shape[2] if cached else 0), s.shape[1]
         if visible is None:
-            visible = torch.ones(1, count, before + count, dtype=torch.bool).tril(before)
+            visible = torch.ones(1, count, before + count, dtype=torch.bool, device=s.device).tril(before)
         cache = DynamicCache([cached]) if cached else DynamicCache()
-        places = torch.arange(count)[None] + (before if at is None else at)
+        places = torch.arange(count, device=s.device)[None] + (before if at is None else at)
         s = self.blocks[rung](
             s, attention_mask=visible[:, None], past_key_values=cache, position_embeddings=self.rotary(s, places)
         )
