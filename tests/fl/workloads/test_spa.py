@@ -21,7 +21,7 @@ from strategies.base import Plan, Profile, Update
 
 SMALL = {
     "workload": "spa", "tiny-steps": 20, "spa-facts": 2, "spa-every": 2, "devices": 3, "cohort": 2, "rounds": 2,
-    "rounds-per-step": 1, "eval-every": 1, "local-epochs": 2, "adapt-epochs": 2, "lr": 0.003,
+    "rounds-per-step": 1, "eval-every": 1, "local-epochs": 2, "adapt-epochs": 2, "lr": 0.02,
 }  # fmt: skip
 
 
@@ -39,7 +39,8 @@ def order(**changes: object) -> Order:
 
 def test_runs_end_to_end_and_again_alike(play: Callable[..., list[str]], tmp_path: Path) -> None:
     lines = play(tmp_path / "a", **SMALL, strategies="na,la,fedavg")
-    assert play(tmp_path / "b", **SMALL, strategies="na,la,fedavg") == lines
+    again = play(tmp_path / "b", **SMALL, strategies="fedavg")
+    assert again[1:] == [line for line in lines if ",fedavg" in line]
     rows = list(csv.DictReader(lines))
     assert {row["method"] for row in rows} == {"na", "na+ft", "la", "fedavg", "fedavg+ft"}
     assert not any(int(row["failures"]) or int(row["refused"]) for row in rows)
