@@ -26,7 +26,7 @@ from experiments.studies import Study, StudyResults
 from fl.config import Settings
 from fl.grid import LocalGrid
 from fl.run import Event, complete, open_results, run
-from fl.world import architectures, world
+from fl.workloads import find
 from strategies import STRATEGIES
 
 Engine = Literal["local", "flower", "loopback"]
@@ -87,9 +87,8 @@ def launch_study(study: Study, settings: Sequence[Settings], out: Path, overwrit
 def _check(settings: Sequence[Settings]) -> None:
     """Find everything that can be wrong before the first epoch."""
     for s in settings:
-        architectures(s)
         for seed in s.seed_list:
-            world(s, seed)
+            find(s.workload).prepare(s, seed)
 
 
 def _bar(console: Console, unit: str) -> Progress:
