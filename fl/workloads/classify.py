@@ -74,8 +74,8 @@ def _body(settings: Settings, architecture: str, sizes: tuple[tuple[str, int], .
 
 
 @lru_cache(maxsize=4)
-def _selector(settings: Settings) -> Selector:
-    return selector(settings)
+def _selector(settings: Settings, core: bool) -> Selector:
+    return selector(settings, core=core)
 
 
 @lru_cache(maxsize=4)
@@ -145,18 +145,20 @@ def class_shares(settings: Settings, order: Order) -> Tensor:
     return (own / torch.tensor(order.shares, dtype=own.dtype).clamp(min=1e-6) if len(order.shares) else own).float()
 
 
-def _logits(settings: Settings, store: Store, x: Tensor) -> list[Tensor]:
-    chooser = _selector(settings)
-    chooser.load_state_dict(store.load("selector"))
-    return chooser.logits(x)
+def _chooser(settings: Settings, store: Store) -> Selector:
+    """The selector that the device was sent."""
+    state = store.load("selector")
+    chooser = _selector(settings, core="core" in state)
+    chooser.load_state_dict(state)
+    return chooser
 
 
 def _gates(settings: Settings, order: Order, store: Store, part: Part, x: Tensor) -> list[Tensor] | None:
     """Gates (n, M_l) over the modules activated, None where every module counts 1."""
     if order.architecture != "modular":
         return None
-    how, own = routing(settings), part.modules
-    logits = _logits(settings, store, x)
+    chooser, own = _chooser(settings, store), part.modules
+    how, logits = routing(settings, chooser), chooser.logits(x)
     columns = [torch.from_numpy(own[layer]) if layer in own else slice(None) for layer in part.body.layers]
     return [how.gates(layer[:, kept]) for layer, kept in zip(logits, columns, strict=True)]
 
@@ -165,7 +167,7 @@ def _importance(settings: Settings, order: Order, store: Store) -> dict[str, np.
     """Importance of each module of a layer to the device's data (ECLM 5.1)."""
     x, _ = samples(settings, order, "train")
     layers = architectures(settings)["modular"].part({}).layers
-    scores = importance(_logits(settings, store, x))
+    scores = importance(_chooser(settings, store).logits(x))
     return {layer: values.double().numpy() for layer, values in zip(layers, scores, strict=True)}
 
 
