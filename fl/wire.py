@@ -10,7 +10,7 @@ from flwr.common import Array
 
 from models.axes import State
 
-TASK, MODEL, SELECTOR, REPORT = "task", "model", "selector", "report"
+TASK, MODEL, SELECTOR, REPORT, EDGE = "task", "model", "selector", "report", "edge"  # edge: what crosses the cut
 
 
 def pack(state: Mapping[str, torch.Tensor]) -> ArrayRecord:
