@@ -11,7 +11,7 @@ for use is not split: it is scored in simulation, through the same codec.
 """
 
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
@@ -37,7 +37,7 @@ class Talk:
 
 def _is_split(message: Message) -> bool:
     """Whether a message asks to train a model that was sent and goes back; what a device trains for itself does not."""
-    task = message.content.get(wire.TASK, {})
+    task: Mapping[str, object] = message.content.get(wire.TASK, {})
     return message.metadata.message_type == "train" and wire.MODEL in message.content and bool(task.get("upload", True))
 
 
