@@ -5,6 +5,7 @@ whole. With ``split = "messages"`` `fl.split` keeps the cloud's half in the Serv
 the same two sides of `models.vq.session`, so they give the same numbers.
 """
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -282,21 +283,25 @@ def turn(
     settings: Settings, order: Order, store: Store, steps: int, down: Mapping[str, bytes], state: State | None
 ) -> dict[str, bytes] | Trained:
     """The device's answer to what came down; what it needs to go on lies in its store after every step."""
+    store = Store(
+        store.folder / "split"
+    )  # of this round alone: the cloud begins a round anew, and never goes back in it
     if state is not None:
-        store.save("split-start", state)
+        store.save("start", state)
         _SIDES.pop(store.folder, None)  # of a round that broke off
     answered = "gradient" in down
     device, body, keeper = _side(settings, order, store, steps - answered, bool(down), answered)
     if "logits" in down:
         answer = device.answer(down["logits"])
-        store.save("split-tally", device.tally())
+        store.save("tally", device.tally())
         return {"logit-gradient": answer}
     if answered:
         device.learn(down["gradient"])
-        store.save("split", device.state())
+        store.save("side", device.state())
     if device.learned < device.steps:
         return {"codes": device.send()}
     _SIDES.pop(store.folder)
+    shutil.rmtree(store.folder)
     trained = finished(settings, body, device, keeper)
     return replace(trained, state=device_state(body, body.state()))
 
@@ -318,17 +323,17 @@ def _side(
     if found is None or (found[0].learned, found[0].pending) != (learned, pending):
         body = architecture(settings).part({})
         assert isinstance(body, SplitBody)
-        body.load_state_dict(store.load("split-start"), strict=False)
+        body.load_state_dict(store.load("start"), strict=False)
         end, _, keeper = ends(settings, body)
         found = _SIDES[store.folder] = side(settings, order, end), body, keeper
         if learned:
-            found[0].restore(store.load("split"))
+            found[0].restore(store.load("side"))
         if found[0].learned != learned:
             raise NotHeld(f"device {order.device} has {found[0].learned} steps behind it, not {learned}")
         if pending:
             found[0].send()
         if answered:
-            found[0].recount(store.load("split-tally"))
+            found[0].recount(store.load("tally"))
     return found
 
 

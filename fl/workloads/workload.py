@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from fl.config import Settings
+from fl.node import Node
 from fl.store import Store
 from models.axes import State
 from models.cloud import Progress
@@ -24,6 +25,7 @@ class Order:
         held: for each module layer the modules that the part consists of, numbered as `models.body.gate_columns` does.
         look_back: also score on the test draw of the step before.
         shares: of the classes in the cloud's data, where ``masked`` is 'prior'.
+        node: the machine that is the device; None where a host stands in for it.
         epochs, masked, rate, keep, reselect, rates, blend, search: as in `strategies.base.Task`.
     """
 
@@ -44,6 +46,7 @@ class Order:
     blend: float = 1.0
     search: bool = False
     look_back: bool = False
+    node: Node | None = None
 
 
 @dataclass(frozen=True)
