@@ -12,9 +12,11 @@ from partitions.sources.fashion_mnist import FashionMnist
 from partitions.sources.fsdd import Fsdd
 from partitions.sources.har_embedded import HarEmbedded
 from partitions.sources.har_uci import HarUci
+from partitions.sources.questions import Questions
 from partitions.sources.source import Source
 from partitions.sources.speech_commands import SpeechCommands
 from partitions.sources.speech_commands_subset import SpeechCommandsTest
+from partitions.sources.texts import TEXTS
 
 DATASETS: dict[str, Source] = {
     "har-embedded": HarEmbedded(),
@@ -25,6 +27,8 @@ DATASETS: dict[str, Source] = {
     "speech-commands": SpeechCommands("speech-commands", "SpeechCommands", audio.BANDS),
     "speech-commands-test": SpeechCommandsTest("speech-commands-test", "", audio.BANDS),
     "fsdd": Fsdd("fsdd", "", audio.BANDS),
+    "questions": Questions(),
+    **TEXTS,
 }
 
 

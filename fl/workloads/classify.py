@@ -1,12 +1,12 @@
-"""The device's side of a round: profile, train, score. Knows no method and no engine.
+"""Classification by a network that may be cut into modules: the workload of ECLM and its rivals.
 
 One process may stand in for many devices, one after the other, so what is expensive (data set, networks) is kept per
 process and overwritten in place; what belongs to a device lies in its `fl.store.Store`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import get_args
 
@@ -17,10 +17,13 @@ from torch import Tensor
 from fl.clock import BACKWARD
 from fl.config import Settings
 from fl.devices import Shares, Table, shares
+from fl.offline import prepare as prepare  # the cloud's side
 from fl.store import Store
+from fl.workloads.workload import Order, Scored, Trained
 from fl.world import architectures, recipe, routing, selector, tensors, world
 from models.axes import FULL, Coverage, State, WeightedSum, covered_sizes, extract
 from models.body import Body, columns_coverage
+from models.cloud import ModularModel
 from models.costs import CostModel
 from models.derive import Infeasible, choose, shift, smallest
 from models.nested import ordered_dropout, settle
@@ -28,76 +31,10 @@ from models.selector import Selector, importance
 from models.supernet import best_path
 from models.train import Masking, fit, score
 from partitions import Purpose, apply, rng
-from strategies.base import Limits
+from strategies.base import Limits, Strategy
 
 MASKINGS: tuple[Masking, ...] = get_args(Masking)
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a message asks of a device.
-
-    Args:
-        device, seed, round, step: where in the experiment this is.
-        architecture: of `fl.world.architectures`; sizes: the axis sizes in which the part differs from the whole.
-        held: for each module layer the modules that the part consists of, numbered as `models.body.gate_columns` does.
-        look_back: also score on the test draw of the step before.
-        shares: of the classes in the cloud's data, where ``masked`` is 'prior'.
-        epochs, masked, rate, keep, reselect, rates, blend, search: as in `strategies.base.Task`.
-    """
-
-    device: int
-    seed: int
-    round: int
-    step: int
-    architecture: str = "dense"
-    sizes: Mapping[str, int] | None = None
-    held: Mapping[str, Sequence[int] | np.ndarray] | None = None
-    epochs: int = 0
-    masked: Masking = "none"
-    shares: Sequence[float] = ()
-    rate: float = 1.0
-    keep: bool = False
-    reselect: bool = False
-    rates: Sequence[float] = ()
-    blend: float = 1.0
-    search: bool = False
-    look_back: bool = False
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What local training gives.
-
-    Args:
-        state: of the modules activated; None where it changed too little to be uploaded.
-        classes: of which the device has samples.
-        active: how many modules were activated, by their axis, where the device chose them.
-    """
-
-    state: State | None
-    examples: int
-    loss: float
-    classes: Sequence[int] = ()
-    active: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Scores before and after local adaptation; without adaptation they are the same.
-
-    Args:
-        samples: in the test draw; examples: in the training data.
-        former: accuracy on the test draw of the step before, delivered and adapted.
-        active: as in `Trained`.
-    """
-
-    samples: int
-    delivered: tuple[float, float, float]  # accuracy, balanced accuracy, mean loss
-    adapted: tuple[float, float, float]
-    examples: int
-    former: tuple[float, float] | None = None
-    active: Mapping[str, int] = field(default_factory=dict)
+MEASURES: dict[str, str] = {}
 
 
 @dataclass
@@ -164,7 +101,7 @@ def _load(settings: Settings, order: Order, store: Store, state: State | None) -
     body.load_state_dict(extract(held, body.axes(), inside))
     body.rate = order.rate
     if order.search:
-        settle(body, _data(settings, order, "train")[0])
+        settle(body, samples(settings, order, "train")[0])
     return Part(held, body, modules, inside)
 
 
@@ -187,20 +124,20 @@ def _path(settings: Settings, order: Order, held: State) -> Coverage:
         settings.shrink,
         now.compute * whole.macs,
         now.memory * whole.memory,
-        *_data(settings, order, "train"),
+        *samples(settings, order, "train"),
         world(settings, order.seed).data.num_classes,
         rng(order.seed, Purpose.SEARCH, order.step, order.device),
     )
 
 
-def _data(settings: Settings, order: Order, split: str) -> tuple[Tensor, Tensor]:
+def samples(settings: Settings, order: Order, split: str) -> tuple[Tensor, Tensor]:
     here = world(settings, order.seed)
     draw = here.draw(order.device, order.step)
     x, y = tensors(here.data, split, getattr(draw, split))
     return apply(x, getattr(draw, f"{split}_look")), y
 
 
-def _shares(settings: Settings, order: Order) -> Tensor:
+def class_shares(settings: Settings, order: Order) -> Tensor:
     """(classes,) How often each class occurs in the device's training data, relative to the cloud's where it told."""
     here = world(settings, order.seed)
     labels = here.data.labels("train", here.draw(order.device, order.step).train)
@@ -226,7 +163,7 @@ def _gates(settings: Settings, order: Order, store: Store, part: Part, x: Tensor
 
 def _importance(settings: Settings, order: Order, store: Store) -> dict[str, np.ndarray]:
     """Importance of each module of a layer to the device's data (ECLM 5.1)."""
-    x, _ = _data(settings, order, "train")
+    x, _ = samples(settings, order, "train")
     layers = architectures(settings)["modular"].part({}).layers
     scores = importance(_logits(settings, store, x))
     return {layer: values.double().numpy() for layer, values in zip(layers, scores, strict=True)}
@@ -283,11 +220,11 @@ def _content(settings: Settings, order: Order, store: Store) -> tuple[dict[str, 
         reselect=True,
     )
     part = _load(settings, trial, store, None)
-    x, y = _data(settings, trial, "train")
+    x, y = samples(settings, trial, "train")
     out = torch.arange(len(x)) % 5 == 0
     _fit(settings, trial, store, part, x[~out], y[~out])
     classes = world(settings, order.seed).data.num_classes
-    shares = _shares(settings, trial) if trial.masked == "prior" else None
+    shares = class_shares(settings, trial) if trial.masked == "prior" else None
     got = score(part.body, x[out], y[out], classes, _gates(settings, trial, store, part, x[out]), shares)
     macs = float(BACKWARD * _costs(settings, "modular").of(part.active).macs * int((~out).sum()) * trial.epochs)
     return (held if got.accuracy >= settings.required_accuracy else {}), macs
@@ -297,7 +234,7 @@ def train(settings: Settings, order: Order, store: Store, state: State | None) -
     """Local epochs on the device's current data, from the state sent or from the model that the device kept."""
     part = _load(settings, order, store, state)
     before = part.body.state() if settings.upload_change else {}
-    x, y = _data(settings, order, "train")
+    x, y = samples(settings, order, "train")
     loss = _fit(settings, order, store, part, x, y)
     if order.keep:
         _keep(settings, order, store, part, fresh=state is not None)
@@ -310,10 +247,10 @@ def evaluate(settings: Settings, order: Order, store: Store, state: State | None
     """Score a model on the device's current distribution, as delivered and after ``order.epochs`` of adaptation."""
     part = _load(settings, order, store, state)
     steps = [order.step, order.step - 1] if order.look_back else [order.step]
-    tests = [_data(settings, replace(order, step=step), "test") for step in steps]
+    tests = [samples(settings, replace(order, step=step), "test") for step in steps]
     gates = [_gates(settings, order, store, part, x) for x, _ in tests]
     classes = world(settings, order.seed).data.num_classes
-    shares = _shares(settings, order) if order.masked == "prior" else None
+    shares = class_shares(settings, order) if order.masked == "prior" else None
 
     def measured() -> list[tuple[float, float, float]]:
         """For the current test draw, and the former one where that is asked."""
@@ -321,7 +258,7 @@ def evaluate(settings: Settings, order: Order, store: Store, state: State | None
         return [(s.accuracy, s.balanced_accuracy, s.loss_sum / max(1, s.samples.sum())) for s in scores]
 
     delivered = adapted = measured()
-    x, y = _data(settings, order, "train")
+    x, y = samples(settings, order, "train")
     if order.epochs:
         before = part.body.state()
         _fit(settings, order, store, part, x, y)
@@ -346,6 +283,19 @@ def change(before: State, after: State) -> float:
     return math.sqrt(moved / max(norm, 1e-24))
 
 
+def global_accuracy(settings: Settings, method: Strategy) -> float:
+    """The accuracy of a method's cloud model on the whole test set."""
+    here = world(settings, method.seed)
+    x, y = tensors(here.data, "test")
+    cloud, classes = method.cloud, here.data.num_classes
+    body = cloud.architectures[method.architecture].part(FULL)
+    body.load_state_dict(method.model)
+    if method.architecture == "dense":
+        return score(body, x, y, classes).accuracy
+    whole = ModularModel(body, method.modular_model.selector, method.modular_model.routing)
+    return whole.score(x, y, classes).accuracy
+
+
 def _keep(settings: Settings, order: Order, store: Store, part: Part, fresh: bool) -> None:
     """Keep everything held; of fresh candidates also which they are, their loss, and the importance of all modules."""
     store.save("model", part.updated())
@@ -357,7 +307,7 @@ def _keep(settings: Settings, order: Order, store: Store, part: Part, fresh: boo
 
 
 def _fit(settings: Settings, order: Order, store: Store, part: Part, x: Tensor, y: Tensor) -> float:
-    shares = None if order.masked == "none" else _shares(settings, order)
+    shares = None if order.masked == "none" else class_shares(settings, order)
     gates = _gates(settings, order, store, part, x)
     generator = rng(order.seed, Purpose.TRAIN, order.round, order.device)
     body = part.body
