@@ -15,7 +15,7 @@ from fl import wire, workloads
 from fl.config import Settings
 from fl.node import Node
 from fl.store import Store
-from fl.workloads.workload import Order
+from fl.workloads.workload import Order, SplitWorkload, Trained
 from models.axes import State
 from partitions.root import cache_folder
 
@@ -96,6 +96,24 @@ def train(message: Message, context: Context) -> Message:
     """Local epochs; the trained part goes back unless the device keeps it to itself or it hardly changed."""
     settings, order, store, task = _read(message, context)
     trained = workloads.find(settings.workload).train(settings, order, store, _model(message))
+    return _trained(message, order, task, trained)
+
+
+@app.train("split")
+def split(message: Message, context: Context) -> Message:
+    """The device's turn in split training (`fl.split`)."""
+    settings, order, store, task = _read(message, context)
+    workload = workloads.find(settings.workload)
+    assert isinstance(workload, SplitWorkload)
+    down = dict(message.content.get(wire.EDGE, {}))
+    told = workload.turn(settings, order, store, int(task["steps"]), down, _model(message))  # type: ignore[arg-type]
+    if isinstance(told, Trained):
+        return _trained(message, order, task, told)
+    content = RecordDict({wire.REPORT: MetricRecord({"device": order.device}), wire.EDGE: ConfigRecord(told)})  # type: ignore[arg-type]
+    return Message(content, reply_to=message)
+
+
+def _trained(message: Message, order: Order, task: ConfigRecord, trained: Trained) -> Message:
     report: dict[str, int | float | list[int]] = {
         "device": order.device,
         "num-examples": trained.examples,

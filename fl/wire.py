@@ -13,6 +13,7 @@ from fl.devices import Hardware
 from models.axes import State
 
 TASK, MODEL, SELECTOR, REPORT, NODE = "task", "model", "selector", "report", "node"
+EDGE = "edge"  # what crosses the cut of a split model
 
 
 def pack(state: Mapping[str, torch.Tensor]) -> ArrayRecord:
