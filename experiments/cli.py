@@ -233,5 +233,5 @@ def main() -> None:
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     if code == INTERRUPTED:  # typer's way to say that a KeyboardInterrupt came through
-        errors.print("interrupted; the same command goes on from the last complete run", style="yellow")
+        errors.print("interrupted; the same command goes on where it stopped", style="yellow")
     sys.exit(code)

@@ -26,7 +26,7 @@ from experiments.studies import Study, StudyResults
 from fl.config import Settings
 from fl.grid import LocalGrid
 from fl.run import Event, complete, open_results, run
-from fl.world import architectures, world
+from fl.workloads import find
 from strategies import STRATEGIES
 
 Engine = Literal["local", "flower", "loopback"]
@@ -87,9 +87,8 @@ def launch_study(study: Study, settings: Sequence[Settings], out: Path, overwrit
 def _check(settings: Sequence[Settings]) -> None:
     """Find everything that can be wrong before the first epoch."""
     for s in settings:
-        architectures(s)
         for seed in s.seed_list:
-            world(s, seed)
+            find(s.workload).prepare(s, seed)
 
 
 def _bar(console: Console, unit: str) -> Progress:
@@ -156,6 +155,8 @@ def _progress(settings: Sequence[Settings], console: Console) -> Iterator[Observ
                 return
             if event.kind == "skipped":
                 console.print(f"{where}  {event.what}: complete, skipped", style="dim")
+            if event.kind == "resumed":
+                console.print(f"{where}  {event.what}: goes on after round {event.at}", style="dim")
             done[setting, event.seed, event.what] = event.at
             progress.update(bar, description=f"{where}  {event.what}", completed=sum(done.values()))
             if event.rows and event.rows[0].evaluated:

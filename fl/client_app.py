@@ -65,7 +65,8 @@ def _read(message: Message, context: Context) -> tuple[Settings, Order, Store, C
         look_back=bool(task.get("look-back", False)),
         node=Node.parse(context.node_config) if settings.placement == "own" else None,
     )
-    store = Store.of(state_root(settings), context.run_id, str(task["method"]), order.seed, order.device)
+    run, method, moment = str(task["run"]), str(task["method"]), int(task["moment"])  # type: ignore[arg-type]
+    store = Store.of(state_root(settings), run, method, order.seed, order.device, moment)
     return settings, order, store, task
 
 

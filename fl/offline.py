@@ -7,6 +7,7 @@
     nested    the dense model trained so that its prefixes work on their own (FjORD)
     rolling   the same for windows that start anywhere (FedRolex)
     supernet  branches grown from dense, trained for as many epochs more (AdaptiveNet)
+    split     both halves and the codebook of workload vq, for ``dense-epochs``
 
 All of them see the same data for the same number of epochs, but for the supernet, which starts from a trained dense
 model. Each is kept in the cache folder under the hash of what decides *it*: experiments share them, and a new setting
@@ -16,6 +17,7 @@ of one leaves the others valid.
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from logging import WARNING
@@ -59,6 +61,10 @@ KEYS: dict[str, list[str]] = {
     "modular": EARLY + LATER + MODULAR,
     "tailored": EARLY + LATER + MODULAR,
     "supernet": EARLY + LATER + ["module-layers", "shrink"],
+    "split": """
+        dataset proxy-fraction tokens vocabulary dense-epochs offline-batch vq-codes vq-groups vq-hidden vq-width
+        vq-pool vq-beta vq-decay vq-estimator vq-lr
+    """.split(),
 }
 
 
@@ -68,6 +74,19 @@ def address(settings: Settings, seed: int, artefact: str) -> Path:
     what = {key: flat[key] for key in KEYS[artefact]} | {"seed": seed, "version": VERSION, "torch": torch.__version__}
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:20]
     return cache_folder() / "offline" / f"{artefact}-{digest}.safetensors"
+
+
+def cached(settings: Settings, seed: int, artefact: str, make: Callable[[], State]) -> State:
+    """An artefact from the cache, or made now."""
+    path = address(settings, seed, artefact)
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors has an error of its own for a torn file
+        if path.exists():
+            log(WARNING, "the cached cloud model %s is unreadable (%s): it is trained again", path, error)
+    made = make()
+    _keep(path, made)
+    return made
 
 
 def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> Cloud:
@@ -105,15 +124,7 @@ class Stage:
 
     def artefact(self, name: str) -> State:
         """An artefact, from the cache or made now."""
-        path = address(self.settings, self.seed, name)
-        try:
-            return load_file(path)
-        except Exception as error:  # safetensors has an error of its own for a torn file
-            if path.exists():
-                log(WARNING, "the cached cloud model %s is unreadable (%s): it is trained again", path, error)
-        made: State = getattr(self, name)()
-        _keep(path, made)
-        return made
+        return cached(self.settings, self.seed, name, getattr(self, name))
 
     def early(self) -> State:
         """The dense model before it is cut into modules."""

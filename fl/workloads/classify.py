@@ -101,7 +101,7 @@ def _load(settings: Settings, order: Order, store: Store, state: State | None) -
     body.load_state_dict(extract(held, body.axes(), inside))
     body.rate = order.rate
     if order.search:
-        settle(body, _data(settings, order, "train")[0])
+        settle(body, samples(settings, order, "train")[0])
     return Part(held, body, modules, inside)
 
 
@@ -124,20 +124,20 @@ def _path(settings: Settings, order: Order, held: State) -> Coverage:
         settings.shrink,
         now.compute * whole.macs,
         now.memory * whole.memory,
-        *_data(settings, order, "train"),
+        *samples(settings, order, "train"),
         world(settings, order.seed).data.num_classes,
         rng(order.seed, Purpose.SEARCH, order.step, order.device),
     )
 
 
-def _data(settings: Settings, order: Order, split: str) -> tuple[Tensor, Tensor]:
+def samples(settings: Settings, order: Order, split: str) -> tuple[Tensor, Tensor]:
     here = world(settings, order.seed)
     draw = here.draw(order.device, order.step)
     x, y = tensors(here.data, split, getattr(draw, split))
     return apply(x, getattr(draw, f"{split}_look")), y
 
 
-def _shares(settings: Settings, order: Order) -> Tensor:
+def class_shares(settings: Settings, order: Order) -> Tensor:
     """(classes,) How often each class occurs in the device's training data, relative to the cloud's where it told."""
     here = world(settings, order.seed)
     labels = here.data.labels("train", here.draw(order.device, order.step).train)
@@ -163,7 +163,7 @@ def _gates(settings: Settings, order: Order, store: Store, part: Part, x: Tensor
 
 def _importance(settings: Settings, order: Order, store: Store) -> dict[str, np.ndarray]:
     """Importance of each module of a layer to the device's data (ECLM 5.1)."""
-    x, _ = _data(settings, order, "train")
+    x, _ = samples(settings, order, "train")
     layers = architectures(settings)["modular"].part({}).layers
     scores = importance(_logits(settings, store, x))
     return {layer: values.double().numpy() for layer, values in zip(layers, scores, strict=True)}
@@ -222,11 +222,11 @@ def _content(settings: Settings, order: Order, store: Store) -> tuple[dict[str, 
         reselect=True,
     )
     part = _load(settings, trial, store, None)
-    x, y = _data(settings, trial, "train")
+    x, y = samples(settings, trial, "train")
     out = torch.arange(len(x)) % 5 == 0
     _fit(settings, trial, store, part, x[~out], y[~out])
     classes = world(settings, order.seed).data.num_classes
-    shares = _shares(settings, trial) if trial.masked == "prior" else None
+    shares = class_shares(settings, trial) if trial.masked == "prior" else None
     got = score(part.body, x[out], y[out], classes, _gates(settings, trial, store, part, x[out]), shares)
     macs = float(BACKWARD * _costs(settings, "modular").of(part.active).macs * int((~out).sum()) * trial.epochs)
     return (held if got.accuracy >= settings.required_accuracy else {}), macs
@@ -236,7 +236,7 @@ def train(settings: Settings, order: Order, store: Store, state: State | None) -
     """Local epochs on the device's current data, from the state sent or from the model that the device kept."""
     part = _load(settings, order, store, state)
     before = part.body.state() if settings.upload_change else {}
-    x, y = _data(settings, order, "train")
+    x, y = samples(settings, order, "train")
     loss = _fit(settings, order, store, part, x, y)
     if order.keep:
         _keep(settings, order, store, part, fresh=state is not None)
@@ -249,10 +249,10 @@ def evaluate(settings: Settings, order: Order, store: Store, state: State | None
     """Score a model on the device's current distribution, as delivered and after ``order.epochs`` of adaptation."""
     part = _load(settings, order, store, state)
     steps = [order.step, order.step - 1] if order.look_back else [order.step]
-    tests = [_data(settings, replace(order, step=step), "test") for step in steps]
+    tests = [samples(settings, replace(order, step=step), "test") for step in steps]
     gates = [_gates(settings, order, store, part, x) for x, _ in tests]
     classes = world(settings, order.seed).data.num_classes
-    shares = _shares(settings, order) if order.masked == "prior" else None
+    shares = class_shares(settings, order) if order.masked == "prior" else None
 
     def measured() -> list[tuple[float, float, float]]:
         """For the current test draw, and the former one where that is asked."""
@@ -260,7 +260,7 @@ def evaluate(settings: Settings, order: Order, store: Store, state: State | None
         return [(s.accuracy, s.balanced_accuracy, s.loss_sum / max(1, s.samples.sum())) for s in scores]
 
     delivered = adapted = measured()
-    x, y = _data(settings, order, "train")
+    x, y = samples(settings, order, "train")
     if order.epochs:
         before = part.body.state()
         _fit(settings, order, store, part, x, y)
@@ -309,7 +309,7 @@ def _keep(settings: Settings, order: Order, store: Store, part: Part, fresh: boo
 
 
 def _fit(settings: Settings, order: Order, store: Store, part: Part, x: Tensor, y: Tensor) -> float:
-    shares = None if order.masked == "none" else _shares(settings, order)
+    shares = None if order.masked == "none" else class_shares(settings, order)
     gates = _gates(settings, order, store, part, x)
     generator = rng(order.seed, Purpose.TRAIN, order.round, order.device)
     body = part.body

@@ -13,9 +13,11 @@ from partitions.sources.folder import Folder
 from partitions.sources.fsdd import Fsdd
 from partitions.sources.har_embedded import HarEmbedded
 from partitions.sources.har_uci import HarUci
+from partitions.sources.questions import Questions
 from partitions.sources.source import Source
 from partitions.sources.speech_commands import SpeechCommands
 from partitions.sources.speech_commands_subset import SpeechCommandsTest
+from partitions.sources.texts import TEXTS
 
 DATASETS: dict[str, Source] = {
     "har-embedded": HarEmbedded(),
@@ -27,6 +29,8 @@ DATASETS: dict[str, Source] = {
     "speech-commands-test": SpeechCommandsTest("speech-commands-test", "", audio.BANDS),
     "folder": Folder(),
     "fsdd": Fsdd("fsdd", "", audio.BANDS),
+    "questions": Questions(),
+    **TEXTS,
 }
 
 

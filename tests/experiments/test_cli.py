@@ -102,7 +102,7 @@ def test_interrupted_and_run_again_gives_the_csv_of_an_unbroken_run(tmp_path: Pa
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the group
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
-    assert errors.strip() == "interrupted; the same command goes on from the last complete run"
+    assert errors.strip() == "interrupted; the same command goes on where it stopped"
     assert experiments(*command, "--out", str(cut)).returncode == 0
     assert experiments(*command, "--out", str(tmp_path / "whole")).returncode == 0
     assert without_clock(cut / "rounds.csv") == without_clock(tmp_path / "whole" / "rounds.csv")

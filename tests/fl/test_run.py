@@ -246,7 +246,7 @@ def test_a_device_that_lost_the_selector_gets_it_again(play, tmp_path, monkeypat
     def load(self, name):
         if name == "selector" and self.folder.name == "2" and len(lost) < 1:
             lost.append(1)
-            (self.folder / "selector.safetensors").unlink()
+            self._files("selector")[-1][1].unlink()
         return honest(self, name)
 
     monkeypatch.setattr(Store, "load", load)
