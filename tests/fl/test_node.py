@@ -165,6 +165,8 @@ def test_a_node_config_that_is_wrong_is_one_sentence() -> None:
         Node.parse({"limit-memory": 0})
     with pytest.raises(SettingsError, match="lacks link-mbit-s"):
         Node.parse({"partition-id": 3}).hardware(Settings())
+    with pytest.raises(SettingsError, match="lacks mac-per-s"):
+        Node.parse({"link-mbit-s": 3}).hardware(Settings.parse({"workload": "vq", "dataset": "questions"}))
     assert Node.parse({"num-partitions": 4, "partition-id": 3}).partition_id == 3
 
 
