@@ -187,6 +187,24 @@ def test_missing_machines_are_named() -> None:
         Fleet.find(grid, settings, wait_s=0.5)
 
 
+def test_a_machine_whose_message_got_lost_is_asked_again() -> None:
+    settings = Settings.parse({**SMALL, "placement": "own"})
+    known, asked = as_drawn(settings), []
+
+    class Losing(Machines):
+        def send_and_receive(self, messages, *, timeout=None):
+            messages = list(messages)
+            asked.append([message.metadata.dst_node_id for message in messages])
+            answered = super().send_and_receive(messages, timeout=timeout)
+            return [reply for reply in answered if reply.metadata.src_node_id != 2 or len(asked) == 2]
+
+    with Losing(settings, known) as grid:
+        fleet = Fleet.find(grid, settings)
+    assert fleet.nodes == {device: 5 - device for device in range(6)}
+    assert fleet.hardware == {device: Table.of("phones").draw(1, device) for device in range(6)}
+    assert asked == [[0, 1, 2, 3, 4, 5], [2]]
+
+
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_hardware_that_cannot_be_is_refused(value: float) -> None:
     good = wire.hello(3, Hardware("board", 4.0, 2e9, 20.0))
