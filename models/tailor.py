@@ -4,14 +4,14 @@ The paper trains all modules together and cuts them apart on the devices, where 
 that they never saw in training. Here every batch plays one device instead:
 
     its data      a few sub-tasks, and a batch of their samples
-    its modules   the core of every layer, which all devices hold, and the most important others for these data, a random
-                  share of the layer (5.1 without the knapsack)
+    its modules   the core of every layer, which all devices hold, and the most important others for these data, a
+                  random share of the layer (5.1 without the knapsack)
     its loss      cross-entropy corrected for the class shares, half of it replaced by what the dense model says of them
                   (Hinton et al. 2015, arXiv:1503.02531; sub-models of random size: Cai et al. 2020, arXiv:1908.09791)
 
 A core (shared experts: Dai et al. 2024, arXiv:2401.06066) is for what all sub-tasks need: modules that are chosen each
-need not learn it anew. KL(P[sub-task], g) holds the selector to its targets, as in 4.3. Some batches are of everything, for the
-whole model.
+need not learn it anew. KL(P[sub-task], g) holds the selector to its targets, as in 4.3. Some batches are of everything,
+for the whole model.
 """
 
 import numpy as np
