@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from fl import wire, workloads
 from fl.config import Settings
 from fl.offline import cache_folder
-from fl.store import Store
+from fl.store import NotHeld, Store
 from fl.workloads.workload import Order
 from models.axes import State
 
@@ -81,11 +81,18 @@ def query(message: Message, context: Context) -> Message:
     return Message(RecordDict({wire.REPORT: MetricRecord(told)}), reply_to=message)  # type: ignore[arg-type]
 
 
+def _lost(message: Message, order: Order) -> Message:
+    return Message(RecordDict({wire.REPORT: MetricRecord({"device": order.device, "lost": 1})}), reply_to=message)
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Local epochs; the trained part goes back unless the device keeps it to itself or it hardly changed."""
     settings, order, store, task = _read(message, context)
-    trained = workloads.find(settings.workload).train(settings, order, store, _model(message))
+    try:
+        trained = workloads.find(settings.workload).train(settings, order, store, _model(message))
+    except NotHeld:
+        return _lost(message, order)
     report: dict[str, int | float | list[int]] = {
         "device": order.device,
         "num-examples": trained.examples,
@@ -105,7 +112,10 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Score what was delivered, and again after local adaptation."""
     settings, order, store, _ = _read(message, context)
-    got = workloads.find(settings.workload).evaluate(settings, order, store, _model(message))
+    try:
+        got = workloads.find(settings.workload).evaluate(settings, order, store, _model(message))
+    except NotHeld:
+        return _lost(message, order)
     report = MetricRecord(
         {
             "device": order.device,

@@ -38,7 +38,7 @@ COLUMNS: dict[str, str] = {
     "step": "step of the world: data drift when it changes",
     "devices": "devices that took part in the round",
     "failures": "devices of the round that gave no usable answer",
-    "refused": "updates refused (non-finite, mis-shaped or unknown)",
+    "refused": "answers refused: not finite, mis-shaped, huge, not asked for, for another device or round",
     "withheld": "devices that trained but changed their model too little to upload it",
     "late": "updates that missed the deadline and were dropped; buffered: merged, but of an earlier round",
     "bytes_down": "bytes really sent to devices in the round, query and train, all devices together",

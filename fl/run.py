@@ -158,7 +158,7 @@ def _row(strategy: FlowerStrategy, report: str, round_: int, virtual_s: float, w
         step=strategy.step(round_),
         devices=ledger.devices,
         failures=ledger.failures,
-        refused=ledger.refused,
+        refused=ledger.refused + ledger.refused_answers,
         withheld=ledger.withheld,
         late=ledger.late,
         bytes_down=ledger.bytes_down,

@@ -255,6 +255,9 @@ class Strategy(ABC):
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
         """What each device is given for use at this moment; it is scored on that. Asked for some devices at a time."""
 
+    def lost(self, device: int) -> None:
+        """A device no longer holds what it kept: it cannot go on from that, and is to be sent a model again."""
+
     def saved(self) -> dict[str, Any]:
         """What must outlive a round: plain values, tensors, `Task`s, and lists, sets and mappings of them.
 
