@@ -11,7 +11,7 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl import wire, workloads
+from fl import poison, wire, workloads
 from fl.config import Settings
 from fl.offline import cache_folder
 from fl.store import NotHeld, Store
@@ -89,8 +89,9 @@ def _lost(message: Message, order: Order) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Local epochs; the trained part goes back unless the device keeps it to itself or it hardly changed."""
     settings, order, store, task = _read(message, context)
+    sent = _model(message)
     try:
-        trained = workloads.find(settings.workload).train(settings, order, store, _model(message))
+        trained = workloads.find(settings.workload).train(settings, order, store, sent)
     except NotHeld:
         return _lost(message, order)
     report: dict[str, int | float | list[int]] = {
@@ -104,7 +105,10 @@ def train(message: Message, context: Context) -> Message:
     report |= {f"trained.{measure}": value for measure, value in trained.measures.items()}
     content = RecordDict({wire.REPORT: MetricRecord(report)})  # type: ignore[arg-type]
     if task.get("upload", True) and trained.state is not None:
-        content[wire.MODEL] = wire.pack(trained.state)
+        upload = trained.state
+        if sent is not None and settings.poisoned:
+            upload = poison.spoiled(settings, order, sent, upload)
+        content[wire.MODEL] = wire.pack(upload)
     return Message(content, reply_to=message)
 
 
