@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from flwr.common.logger import log
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -264,11 +265,16 @@ class Stage:
 
 
 def _keep(path: Path, state: State) -> None:
-    """Write whole or not at all: two runs may make the same file at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write whole or not at all: two runs may make the same file at once, and a run can do without."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({k: v.contiguous() for k, v in state.items()}, temporary)
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in state.items()}, temporary)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        log(WARNING, "the cloud model is not kept in %s (%s): the next run trains it again", path, error)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _under(state: State, prefix: str) -> State:
