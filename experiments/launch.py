@@ -21,12 +21,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from experiments.deploy.loopback import loopback_run
 from experiments.hermetic import flwr_run
 from experiments.studies import Study, StudyResults
 from fl.config import Settings
 from fl.grid import LocalGrid, OwnGrid
 from fl.run import Event, complete, open_results, run
-from fl.world import architectures, world
+from fl.workloads import find
 from strategies import STRATEGIES
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -98,9 +99,8 @@ def launch_study(study: Study, settings: Sequence[Settings], out: Path, overwrit
 def _check(settings: Sequence[Settings]) -> None:
     """Find everything that can be wrong before the first epoch."""
     for s in settings:
-        architectures(s)
         for seed in s.seed_list:
-            world(s, seed)
+            find(s.workload).prepare(s, seed)
 
 
 def _bar(console: Console, unit: str) -> Progress:
@@ -137,8 +137,8 @@ def _own(order: Launch, grid_for: Callable[[Settings], OwnGrid]) -> None:
         torch.set_num_threads(threads)
 
 
-def _flower(order: Launch) -> None:
-    """A `flwr run` for each of the settings."""
+def _flower(order: Launch, start: Callable[..., None] = flwr_run) -> None:
+    """A `flwr run` for each of the settings, as ``start`` does it."""
     settings, out, workers = order.settings, order.out, order.workers or default_workers()
 
     def echo(line: str) -> None:
@@ -153,10 +153,15 @@ def _flower(order: Launch) -> None:
             echo(f"{s.setting}: complete, skipped; --overwrite runs it again")
             continue
         with _following(s, out, order.observe):
-            flwr_run(PROJECT, {**s.flat(), "out": str(out), "overwrite": False}, workers, on_line=echo)
+            start(PROJECT, {**s.flat(), "out": str(out), "overwrite": False}, workers, on_line=echo)
 
 
-ENGINES: dict[str, Callable[[Launch], None]] = {"local": _local, "ray": _ray, "flower": _flower}
+ENGINES: dict[str, Callable[[Launch], None]] = {
+    "local": _local,
+    "ray": _ray,
+    "flower": _flower,
+    "loopback": partial(_flower, start=loopback_run),
+}
 Observe = Callable[[str, Event], None]
 
 
@@ -175,6 +180,8 @@ def _progress(settings: Sequence[Settings], console: Console) -> Iterator[Observ
                 return
             if event.kind == "skipped":
                 console.print(f"{where}  {event.what}: complete, skipped", style="dim")
+            if event.kind == "resumed":
+                console.print(f"{where}  {event.what}: goes on after round {event.at}", style="dim")
             done[setting, event.seed, event.what] = event.at
             progress.update(bar, description=f"{where}  {event.what}", completed=sum(done.values()))
             if event.rows and event.rows[0].evaluated:

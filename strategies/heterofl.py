@@ -12,6 +12,7 @@ from typing import ClassVar
 from models.axes import FULL, Coverage, State, WeightedSum, covered_sizes, extract
 from models.costs import Cost, cost
 from models.nested import RATES, width
+from models.robust import Robust
 from strategies.base import Averaging, Limits, Profile, Task
 
 
@@ -73,7 +74,7 @@ class HeteroFL(Averaging):
         made = {level: self.lesson(level) for level in set(levels.values())}
         return {device: made[level] for device, level in levels.items()}
 
-    def adopt(self, total: WeightedSum) -> None:
+    def adopt(self, total: WeightedSum | Robust) -> None:
         self.model = self.cloud.settled(FULL, total.finish(self.model))
 
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:

@@ -70,7 +70,7 @@ class Actor(Worker):
         except RayTaskError:  # an error of ours
             raise
         except RayError as error:
-            raise Died from error
+            raise Died((str(error).strip() or type(error).__name__).splitlines()[-1]) from error
 
     def node(self) -> str:
         """The node of the cluster that it runs on."""

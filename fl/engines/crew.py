@@ -23,7 +23,7 @@ class EngineFailed(RuntimeError):
 
 
 class Died(Exception):
-    """A worker is gone, and what it was asked for will not come."""
+    """A worker is gone, and what it was asked for will not come; the message says why, as far as it is known."""
 
 
 class Worker(ABC):
@@ -181,8 +181,8 @@ class _Round:
     def _hear(self, hand: Hand) -> None:
         try:
             result = hand.worker.result()
-        except Died:
-            self._bury(hand)
+        except Died as why:
+            self._bury(hand, why)
             return
         done, hand.doing = hand.doing, ""
         if done == "part":
@@ -199,14 +199,14 @@ class _Round:
                     self.heard()
             hand.job = []
 
-    def _bury(self, hand: Hand) -> None:
+    def _bury(self, hand: Hand, why: Died) -> None:
         crew = self.crew
         crew.hands.remove(hand)
         hand.worker.stop()
         crew.dead += 1
         if crew.dead > 2 * crew.size + 8:
             raise EngineFailed(
-                f"{crew.dead} workers in a row died before they answered anything; is there enough memory for "
+                f"{crew.dead} workers in a row died before they answered anything ({why}); is there enough memory for "
                 f"{crew.size} of them?"
             )
         self.todo.extend(hand.summed)  # what they sent is lost with the sum

@@ -34,7 +34,8 @@ class Process(Worker):
         try:
             return self.pipe.recv_bytes()
         except (EOFError, OSError):
-            raise Died from None
+            self.process.join(5)
+            raise Died(f"exit status {self.process.exitcode}") from None
 
     def stop(self) -> None:
         self.process.kill()

@@ -78,7 +78,7 @@ class Object(Worker):
 
     def result(self) -> bytes:
         if self.left is None:
-            raise Died
+            raise Died("killed")
         return self.left
 
     def stop(self) -> None:
@@ -130,7 +130,7 @@ def test_everybody_is_answered_and_counted_once(
 
 
 def test_workers_that_die_whatever_they_do_end_the_run() -> None:
-    with pytest.raises(EngineFailed, match="13 workers in a row died"):
+    with pytest.raises(EngineFailed, match=r"13 workers in a row died before they answered anything \(killed\)"):
         Objects(2, Plan(unborn=1000)).share_out(messages(3), None)
     with pytest.raises(EngineFailed, match="in a row died"):
         Objects(2, Plan(Counter(dict.fromkeys(range(30), 9)))).share_out(messages(30), None)
