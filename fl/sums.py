@@ -91,7 +91,7 @@ class Sum:
             verdict = Verdict(verdict.byte_count, why="answers for another device")
         if verdict.update is not None and not verdict.withheld:
             self.total = self.total or WeightedSum(self.axes, self.like)
-            count(self.total, task, verdict.update)
+            count(self.total, self.axes, task, verdict.update)
             if self.settings.measure_divergence:
                 self.divergence = self.divergence or Divergence(self.axes, self.like)
                 self.divergence.add(verdict.update.state, sent, task.coverage)

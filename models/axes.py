@@ -45,11 +45,6 @@ def _index(axes: tuple[str | None, ...], coverage: Coverage, shape: torch.Size) 
     return torch.meshgrid(*full, indexing="ij")
 
 
-def _named(axes: tuple[str | None, ...], shape: Sequence[int]) -> list[int]:
-    """``shape``, but 1 along axes without a name."""
-    return [n if axis is not None else 1 for axis, n in zip(axes, shape, strict=True)]
-
-
 def extract(state: Mapping[str, Tensor], axes: Axes, coverage: Coverage) -> State:
     """The covered part of ``state``, as new tensors that share no memory with it; gradients flow through."""
     part = {}
@@ -62,6 +57,11 @@ def extract(state: Mapping[str, Tensor], axes: Axes, coverage: Coverage) -> Stat
     return part
 
 
+def _named(axes: tuple[str | None, ...], shape: Sequence[int]) -> list[int]:
+    """``shape``, but 1 along axes without a name."""
+    return [n if axis is not None else 1 for axis, n in zip(axes, shape, strict=True)]
+
+
 class WeightedSum:
     """A running weighted mean of sub-models in memory that does not grow with their number.
 
@@ -71,7 +71,7 @@ class WeightedSum:
     """
 
     def __init__(self, axes: Axes, like: Mapping[str, Tensor]):
-        self.axes = axes
+        self._axes = axes
         self.total: State = {}
         self.weight: State = {}  # shaped as the parameter, but 1 along axes without a name
         for name, value in like.items():
@@ -92,7 +92,7 @@ class WeightedSum:
         """
         along = along or {}
         for name, value in part.items():
-            names = self.axes[name]
+            names = self._axes[name]
             total, weights = self.total[name], self.weight[name]
             w: float | Tensor = weight
             for dim, axis in enumerate(names):
@@ -100,10 +100,7 @@ class WeightedSum:
                     w = along[axis].to(total.dtype).reshape([-1 if d == dim else 1 for d in range(len(names))])
             index = _index(names, coverage, total.shape)
             if index is None:
-                if isinstance(w, Tensor):
-                    total += w * value
-                else:
-                    total.add_(value, alpha=w)
+                total += w * value.to(total.dtype)
                 weights += w
             else:
                 narrow = _index(names, coverage, weights.shape)
@@ -121,14 +118,14 @@ class WeightedSum:
         """For another process: a weight that is the same everywhere, as where all is covered, goes as one number."""
         first = {name: weight.reshape(-1)[:1] for name, weight in self.weight.items()}
         short = {name: first[name] if (w == first[name]).all() else w for name, w in self.weight.items()}
-        return self.axes, {n: v.numpy() for n, v in self.total.items()}, {n: v.numpy() for n, v in short.items()}
+        return self._axes, {n: v.numpy() for n, v in self.total.items()}, {n: v.numpy() for n, v in short.items()}
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.axes, total, weight = state
+        self._axes, total, weight = state
         self.total = {name: torch.from_numpy(value) for name, value in total.items()}
         self.weight = {}
         for name, value in weight.items():
-            shape = _named(self.axes[name], self.total[name].shape)
+            shape = _named(self._axes[name], self.total[name].shape)
             whole = value.size == math.prod(shape)
             self.weight[name] = torch.from_numpy(value if whole else np.full(shape, value[0])).reshape(shape)
 

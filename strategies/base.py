@@ -306,7 +306,7 @@ class Averaging(Strategy):
     ) -> None:
         total = self.empty_sum()
         for update in sorted(updates, key=lambda u: u.device):
-            count(total, tasks[update.device], update)
+            count(total, self.axes, tasks[update.device], update)
         self.adopt(total)
 
     def adopt(self, total: WeightedSum | Robust) -> None:
@@ -314,10 +314,10 @@ class Averaging(Strategy):
         self.model = total.finish(self.model)
 
 
-def count(total: WeightedSum | Robust, task: Task, update: Update) -> None:
+def count(total: WeightedSum | Robust, axes: Axes, task: Task, update: Update) -> None:
     """Add one update. A device that tells its classes covers only their rows of the classifier (HeteroFL)."""
     held = {} if update.classes is None else {"classes": torch.tensor(update.classes)}
-    state = extract(update.state, total.axes, held) if held else update.state
+    state = extract(update.state, axes, held) if held else update.state
     weight = update.examples if task.weight == "examples" else 1.0
     total.add(state, {**task.coverage, **held}, weight, task.along)
 

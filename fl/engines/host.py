@@ -95,14 +95,17 @@ class Host:
 
     def reply(self, message: Message) -> Message:
         """A device's answer; an exception becomes an error reply, as under Flower."""
-        node = message.metadata.dst_node_id
-        config: dict[str, bool | float | int | str] = {"partition-id": node, "num-partitions": self.nodes}
-        context = Context(self.run_id, node, config, RecordDict(), dict(self.run_config))
         try:
-            reply = self.answer(message, context)
+            reply = self.answer(message, self.context(message))
             return reply if self.fold is None else self.fold.take(message, reply)
         except Exception:
             return Message(Error(FAILED, traceback.format_exc(limit=-3)), reply_to=message)
+
+    def context(self, message: Message) -> Context:
+        """What the ClientApp is told beside the message; its state does not outlive it."""
+        node = message.metadata.dst_node_id
+        config: dict[str, bool | float | int | str] = {"partition-id": node, "num-partitions": self.nodes}
+        return Context(self.run_id, node, config, RecordDict(), dict(self.run_config))
 
     def part(self) -> bytes:
         """The part of the sum that was made here, which begins anew."""

@@ -42,9 +42,8 @@ class Mortal(LocalGrid):
 
     died: set[int]
 
-    def send_and_receive(self, messages, *, timeout=None):
-        messages = list(messages)
-        replies = super().send_and_receive(messages, timeout=timeout)
+    def _exchange(self, messages, fold):
+        replies = super()._exchange(messages, fold)
         moments = {message.content[wire.TASK]["moment"] for message in messages} - self.died
         self.died |= moments
         if moments:

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fl import node as module
 from fl import wire
 from fl.config import Settings, SettingsError
 from fl.devices import Hardware, Table, shares
+from fl.engines.host import Host
 from fl.fleet import Fleet
 from fl.grid import LocalGrid
 from fl.node import Node, free_compute, free_memory, timed
@@ -27,6 +29,18 @@ from tests.fl.conftest import SMALL, without_clock
 WHOLE = Cost(params=250, bytes=1000, macs=500, memory=4000)
 
 
+@dataclass
+class Machine(Host):
+    """A host of nodes that each have a node-config of their own."""
+
+    config: Callable[[int], dict[str, Any]] | None = None
+
+    def context(self, message: Message) -> Context:
+        node = message.metadata.dst_node_id
+        assert self.config is not None
+        return Context(self.run_id, node, self.config(node), RecordDict(), dict(self.run_config))
+
+
 class Machines(LocalGrid):
     """Virtual nodes, each with a node-config of its own."""
 
@@ -34,9 +48,9 @@ class Machines(LocalGrid):
         super().__init__(settings.flat(), settings.devices)
         self.config = config
 
-    def _context(self, message: Message) -> Context:
-        node = message.metadata.dst_node_id
-        return Context(self.run_id, node, self.config(node), RecordDict(), self.run_config)
+    @property
+    def _host(self) -> Host:
+        return Machine(self.run_id, self.nodes, self.run_config, config=self.config)
 
 
 def as_drawn(settings: Settings) -> Callable[[int], dict[str, Any]]:
@@ -200,7 +214,7 @@ def test_a_machine_whose_message_got_lost_is_asked_again() -> None:
 
     with Losing(settings, known) as grid:
         fleet = Fleet.find(grid, settings)
-    assert fleet.nodes == {device: 5 - device for device in range(6)}
+    assert fleet.nodes == [5, 4, 3, 2, 1, 0]
     assert fleet.hardware == {device: Table.of("phones").draw(1, device) for device in range(6)}
     assert asked == [[0, 1, 2, 3, 4, 5], [2]]
 
@@ -243,13 +257,12 @@ def test_machines_learn_from_their_own_folders_and_see_what_arrives(tmp_path, mo
     class Arriving(Machines):
         """Nodes whose processes live for one message, as in deployment; after the first round device 0 gets data."""
 
-        def send_and_receive(self, messages, *, timeout=None):
-            asked = list(messages)
+        def _exchange(self, asked, fold):
             if any(m.metadata.message_type == "train" and m.metadata.group_id == "2" for m in asked):
                 local_data(tmp_path / "0", "2.npz", 40, seed=9)
             load_folder.cache_clear()
             world.cache_clear()
-            return super().send_and_receive(asked, timeout=timeout)
+            return super()._exchange(asked, fold)
 
     play(tmp_path / "out", Arriving(settings, config), settings)
     rows = pd.read_csv(tmp_path / "out" / "devices.csv")
