@@ -12,6 +12,7 @@ from experiments.catalog.latency import LATENCY
 from experiments.catalog.loopback import LOOPBACK
 from experiments.catalog.quickstart import MAIN, QUICKSTART
 from experiments.catalog.table1 import FIG7, FIG8, FIG9, TABLE1
+from experiments.catalog.text import TEXT
 
 EXPERIMENTS: dict[str, Experiment] = {
     e.name: e
@@ -30,6 +31,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         FIG15C,
         LATENCY,
         LOOPBACK,
+        TEXT,
     )
 }
 VIEWS: dict[str, View] = {v.name: v for v in (FIG7, FIG8, FIG9, FIG11)}

@@ -283,9 +283,7 @@ def turn(
     settings: Settings, order: Order, store: Store, steps: int, down: Mapping[str, bytes], state: State | None
 ) -> dict[str, bytes] | Trained:
     """The device's answer to what came down; what it needs to go on lies in its store after every step."""
-    store = Store(
-        store.folder / "split"
-    )  # of this round alone: the cloud begins a round anew, and never goes back in it
+    store = Store(store.folder / "split")  # a round that the cloud goes back to begins anew
     if state is not None:
         store.save("start", state)
         _SIDES.pop(store.folder, None)  # of a round that broke off
