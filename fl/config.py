@@ -97,6 +97,9 @@ class Settings(BaseModel):
     vq_up: Literal["float32", "float16", "int8"] = Field("float32", description="vq: activations on the wire")
     vq_down: Literal["float32", "float16", "int8"] = Field("float16", description="vq: gradients on the wire")
     vq_lr: float = Field(0.001, gt=0, description="vq: learning rate of AdamW, on devices and (peak) in the cloud")
+    vq_labels: Literal["device", "shared"] = Field(
+        "device", description="vq: labels and loss stay on the device, or go up with the codes: half the round trips"
+    )
     split: Literal["simulated", "messages"] = Field(
         "simulated",
         description="simulated: a device trains both halves; messages: the cloud's half is in the ServerApp",
