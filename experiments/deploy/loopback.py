@@ -1,8 +1,9 @@
 """A whole deployment on this machine: TLS, a registered key and a SuperNode for every device, each with its limits.
 
 A SuperNode stands for the hardware that the simulation would draw for its device: its node-config grants it the same
-shares of the large model at most, its processes may hold the class's memory and run on one core. So a run's rows are
-those of the simulation, but for the wall clock. What is not enforced is the class's speed: `virtual_s` accounts for it.
+shares of the large model at most, its processes may hold the class's memory and run on one core, and give way to the
+SuperLink, which many devices on few cores would starve. So a run's rows are those of the simulation, but for the wall
+clock. What is not enforced is the class's speed: `virtual_s` accounts for it.
 """
 
 import os
@@ -167,6 +168,7 @@ def _said(log: IO[bytes]) -> str:
 
 
 def _confine(memory_gb: float, core: int) -> None:
-    """Let this process, and all that it starts, hold so much memory each and run on one core."""
+    """Let this process, and all that it starts, hold so much memory each and run on one core, after the SuperLink."""
+    os.nice(10)
     limit_memory(int(memory_gb * 1e9))
     os.sched_setaffinity(0, {core})
