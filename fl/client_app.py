@@ -11,7 +11,7 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl import poison, wire, workloads
+from fl import poison, privacy, wire, workloads
 from fl.config import Settings
 from fl.offline import cache_folder
 from fl.store import NotHeld, Store
@@ -78,6 +78,9 @@ def query(message: Message, context: Context) -> Message:
         told = {"device": order.device}
         profile = workloads.find(settings.workload).profile
         told |= profile(settings, order, store, with_importance=task["what"] == "importance")
+        if settings.importance_noise:
+            exact = {name: values for name, values in told.items() if name.startswith("importance.")}
+            told |= privacy.private_importance(settings, order, exact)  # type: ignore[arg-type]
     return Message(RecordDict({wire.REPORT: MetricRecord(told)}), reply_to=message)  # type: ignore[arg-type]
 
 
@@ -108,6 +111,8 @@ def train(message: Message, context: Context) -> Message:
         upload = trained.state
         if sent is not None and settings.poisoned:
             upload = poison.spoiled(settings, order, sent, upload)
+        if sent is not None and settings.update_clip:
+            upload = privacy.private_update(settings, order, sent, upload)
         content[wire.MODEL] = wire.pack(upload)
     return Message(content, reply_to=message)
 
