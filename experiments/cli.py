@@ -1,4 +1,4 @@
-"""The command line: list, run, plot, drift, settings, data."""
+"""The command line: list, run, plot, drift, settings, data, deploy, chat, spa."""
 
 import signal
 import sys
@@ -11,20 +11,24 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.catalog import EXPERIMENTS, SCALES, VIEWS, Experiment, View
+from experiments.deploy.commands import app as deploy_app
+from experiments.deploy.identity import DeployError
 from experiments.hermetic import FlowerRunFailed
 from experiments.launch import default_workers, launch, launch_study
+from experiments.options import Changes, changes_of
 from experiments.plots import PLOTS
 from experiments.plots.drift import drift as draw_drift
 from experiments.plots.drift import shares
 from experiments.plots.style import save
 from experiments.report import markdown, show
+from experiments.spa import chat, spa_app
 from experiments.studies import FILE, STUDIES, read_study, summarize_study
 from experiments.summary import summarize, write_summary
 from fl.config import Settings, SettingsError
 from fl.privacy import epsilon
 from fl.results import ResultsError, atomic_write, csv_text, read_config, read_rounds
 from fl.world import world
-from partitions import DATASETS, DataError, UnknownName, fetch, import_, lookup, where
+from partitions import DATASETS, DataError, Here, UnknownName, fetch, import_, lookup, where
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,14 +41,11 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Where the data sets are, and how to get them.")
 app.add_typer(data_app, name="data")
+app.add_typer(deploy_app, name="deploy")
+app.add_typer(spa_app, name="spa")
+app.command()(chat)
 console = Console()
 INTERRUPTED = 130
-Changes = Annotated[
-    list[str],
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a run-config key; may be repeated. `settings` explains them."
-    ),
-]
 OTHER = Experiment("", "", "rounds of an experiment that is not in the catalog", {}, {})
 
 
@@ -71,8 +72,12 @@ def run(
     scale: Annotated[str, typer.Option(help="smoke: does it run; cpu: two cores; paper: a GPU and patience.")] = "cpu",
     seeds: Annotated[str, typer.Option(help="Seeds, e.g. 1,2,3; by default the experiment's own.")] = "",
     engine: Annotated[
-        str, typer.Option(help="local: in process; flower: a real `flwr run` simulation on Ray.")
-    ] = "local",
+        str,
+        typer.Option(
+            help="local: in process; flower: a real `flwr run` simulation on Ray; loopback: a SuperNode per device, "
+            "deployed on this machine; by default the experiment's own, mostly local."
+        ),
+    ] = "",
     workers: Annotated[int, typer.Option(help="Processes that stand in for devices; 0: one per core.")] = 0,
     settings_: Annotated[
         str, typer.Option("--settings", help="Only settings whose name holds one of these words, e.g. cifar10,m=2.")
@@ -90,8 +95,9 @@ def run(
     asked = lookup("experiment", name, known)
     experiment = EXPERIMENTS[asked.of] if isinstance(asked, View) else asked
     lookup("scale", scale, dict.fromkeys(SCALES))
-    lookup("engine", engine, dict.fromkeys(("local", "flower")))
-    changes = _changes(set_)
+    engine = engine or experiment.engine
+    lookup("engine", engine, dict.fromkeys(("local", "flower", "loopback")))
+    changes = changes_of(set_)
     chosen = list(experiment.seeds)
     if seeds:
         chosen = Settings.parse({"seeds": seeds}).seed_list
@@ -119,8 +125,11 @@ def drift(
     out: Annotated[Path, typer.Option(help="Folder for drift.csv and drift.png.")] = Path("runs") / "drift",
 ) -> None:
     """Draw how data drift on devices: a share for each class or subject, step by step. Nothing is trained."""
-    chosen = Settings.parse({"devices": devices, "cohort": 1, **_changes(set_)})
-    rows = shares(world(chosen, chosen.seed_list[0]), min(devices, chosen.devices), steps)
+    chosen = Settings.parse({"devices": devices, "cohort": 1, **changes_of(set_)})
+    here = world(chosen, chosen.seed_list[0])
+    if isinstance(here, Here):
+        raise SettingsError("placement = 'own' leaves data with the machines that hold them: nothing to draw here")
+    rows = shares(here, min(devices, chosen.devices), steps)
     folder = out.expanduser().absolute()
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / "drift.csv", csv_text([rows.columns, *rows.itertuples(index=False, name=None)]))
@@ -134,15 +143,11 @@ def privacy(
     delta: Annotated[float, typer.Option(help="The guarantee may fail with this probability.")] = 1e-5,
 ) -> None:
     """Tell what noise guarantees a device, e.g. --set update-clip=1 --set update-noise=2. See docs/faults.md."""
-    chosen = Settings.parse(_changes(set_))
+    chosen = Settings.parse(changes_of(set_))
     steps = -(-chosen.rounds // chosen.rounds_per_step)
     table = Table("a device", "updates", "importances", f"epsilon at delta = {delta:g}", box=None)
     often = round(chosen.rounds * chosen.cohort / chosen.devices)
-    cases = {
-        "sends one update": (1, 0),
-        "of the run, on average": (often, steps),
-        "chosen every time": (chosen.rounds, steps),
-    }
+    cases = {"sends one update": (1, 0), "on average": (often, steps), "in every round": (chosen.rounds, steps)}
     for who, (updates, importances) in cases.items():
         spent = epsilon([(chosen.update_noise, updates), (chosen.importance_noise, importances)], delta)
         table.add_row(who, str(updates), str(importances), f"{spent:.3g}" if spent < float("inf") else "no guarantee")
@@ -188,21 +193,6 @@ def data_import(
     console.print(f"{name}: {import_(name, files, root or None)}")
 
 
-def _changes(pairs: list[str]) -> dict[str, str]:
-    """KEY=VALUE pairs of the command line as a mapping.
-
-    Raises:
-        SettingsError: one of them has no '='.
-    """
-    changes = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise SettingsError(f"--set {pair}: write KEY=VALUE, e.g. --set rounds=50")
-        changes[key.strip()] = value.strip()
-    return changes
-
-
 def _finish(folder: Path, asked: str = "") -> None:
     """Summary, tables and figures of a results folder; the table of ``asked``, by default the experiment, is shown."""
     if (folder / FILE).exists():
@@ -239,7 +229,7 @@ def main() -> None:
     except click.ClickException as error:  # wrong options: click's own words
         error.show()
         sys.exit(error.exit_code)
-    except (SettingsError, DataError, ResultsError, UnknownName, FlowerRunFailed) as error:
+    except (SettingsError, DataError, ResultsError, UnknownName, FlowerRunFailed, DeployError) as error:
         errors.print("error:", style="red", end=" ")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -108,7 +108,9 @@ class FlowerStrategy(FlowerBase):
 
     def __post_init__(self) -> None:
         table = Table.of(self.settings.hardware)
-        self.hardware: list[Hardware] = [table.draw(self.method.seed, d) for d in range(self.settings.devices)]
+        self.hardware: list[Hardware] = [
+            self.fleet.hardware.get(d) or table.draw(self.method.seed, d) for d in range(self.settings.devices)
+        ]
         self.arrivals = Arrivals(
             self.settings.buffer if self.settings.aggregation == "buffered" else None,
             self.settings.deadline_s or math.inf,

@@ -2,7 +2,7 @@
 
 A device adds noise before anything leaves it, so the guarantee holds against the cloud itself, whatever that merges,
 and against everyone behind it: local (epsilon, delta)-differential privacy of *all data that the device holds*,
-replaced by any other data. Standard deviations are in units of the most that such a replacement can change what is sent:
+replaced by any other data. Standard deviations are in units of the most that such a replacement can change:
 
     update      the change is shortened to norm C (``update-clip``); two such changes differ by at most 2 C
     importance  a distribution over modules for each of L layers; two such sets differ by at most sqrt(2 L)
@@ -71,9 +71,7 @@ def epsilon(releases: Sequence[tuple[float, int]], delta: float) -> float:
     except ModuleNotFoundError as error:
         from fl.config import SettingsError
 
-        raise SettingsError(
-            "accounting needs opacus, which is not installed: pip install 'driftfed[privacy]'"
-        ) from error
+        raise SettingsError("accounting needs opacus: pip install 'driftfed[privacy]'") from error
     spent = [(multiplier, 1.0, count) for multiplier, count in releases if count]  # 1: of all that the device holds
     if not all(multiplier for multiplier, _, _ in spent):
         return math.inf

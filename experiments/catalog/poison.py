@@ -26,5 +26,6 @@ POISON = Experiment(
     plot="sweep",
     table=("accuracy_mean", "final_accuracy_mean", "global_accuracy"),
     sweep=True,
-    note="Scores are of all devices, on their own data; poisoned devices score honestly. 'eclm' is 'eclm-derive' here: nobody adapts.",
+    note="Scores are of all devices, on their own data, and poisoned devices score honestly. Nobody adapts, so that "
+    "'eclm' is 'eclm-derive'.",
 )

@@ -302,18 +302,6 @@ def test_what_does_not_fit_together_is_said_before_anything_starts(play, tmp_pat
         play(tmp_path, strategies="eclm", **changes)
 
 
-def test_placement_own_finds_each_device_at_its_node(play, tmp_path) -> None:
-    assert play(tmp_path / "own", placement="own", strategies="fedavg") == play(tmp_path / "any", strategies="fedavg")
-
-
-def test_missing_nodes_are_named() -> None:
-    from fl.fleet import Fleet
-
-    settings = Settings.parse({**SMALL, "placement": "own"})
-    with LocalGrid(settings.flat(), 4) as grid, pytest.raises(SettingsError, match="partition-id 4, 5"):
-        Fleet.find(grid, settings, wait_s=0.5)
-
-
 def test_nobody_there_is_said_in_time() -> None:
     from fl.fleet import Fleet
 
