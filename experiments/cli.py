@@ -25,6 +25,7 @@ from experiments.spa import chat, spa_app
 from experiments.studies import FILE, STUDIES, read_study, summarize_study
 from experiments.summary import summarize, write_summary
 from fl.config import Settings, SettingsError
+from fl.privacy import epsilon
 from fl.results import ResultsError, atomic_write, csv_text, read_config, read_rounds
 from fl.world import world
 from partitions import DATASETS, DataError, Here, UnknownName, fetch, import_, lookup, where
@@ -134,6 +135,23 @@ def drift(
     atomic_write(folder / "drift.csv", csv_text([rows.columns, *rows.itertuples(index=False, name=None)]))
     save(draw_drift(rows), folder, "drift")
     console.print(f"{folder / 'drift.csv'}\n{folder / 'drift.png'}", style="dim", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def privacy(
+    set_: Changes = [],  # noqa: B006
+    delta: Annotated[float, typer.Option(help="The guarantee may fail with this probability.")] = 1e-5,
+) -> None:
+    """Tell what noise guarantees a device, e.g. --set update-clip=1 --set update-noise=2. See docs/faults.md."""
+    chosen = Settings.parse(changes_of(set_))
+    steps = -(-chosen.rounds // chosen.rounds_per_step)
+    table = Table("a device", "updates", "importances", f"epsilon at delta = {delta:g}", box=None)
+    often = round(chosen.rounds * chosen.cohort / chosen.devices)
+    cases = {"sends one update": (1, 0), "on average": (often, steps), "in every round": (chosen.rounds, steps)}
+    for who, (updates, importances) in cases.items():
+        spent = epsilon([(chosen.update_noise, updates), (chosen.importance_noise, importances)], delta)
+        table.add_row(who, str(updates), str(importances), f"{spent:.3g}" if spent < float("inf") else "no guarantee")
+    console.print(table)
 
 
 @app.command()

@@ -152,6 +152,13 @@ class Settings(BaseModel):
     upload_change: float = Field(
         0.0, ge=0, description="smallest relative change of the trained parameters that a device uploads"
     )
+    update_clip: float = Field(0.0, ge=0, description="norm to which a device shortens its update; 0: as it is")
+    update_noise: float = Field(
+        0.0, ge=0, description="Gaussian noise on updates, standard deviation over 2 update-clip (docs/faults.md)"
+    )
+    importance_noise: float = Field(
+        0.0, ge=0, description="Gaussian noise on importances, standard deviation over sqrt(2 x module layers)"
+    )
     robust: Rule = Field(
         "none", description=f"merging that poisoned updates cannot steer, per module: {', '.join(RULES)}"
     )
@@ -228,6 +235,10 @@ class Settings(BaseModel):
             raise ValueError(f"limit-low = {self.limit_low} is above limit-high = {self.limit_high}")
         if 0 < self.candidates < 1:
             raise ValueError(f"candidates = {self.candidates} is less than what is activated; use 0 or at least 1")
+        if self.update_noise and not self.update_clip:
+            raise ValueError("update-noise hides an update of bounded norm only; set update-clip, e.g. 1.0")
+        if self.update_noise and self.upload_change:
+            raise ValueError("upload-change tells how much an update changed, update-noise hides it; use one of them")
         if self.top_k > self.modules:
             raise ValueError(f"top-k = {self.top_k} is more than there are modules per layer ({self.modules})")
         return self
