@@ -169,6 +169,6 @@ def _said(log: IO[bytes]) -> str:
 
 def _confine(memory_gb: float, core: int) -> None:
     """Let this process, and all that it starts, hold so much memory each and run on one core, after the SuperLink."""
-    os.nice(10)
+    os.nice(5)
     limit_memory(int(memory_gb * 1e9))
     os.sched_setaffinity(0, {core})
