@@ -1,4 +1,4 @@
-"""The command line: list, run, plot, drift, settings, data, deploy."""
+"""The command line: list, run, plot, drift, settings, data, deploy, chat, spa."""
 
 import signal
 import sys
@@ -15,11 +15,13 @@ from experiments.deploy.commands import app as deploy_app
 from experiments.deploy.identity import DeployError
 from experiments.hermetic import FlowerRunFailed
 from experiments.launch import default_workers, launch, launch_study
+from experiments.options import Changes, changes_of
 from experiments.plots import PLOTS
 from experiments.plots.drift import drift as draw_drift
 from experiments.plots.drift import shares
 from experiments.plots.style import save
 from experiments.report import markdown, show
+from experiments.spa import chat, spa_app
 from experiments.studies import FILE, STUDIES, read_study, summarize_study
 from experiments.summary import summarize, write_summary
 from fl.config import Settings, SettingsError
@@ -39,14 +41,10 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Where the data sets are, and how to get them.")
 app.add_typer(data_app, name="data")
 app.add_typer(deploy_app, name="deploy")
+app.add_typer(spa_app, name="spa")
+app.command()(chat)
 console = Console()
 INTERRUPTED = 130
-Changes = Annotated[
-    list[str],
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a run-config key; may be repeated. `settings` explains them."
-    ),
-]
 OTHER = Experiment("", "", "rounds of an experiment that is not in the catalog", {}, {})
 
 
@@ -98,7 +96,7 @@ def run(
     lookup("scale", scale, dict.fromkeys(SCALES))
     engine = engine or experiment.engine
     lookup("engine", engine, dict.fromkeys(("local", "flower", "loopback")))
-    changes = _changes(set_)
+    changes = changes_of(set_)
     chosen = list(experiment.seeds)
     if seeds:
         chosen = Settings.parse({"seeds": seeds}).seed_list
@@ -126,7 +124,7 @@ def drift(
     out: Annotated[Path, typer.Option(help="Folder for drift.csv and drift.png.")] = Path("runs") / "drift",
 ) -> None:
     """Draw how data drift on devices: a share for each class or subject, step by step. Nothing is trained."""
-    chosen = Settings.parse({"devices": devices, "cohort": 1, **_changes(set_)})
+    chosen = Settings.parse({"devices": devices, "cohort": 1, **changes_of(set_)})
     here = world(chosen, chosen.seed_list[0])
     if isinstance(here, Here):
         raise SettingsError("placement = 'own' leaves data with the machines that hold them: nothing to draw here")
@@ -175,21 +173,6 @@ def data_import(
 ) -> None:
     """Take a data set from local archives or folders."""
     console.print(f"{name}: {import_(name, files, root or None)}")
-
-
-def _changes(pairs: list[str]) -> dict[str, str]:
-    """KEY=VALUE pairs of the command line as a mapping.
-
-    Raises:
-        SettingsError: one of them has no '='.
-    """
-    changes = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise SettingsError(f"--set {pair}: write KEY=VALUE, e.g. --set rounds=50")
-        changes[key.strip()] = value.strip()
-    return changes
 
 
 def _finish(folder: Path, asked: str = "") -> None:

@@ -11,11 +11,11 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl import wire, workloads
+from fl import poison, wire, workloads
 from fl.config import Settings
 from fl.node import Node
-from fl.store import Store
-from fl.workloads.workload import Order
+from fl.store import NotHeld, Store
+from fl.workloads.workload import Order, SplitWorkload, Trained
 from models.axes import State
 from partitions.root import cache_folder
 
@@ -91,11 +91,39 @@ def query(message: Message, context: Context) -> Message:
     return Message(RecordDict({wire.REPORT: MetricRecord(told)}), reply_to=message)  # type: ignore[arg-type]
 
 
+def _lost(message: Message, order: Order) -> Message:
+    return Message(RecordDict({wire.REPORT: MetricRecord({"device": order.device, "lost": 1})}), reply_to=message)
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Local epochs; the trained part goes back unless the device keeps it to itself or it hardly changed."""
     settings, order, store, task = _read(message, context)
-    trained = workloads.find(settings.workload).train(settings, order, store, _model(message))
+    sent = _model(message)
+    try:
+        trained = workloads.find(settings.workload).train(settings, order, store, sent)
+    except NotHeld:
+        return _lost(message, order)
+    return _trained(message, settings, order, task, trained, sent)
+
+
+@app.train("split")
+def split(message: Message, context: Context) -> Message:
+    """The device's turn in split training (`fl.split`)."""
+    settings, order, store, task = _read(message, context)
+    workload = workloads.find(settings.workload)
+    assert isinstance(workload, SplitWorkload)
+    down = dict(message.content.get(wire.EDGE, {}))
+    told = workload.turn(settings, order, store, int(task["steps"]), down, _model(message))  # type: ignore[arg-type]
+    if isinstance(told, Trained):
+        return _trained(message, settings, order, task, told, None)
+    content = RecordDict({wire.REPORT: MetricRecord({"device": order.device}), wire.EDGE: ConfigRecord(told)})  # type: ignore[arg-type]
+    return Message(content, reply_to=message)
+
+
+def _trained(
+    message: Message, settings: Settings, order: Order, task: ConfigRecord, trained: Trained, sent: State | None
+) -> Message:
     report: dict[str, int | float | list[int]] = {
         "device": order.device,
         "num-examples": trained.examples,
@@ -107,7 +135,10 @@ def train(message: Message, context: Context) -> Message:
     report |= {f"trained.{measure}": value for measure, value in trained.measures.items()}
     content = RecordDict({wire.REPORT: MetricRecord(report)})  # type: ignore[arg-type]
     if task.get("upload", True) and trained.state is not None:
-        content[wire.MODEL] = wire.pack(trained.state)
+        upload = trained.state
+        if sent is not None and settings.poisoned:
+            upload = poison.spoiled(settings, order, sent, upload)
+        content[wire.MODEL] = wire.pack(upload)
     return Message(content, reply_to=message)
 
 
@@ -115,7 +146,10 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Score what was delivered, and again after local adaptation."""
     settings, order, store, _ = _read(message, context)
-    got = workloads.find(settings.workload).evaluate(settings, order, store, _model(message))
+    try:
+        got = workloads.find(settings.workload).evaluate(settings, order, store, _model(message))
+    except NotHeld:
+        return _lost(message, order)
     report = MetricRecord(
         {
             "device": order.device,

@@ -11,8 +11,10 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fl.devices import KINDS
+from fl.poison import ATTACKS, Attack
 from fl.workloads import WORKLOADS
 from models.registry import MODELS
+from models.robust import RULES, Rule
 from partitions import DATASETS, DRIFTS, PARTITIONS, Schedule
 from partitions.errors import UnknownName, lookup
 from partitions.looks import CORRUPTIONS
@@ -147,6 +149,14 @@ class Settings(BaseModel):
     upload_change: float = Field(
         0.0, ge=0, description="smallest relative change of the trained parameters that a device uploads"
     )
+    robust: Rule = Field(
+        "none", description=f"merging that poisoned updates cannot steer, per module: {', '.join(RULES)}"
+    )
+    trim: float = Field(
+        0.2, ge=0, lt=0.5, description="trimmed-mean: share of the values left out at either end, rounded up"
+    )
+    poisoned: float = Field(0.0, ge=0, le=1, description="experiment: share of the devices that send poison")
+    poison: Attack = Field("flip", description=f"experiment: what poisoned devices send: {', '.join(ATTACKS)}")
     measure_forgetting: bool = Field(
         False, description="at the end of a step also score devices on their test draw of the step before"
     )

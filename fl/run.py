@@ -18,6 +18,7 @@ from fl.config import Settings
 from fl.fleet import Fleet
 from fl.measures import NAN, forgetting
 from fl.results import DeviceRow, MeasureRow, ResultsWriter, Row
+from fl.split import SplitGrid
 from fl.store import forget
 from fl.workloads import find
 from models.axes import State
@@ -70,6 +71,8 @@ def run(settings: Settings, grid: Grid, results: ResultsWriter, observe: Observe
     torch.set_num_threads(1)  # as devices do: the same arithmetic on every engine
     for seed in settings.seed_list:
         find(settings.workload).prepare(settings, seed)
+    if settings.split == "messages":
+        grid = SplitGrid(grid, settings)
     fleet = Fleet.find(grid, settings)
     for seed in settings.seed_list:
         for name in settings.methods:
@@ -98,7 +101,7 @@ def _run_method(
     def offline(stage: str, epoch: int, epochs: int) -> None:
         observe(Event("offline", seed, stage, epoch, epochs))
 
-    budget = ("devices", "cohort", "local_epochs", "adapt_epochs", "rounds_per_step", "candidates")
+    budget = ("devices", "cohort", "local_epochs", "adapt_epochs", "rounds_per_step", "candidates", "robust", "trim")
     plan = Plan(**{key: getattr(settings, key) for key in budget})
     method = STRATEGIES[name](find(settings.workload).prepare(settings, seed, offline), plan, seed)
     strategy = FlowerStrategy(method, name, settings, fleet, checkpoints.run)
@@ -158,7 +161,7 @@ def _row(strategy: FlowerStrategy, report: str, round_: int, virtual_s: float, w
         step=strategy.step(round_),
         devices=ledger.devices,
         failures=ledger.failures,
-        refused=ledger.refused,
+        refused=ledger.refused + ledger.refused_answers,
         withheld=ledger.withheld,
         late=ledger.late,
         bytes_down=ledger.bytes_down,

@@ -26,7 +26,7 @@ from models.vq.halves import CloudHalf, DeviceHalf, Shape, build
 from models.vq.heads import HEADS, Head, head_for
 from models.vq.keeper import Keeper, Moments
 from models.vq.presets import from_minilm, minilm, minilm_tokenizer, tiny
-from models.vq.tokens import Tokens, batches, encode, train_wordpiece
+from models.vq.tokens import Tokens, batches, encode
 
 __all__ = [
     "ESTIMATORS",
@@ -55,5 +55,4 @@ __all__ = [
     "minilm",
     "minilm_tokenizer",
     "tiny",
-    "train_wordpiece",
 ]

@@ -6,7 +6,7 @@ Single VQ is m = 1 of either. The codebook is no gradient parameter: it moves by
 statistics (`models.vq.keeper`), and carries a version, so that codes of another codebook are refused.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -86,35 +86,31 @@ class Codebook:
         found = torch.stack([vectors[own] for vectors, own in zip(self.vectors, codes.T, strict=True)], 1)
         return found.sum(1) if self.residual else found.flatten(1)
 
-    def parts(self, z: Tensor, codes: Tensor) -> Tensor:
-        """(n, m, w): what each codebook was asked to code."""
+    def parts(self, z: Tensor, codes: Tensor) -> Iterator[Tensor]:
+        """What each codebook was asked to code, (n, w), one after the other."""
         if not self.residual:
-            return z.view(len(z), self.groups, -1)
-        left = [z]
-        for vectors, own in zip(self.vectors[:-1], codes.T[:-1], strict=True):
-            left.append(left[-1] - vectors[own])
-        return torch.stack(left, 1)
+            yield from z.view(len(z), self.groups, -1).unbind(1)
+            return
+        for vectors, own in zip(self.vectors, codes.T, strict=True):
+            yield z
+            z = z - vectors[own]
 
     def usage(self, codes: Tensor) -> Tensor:
         """(m, K) float64: how often each vector is used in codes (n, m)."""
-        return torch.bincount(self._flat(codes), minlength=self.groups * self.size).double().view(self.groups, -1)
+        return torch.stack([torch.bincount(own, minlength=self.size) for own in codes.T]).double()
 
     def statistics(self, z: Tensor, codes: Tensor) -> Statistics:
         """Of positions (n, width) and their codes (n, m)."""
-        m, K, w = self.vectors.shape
-        parts = self.parts(z.detach(), codes).double().reshape(-1, w)
-        sums = torch.zeros(m * K, w, dtype=torch.float64).index_add_(0, self._flat(codes), parts)
-        return Statistics(self.usage(codes), sums.view(m, K, w))
+        sums = torch.zeros(self.vectors.shape, dtype=torch.float64)
+        for total, own, part in zip(sums, codes.T, self.parts(z.detach(), codes), strict=True):
+            total.index_add_(0, own, part.double())
+        return Statistics(self.usage(codes), sums)
 
     def no_statistics(self) -> Statistics:
         """The neutral element of the sum."""
         return Statistics(
             *(torch.zeros(shape, dtype=torch.float64) for shape in (self.vectors.shape[:2], self.vectors.shape))
         )
-
-    def _flat(self, codes: Tensor) -> Tensor:
-        """(n m,): numbers of the vectors over all codebooks."""
-        return (codes + self.size * torch.arange(self.groups)).flatten()
 
     def commitment(self, z: Tensor, q: Tensor) -> Tensor:
         """Mean over positions and blocks of ||z - q||^2; q (n, width) is held fixed. A device adds beta times it."""

@@ -1,4 +1,4 @@
-"""Text as numbers: a batch of token ids, and the tokenizers of the presets."""
+"""Text as numbers: a batch of token ids, and in which order batches come."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,14 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.processors import TemplateProcessing
-from tokenizers.trainers import WordPieceTrainer
 from torch import Tensor
-
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,31 +47,6 @@ def encode(
         ids[i, : lengths[i]] = torch.tensor(own.ids)
         types[i, : lengths[i]] = torch.tensor(own.type_ids)
     return Tokens(ids, types, lengths)
-
-
-def train_wordpiece(texts: Sequence[str], size: int = 8192) -> Tokenizer:
-    """A lower-case WordPiece vocabulary of at most ``size`` pieces; the same texts give the same one."""
-    learner = _wordpiece(WordPiece(unk_token="[UNK]"))
-    letters = {letter for text in texts for letter in learner.normalizer.normalize_str(text) if not letter.isspace()}
-    # The trainer would number letters inside words in the order of a hash table, and break ties by these numbers.
-    inside = [f"##{letter}" for letter in sorted(letters)]
-    learner.train_from_iterator(
-        texts, WordPieceTrainer(vocab_size=size, special_tokens=[*SPECIAL, *inside], show_progress=False)
-    )
-    tokenizer = _wordpiece(WordPiece(learner.get_vocab(), unk_token="[UNK]"))  # in which '##a' is no special token
-    tokenizer.add_special_tokens(list(SPECIAL))
-    marks = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=marks
-    )
-    return tokenizer
-
-
-def _wordpiece(model: WordPiece) -> Tokenizer:
-    tokenizer = Tokenizer(model)
-    tokenizer.normalizer = BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = BertPreTokenizer()
-    return tokenizer
 
 
 def batches(lengths: Tensor, size: int, generator: np.random.Generator, pool: int = 16) -> list[Tensor]:

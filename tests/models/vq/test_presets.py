@@ -1,4 +1,4 @@
-"""MiniLM's first layers against transformers' own, sharing of what is frozen, and the tokenizers."""
+"""MiniLM's first layers against transformers' own, sharing of what is frozen, and pairs."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,8 @@ from transformers import BertModel
 from models.vq.composite import states
 from models.vq.pooling import flatten
 from models.vq.presets import folder, from_minilm, minilm, minilm_tokenizer, tiny
-from models.vq.tokens import SPECIAL, Tokens, batches, encode, train_wordpiece
+from models.vq.tokens import Tokens, batches, encode
+from partitions.tokens import train
 
 TEXTS = ["A plain film, and a good one.", "Terrible!"]
 
@@ -46,16 +47,12 @@ def test_minilm_has_six_layers():
     assert tiny(width=64).hidden == 128
 
 
-def test_wordpiece_of_own_text():
-    texts = ["the cat sat on the mat", "The CAT, the cat!", "a mat"] * 3
-    tokenizer = train_wordpiece(texts, size=40)
-    assert [tokenizer.id_to_token(i) for i in range(5)] == list(SPECIAL)
+def test_pairs_are_one_input():
+    tokenizer = train(["the cat sat on the mat", "The CAT, the cat!", "a mat"] * 3, 40)
     tokens = encode(tokenizer, ["The cat", "the mat cat"], ["a mat", "a"])
     words = [tokenizer.id_to_token(i) for i in tokens.ids[0].tolist()]
     assert words == ["[CLS]", "the", "cat", "[SEP]", "a", "mat", "[SEP]"]
     assert tokens.types.tolist() == [[0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1]] and tokens.lengths.tolist() == [7, 7]
-    for _ in range(5):  # hash tables differ from one training to the next
-        assert train_wordpiece(texts, size=40).get_vocab() == tokenizer.get_vocab()
     assert encode(tokenizer, ["the cat sat on the mat"], limit=5).ids.shape == (1, 5)
 
 
