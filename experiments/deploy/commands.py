@@ -211,8 +211,8 @@ def supernode(
         raise DeployError(f"{folder / 'ca.crt'} is missing: copy it from the server")
     if not (folder / "keys" / name).is_file():
         raise DeployError(f"'{name}' has no key: run `python -m experiments deploy key {name}`, and register NAME.pub")
-    if data and not Path(data).expanduser().is_dir():
-        raise DeployError(f"{data} is not an existing folder")
+    if data and not (Path(data).expanduser() / "classes.txt").is_file():
+        raise DeployError(f"{data} is no folder of local data: it has no classes.txt, see docs/deploy.md")
     service = Service(folder / "supernodes" / name)
     if service.pid():
         _say(f"SuperNode {name}, process {service.pid()}: runs already; `deploy stop {name}` ends it")
