@@ -10,6 +10,7 @@ from experiments.catalog.fig14 import FIG14
 from experiments.catalog.fig15 import FIG15A, FIG15B, FIG15C
 from experiments.catalog.latency import LATENCY
 from experiments.catalog.quickstart import MAIN, QUICKSTART
+from experiments.catalog.spa import SPA_GATE, SPA_MODES
 from experiments.catalog.table1 import FIG7, FIG8, FIG9, TABLE1
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -28,6 +29,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         FIG15B,
         FIG15C,
         LATENCY,
+        SPA_MODES,
+        SPA_GATE,
     )
 }
 VIEWS: dict[str, View] = {v.name: v for v in (FIG7, FIG8, FIG9, FIG11)}
