@@ -3,8 +3,6 @@
 The language model's libraries are imported when a study runs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -89,17 +87,17 @@ class GateRow:
     waste: float
 
 
-def _device(settings: Settings, seed: int, device: int) -> tuple[Plugin, list[list[Known]]]:
+def _device(settings: Settings, seed: int, device: int) -> "tuple[Plugin, list[list[Known]]]":
     """A fresh plugin, and what the base says of a device's examples: to train, to calibrate, to test."""
     from fl.workloads import spa
     from models.spa.activations import Activations
 
     plugin, who = spa.fresh(settings, seed), spa.people(settings, seed)
     known = Activations(spa.base(settings), plugin.side.spec.states, plugin.side.attends)
-    return plugin, [known(who.examples(device, 0, split)) for split in ("train", "calibrate", "test")]  # type: ignore[arg-type]
+    return plugin, [known(who.examples(device, 0, split)) for split in ("train", "calibrate", "test")]
 
 
-def _trained(settings: Settings, seed: int, device: int) -> tuple[Plugin, list[list[Known]]]:
+def _trained(settings: Settings, seed: int, device: int) -> "tuple[Plugin, list[list[Known]]]":
     from fl.workloads import spa
     from models.spa.train import train
 
