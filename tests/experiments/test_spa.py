@@ -43,7 +43,7 @@ def test_a_device_killed_in_mid_sentence_leaves_a_finished_marked_one(tmp_path: 
         stop.cancel()
     assert chat.returncode == 0
     assert "{" in rest and "DEGRADED" in rest and rest.count(" tokens, ") == 2  # the next one is answered too
-    rows = list(csv.DictReader(trace.open()))
+    rows = list(csv.DictReader(trace.read_text().splitlines()))
     asked = [row["asked"] == "True" for row in rows]
     assert asked[0] and asked == sorted(asked, reverse=True)  # first with the device, then without
     assert all(row["degraded"] == "True" for row in rows if row["asked"] == "False")
