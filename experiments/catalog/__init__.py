@@ -12,6 +12,7 @@ from experiments.catalog.latency import LATENCY
 from experiments.catalog.loopback import LOOPBACK
 from experiments.catalog.poison import POISON
 from experiments.catalog.quickstart import MAIN, QUICKSTART
+from experiments.catalog.spa import SPA_GATE, SPA_MODES
 from experiments.catalog.table1 import FIG7, FIG8, FIG9, TABLE1
 from experiments.catalog.text import TEXT
 
@@ -34,6 +35,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         LOOPBACK,
         POISON,
         TEXT,
+        SPA_MODES,
+        SPA_GATE,
     )
 }
 VIEWS: dict[str, View] = {v.name: v for v in (FIG7, FIG8, FIG9, FIG11)}
