@@ -11,6 +11,7 @@ from experiments.catalog.fig15 import FIG15A, FIG15B, FIG15C
 from experiments.catalog.latency import LATENCY
 from experiments.catalog.quickstart import MAIN, QUICKSTART
 from experiments.catalog.table1 import FIG7, FIG8, FIG9, TABLE1
+from experiments.catalog.vq_e1 import VQ_E1
 
 EXPERIMENTS: dict[str, Experiment] = {
     e.name: e
@@ -28,6 +29,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         FIG15B,
         FIG15C,
         LATENCY,
+        VQ_E1,
     )
 }
 VIEWS: dict[str, View] = {v.name: v for v in (FIG7, FIG8, FIG9, FIG11)}
