@@ -1,4 +1,4 @@
-"""The command line: list, run, plot, drift, settings, data."""
+"""The command line: list, run, plot, drift, settings, data, deploy."""
 
 import signal
 import sys
@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.catalog import EXPERIMENTS, SCALES, VIEWS, Experiment, View
+from experiments.deploy.commands import app as deploy_app
+from experiments.deploy.identity import DeployError
 from experiments.hermetic import FlowerRunFailed
 from experiments.launch import default_workers, launch, launch_study
 from experiments.plots import PLOTS
@@ -23,7 +25,7 @@ from experiments.summary import summarize, write_summary
 from fl.config import Settings, SettingsError
 from fl.results import ResultsError, atomic_write, csv_text, read_config, read_rounds
 from fl.world import world
-from partitions import DATASETS, DataError, UnknownName, fetch, import_, lookup, where
+from partitions import DATASETS, DataError, Here, UnknownName, fetch, import_, lookup, where
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,6 +38,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Where the data sets are, and how to get them.")
 app.add_typer(data_app, name="data")
+app.add_typer(deploy_app, name="deploy")
 console = Console()
 INTERRUPTED = 130
 Changes = Annotated[
@@ -70,8 +73,12 @@ def run(
     scale: Annotated[str, typer.Option(help="smoke: does it run; cpu: two cores; paper: a GPU and patience.")] = "cpu",
     seeds: Annotated[str, typer.Option(help="Seeds, e.g. 1,2,3; by default the experiment's own.")] = "",
     engine: Annotated[
-        str, typer.Option(help="local: in process; flower: a real `flwr run` simulation on Ray.")
-    ] = "local",
+        str,
+        typer.Option(
+            help="local: in process; flower: a real `flwr run` simulation on Ray; loopback: a SuperNode per device, "
+            "deployed on this machine; by default the experiment's own, mostly local."
+        ),
+    ] = "",
     workers: Annotated[int, typer.Option(help="Processes that stand in for devices; 0: one per core.")] = 0,
     settings_: Annotated[
         str, typer.Option("--settings", help="Only settings whose name holds one of these words, e.g. cifar10,m=2.")
@@ -89,7 +96,8 @@ def run(
     asked = lookup("experiment", name, known)
     experiment = EXPERIMENTS[asked.of] if isinstance(asked, View) else asked
     lookup("scale", scale, dict.fromkeys(SCALES))
-    lookup("engine", engine, dict.fromkeys(("local", "flower")))
+    engine = engine or experiment.engine
+    lookup("engine", engine, dict.fromkeys(("local", "flower", "loopback")))
     changes = _changes(set_)
     chosen = list(experiment.seeds)
     if seeds:
@@ -119,7 +127,10 @@ def drift(
 ) -> None:
     """Draw how data drift on devices: a share for each class or subject, step by step. Nothing is trained."""
     chosen = Settings.parse({"devices": devices, "cohort": 1, **_changes(set_)})
-    rows = shares(world(chosen, chosen.seed_list[0]), min(devices, chosen.devices), steps)
+    here = world(chosen, chosen.seed_list[0])
+    if isinstance(here, Here):
+        raise SettingsError("placement = 'own' leaves data with the machines that hold them: nothing to draw here")
+    rows = shares(here, min(devices, chosen.devices), steps)
     folder = out.expanduser().absolute()
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / "drift.csv", csv_text([rows.columns, *rows.itertuples(index=False, name=None)]))
@@ -217,10 +228,10 @@ def main() -> None:
     except click.ClickException as error:  # wrong options: click's own words
         error.show()
         sys.exit(error.exit_code)
-    except (SettingsError, DataError, ResultsError, UnknownName, FlowerRunFailed) as error:
+    except (SettingsError, DataError, ResultsError, UnknownName, FlowerRunFailed, DeployError) as error:
         errors.print("error:", style="red", end=" ")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     if code == INTERRUPTED:  # typer's way to say that a KeyboardInterrupt came through
-        errors.print("interrupted; the same command goes on from the last complete run", style="yellow")
+        errors.print("interrupted; the same command goes on where it stopped", style="yellow")
     sys.exit(code)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from logging import INFO, WARNING
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -25,6 +26,7 @@ from fl.config import Settings
 from fl.devices import Hardware, Table
 from fl.fleet import Fleet
 from fl.measures import NAN, Divergence, load_cv
+from fl.store import MOMENTS
 from models.axes import FULL, Coverage, covered_sizes
 from models.body import bypass_axis, gate_columns
 from models.costs import Cost
@@ -91,19 +93,22 @@ class FlowerStrategy(FlowerBase):
     """A method, the devices it works with, and the ledger.
 
     Args:
-        method: of `strategies`; name: by which devices tell its files apart.
+        method: of `strategies`; name, run: by which devices tell their files apart.
     """
 
     method: Strategy
     name: str
     settings: Settings
     fleet: Fleet
+    run: str
     ledger: Ledger = field(default_factory=Ledger)
     scores: list[DeviceScore] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         table = Table.of(self.settings.hardware)
-        self.hardware: list[Hardware] = [table.draw(self.method.seed, d) for d in range(self.settings.devices)]
+        self.hardware: list[Hardware] = [
+            self.fleet.hardware.get(d) or table.draw(self.method.seed, d) for d in range(self.settings.devices)
+        ]
         self.arrivals = Arrivals(
             self.settings.buffer if self.settings.aggregation == "buffered" else None,
             self.settings.deadline_s or math.inf,
@@ -116,6 +121,25 @@ class FlowerStrategy(FlowerBase):
         self._own: dict[int, float] = {}  # of these, in this step, those that go into the model a device uses
         self._down: dict[int, int] = {}
 
+    def saved(self) -> dict[str, Any]:
+        """What must outlive a round: the method's memory, and what the devices told, hold and are at."""
+        return {
+            "method": self.method.saved(),
+            "profiles": self._profiles,
+            "equipped": self._equipped,
+            "own": self._own,
+            "now": self.arrivals.now,
+            "version": self.arrivals.version,
+            "under way": self.arrivals.under_way,
+        }
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `saved` gave, in a new process."""
+        self.method.load(saved["method"])
+        self._profiles, self._equipped, self._own = saved["profiles"], saved["equipped"], saved["own"]
+        self.arrivals.now, self.arrivals.version = saved["now"], saved["version"]
+        self.arrivals.under_way = saved["under way"]
+
     # Flower's four verbs
 
     def configure_train(
@@ -127,10 +151,10 @@ class FlowerStrategy(FlowerBase):
             self._own = {}
         generator = rng(self.method.seed, Purpose.COHORT, server_round, 1)
         cohort = self.arrivals.free(self.method.cohort(server_round), generator)
-        self._asked = self._ask(grid, cohort, server_round)
+        self._asked = self._ask(grid, cohort, server_round, 0)
         self.ledger.failures += len(cohort) - len(self._asked)
         self._tasks = self.method.tasks(server_round, self._asked)
-        messages = self._messages(self._tasks, server_round, "train")
+        messages = self._messages(self._tasks, server_round, "train", 1)
         for device, byte_count in self._down.items():
             self.ledger.bytes_down += byte_count
             self._spend(device, link_seconds(self.hardware[device], byte_count))
@@ -241,7 +265,7 @@ class FlowerStrategy(FlowerBase):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Deliver to every device what the method would give it for use now."""
-        return self._deliver(self._ask(grid, range(self.settings.devices), server_round), server_round)
+        return self._deliver(self._ask(grid, range(self.settings.devices), server_round, 2), server_round)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Keep the devices' scores; Flower sees their means."""
@@ -254,7 +278,7 @@ class FlowerStrategy(FlowerBase):
 
     def evaluate(self, server_round: int, grid: Grid) -> None:
         """The two verbs above for `AT_ONCE` devices after the other, so that memory does not grow with their number."""
-        profiles, self.scores = self._ask(grid, range(self.settings.devices), server_round), []
+        profiles, self.scores = self._ask(grid, range(self.settings.devices), server_round, 2), []
         for at in range(0, len(profiles), AT_ONCE):
             messages = self._deliver(profiles[at : at + AT_ONCE], server_round)
             self.scores += self._scores(grid.send_and_receive(messages, timeout=self.settings.timeout_s))
@@ -263,7 +287,7 @@ class FlowerStrategy(FlowerBase):
         self._tasks = self.method.deliver(profiles)
         if not self.ends_step(server_round):  # a look in between must not change what devices hold
             self._tasks = {d: replace(task, keep=False) if task.keep else task for d, task in self._tasks.items()}
-        return self._messages(self._tasks, server_round, "evaluate")
+        return self._messages(self._tasks, server_round, "evaluate", 3)
 
     def _scores(self, replies: Iterable[Message]) -> list[DeviceScore]:
         scores = []
@@ -287,7 +311,7 @@ class FlowerStrategy(FlowerBase):
         """Whether the world moves on after a round, or the run ends."""
         return server_round % self.settings.rounds_per_step == 0 or server_round == self.settings.rounds
 
-    def _ask(self, grid: Grid, devices: Iterable[int], server_round: int) -> list[Profile]:
+    def _ask(self, grid: Grid, devices: Iterable[int], server_round: int, phase: int) -> list[Profile]:
         """Profiles of the devices that answer; one that told its profile at this step is not asked again.
 
         A method that asks once is content with the profile of any step.
@@ -304,7 +328,7 @@ class FlowerStrategy(FlowerBase):
         stale = [d for d in devices if not known(d)]
         messages = []
         for device in stale:
-            content = RecordDict({wire.TASK: self._task_record(device, server_round, what=self.method.asks)})
+            content = RecordDict({wire.TASK: self._task_record(device, server_round, phase, what=self.method.asks)})
             if self.method.asks == "importance" and device not in self._equipped:
                 content[wire.SELECTOR] = self._selector
             byte_count = wire.size(content)
@@ -435,10 +459,13 @@ class FlowerStrategy(FlowerBase):
         )
 
     def _task_record(
-        self, device: int, server_round: int, task: Task | None = None, what: str | None = None
+        self, device: int, server_round: int, phase: int, task: Task | None = None, what: str | None = None
     ) -> ConfigRecord:
+        """The plain values of a message, which is the ``phase``-th of its round to that device, see `fl.store`."""
         step = self.step(server_round)
         values: dict[str, object] = {
+            "run": self.run,
+            "moment": MOMENTS * server_round + phase,
             "method": self.name,
             "device": device,
             "seed": self.method.seed,
@@ -459,12 +486,12 @@ class FlowerStrategy(FlowerBase):
                 values |= {f"held.{layer}": kept.tolist() for layer, kept in self._columns(task.coverage).items()}
         return wire.task_record(values)
 
-    def _messages(self, tasks: Mapping[int, Task], server_round: int, kind: str) -> list[Message]:
+    def _messages(self, tasks: Mapping[int, Task], server_round: int, kind: str, phase: int) -> list[Message]:
         packed: dict[int, ArrayRecord] = {}  # devices that are sent the same object share its packing
         self._down = {}
         messages = []
         for device, task in sorted(tasks.items()):
-            content = RecordDict({wire.TASK: self._task_record(device, server_round, task)})
+            content = RecordDict({wire.TASK: self._task_record(device, server_round, phase, task)})
             if task.state is not None:
                 if id(task.state) not in packed:
                     packed[id(task.state)] = wire.pack(task.state)

@@ -156,11 +156,40 @@ class Settings(BaseModel):
     )
     timeout_s: float = Field(600.0, gt=0, description="longest wait for the answers of a round, seconds")
 
+    # Workload spa: a frozen language model, and on every device a side network and a gate (docs/spa.md)
+    base: str = Field("tiny", description="base model: tiny (trained here), smollm2, a folder, or a name on the hub")
+    base_checksum: str = Field("", description="beginning of the base's checksum; another base is refused")
+    tiny_steps: int = Field(400, ge=20, description="training steps of the base tiny, about 0.1 s each, once")
+    spa_data: str = Field("", description="folder with 0.jsonl, 1.jsonl, ..., one per device; empty: made-up people")
+    spa_facts: int = Field(6, ge=1, le=18, description="private facts of a made-up person")
+    spa_mode: Literal["s1", "s2", "s3", "spa"] = Field(
+        "spa", description="s1: side added always; s2: gate chooses side or base; s3: side alone; spa: gate adds side"
+    )
+    spa_side: Literal["position-wise", "attentive", "released"] = Field("position-wise", description="side network")
+    spa_reduction: int = Field(8, ge=1, description="how many times narrower the side is than the base")
+    spa_every: int = Field(1, ge=1, description="the side reads every so many of the base's states, and the last")
+    spa_gate: Literal["two-stage", "mixture", "expectation", "straight-through"] = Field(
+        "two-stage", description="how the gate is fitted"
+    )
+    spa_price: float = Field(0.3, ge=0, description="nats that asking the side must gain to be worth it")
+    spa_policy: Literal["catch_up", "sparse"] = Field(
+        "catch_up", description="attentive side: a call brings all states not yet sent, or the current one alone"
+    )
+    spa_personal: Literal["nothing", "gate", "gate+out"] = Field(
+        "nothing", description="what of the plugin stays on the device in federated training"
+    )
+
     # The devices
-    hardware: str = Field("phones", description="device classes: phones, boards, all")
+    hardware: str = Field("phones", description=f"device classes: {', '.join(KINDS)}")
     limit_low: float = Field(0.2, gt=0, description="what the weakest device bears, as a share of the large model")
     limit_high: float = Field(0.6, gt=0, description="what the strongest device bears, as a share of the large model")
     background_load: float = Field(0.2, ge=0, lt=1, description="most that other programs take of compute and memory")
+    train_budget_s: float = Field(
+        60.0, gt=0, description="own: longest that local training may take on a device, which limits its MACs"
+    )
+    link_budget_s: float = Field(
+        60.0, gt=0, description="own: longest that a sub-model may take to a device, which limits its bytes"
+    )
     placement: Literal["shared", "own"] = Field(
         "shared", description="shared: any SuperNode stands in for any device; own: a SuperNode is its partition-id"
     )

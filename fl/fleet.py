@@ -1,26 +1,30 @@
-"""Which SuperNode answers for which device.
+"""Which SuperNode answers for which device, and what that machine is.
 
 In simulation SuperNodes are hosts: any of them can stand in for any device, so their number (2 by Flower's default)
 never changes a result. In deployment a SuperNode is the device whose number its node-config gives as
-``partition-id``.
+``partition-id``, and says what hardware it is.
 """
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from logging import WARNING
 
 from flwr.app import Message, RecordDict
+from flwr.common.logger import log
 from flwr.serverapp import Grid
 
 from fl import wire
 from fl.config import Settings, SettingsError
+from fl.devices import Hardware
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """Node ids by device; a device without a node cannot be reached."""
+    """Node ids by device; a device without a node cannot be reached. Hardware by device, where machines tell it."""
 
     nodes: Mapping[int, int]
+    hardware: Mapping[int, Hardware] = field(default_factory=dict)
 
     @classmethod
     def find(cls, grid: Grid, settings: Settings, wait_s: float = 60.0, poll_s: float = 0.25) -> "Fleet":
@@ -46,9 +50,18 @@ class Fleet:
             return cls({device: ids[device % len(ids)] for device in range(settings.devices)})
         hello = [Message(RecordDict({wire.TASK: wire.task_record({"what": "hello"})}), node, "query") for node in ids]
         found: dict[int, int] = {}
-        for reply in grid.send_and_receive(hello, timeout=wait_s):
-            if not reply.has_error():
-                found[int(wire.metrics(reply.content)["partition-id"])] = reply.metadata.src_node_id  # type: ignore[arg-type]
+        hardware: dict[int, Hardware] = {}
+        for reply in grid.send_and_receive(hello, timeout=settings.timeout_s):
+            try:
+                if reply.has_error():
+                    raise ValueError((reply.error.reason or f"code {reply.error.code}").strip().splitlines()[-1])
+                device, about = wire.introduced(reply.content)
+            except Exception as error:  # one machine that cannot say what it is must not keep the others from working
+                log(WARNING, "a SuperNode is left out: %s", error)
+                continue
+            if device in found:
+                raise SettingsError(f"two SuperNodes have the partition-id {device}: every device needs its own")
+            found[device], hardware[device] = reply.metadata.src_node_id, about
         missing = [device for device in range(settings.devices) if device not in found]
         if missing:
             raise SettingsError(
@@ -56,4 +69,4 @@ class Fleet:
                 f"partition-id {', '.join(map(str, missing[:8]))}{' ...' if len(missing) > 8 else ''}: start them, "
                 f"set devices = {len(found)}, or use placement = 'shared' in simulation"
             )
-        return cls({device: found[device] for device in range(settings.devices)})
+        return cls({device: found[device] for device in range(settings.devices)}, hardware)

@@ -41,6 +41,7 @@ from models.supernet import grow, random_paths, taught
 from models.tailor import tailor
 from models.train import Augment, Extra, Recipe, fit, flip_and_shift
 from partitions import Purpose, rng
+from partitions.root import cache_folder
 from strategies.base import Cloud
 
 VERSION = 3  # raise it when the training code changes what it computes
@@ -65,11 +66,6 @@ KEYS: dict[str, list[str]] = {
         vq-pool vq-beta vq-decay vq-estimator vq-lr
     """.split(),
 }
-
-
-def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/driftfed``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "driftfed"
 
 
 def address(settings: Settings, seed: int, artefact: str) -> Path:

@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -93,6 +94,7 @@ FILES = (
     "figure.svg",
     "config.toml",
 )
+CHECKPOINTS = "checkpoints"  # folder of what an unfinished run needs to go on, see `fl.checkpoint`
 
 Run = tuple[str, str, int]  # (setting, method, seed)
 RowKey = tuple[str, str, int, int]  # (setting, method, seed, round): one row each
@@ -218,7 +220,7 @@ class ResultsWriter:
         }
         self._devices: _Table | None = None  # made by the first row
         self._measures: _Table | None = None  # likewise
-        with _told(f"write results to '{out}'"):
+        with told(f"write results to '{out}'"):
             out.mkdir(parents=True, exist_ok=True)
             self._unlock = weakref.finalize(self, lock(out))
             try:
@@ -265,6 +267,13 @@ class ResultsWriter:
             (setting, method, seed) for setting in finished for method, of in finished[setting].items() for seed in of
         }
 
+    def last_round(self, setting: str, method: str, seed: int) -> int:
+        """The round up to which every row of a run is there; 0: there is none."""
+        round_ = 0
+        while (setting, method, seed, round_ + 1) in self._written:
+            round_ += 1
+        return round_
+
     def rewind(self, setting: str, method: str, seed: int, round: int = -1) -> None:
         """Drop a run's rows after ``round`` (by default all) and its finished mark, to run it again from there."""
         run = (setting, method, int(seed))
@@ -303,6 +312,7 @@ class ResultsWriter:
         if overwrite:
             for name in FILES:
                 (self.out / name).unlink(missing_ok=True)
+            shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)
         rounds = self.out / "rounds.csv"
         holds_rows = rounds.exists() and len(_whole_lines(rounds)) > 1
         try:
@@ -408,7 +418,7 @@ class _Table:
     def append(self, rows: Sequence[Row] | Sequence[DeviceRow] | Sequence[MeasureRow]) -> None:
         data = csv_text([_typed(row) for row in rows]).encode()
         end = self._file.seek(0, os.SEEK_END)
-        with _told(f"append to '{self.path}'"):
+        with told(f"append to '{self.path}'"):
             try:
                 if self._file.write(data) != len(data):
                     raise OSError("the disk took only part of the rows")
@@ -441,7 +451,7 @@ class _Table:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def told(what: str) -> Iterator[None]:
     """Turn the system's refusal into one sentence."""
     try:
         yield

@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Container, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common import Array
 
+from fl.devices import Hardware
 from models.axes import State
 
-TASK, MODEL, SELECTOR, REPORT = "task", "model", "selector", "report"
+TASK, MODEL, SELECTOR, REPORT, NODE = "task", "model", "selector", "report", "node"
+EDGE = "edge"  # what crosses the cut of a split model
 
 
 def pack(state: Mapping[str, torch.Tensor]) -> ArrayRecord:
@@ -43,6 +46,27 @@ def metrics(content: RecordDict) -> MetricRecord:
     if not isinstance(record, MetricRecord):
         raise ValueError("the reply has no report")
     return record
+
+
+def hello(device: int, hardware: Hardware) -> RecordDict:
+    """How a machine introduces itself: the number of its device, and what it is."""
+    about = {key.replace("_", "-"): value for key, value in asdict(hardware).items()}
+    return RecordDict({NODE: ConfigRecord({"partition-id": device, **about})})
+
+
+def introduced(content: RecordDict) -> tuple[int, Hardware]:
+    """The number of a device and its hardware, from its hello.
+
+    Raises:
+        ValueError: it makes no sense.
+    """
+    record = content.get(NODE)
+    if not isinstance(record, ConfigRecord):
+        raise ValueError("it does not say what it is")
+    numbers = [float(record.get(key, math.nan)) for key in ("ram-gb", "mac-per-s", "link-mbit-s")]  # type: ignore[arg-type]
+    if not all(math.isfinite(value) and value > 0 for value in numbers):
+        raise ValueError(f"memory, MAC/s and Mbit/s of {numbers} are not positive numbers")
+    return int(record["partition-id"]), Hardware(str(record["name"]), *numbers)  # type: ignore[arg-type]
 
 
 def measures(record: MetricRecord, prefix: str, known: Container[str]) -> dict[str, float]:

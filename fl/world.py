@@ -14,7 +14,7 @@ from models.registry import MODELS
 from models.selector import Routing, Selector
 from models.supernet import elastic
 from models.train import Recipe
-from partitions import DRIFTS, PARTITIONS, Dataset, Schedule, World, load
+from partitions import DRIFTS, PARTITIONS, Dataset, Here, Schedule, World, load
 from partitions.tokens import tokenised
 
 PARTITION_KEYS = {"m-classes": ("classes_per_device",), "dirichlet": ("alpha",)}
@@ -39,12 +39,16 @@ def dataset(settings: Settings) -> Dataset:
 
 
 @lru_cache(maxsize=8)
-def world(settings: Settings, seed: int) -> World:
+def world(settings: Settings, seed: int) -> World | Here:
     """What every device holds at every step; text as tokens, whose vocabulary the proxy decides.
+
+    On a machine of its own with a folder of its own: what lies there.
 
     Raises:
         SettingsError: the partition or the drift does not fit the data set.
     """
+    if settings.placement == "own" and settings.dataset == "folder":
+        return Here(dataset(settings), settings.samples_max, settings.test_samples)
     own = {key: getattr(settings, key) for key in PARTITION_KEYS.get(settings.partition, ())}
     moves = {key: getattr(settings, key) for key in DRIFT_KEYS.get(settings.drift, ())}
     try:

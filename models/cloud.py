@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor
 
 from models.body import Body
@@ -128,6 +127,8 @@ def assign(load_TN: np.ndarray, kappa1: float, kappa2: int) -> np.ndarray:
     Raises:
         ValueError: no mask satisfies the constraints.
     """
+    from scipy.optimize import Bounds, LinearConstraint, milp  # slow to import, and no device needs it
+
     tasks, modules = load_TN.shape
     per_module = np.zeros((modules, tasks * modules))
     per_task = np.zeros((tasks, tasks * modules))

@@ -14,7 +14,7 @@ import tokenizers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from partitions.dataset import Dataset
-from partitions.root import cache
+from partitions.root import cache_folder
 from partitions.sources import store
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -65,7 +65,7 @@ def tokenised(data: Dataset, proxy: np.ndarray, vocabulary: int, length: int) ->
     said.update(proxy.astype(np.int64).tobytes())
     for texts in (data.x_train, data.x_test):
         said.update("\0".join(texts.ravel().tolist()).encode())
-    place, name = cache(), f"tokens-{said.hexdigest()[:20]}"
+    place, name = cache_folder(), f"tokens-{said.hexdigest()[:20]}"
     if not store.holds(place, name):
         tokenizer = train(data.x_train[proxy].ravel().tolist(), vocabulary)
         arrays = {split: encode(tokenizer, getattr(data, f"x_{split}"), length) for split in ("train", "test")}

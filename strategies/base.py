@@ -255,6 +255,18 @@ class Strategy(ABC):
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
         """What each device is given for use at this moment; it is scored on that. Asked for some devices at a time."""
 
+    def saved(self) -> dict[str, Any]:
+        """What must outlive a round: plain values, tensors, `Task`s, and lists, sets and mappings of them.
+
+        A method that remembers more than its model adds it here and takes it back in `load`; what follows from the
+        seed, the plan or the round is not saved.
+        """
+        return {"model": self.model}
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `saved` gave, in a new process."""
+        self.model = saved["model"]
+
     @property
     def has_global_model(self) -> bool:
         """Whether scoring the cloud model on the global test set means anything for this method."""

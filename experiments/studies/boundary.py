@@ -5,24 +5,23 @@ trained. Codes cross, or activations (``vq-codes = 0``) of 32, 16 or 8 bits a nu
 latter are the plain encoder that a cloud would run on the text, which a device sends as UTF-8 or as packed token ids.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from experiments.studies.study import Measured, Study, Tick
 from fl.config import Settings, SettingsError
 from fl.world import dataset, world
-from models.vq.body import of_ids
-from models.vq.boundary import LENGTH
-from models.vq.codec import CODINGS, Codes
-from models.vq.halves import Shape, build
-from models.vq.heads import head_for
-from models.vq.presets import from_minilm, minilm, minilm_tokenizer
-from models.vq.tokens import Tokens, encode
-from models.vq.train import Plan, Quantiser, Split, accuracy
+
+if TYPE_CHECKING:  # transformers takes seconds to load: only who measures does
+    from models.vq.tokens import Tokens
+    from models.vq.train import Split
 
 DEEP = {"tiny": 1.0, "minilm": 0.1}  # learning rate of the layers, as a share of that of projections and head
 
@@ -59,23 +58,14 @@ class Row:
 
 
 def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
-    """Train on the cloud's texts, then answer all test texts through the boundary.
+    """Train on the cloud's texts, then answer all test texts through the boundary."""
+    from models.vq.boundary import LENGTH
+    from models.vq.codec import CODINGS, Codes
+    from models.vq.train import Split, accuracy
 
-    Raises:
-        SettingsError: the data set holds no text, or the model cannot be built as asked.
-    """
-    texts = dataset(settings)
-    if not texts.text:
-        raise SettingsError(f"this study needs text, {texts.name} holds none: choose e.g. dataset = 'questions'")
-    here = world(settings, seed)
-    proxy = here.proxy()
-    labels, answers = (torch.from_numpy(y) for y in (texts.labels("train", proxy), texts.labels("test")))
-    if settings.vq_preset == "minilm":
-        train, test = (_pieces(x, settings.tokens) for x in (texts.x_train[proxy], texts.x_test))
-    else:
-        train, test = (of_ids(torch.from_numpy(x)) for x in (here.data.x_train[proxy], here.data.x_test[:]))
-    split = model(settings, texts.num_classes, seed)
-    losses = split.fit(train, labels, seed, lambda step, steps: tick(f"{settings.setting}: step", step, steps))
+    train, labels, test, answers, letters = read(settings, seed)
+    split = model(settings, seed)
+    losses = split.fit(train, labels, seed, lambda step, steps: tick("step", step, steps))
     n, passed = len(test), len(train) * settings.dense_epochs
     device, *cloud = (
         sum(p.numel() for p in part.parameters() if p.requires_grad) for part in (split.device, split.cloud, split.head)
@@ -94,49 +84,78 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
             row, boundary=boundary, accuracy=right, up=up, down=down, perplexity=used.perplexity(),
             entropy=used.entropy() / 8 / n,
         )  # fmt: skip
-        if boundary == "float32" and split.device.shape.wire == split.device.shape.hidden and settings.vq_pool == 1:
+        if boundary == "float32" and not settings.vq_width and settings.vq_pool == 1:
             packed = Codes(split.device.shape.vocabulary).size(test.lengths.tolist(), 1) / n + LENGTH.size
-            letters = sum(len(sentence.encode()) for text in texts.x_test.tolist() for sentence in text) / n
             whole = replace(row, accuracy=right, down=down, train_up=0.0, train_down=0.0)
             yield replace(whole, boundary="tokens", up=packed)
-            yield replace(whole, boundary="text", up=letters)
+            yield replace(whole, boundary="text", up=letters / n)
 
 
-def model(settings: Settings, classes: int, seed: int) -> Split:
+def read(settings: Settings, seed: int) -> tuple[Tokens, Tensor, Tokens, Tensor, int]:
+    """The cloud's texts and their labels, the test texts and theirs, and the bytes that the latter are in UTF-8."""
+    from models.vq.body import of_ids
+    from models.vq.presets import minilm_tokenizer
+    from models.vq.tokens import encode
+
+    texts, here = dataset(settings), world(settings, seed)
+    proxy = here.proxy()
+    if settings.vq_preset == "minilm":
+        of = minilm_tokenizer()
+        train, test = (
+            encode(of, x[:, 0].tolist(), x[:, 1].tolist() if x.shape[1] > 1 else None, settings.tokens)
+            for x in (texts.x_train[proxy], texts.x_test)
+        )
+    else:
+        train, test = (
+            of_ids(torch.from_numpy(here.data.inputs(*of))) for of in (("train", proxy), ("test", slice(None)))
+        )
+    labels, answers = (torch.from_numpy(y) for y in (texts.labels("train", proxy), texts.labels("test")))
+    return train, labels, test, answers, sum(len(sentence.encode()) for sentence in texts.x_test.ravel().tolist())
+
+
+def model(settings: Settings, seed: int) -> Split:
     """The untrained model.
 
     Raises:
-        SettingsError: it cannot be built as asked.
+        SettingsError: the data set holds no text, or the model cannot be built as asked.
     """
+    from models.vq.halves import Shape, build
+    from models.vq.heads import head_for
+    from models.vq.presets import from_minilm, minilm
+    from models.vq.train import Plan, Quantiser, Split
+
+    texts = dataset(settings)
+    if not texts.text:
+        raise SettingsError(f"this study needs text, {texts.name} holds none: choose e.g. dataset = 'questions'")
+    width, pool, hidden, groups = settings.vq_width, settings.vq_pool, settings.vq_hidden, settings.vq_groups
     pretrained = settings.vq_preset == "minilm"
-    width, pool, hidden = settings.vq_width, settings.vq_pool, settings.vq_hidden
     try:
         if pretrained:
             shape = minilm(width=width, pool=pool)
         else:
             shape = Shape(settings.vocabulary, hidden, inner=4 * hidden, width=width, pool=pool)
-        quantiser = Quantiser(
-            settings.vq_codes, settings.vq_groups, settings.vq_residual, settings.vq_beta, settings.vq_estimator,
-            decay=settings.vq_decay,
-        )  # fmt: skip
-        if settings.vq_codes and not settings.vq_residual and shape.wire % settings.vq_groups:
-            raise ValueError(f"vq-groups = {settings.vq_groups} do not divide a code space of {shape.wire} numbers")
+        if settings.vq_codes and not settings.vq_residual and shape.wire % groups:
+            raise ValueError(
+                f"vq-groups = {groups} do not divide a code space of {shape.wire} numbers; choose a divisor"
+            )
         device, cloud = (from_minilm if pretrained else build)(shape, seed)
     except (ValueError, ModuleNotFoundError) as error:
         raise SettingsError(str(error)) from error
+    quantiser = Quantiser(
+        settings.vq_codes, groups, settings.vq_residual, settings.vq_beta, settings.vq_estimator,
+        decay=settings.vq_decay,
+    )  # fmt: skip
     plan = Plan(
         settings.dense_epochs, settings.offline_batch, settings.vq_lr * DEEP[settings.vq_preset], settings.vq_lr,
         down=settings.vq_down, quantiser=quantiser if settings.vq_codes else None,
     )  # fmt: skip
-    return Split(device, cloud, head_for("classify", shape, classes, seed), plan)
+    return Split(device, cloud, head_for("classify", shape, texts.num_classes, seed), plan)
 
 
-def _pieces(texts: np.ndarray, limit: int) -> Tokens:
-    """Strings (N, sentences) as MiniLM's tokens."""
-    rows = texts.tolist()
-    return encode(
-        minilm_tokenizer(), [row[0] for row in rows], [row[1] for row in rows] if rows[0][1:] else None, limit
-    )
+def check(settings: Settings, seed: int) -> None:
+    """Find what is wrong before anything is trained. SettingsError, DataError."""
+    model(settings, seed)
+    read(settings, seed)
 
 
 def metrics(rows: pd.DataFrame) -> Measured:
@@ -145,4 +164,4 @@ def metrics(rows: pd.DataFrame) -> Measured:
     return {(row.boundary, name): float(getattr(row, name)) for row in rows.itertuples() for name in names}
 
 
-BOUNDARY = Study(Row, measure, metrics)
+BOUNDARY = Study(Row, measure, metrics, check)

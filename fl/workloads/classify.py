@@ -171,6 +171,8 @@ def _importance(settings: Settings, order: Order, store: Store) -> dict[str, np.
 
 def spare(settings: Settings, order: Order) -> Shares:
     """What the device can spare now, as shares of the large cloud model."""
+    if order.node is not None:
+        return order.node.spare(settings)
     table = Table.of(settings.hardware)
     return shares(
         table, table.draw(order.seed, order.device), order.seed, order.device, order.step,

@@ -5,9 +5,11 @@ whole. With ``split = "messages"`` `fl.split` keeps the cloud's half in the Serv
 the same two sides of `models.vq.session`, so they give the same numbers.
 """
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
+from pathlib import Path
 
 import numpy as np
 import torch.nn.functional as F
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from fl.config import Settings, SettingsError
 from fl.offline import cached
-from fl.store import Store
+from fl.store import NotHeld, Store
 from fl.workloads.classify import blend, change, class_shares, samples, spare
 from fl.workloads.workload import Order, Scored, Trained
 from fl.world import dataset, tensors, world
@@ -23,7 +25,7 @@ from models.axes import State
 from models.body import Architecture
 from models.cloud import Progress
 from models.train import WORST_LOSS, mask
-from models.vq.body import SplitBody, SplitCosts, of_ids, split_body
+from models.vq.body import SplitBody, SplitCosts, device_state, of_ids, split_body
 from models.vq.boundary import LENGTH, Boundary, Ledger, lines
 from models.vq.codebook import ESTIMATORS, perplexity
 from models.vq.codec import Codes
@@ -85,9 +87,13 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
     Raises:
         SettingsError, partitions.DataError: data, model or methods do not fit.
     """
-    if cutting := [name for name in settings.methods if STRATEGIES[name].asks != "nothing"]:
-        whole = ", ".join(sorted(name for name, method in STRATEGIES.items() if method.asks == "nothing"))
-        raise SettingsError(f"strategy '{cutting[0]}' cuts the model, workload 'vq' trains it whole: use {whole}")
+    whole = sorted(name for name, of in STRATEGIES.items() if of.asks == "nothing" and of.architecture == "dense")
+    if cutting := [name for name in settings.methods if name not in whole]:
+        raise SettingsError(f"strategy '{cutting[0]}' cuts the model, workload 'vq' cannot: use {', '.join(whole)}")
+    if settings.upload_change and settings.split == "messages":
+        raise SettingsError(
+            "upload-change withholds whole models, of which split = 'messages' sends parts: set it to 0"
+        )
     if not settings.dense_epochs:
         raise SettingsError(
             "dense-epochs = 0: workload 'vq' needs at least 1, for its codebook starts from trained states"
@@ -231,6 +237,108 @@ def finished(settings: Settings, body: SplitBody, device: DeviceSide, keeper: Ke
         measures["perplexity"] = float(perplexity(device.end.statistics.counts).mean())
     loss = device.losses[-1] / examples if device.losses else float("nan")
     return Trained(None, examples, loss, device.labels.unique().tolist(), measures=measures)
+
+
+# really split
+
+
+class Replica:
+    """The cloud's side of one device's round."""
+
+    def __init__(self, settings: Settings, order: Order, state: State):
+        body = architecture(settings).part({})
+        assert isinstance(body, SplitBody)
+        body.load_state_dict(state)
+        _, end, _ = ends(settings, body)
+        self.body, self.epochs = body, order.epochs
+        self.for_device = {name: state[name] for name in body.on_device()}
+        self.side = CloudSide(end, Where(order.seed, order.round, order.device))
+
+    @property
+    def steps(self) -> int:
+        return self.side.step
+
+    def turn(self, up: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Codes up, logits down; their gradient up, that of the codes down. ValueError, StaleCodebook: others."""
+        match dict(up):
+            case {"codes": codes}:
+                return {"logits": self.side.answer(codes)}
+            case {"logit-gradient": gradient}:
+                return {"gradient": self.side.learn(gradient)}
+        raise ValueError(f"expected codes or the gradient of logits, got {sorted(up)}")
+
+    def whole(self, trained: State) -> State:
+        """What the device trained, and the cloud's half and head."""
+        return {name: trained.get(name, value) for name, value in self.body.state().items()}
+
+    def measures(self, examples: int) -> dict[str, float]:
+        return measured(self.side.end.boundary.ledger, "train", examples * self.epochs)
+
+
+def replica(settings: Settings, order: Order, state: State) -> Replica:
+    return Replica(settings, order, state)
+
+
+AT_ONCE = 64  # rounds that a process keeps in memory; the others are read from their stores
+_SIDES: dict[Path, tuple[DeviceSide, SplitBody, Keeper | None]] = {}  # rounds that this process is in the middle of
+
+
+def turn(
+    settings: Settings, order: Order, store: Store, steps: int, down: Mapping[str, bytes], state: State | None
+) -> dict[str, bytes] | Trained:
+    """The device's answer to what came down; what it needs to go on lies in its store after every step."""
+    store = Store(
+        store.folder / "split"
+    )  # of this round alone: the cloud begins a round anew, and never goes back in it
+    if state is not None:
+        store.save("start", state)
+        _SIDES.pop(store.folder, None)  # of a round that broke off
+    answered = "gradient" in down
+    device, body, keeper = _side(settings, order, store, steps - answered, bool(down), answered)
+    if "logits" in down:
+        answer = device.answer(down["logits"])
+        store.save("tally", device.tally())
+        return {"logit-gradient": answer}
+    if answered:
+        device.learn(down["gradient"])
+        store.save("side", device.state())
+    if device.learned < device.steps:
+        return {"codes": device.send()}
+    _SIDES.pop(store.folder)
+    shutil.rmtree(store.folder)
+    trained = finished(settings, body, device, keeper)
+    return replace(trained, state=device_state(body, body.state()))
+
+
+def _side(
+    settings: Settings, order: Order, store: Store, learned: int, pending: bool, answered: bool
+) -> tuple[DeviceSide, SplitBody, Keeper | None]:
+    """The device's side with so many steps behind it, built anew where this process has not got it.
+
+    Args:
+        pending: codes of the next batch are on their way; answered: and so is the gradient of their logits.
+
+    Raises:
+        fl.store.NotHeld: the store holds no such round.
+    """
+    found = _SIDES.get(store.folder)
+    if len(_SIDES) > AT_ONCE:
+        _SIDES.clear()
+    if found is None or (found[0].learned, found[0].pending) != (learned, pending):
+        body = architecture(settings).part({})
+        assert isinstance(body, SplitBody)
+        body.load_state_dict(store.load("start"), strict=False)
+        end, _, keeper = ends(settings, body)
+        found = _SIDES[store.folder] = side(settings, order, end), body, keeper
+        if learned:
+            found[0].restore(store.load("side"))
+        if found[0].learned != learned:
+            raise NotHeld(f"device {order.device} has {found[0].learned} steps behind it, not {learned}")
+        if pending:
+            found[0].send()
+        if answered:
+            found[0].recount(store.load("tally"))
+    return found
 
 
 def measured(ledger: Ledger, phase: str, examples: int) -> dict[str, float]:

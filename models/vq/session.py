@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.axes import State
+from models.vq.boundary import Ledger
 from models.vq.codebook import Statistics
 from models.vq.ends import CloudEnd, DeviceEnd
 from models.vq.tokens import Tokens, batches
@@ -95,8 +96,7 @@ class DeviceSide:
             kept |= {f"optimizer.{i}.{name}": torch.as_tensor(value).clone() for name, value in slots.items()}
         if self.end.statistics is not None:
             kept |= {"counts": self.end.statistics.counts, "sums": self.end.statistics.sums}
-        kept |= {f"bytes.{name}": torch.tensor(n) for name, n in self.end.boundary.ledger.flat().items()}
-        return kept | {"learned": torch.tensor(self.learned), "losses": torch.tensor(self.losses, dtype=torch.float64)}
+        return kept | {"learned": torch.tensor(self.learned)} | self.tally()
 
     def restore(self, kept: State) -> None:
         """The way back, into a new side of the same round."""
@@ -109,10 +109,20 @@ class DeviceSide:
         self.end.optimizer.load_state_dict({**optimizer, "state": slots})
         if "counts" in kept:
             self.end.statistics = Statistics(kept["counts"], kept["sums"])
+        self.learned = int(kept["learned"])
+        self.recount(kept)
+
+    def tally(self) -> State:
+        """Losses and bytes so far."""
+        sent = {f"bytes.{name}": torch.tensor(n) for name, n in self.end.boundary.ledger.flat().items()}
+        return sent | {"losses": torch.tensor(self.losses, dtype=torch.float64)}
+
+    def recount(self, kept: State) -> None:
+        """The way back."""
         ledger = self.end.boundary.ledger
         ledger.clear()
-        ledger.update(type(ledger).of({name: int(n) for name, n in _under(kept, "bytes.").items()}))
-        self.learned, self.losses = int(kept["learned"]), kept["losses"].tolist()
+        ledger.update(Ledger.of({name: int(n) for name, n in _under(kept, "bytes.").items()}))
+        self.losses = kept["losses"].tolist()
 
 
 @dataclass

@@ -9,6 +9,7 @@ from partitions.root import Root
 from partitions.sources import audio
 from partitions.sources.cifar import Cifar
 from partitions.sources.fashion_mnist import FashionMnist
+from partitions.sources.folder import Folder
 from partitions.sources.fsdd import Fsdd
 from partitions.sources.har_embedded import HarEmbedded
 from partitions.sources.har_uci import HarUci
@@ -26,6 +27,7 @@ DATASETS: dict[str, Source] = {
     "fashion-mnist": FashionMnist("fashion-mnist", "FashionMNIST", 28, "FashionMNIST"),
     "speech-commands": SpeechCommands("speech-commands", "SpeechCommands", audio.BANDS),
     "speech-commands-test": SpeechCommandsTest("speech-commands-test", "", audio.BANDS),
+    "folder": Folder(),
     "fsdd": Fsdd("fsdd", "", audio.BANDS),
     "questions": Questions(),
     **TEXTS,

@@ -12,7 +12,7 @@ from experiments.plots.drift import drift
 from experiments.plots.overview import overview
 from experiments.plots.steps import steps
 from experiments.plots.style import FAMILIES, looks, save
-from experiments.studies import STUDIES, latency, routing, submodels, summarize_study
+from experiments.studies import STUDIES, boundary, latency, routing, submodels, summarize_study
 from experiments.summary import summarize
 from fl.results import Row
 
@@ -171,8 +171,42 @@ def latency_rows() -> pd.DataFrame:
     return pd.DataFrame(made, columns=["experiment", "setting", "seed", *latency.Row.__dataclass_fields__])
 
 
+def boundary_rows() -> pd.DataFrame:
+    """Activations and codes, unpooled and pooled by 4, of two seeds one point apart."""
+    made = [
+        (
+            "toy",
+            f"p={p} {kind}",
+            seed,
+            kind,
+            p,
+            16,
+            4,
+            at + 0.01 * seed,
+            1.0,
+            up / p,
+            16.0,
+            up / p,
+            up / p,
+            8.0,
+            5.0,
+            9,
+            9,
+        )
+        for seed in (1, 2)
+        for p in (1, 4)
+        for kind, at, up in (("float32", 0.8, 4000.0), ("codes", 0.7, 40.0))
+    ]
+    return pd.DataFrame(made, columns=["experiment", "setting", "seed", *boundary.Row.__dataclass_fields__])
+
+
 def inputs(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    studied = {"routing": routing_rows, "submodels": submodel_rows, "estimates": latency_rows}
+    studied = {
+        "routing": routing_rows,
+        "submodels": submodel_rows,
+        "estimates": latency_rows,
+        "boundary": boundary_rows,
+    }
     if name in studied:
         frame = studied[name]()
         return frame, summarize_study(frame, STUDIES[{"estimates": "latency"}.get(name, name)])
