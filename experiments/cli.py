@@ -1,4 +1,4 @@
-"""The command line: list, run, plot, drift, settings, data, deploy."""
+"""The command line: list, run, plot, drift, settings, data, deploy, chat, spa."""
 
 import signal
 import sys
@@ -15,14 +15,17 @@ from experiments.deploy.commands import app as deploy_app
 from experiments.deploy.identity import DeployError
 from experiments.hermetic import FlowerRunFailed
 from experiments.launch import default_workers, launch, launch_study
+from experiments.options import Changes, changes_of
 from experiments.plots import PLOTS
 from experiments.plots.drift import drift as draw_drift
 from experiments.plots.drift import shares
 from experiments.plots.style import save
 from experiments.report import markdown, show
+from experiments.spa import chat, spa_app
 from experiments.studies import FILE, STUDIES, read_study, summarize_study
 from experiments.summary import summarize, write_summary
 from fl.config import Settings, SettingsError
+from fl.privacy import epsilon
 from fl.results import ResultsError, atomic_write, csv_text, read_config, read_rounds
 from fl.world import world
 from partitions import DATASETS, DataError, Here, UnknownName, fetch, import_, lookup, where
@@ -39,14 +42,10 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Where the data sets are, and how to get them.")
 app.add_typer(data_app, name="data")
 app.add_typer(deploy_app, name="deploy")
+app.add_typer(spa_app, name="spa")
+app.command()(chat)
 console = Console()
 INTERRUPTED = 130
-Changes = Annotated[
-    list[str],
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a run-config key; may be repeated. `settings` explains them."
-    ),
-]
 OTHER = Experiment("", "", "rounds of an experiment that is not in the catalog", {}, {})
 
 
@@ -98,7 +97,7 @@ def run(
     lookup("scale", scale, dict.fromkeys(SCALES))
     engine = engine or experiment.engine
     lookup("engine", engine, dict.fromkeys(("local", "flower", "loopback")))
-    changes = _changes(set_)
+    changes = changes_of(set_)
     chosen = list(experiment.seeds)
     if seeds:
         chosen = Settings.parse({"seeds": seeds}).seed_list
@@ -126,7 +125,7 @@ def drift(
     out: Annotated[Path, typer.Option(help="Folder for drift.csv and drift.png.")] = Path("runs") / "drift",
 ) -> None:
     """Draw how data drift on devices: a share for each class or subject, step by step. Nothing is trained."""
-    chosen = Settings.parse({"devices": devices, "cohort": 1, **_changes(set_)})
+    chosen = Settings.parse({"devices": devices, "cohort": 1, **changes_of(set_)})
     here = world(chosen, chosen.seed_list[0])
     if isinstance(here, Here):
         raise SettingsError("placement = 'own' leaves data with the machines that hold them: nothing to draw here")
@@ -136,6 +135,23 @@ def drift(
     atomic_write(folder / "drift.csv", csv_text([rows.columns, *rows.itertuples(index=False, name=None)]))
     save(draw_drift(rows), folder, "drift")
     console.print(f"{folder / 'drift.csv'}\n{folder / 'drift.png'}", style="dim", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def privacy(
+    set_: Changes = [],  # noqa: B006
+    delta: Annotated[float, typer.Option(help="The guarantee may fail with this probability.")] = 1e-5,
+) -> None:
+    """Tell what noise guarantees a device, e.g. --set update-clip=1 --set update-noise=2. See docs/faults.md."""
+    chosen = Settings.parse(changes_of(set_))
+    steps = -(-chosen.rounds // chosen.rounds_per_step)
+    table = Table("a device", "updates", "importances", f"epsilon at delta = {delta:g}", box=None)
+    often = round(chosen.rounds * chosen.cohort / chosen.devices)
+    cases = {"sends one update": (1, 0), "on average": (often, steps), "in every round": (chosen.rounds, steps)}
+    for who, (updates, importances) in cases.items():
+        spent = epsilon([(chosen.update_noise, updates), (chosen.importance_noise, importances)], delta)
+        table.add_row(who, str(updates), str(importances), f"{spent:.3g}" if spent < float("inf") else "no guarantee")
+    console.print(table)
 
 
 @app.command()
@@ -175,21 +191,6 @@ def data_import(
 ) -> None:
     """Take a data set from local archives or folders."""
     console.print(f"{name}: {import_(name, files, root or None)}")
-
-
-def _changes(pairs: list[str]) -> dict[str, str]:
-    """KEY=VALUE pairs of the command line as a mapping.
-
-    Raises:
-        SettingsError: one of them has no '='.
-    """
-    changes = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise SettingsError(f"--set {pair}: write KEY=VALUE, e.g. --set rounds=50")
-        changes[key.strip()] = value.strip()
-    return changes
 
 
 def _finish(folder: Path, asked: str = "") -> None:

@@ -6,14 +6,14 @@ failure is counted and never ends a run.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from logging import INFO, WARNING
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerBase
@@ -33,6 +33,7 @@ from models.costs import Cost
 from partitions import Purpose, rng
 from strategies.base import Limits, Measure, Profile, Strategy, Task, Update, rebase, sub_sizes
 
+ABSURD = 1e6  # times the large model: nobody can spare that
 AT_ONCE = 64  # devices that are delivered their models at the same time
 MEASURES: tuple[Measure, ...] = ("delivered", "adapted")
 
@@ -44,7 +45,8 @@ class Ledger:
     devices: int = 0  # that trained
     withheld: int = 0  # of these, whose model changed too little to be uploaded
     failures: int = 0
-    refused: int = 0
+    refused: int = 0  # updates of devices that were asked
+    refused_answers: int = 0  # of a device that was not asked, or had answered, or speaks for another
     late: int = 0  # updates that came after the deadline, or are of an earlier round
     divergence: float = NAN  # of the updates
     module_divergence: float = NAN  # of the updates, in the blocks that can be cut into modules
@@ -120,6 +122,7 @@ class FlowerStrategy(FlowerBase):
         self._spent: dict[int, float] = {}  # virtual seconds of each device in this round
         self._own: dict[int, float] = {}  # of these, in this step, those that go into the model a device uses
         self._down: dict[int, int] = {}
+        self._sent: dict[int, Metadata] = {}  # the messages that answers are awaited to
 
     def saved(self) -> dict[str, Any]:
         """What must outlive a round: the method's memory, and what the devices told, hold and are at."""
@@ -166,7 +169,7 @@ class FlowerStrategy(FlowerBase):
         """Merge what is fit to be merged and arrives in time; count the rest."""
         updates: dict[int, Update] = {}
         losses, measured = [], []
-        for device, content in self._good(replies, self._tasks):
+        for device, content in self._good(replies, self._sent):
             task, byte_count = self._tasks[device], wire.size(content)
             self.ledger.bytes_up += byte_count
             try:
@@ -291,7 +294,7 @@ class FlowerStrategy(FlowerBase):
 
     def _scores(self, replies: Iterable[Message]) -> list[DeviceScore]:
         scores = []
-        for device, content in self._good(replies, self._tasks):
+        for device, content in self._good(replies, self._sent):
             try:
                 scores.append(self._score(device, wire.metrics(content)))
             except Exception as error:  # whatever a device says, it must not end the run
@@ -326,7 +329,7 @@ class FlowerStrategy(FlowerBase):
             return told is not None and (told[0] == step or self.method.asks_once)
 
         stale = [d for d in devices if not known(d)]
-        messages = []
+        messages, sent = [], {}
         for device in stale:
             content = RecordDict({wire.TASK: self._task_record(device, server_round, phase, what=self.method.asks)})
             if self.method.asks == "importance" and device not in self._equipped:
@@ -335,8 +338,9 @@ class FlowerStrategy(FlowerBase):
             self.ledger.bytes_down += byte_count
             self._spend_own(device, link_seconds(self.hardware[device], byte_count))
             messages.append(Message(content, self.fleet.nodes[device], "query", group_id=str(server_round)))
+            sent[device] = messages[-1].metadata
         answered = set()
-        for device, content in self._good(grid.send_and_receive(messages, timeout=self.settings.timeout_s), stale):
+        for device, content in self._good(grid.send_and_receive(messages, timeout=self.settings.timeout_s), sent):
             byte_count = wire.size(content)
             self.ledger.bytes_up += byte_count
             self._spend_own(device, link_seconds(self.hardware[device], byte_count))
@@ -365,8 +369,8 @@ class FlowerStrategy(FlowerBase):
         """
         whole = self.method.cloud.dense_costs.whole  # shares are of the large cloud model
         spare = np.array([told["link"], told["compute"], told["memory"]], dtype=float)
-        if not (np.isfinite(spare).all() and (spare >= 0).all()):
-            raise ValueError(f"limits {spare.tolist()} are not non-negative numbers")
+        if not ((spare >= 0) & (spare <= ABSURD)).all():
+            raise ValueError(f"limits {spare.tolist()} are not shares of the large model, 0 to {ABSURD:g}")
         limits = Limits.shares(whole, *spare)
         if self.method.asks != "importance":
             return Profile(device, limits)
@@ -488,7 +492,7 @@ class FlowerStrategy(FlowerBase):
 
     def _messages(self, tasks: Mapping[int, Task], server_round: int, kind: str, phase: int) -> list[Message]:
         packed: dict[int, ArrayRecord] = {}  # devices that are sent the same object share its packing
-        self._down = {}
+        self._down, self._sent = {}, {}
         messages = []
         for device, task in sorted(tasks.items()):
             content = RecordDict({wire.TASK: self._task_record(device, server_round, phase, task)})
@@ -498,27 +502,45 @@ class FlowerStrategy(FlowerBase):
                 content[wire.MODEL] = packed[id(task.state)]
             self._down[device] = wire.size(content)
             messages.append(Message(content, self.fleet.nodes[device], kind, group_id=str(server_round)))
+            self._sent[device] = messages[-1].metadata
         return messages
 
-    def _good(self, replies: Iterable[Message], wanted: Iterable[int]) -> list[tuple[int, RecordDict]]:
-        """(device, content) of the answers that were asked for, each once, in the order of device numbers."""
-        open_, out = set(wanted), {}
+    def _good(self, replies: Iterable[Message], sent: Mapping[int, Metadata]) -> list[tuple[int, RecordDict]]:
+        """(device, content) of the answers to the messages ``sent``, each once, in the order of device numbers."""
+        asked = {metadata.message_id: device for device, metadata in sent.items()}
+        out: dict[int, RecordDict] = {}
         for reply in replies:
+            device = asked.get(reply.metadata.reply_to_message_id)
             if reply.has_error():
-                log(
-                    WARNING,
-                    "a device failed: %s",
-                    (reply.error.reason or f"code {reply.error.code}").strip().splitlines()[-1],
-                )
-                continue
-            try:
-                device = int(wire.metrics(reply.content)["device"])  # type: ignore[arg-type]
-            except Exception as error:
-                log(WARNING, "an answer without a device: %s", error)
-                continue
-            if device in open_ and device not in out:
+                said = (reply.error.reason or f"code {reply.error.code}").strip().splitlines()[-1]
+                log(WARNING, "device %s failed: %s", device, said)
+            elif (why := self._stray(reply, device, out)) is not None:
+                self.ledger.refused_answers += 1
+                log(WARNING, "an answer of node %d refused: %s", reply.metadata.src_node_id, why)
+            else:
+                assert device is not None
                 out[device] = reply.content
+        for device in [d for d, content in out.items() if "lost" in wire.metrics(content)]:
+            log(WARNING, "device %d no longer holds what it was to go on from: it is sent anew", device)
+            self.method.lost(device)
+            self._equipped.discard(device)
+            self._profiles.pop(device, None)
+            del out[device]
         return sorted(out.items())
+
+    def _stray(self, reply: Message, device: int | None, answered: Container[int]) -> str | None:
+        """Why an answer is not one of ``device``, to whom the message was that it answers; None if it is."""
+        if device is None:
+            return "no message is open that it answers: it is of another round, or was never asked for"
+        if device in answered:
+            return f"device {device} has answered already"
+        if reply.metadata.src_node_id != self.fleet.nodes[device]:
+            return f"device {device} is at node {self.fleet.nodes[device]}"
+        try:
+            claimed = wire.metrics(reply.content)["device"]
+        except Exception as error:  # whatever a device sends, it must not end the run
+            return f"device {device} does not say who it is ({type(error).__name__}: {error})"
+        return None if claimed == device else f"device {device} speaks for device {claimed}"
 
     def _spend_own(self, device: int, seconds: float) -> None:
         self._spend(device, seconds)

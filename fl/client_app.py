@@ -11,10 +11,10 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl import wire, workloads
+from fl import poison, privacy, wire, workloads
 from fl.config import Settings
 from fl.node import Node
-from fl.store import Store
+from fl.store import NotHeld, Store
 from fl.workloads.workload import Order, SplitWorkload, Trained
 from models.axes import State
 from partitions.root import cache_folder
@@ -88,15 +88,26 @@ def query(message: Message, context: Context) -> Message:
     told: dict[str, float | list[float]] = {"device": order.device}
     profile = workloads.find(settings.workload).profile
     told |= profile(settings, order, store, with_importance=task["what"] == "importance")
+    if settings.importance_noise:
+        exact = {name: values for name, values in told.items() if name.startswith("importance.")}
+        told |= privacy.private_importance(settings, order, exact)  # type: ignore[arg-type]
     return Message(RecordDict({wire.REPORT: MetricRecord(told)}), reply_to=message)  # type: ignore[arg-type]
+
+
+def _lost(message: Message, order: Order) -> Message:
+    return Message(RecordDict({wire.REPORT: MetricRecord({"device": order.device, "lost": 1})}), reply_to=message)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Local epochs; the trained part goes back unless the device keeps it to itself or it hardly changed."""
     settings, order, store, task = _read(message, context)
-    trained = workloads.find(settings.workload).train(settings, order, store, _model(message))
-    return _trained(message, order, task, trained)
+    sent = _model(message)
+    try:
+        trained = workloads.find(settings.workload).train(settings, order, store, sent)
+    except NotHeld:
+        return _lost(message, order)
+    return _trained(message, settings, order, task, trained, sent)
 
 
 @app.train("split")
@@ -108,12 +119,14 @@ def split(message: Message, context: Context) -> Message:
     down = dict(message.content.get(wire.EDGE, {}))
     told = workload.turn(settings, order, store, int(task["steps"]), down, _model(message))  # type: ignore[arg-type]
     if isinstance(told, Trained):
-        return _trained(message, order, task, told)
+        return _trained(message, settings, order, task, told, None)
     content = RecordDict({wire.REPORT: MetricRecord({"device": order.device}), wire.EDGE: ConfigRecord(told)})  # type: ignore[arg-type]
     return Message(content, reply_to=message)
 
 
-def _trained(message: Message, order: Order, task: ConfigRecord, trained: Trained) -> Message:
+def _trained(
+    message: Message, settings: Settings, order: Order, task: ConfigRecord, trained: Trained, sent: State | None
+) -> Message:
     report: dict[str, int | float | list[int]] = {
         "device": order.device,
         "num-examples": trained.examples,
@@ -125,7 +138,14 @@ def _trained(message: Message, order: Order, task: ConfigRecord, trained: Traine
     report |= {f"trained.{measure}": value for measure, value in trained.measures.items()}
     content = RecordDict({wire.REPORT: MetricRecord(report)})  # type: ignore[arg-type]
     if task.get("upload", True) and trained.state is not None:
-        content[wire.MODEL] = wire.pack(trained.state)
+        upload = trained.state
+        if sent is not None and settings.poisoned:
+            upload = poison.spoiled(settings, order, sent, upload)
+        if settings.update_clip:
+            if sent is None:  # not: send it as it is
+                raise ValueError("an update can be noised only where the model was sent along; set update-clip = 0")
+            upload = privacy.private_update(settings, order, sent, upload)
+        content[wire.MODEL] = wire.pack(upload)
     return Message(content, reply_to=message)
 
 
@@ -133,7 +153,10 @@ def _trained(message: Message, order: Order, task: ConfigRecord, trained: Traine
 def evaluate(message: Message, context: Context) -> Message:
     """Score what was delivered, and again after local adaptation."""
     settings, order, store, _ = _read(message, context)
-    got = workloads.find(settings.workload).evaluate(settings, order, store, _model(message))
+    try:
+        got = workloads.find(settings.workload).evaluate(settings, order, store, _model(message))
+    except NotHeld:
+        return _lost(message, order)
     report = MetricRecord(
         {
             "device": order.device,

@@ -11,8 +11,10 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fl.devices import KINDS
+from fl.poison import ATTACKS, Attack
 from fl.workloads import WORKLOADS
 from models.registry import MODELS
+from models.robust import RULES, Rule
 from partitions import DATASETS, DRIFTS, PARTITIONS, Schedule
 from partitions.errors import UnknownName, lookup
 from partitions.looks import CORRUPTIONS
@@ -101,6 +103,9 @@ class Settings(BaseModel):
     vq_up: Literal["float32", "float16", "int8"] = Field("float32", description="vq: activations on the wire")
     vq_down: Literal["float32", "float16", "int8"] = Field("float16", description="vq: gradients on the wire")
     vq_lr: float = Field(0.001, gt=0, description="vq: learning rate of AdamW, on devices and (peak) in the cloud")
+    vq_labels: Literal["device", "shared"] = Field(
+        "device", description="vq: labels and loss stay on the device, or go up with the codes: half the round trips"
+    )
     split: Literal["simulated", "messages"] = Field(
         "simulated",
         description="simulated: a device trains both halves; messages: the cloud's half is in the ServerApp",
@@ -151,6 +156,21 @@ class Settings(BaseModel):
     upload_change: float = Field(
         0.0, ge=0, description="smallest relative change of the trained parameters that a device uploads"
     )
+    update_clip: float = Field(0.0, ge=0, description="norm to which a device shortens its update; 0: as it is")
+    update_noise: float = Field(
+        0.0, ge=0, description="Gaussian noise on updates, standard deviation over 2 update-clip (docs/faults.md)"
+    )
+    importance_noise: float = Field(
+        0.0, ge=0, description="Gaussian noise on importances, standard deviation over sqrt(2 x module layers)"
+    )
+    robust: Rule = Field(
+        "none", description=f"merging that poisoned updates cannot steer, per module: {', '.join(RULES)}"
+    )
+    trim: float = Field(
+        0.2, ge=0, lt=0.5, description="trimmed-mean: share of the values left out at either end, rounded up"
+    )
+    poisoned: float = Field(0.0, ge=0, le=1, description="experiment: share of the devices that send poison")
+    poison: Attack = Field("flip", description=f"experiment: what poisoned devices send: {', '.join(ATTACKS)}")
     measure_forgetting: bool = Field(
         False, description="at the end of a step also score devices on their test draw of the step before"
     )
@@ -219,6 +239,10 @@ class Settings(BaseModel):
             raise ValueError(f"limit-low = {self.limit_low} is above limit-high = {self.limit_high}")
         if 0 < self.candidates < 1:
             raise ValueError(f"candidates = {self.candidates} is less than what is activated; use 0 or at least 1")
+        if self.update_noise and not self.update_clip:
+            raise ValueError("update-noise hides an update of bounded norm only; set update-clip, e.g. 1.0")
+        if self.update_noise and self.upload_change:
+            raise ValueError("upload-change tells how much an update changed, update-noise hides it; use one of them")
         if self.top_k > self.modules:
             raise ValueError(f"top-k = {self.top_k} is more than there are modules per layer ({self.modules})")
         return self

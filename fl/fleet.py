@@ -6,7 +6,7 @@ never changes a result. In deployment a SuperNode is the device whose number its
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from logging import WARNING
 
@@ -17,6 +17,9 @@ from flwr.serverapp import Grid
 from fl import wire
 from fl.config import Settings, SettingsError
 from fl.devices import Hardware
+
+TRIES = 3  # to get to know a machine
+HELLO_S = 300.0  # patience with each of them
 
 
 @dataclass(frozen=True)
@@ -48,20 +51,16 @@ class Fleet:
             )
         if settings.placement == "shared":
             return cls({device: ids[device % len(ids)] for device in range(settings.devices)})
-        hello = [Message(RecordDict({wire.TASK: wire.task_record({"what": "hello"})}), node, "query") for node in ids]
-        found: dict[int, int] = {}
-        hardware: dict[int, Hardware] = {}
-        for reply in grid.send_and_receive(hello, timeout=settings.timeout_s):
-            try:
-                if reply.has_error():
-                    raise ValueError((reply.error.reason or f"code {reply.error.code}").strip().splitlines()[-1])
-                device, about = wire.introduced(reply.content)
-            except Exception as error:  # one machine that cannot say what it is must not keep the others from working
-                log(WARNING, "a SuperNode is left out: %s", error)
-                continue
-            if device in found:
-                raise SettingsError(f"two SuperNodes have the partition-id {device}: every device needs its own")
-            found[device], hardware[device] = reply.metadata.src_node_id, about
+        found: dict[int, tuple[int, Hardware]] = {}
+        for _ in range(TRIES):  # a message may get lost where a machine or the SuperLink is busy
+            heard = {node for node, _ in found.values()}
+            silent = [node for node in ids if node not in heard]
+            if not silent or found.keys() >= set(range(settings.devices)):
+                break
+            for node, device, hardware in _introductions(grid, silent, min(settings.timeout_s, HELLO_S)):
+                if device in found:
+                    raise SettingsError(f"two SuperNodes have the partition-id {device}: every device needs its own")
+                found[device] = node, hardware
         missing = [device for device in range(settings.devices) if device not in found]
         if missing:
             raise SettingsError(
@@ -69,4 +68,17 @@ class Fleet:
                 f"partition-id {', '.join(map(str, missing[:8]))}{' ...' if len(missing) > 8 else ''}: start them, "
                 f"set devices = {len(found)}, or use placement = 'shared' in simulation"
             )
-        return cls({device: found[device] for device in range(settings.devices)}, hardware)
+        own = {device: found[device] for device in range(settings.devices)}
+        return cls({d: node for d, (node, _) in own.items()}, {d: hardware for d, (_, hardware) in own.items()})
+
+
+def _introductions(grid: Grid, nodes: Sequence[int], timeout_s: float) -> Iterator[tuple[int, int, Hardware]]:
+    """(node, device, hardware) of the machines that answer; the others' reasons go to the log."""
+    hello = [Message(RecordDict({wire.TASK: wire.task_record({"what": "hello"})}), node, "query") for node in nodes]
+    for reply in grid.send_and_receive(hello, timeout=timeout_s):
+        try:
+            if reply.has_error():
+                raise ValueError((reply.error.reason or f"code {reply.error.code}").strip().splitlines()[-1])
+            yield reply.metadata.src_node_id, *wire.introduced(reply.content)
+        except Exception as error:  # one machine that cannot say what it is must not keep the others from working
+            log(WARNING, "a SuperNode does not say what it is: %s", error)

@@ -37,6 +37,7 @@ from partitions import Purpose, rng
 from partitions.root import cache_folder
 
 RESERVE = 0.5  # of the free memory, for the interpreter, the message and the machine's other work
+TIMED_WORKLOAD = "classify"  # whose model is timed; the device's owner must know what others do
 TIMED_S = 0.5  # of CPU time that the measurement of compute takes
 TIMED_BATCHES = 8
 NO_LIMIT = 2**62  # bytes; what a kernel without a limit says is above this
@@ -79,12 +80,16 @@ class Node(BaseModel):
         """What the machine is, for the virtual clock: as told or as measured.
 
         Raises:
-            SettingsError: nobody knows how fast its link is.
+            SettingsError: nobody knows how fast its link is, or its processor in this workload.
         """
         if not self.link_mbit_s:
             raise SettingsError(
                 "node-config lacks link-mbit-s, the Mbit/s to the SuperLink: give it, or start the SuperNode with "
                 "`python -m experiments deploy supernode`, which times it"
+            )
+        if not self.mac_per_s and settings.workload != TIMED_WORKLOAD:
+            raise SettingsError(
+                f"node-config lacks mac-per-s, which is timed for workload '{TIMED_WORKLOAD}' alone: give it"
             )
         name = self.device_class or platform.machine()
         ram_gb = self.ram_gb or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
@@ -115,18 +120,10 @@ def timed(settings: Settings) -> tuple[float, Cost]:
     A process lives for one message, so both are measured by the first one and read by all others.
     """
     model, how = architectures(settings)["dense"], recipe(settings)
-    what = [
-        settings.model,
-        settings.norm,
-        sorted(model.sizes.items()),
-        model.input_shape,
-        how.batch_size,
-        how.optimizer,
-    ]
-    digest = hashlib.sha256(json.dumps([*what, how.slots, torch.__version__, platform.node()]).encode()).hexdigest()[
-        :20
-    ]
-    path = cache_folder() / "machine" / f"{digest}.json"
+    what: list[object] = [settings.model, settings.norm, sorted(model.sizes.items()), model.input_shape]
+    what += [how.batch_size, how.optimizer, how.slots, torch.__version__, platform.node()]
+    digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()
+    path = cache_folder() / "machine" / f"{digest[:20]}.json"
     with suppress(OSError, ValueError, LookupError, TypeError):
         kept = json.loads(path.read_text(encoding="utf-8"))
         return float(kept["mac_per_s"]), Cost(*kept["whole"])

@@ -38,7 +38,7 @@ COLUMNS: dict[str, str] = {
     "step": "step of the world: data drift when it changes",
     "devices": "devices that took part in the round",
     "failures": "devices of the round that gave no usable answer",
-    "refused": "updates refused (non-finite, mis-shaped or unknown)",
+    "refused": "answers refused: not finite, mis-shaped, huge, not asked for, for another device or round",
     "withheld": "devices that trained but changed their model too little to upload it",
     "late": "updates that missed the deadline and were dropped; buffered: merged, but of an earlier round",
     "bytes_down": "bytes really sent to devices in the round, query and train, all devices together",
@@ -324,7 +324,8 @@ class ResultsWriter:
             return config
 
     def _write_config(self) -> None:
-        atomic_write(self.out / "config.toml", config_text(self._config))
+        with told(f"write '{self.out / 'config.toml'}'"):
+            atomic_write(self.out / "config.toml", config_text(self._config))
 
     def _known(self, rows: Iterable[AnyRow]) -> list[AnyRow]:
         rows = list(rows)
@@ -446,7 +447,8 @@ class _Table:
         self._file.close()
 
     def _rewrite(self, lines: list[str]) -> None:
-        atomic_write(self.path, "".join(lines))
+        with told(f"write '{self.path}'"):
+            atomic_write(self.path, "".join(lines))
         self._file = self.path.open("ab", buffering=0)  # unbuffered: one append is one write
 
 
@@ -456,7 +458,9 @@ def told(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ResultsError(f"cannot {what}: {error.strerror or error}") from error
+        raise ResultsError(
+            f"cannot {what}: {error.strerror or error}; the same command goes on when that is mended"
+        ) from error
 
 
 def _one_line(found: re.Match[str]) -> str:

@@ -101,7 +101,7 @@ def _run_method(
     def offline(stage: str, epoch: int, epochs: int) -> None:
         observe(Event("offline", seed, stage, epoch, epochs))
 
-    budget = ("devices", "cohort", "local_epochs", "adapt_epochs", "rounds_per_step", "candidates")
+    budget = ("devices", "cohort", "local_epochs", "adapt_epochs", "rounds_per_step", "candidates", "robust", "trim")
     plan = Plan(**{key: getattr(settings, key) for key in budget})
     method = STRATEGIES[name](find(settings.workload).prepare(settings, seed, offline), plan, seed)
     strategy = FlowerStrategy(method, name, settings, fleet, checkpoints.run)
@@ -161,7 +161,7 @@ def _row(strategy: FlowerStrategy, report: str, round_: int, virtual_s: float, w
         step=strategy.step(round_),
         devices=ledger.devices,
         failures=ledger.failures,
-        refused=ledger.refused,
+        refused=ledger.refused + ledger.refused_answers,
         withheld=ledger.withheld,
         late=ledger.late,
         bytes_down=ledger.bytes_down,

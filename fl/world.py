@@ -113,17 +113,17 @@ def architectures(settings: Settings) -> dict[str, Architecture]:
         raise SettingsError(str(error)) from error
 
 
-def selector(settings: Settings, seed: int | None = None) -> Selector:
+def selector(settings: Settings, seed: int | None = None, core: bool = False) -> Selector:
     """The module selector; without a seed its weights are to be loaded."""
     modular = architectures(settings)["modular"]
     layers = {layer: len(gate_columns(modular.sizes, layer)) for layer in modular.part({}).layers}
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    return Selector(modular.input_shape, layers, settings.selector_width, generator)
+    return Selector(modular.input_shape, layers, settings.selector_width, generator, core)
 
 
-def routing(settings: Settings) -> Routing:
+def routing(settings: Settings, chooser: Selector) -> Routing:
     """How gates follow from the selector."""
-    return Routing(settings.top_k, float(settings.shrink))
+    return Routing(settings.top_k, float(settings.shrink), chooser.core is not None)
 
 
 def recipe(settings: Settings) -> Recipe:

@@ -132,6 +132,9 @@ class ECLMLocal(ECLM):
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
         return {p.device: replace(self.own.get(p.device) or self.serve(p, 0), epochs=0) for p in profiles}
 
+    def lost(self, device: int) -> None:
+        self.own.pop(device, None)
+
     def saved(self) -> dict[str, Any]:
         return super().saved() | {"own": self.own}
 

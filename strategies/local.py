@@ -57,6 +57,9 @@ class LocalAdaptation(Strategy):
         own = replace(whole, state=None)
         return {p.device: own if p.device in self.equipped else whole for p in profiles}
 
+    def lost(self, device: int) -> None:
+        self.equipped.discard(device)
+
     def saved(self) -> dict[str, Any]:
         return super().saved() | {"equipped": self.equipped}
 

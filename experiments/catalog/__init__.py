@@ -10,8 +10,11 @@ from experiments.catalog.fig14 import FIG14
 from experiments.catalog.fig15 import FIG15A, FIG15B, FIG15C
 from experiments.catalog.latency import LATENCY
 from experiments.catalog.loopback import LOOPBACK
+from experiments.catalog.poison import POISON
 from experiments.catalog.quickstart import MAIN, QUICKSTART
+from experiments.catalog.spa import SPA_GATE, SPA_MODES
 from experiments.catalog.table1 import FIG7, FIG8, FIG9, TABLE1
+from experiments.catalog.text import TEXT
 from experiments.catalog.vq_e1 import VQ_E1
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -31,6 +34,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         FIG15C,
         LATENCY,
         LOOPBACK,
+        POISON,
+        TEXT,
+        SPA_MODES,
+        SPA_GATE,
         VQ_E1,
     )
 }

@@ -4,11 +4,13 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
+import click
 import tomli_w
 import typer
 from rich.console import Console
@@ -24,10 +26,10 @@ from experiments.deploy.service import (
     script,
     services,
 )
-from fl.results import atomic_write
 
 app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode="rich",
     help="""Run on real devices: a SuperLink with TLS, and a SuperNode with a key on each of them.
 
@@ -50,6 +52,7 @@ Folder = Annotated[
 ]
 HOME = Path("~/.driftfed")
 Connection = Annotated[str, typer.Option(help="Name of the connection, as in `flwr run . lab`.")]
+REFUSED = "[code: 2004]"  # what it logs if the SuperLink does not know its key
 ADMITTED = "SuperNode ID:"  # what a SuperNode logs once the SuperLink has taken it
 LOCAL = ("localhost", "127.0.0.1")  # the SuperLink's own SuperExec reaches it there
 
@@ -139,8 +142,7 @@ def write_connection(home: Path, name: str, address: str, authority: Path) -> Pa
     table = config.setdefault("superlink", {})
     table.setdefault("default", name)
     table[name] = {"address": address, "root-certificates": str(authority)}
-    home.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, tomli_w.dumps(config))
+    _write(path, tomli_w.dumps(config))
     return path
 
 
@@ -209,8 +211,8 @@ def supernode(
         raise DeployError(f"{folder / 'ca.crt'} is missing: copy it from the server")
     if not (folder / "keys" / name).is_file():
         raise DeployError(f"'{name}' has no key: run `python -m experiments deploy key {name}`, and register NAME.pub")
-    if data and not Path(data).expanduser().is_dir():
-        raise DeployError(f"{data} is not an existing folder")
+    if data and not (Path(data).expanduser() / "classes.txt").is_file():
+        raise DeployError(f"{data} is no folder of local data: it has no classes.txt, see docs/deploy.md")
     service = Service(folder / "supernodes" / name)
     if service.pid():
         _say(f"SuperNode {name}, process {service.pid()}: runs already; `deploy stop {name}` ends it")
@@ -231,15 +233,21 @@ def supernode(
     command = supernode_command(folder, service, superlink, port)
     if foreground:
         _become(service, command, memory_mb * 1_000_000)
-    service.start(command, ready=lambda log: ADMITTED in log, limit_bytes=memory_mb * 1_000_000)
+    try:
+        service.start(command, ready=lambda log: ADMITTED in log, limit_bytes=memory_mb * 1_000_000)
+    except DeployError as error:
+        if REFUSED in str(error):
+            raise DeployError(
+                f"the SuperLink refuses {name}: run `deploy register {name}.pub` on the server"
+            ) from error
+        raise
     _say(f"SuperNode {name}, process {service.pid()}: started as device {device}, {node['link-mbit-s']:.1f} Mbit/s")
 
 
 def write_node(service: Service, values: dict[str, str | int | float]) -> None:
     """The node-config of a SuperNode, without what was not given."""
-    service.folder.mkdir(parents=True, exist_ok=True)
     given = {k: v for k, v in values.items() if v or k == "partition-id"}
-    (service.folder / "node.toml").write_text(tomli_w.dumps(given), encoding="utf-8")
+    _write(service.folder / "node.toml", tomli_w.dumps(given))
 
 
 def supernode_command(folder: Path, service: Service, superlink: str, port: int) -> list[str]:
@@ -329,7 +337,15 @@ def _registered(folder: Path) -> dict[str, str]:
 
 
 def _remember(folder: Path, node: str, name: str) -> None:
-    atomic_write(folder / "registered.json", json.dumps(_registered(folder) | {node: name}, indent=1))
+    _write(folder / "registered.json", json.dumps(_registered(folder) | {node: name}, indent=1))
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a whole file or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def _quoted(word: str) -> str:
@@ -375,3 +391,18 @@ def _resolved(folder: Path) -> Path:
 
 def _say(text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def main() -> None:
+    """``python -m experiments deploy`` alone: a device need not load, on each command, what trains and draws."""
+    errors = Console(stderr=True)
+    try:
+        code = app(args=sys.argv[2:], prog_name="python -m experiments deploy", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except DeployError as error:
+        errors.print("error:", style="red", end=" ")
+        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+    sys.exit(code)

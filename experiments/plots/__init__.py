@@ -13,6 +13,7 @@ from experiments.plots.divergence import divergence
 from experiments.plots.estimates import estimates
 from experiments.plots.overview import overview
 from experiments.plots.routing import routing
+from experiments.plots.spa import spa_gate, spa_modes
 from experiments.plots.steps import steps
 from experiments.plots.submodels import submodels
 from experiments.plots.sweep import speedup, sweep
@@ -20,6 +21,8 @@ from experiments.plots.sweep import speedup, sweep
 Plot = Callable[[pd.DataFrame, pd.DataFrame], Figure]  # (rows of rounds.csv or study.csv, lines of summary.csv)
 
 PLOTS: dict[str, Plot] = {
+    "spa-modes": spa_modes,
+    "spa-gate": spa_gate,
     "overview": overview,
     "accuracy": accuracy,
     "traffic": traffic,

@@ -3,9 +3,17 @@
 from experiments.studies.boundary import BOUNDARY
 from experiments.studies.latency import LATENCY
 from experiments.studies.routing import ROUTING
+from experiments.studies.spa import SPA_GATE, SPA_MODES
 from experiments.studies.study import FILE, Study, StudyResults, read_study, summarize_study
 from experiments.studies.submodels import SUBMODELS
 
-STUDIES: dict[str, Study] = {"routing": ROUTING, "submodels": SUBMODELS, "latency": LATENCY, "boundary": BOUNDARY}
+STUDIES: dict[str, Study] = {
+    "routing": ROUTING,
+    "submodels": SUBMODELS,
+    "latency": LATENCY,
+    "spa-modes": SPA_MODES,
+    "spa-gate": SPA_GATE,
+    "boundary": BOUNDARY,
+}
 
 __all__ = ["FILE", "STUDIES", "Study", "StudyResults", "read_study", "summarize_study"]

@@ -6,6 +6,7 @@ process and overwritten in place; what belongs to a device lies in its `fl.store
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import get_args
@@ -18,7 +19,7 @@ from fl.clock import BACKWARD
 from fl.config import Settings
 from fl.devices import Shares, Table, shares
 from fl.offline import prepare as prepare  # the cloud's side
-from fl.store import Store
+from fl.store import NotHeld, Store
 from fl.workloads.workload import Order, Scored, Trained
 from fl.world import architectures, recipe, routing, selector, tensors, world
 from models.axes import FULL, Coverage, State, WeightedSum, covered_sizes, extract
@@ -74,8 +75,8 @@ def _body(settings: Settings, architecture: str, sizes: tuple[tuple[str, int], .
 
 
 @lru_cache(maxsize=4)
-def _selector(settings: Settings) -> Selector:
-    return selector(settings)
+def _selector(settings: Settings, core: bool) -> Selector:
+    return selector(settings, core=core)
 
 
 @lru_cache(maxsize=4)
@@ -88,7 +89,10 @@ def _load(settings: Settings, order: Order, store: Store, state: State | None) -
     """The part that was sent, or that the device kept; where it is to re-select, what fits of that now (ECLM 5.1)."""
     held = state if state is not None else store.load("model")
     modules = {layer: np.asarray(kept) for layer, kept in (order.held or {}).items()}
-    sizes, inside = {**architectures(settings)[order.architecture].sizes, **(order.sizes or {})}, FULL
+    whole = architectures(settings)[order.architecture].sizes
+    sizes, inside = {**whole, **(order.sizes or {})}, FULL
+    if wrong := [axis for axis, n in sizes.items() if not 0 <= n <= whole.get(axis, -1)]:
+        raise ValueError(f"a part of {sizes[wrong[0]]} {wrong[0]}: the {order.architecture} model has {whole}")
     if order.reselect:
         active = _select(settings, order, store, modules)
         inside = columns_coverage(
@@ -145,18 +149,20 @@ def class_shares(settings: Settings, order: Order) -> Tensor:
     return (own / torch.tensor(order.shares, dtype=own.dtype).clamp(min=1e-6) if len(order.shares) else own).float()
 
 
-def _logits(settings: Settings, store: Store, x: Tensor) -> list[Tensor]:
-    chooser = _selector(settings)
-    chooser.load_state_dict(store.load("selector"))
-    return chooser.logits(x)
+def _chooser(settings: Settings, store: Store) -> Selector:
+    """The selector that the device was sent."""
+    state = store.load("selector")
+    chooser = _selector(settings, core="core" in state)
+    chooser.load_state_dict(state)
+    return chooser
 
 
 def _gates(settings: Settings, order: Order, store: Store, part: Part, x: Tensor) -> list[Tensor] | None:
     """Gates (n, M_l) over the modules activated, None where every module counts 1."""
     if order.architecture != "modular":
         return None
-    how, own = routing(settings), part.modules
-    logits = _logits(settings, store, x)
+    chooser, own = _chooser(settings, store), part.modules
+    how, logits = routing(settings, chooser), chooser.logits(x)
     columns = [torch.from_numpy(own[layer]) if layer in own else slice(None) for layer in part.body.layers]
     return [how.gates(layer[:, kept]) for layer, kept in zip(logits, columns, strict=True)]
 
@@ -165,7 +171,7 @@ def _importance(settings: Settings, order: Order, store: Store) -> dict[str, np.
     """Importance of each module of a layer to the device's data (ECLM 5.1)."""
     x, _ = samples(settings, order, "train")
     layers = architectures(settings)["modular"].part({}).layers
-    scores = importance(_logits(settings, store, x))
+    scores = importance(_chooser(settings, store).logits(x))
     return {layer: values.double().numpy() for layer, values in zip(layers, scores, strict=True)}
 
 
@@ -191,8 +197,9 @@ def profile(settings: Settings, order: Order, store: Store, with_importance: boo
         found = _importance(settings, order, store)
         told |= {f"importance.{layer}": scores.tolist() for layer, scores in found.items()}
         if store.holds("held"):
-            held, macs = _content(settings, order, store)
-            told |= {f"held.{layer}": kept.tolist() for layer, kept in held.items()} | {"macs": macs}
+            with suppress(NotHeld):  # the file is torn: the device holds nothing, and gets it anew
+                held, macs = _content(settings, order, store)
+                told |= {f"held.{layer}": kept.tolist() for layer, kept in held.items()} | {"macs": macs}
     return told
 
 

@@ -94,7 +94,7 @@ def find(name: str, cache: Path, tiny_steps: int = TINY_STEPS, progress: Progres
     if name == SMOLLM2:
         folder = cache / "bases" / SMOLLM2
         if not (folder / "config.json").is_file():
-            raise DataError(f"base model '{SMOLLM2}' is not in {folder}; run: python -m experiments base fetch")
+            raise DataError(f"base model '{SMOLLM2}' is not in {folder}; run: python -m experiments spa fetch")
         return folder
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()

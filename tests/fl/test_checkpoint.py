@@ -21,7 +21,7 @@ from fl.arrivals import Arrival
 from fl.checkpoint import Checkpoints, dumps, loads
 from fl.config import Settings
 from fl.grid import LocalGrid
-from fl.results import CHECKPOINTS
+from fl.results import CHECKPOINTS, ResultsError
 from fl.run import open_results, run
 from fl.store import MOMENTS, NotHeld, Store
 from models.costs import Cost
@@ -209,6 +209,46 @@ def test_nobody_can_name_a_folder_elsewhere(name: str, tmp_path: Path) -> None:
     for run_, method in ((name, "la"), ("1", name)):
         with pytest.raises(ValueError, match="no name of a run or a method"):
             Store.of(tmp_path, run_, method, 0, 5, 4)
+
+
+def test_a_disk_that_fills_at_any_write_leaves_what_can_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The n-th life finds the disk full at its n-th write, until one finds room for all."""
+    settings = Settings.parse({**TINY, "strategies": "la", "rounds": 2, "state-root": str(tmp_path / "devices")})
+    assert not killed(settings, tmp_path / "whole", set(range(100)))
+    real, writes, lives = os.fsync, 0, 0
+
+    def fsync(file: int) -> None:
+        nonlocal writes
+        writes += 1
+        if writes == lives:
+            raise OSError(28, "No space left on device")
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    full = True
+    while full:
+        writes, lives = 0, lives + 1
+        try:
+            full = killed(settings, tmp_path / "full", set(range(100)))
+        except ResultsError as error:
+            assert re.fullmatch(r"cannot .*: No space left on device; the same command goes on when .*", str(error))
+            assert not list(tmp_path.rglob("*.tmp"))
+            for path in (tmp_path / "full").glob("*.csv"):
+                assert path.read_bytes().endswith(b"\n")
+    assert lives > 5 and files(tmp_path / "full") == files(tmp_path / "whole")
+
+
+def test_a_device_whose_disk_is_full_keeps_what_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store.of(tmp_path, "1", "la", 0, 5, 4).save("model", {"w": torch.ones(1)})
+
+    def full(state: dict, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fl.store.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        Store.of(tmp_path, "1", "la", 0, 5, 8).save("model", {"w": torch.zeros(1)})
+    assert Store.of(tmp_path, "1", "la", 0, 5, 8).load("model")["w"] == 1 and not list(tmp_path.rglob("*.tmp"))
 
 
 def test_a_command_that_is_killed_goes_on_to_the_same_csv(tmp_path: Path) -> None:

@@ -165,6 +165,8 @@ def test_a_node_config_that_is_wrong_is_one_sentence() -> None:
         Node.parse({"limit-memory": 0})
     with pytest.raises(SettingsError, match="lacks link-mbit-s"):
         Node.parse({"partition-id": 3}).hardware(Settings())
+    with pytest.raises(SettingsError, match="lacks mac-per-s"):
+        Node.parse({"link-mbit-s": 3}).hardware(Settings.parse({"workload": "vq", "dataset": "questions"}))
     assert Node.parse({"num-partitions": 4, "partition-id": 3}).partition_id == 3
 
 
@@ -183,6 +185,24 @@ def test_missing_machines_are_named() -> None:
         pytest.raises(SettingsError, match="two SuperN"),
     ):
         Fleet.find(grid, settings, wait_s=0.5)
+
+
+def test_a_machine_whose_message_got_lost_is_asked_again() -> None:
+    settings = Settings.parse({**SMALL, "placement": "own"})
+    known, asked = as_drawn(settings), []
+
+    class Losing(Machines):
+        def send_and_receive(self, messages, *, timeout=None):
+            messages = list(messages)
+            asked.append([message.metadata.dst_node_id for message in messages])
+            answered = super().send_and_receive(messages, timeout=timeout)
+            return [reply for reply in answered if reply.metadata.src_node_id != 2 or len(asked) == 2]
+
+    with Losing(settings, known) as grid:
+        fleet = Fleet.find(grid, settings)
+    assert fleet.nodes == {device: 5 - device for device in range(6)}
+    assert fleet.hardware == {device: Table.of("phones").draw(1, device) for device in range(6)}
+    assert asked == [[0, 1, 2, 3, 4, 5], [2]]
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
