@@ -74,7 +74,9 @@ def launch_study(study: Study, settings: Sequence[Settings], out: Path, overwrit
     Raises:
         SettingsError, DataError, ResultsError: before anything starts.
     """
-    _check(settings)
+    for s in settings:
+        for seed in s.seed_list:
+            study.check(s, seed)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the rounds: the cloud models are the same ones
     runs = [(s, seed) for s in settings for seed in s.seed_list]

@@ -86,10 +86,14 @@ class Settings(BaseModel):
     selector_width: int = Field(16, ge=4, description="width of the selector's embedding")
 
     # The split model of workload vq
+    vq_preset: Literal["tiny", "minilm"] = Field(
+        "tiny", description="vq: tiny: from scratch; minilm: pretrained, only in the study vq-e1"
+    )
     vq_codes: int = Field(64, ge=0, description="vq: K, vectors per codebook; 0: activations cross the cut")
     vq_groups: int = Field(8, ge=1, description="vq: m, codes per position")
     vq_hidden: int = Field(128, ge=4, multiple_of=4, description="vq: width of both halves")
-    vq_width: int = Field(64, ge=1, description="vq: numbers per position that the codes stand for")
+    vq_residual: bool = Field(False, description="vq: codes follow one another (residual), only in the study vq-e1")
+    vq_width: int = Field(64, ge=0, description="vq: numbers per position that codes stand for; 0: all, unprojected")
     vq_pool: int = Field(1, ge=1, le=4, description="vq: tokens per position: 1, 2 or 4")
     vq_beta: float = Field(0.25, ge=0, description="vq: weight of the commitment loss")
     vq_decay: float = Field(0.9, ge=0, lt=1, description="vq: what a round leaves of the codebook's statistics")

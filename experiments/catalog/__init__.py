@@ -15,6 +15,7 @@ from experiments.catalog.quickstart import MAIN, QUICKSTART
 from experiments.catalog.spa import SPA_GATE, SPA_MODES
 from experiments.catalog.table1 import FIG7, FIG8, FIG9, TABLE1
 from experiments.catalog.text import TEXT
+from experiments.catalog.vq_e1 import VQ_E1
 
 EXPERIMENTS: dict[str, Experiment] = {
     e.name: e
@@ -37,6 +38,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         TEXT,
         SPA_MODES,
         SPA_GATE,
+        VQ_E1,
     )
 }
 VIEWS: dict[str, View] = {v.name: v for v in (FIG7, FIG8, FIG9, FIG11)}
