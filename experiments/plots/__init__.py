@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from experiments.plots.accuracy import accuracy
 from experiments.plots.adaptation import adaptation
+from experiments.plots.boundary import boundary
 from experiments.plots.costs import latency, memory, traffic
 from experiments.plots.divergence import divergence
 from experiments.plots.estimates import estimates
@@ -35,6 +36,7 @@ PLOTS: dict[str, Plot] = {
     "routing": routing,
     "submodels": submodels,
     "estimates": estimates,
+    "boundary": boundary,
 }
 
 __all__ = ["PLOTS", "Plot"]

@@ -1,5 +1,6 @@
 """Studies: experiments without rounds. A new one is a file here and a line in ``STUDIES``."""
 
+from experiments.studies.boundary import BOUNDARY
 from experiments.studies.latency import LATENCY
 from experiments.studies.routing import ROUTING
 from experiments.studies.spa import SPA_GATE, SPA_MODES
@@ -12,6 +13,7 @@ STUDIES: dict[str, Study] = {
     "latency": LATENCY,
     "spa-modes": SPA_MODES,
     "spa-gate": SPA_GATE,
+    "boundary": BOUNDARY,
 }
 
 __all__ = ["FILE", "STUDIES", "Study", "StudyResults", "read_study", "summarize_study"]

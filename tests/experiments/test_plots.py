@@ -12,7 +12,7 @@ from experiments.plots.drift import drift
 from experiments.plots.overview import overview
 from experiments.plots.steps import steps
 from experiments.plots.style import FAMILIES, looks, save
-from experiments.studies import STUDIES, latency, routing, spa, submodels, summarize_study
+from experiments.studies import STUDIES, boundary, latency, routing, spa, submodels, summarize_study
 from experiments.summary import summarize
 from fl.results import Row
 
@@ -171,6 +171,17 @@ def latency_rows() -> pd.DataFrame:
     return pd.DataFrame(made, columns=["experiment", "setting", "seed", *latency.Row.__dataclass_fields__])
 
 
+def boundary_rows() -> pd.DataFrame:
+    """Activations and codes, unpooled and pooled by 4, of two seeds one point apart."""
+    made = []
+    for seed in (1, 2):
+        for p in (1, 4):
+            for kind, at, up in (("float32", 0.8, 4000.0 / p), ("codes", 0.7, 40.0 / p)):
+                scores = (at + 0.01 * seed, 1.0, up, 16.0, up, up, 8.0, 5.0)
+                made.append(("toy", f"p={p} {kind}", seed, kind, p, 16, 4, *scores, 9, 9))
+    return pd.DataFrame(made, columns=["experiment", "setting", "seed", *boundary.Row.__dataclass_fields__])
+
+
 def spa_rows(row: type) -> pd.DataFrame:
     """Two seeds of two variants, or of a threshold's curve, two prices of a fit, an oracle and a capped gate."""
     if row is spa.ModeRow:
@@ -186,6 +197,7 @@ def spa_rows(row: type) -> pd.DataFrame:
 
 def inputs(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     studied = {"routing": routing_rows, "submodels": submodel_rows, "estimates": latency_rows}
+    studied |= {"boundary": boundary_rows}
     studied |= {"spa-modes": lambda: spa_rows(spa.ModeRow), "spa-gate": lambda: spa_rows(spa.GateRow)}
     if name in studied:
         frame = studied[name]()
