@@ -81,7 +81,7 @@ class SplitGrid(Grid):
 
     def _exchange(self, messages: list[Message], timeout: float | None) -> list[Message | None]:
         """The answer to each message, None if there was none in time; asked for far more often than Flower does."""
-        numbers, heard = list(self.inner.push_messages(messages)), {}
+        numbers, heard = list(self.inner.push_messages(messages)), dict[str, Message]()
         waiting, end = set(numbers), time.monotonic() + (math.inf if timeout is None else timeout)
         while True:
             heard |= {answer.metadata.reply_to_message_id: answer for answer in self.inner.pull_messages(waiting)}

@@ -62,6 +62,10 @@ def architecture(settings: Settings) -> Architecture:
     texts = dataset(settings)
     if not texts.text:
         raise SettingsError(f"workload = 'vq' needs text, {texts.name} holds none: choose e.g. dataset = 'questions'")
+    if settings.vq_preset != "tiny" or settings.vq_residual:
+        raise SettingsError(
+            "workload 'vq' trains vq-preset = 'tiny' with vq-residual = false; the study vq-e1 has others"
+        )
     try:
         shape = Shape(
             settings.vocabulary,
