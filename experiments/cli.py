@@ -14,19 +14,23 @@ from experiments.catalog import EXPERIMENTS, SCALES, VIEWS, Experiment, View
 from experiments.deploy.commands import app as deploy_app
 from experiments.deploy.identity import DeployError
 from experiments.hermetic import FlowerRunFailed
-from experiments.launch import ENGINES, launch, launch_study
+from experiments.launch import ENGINES, launch, launch_study, progress_bar
 from experiments.options import Changes, changes_of
 from experiments.plots import PLOTS
 from experiments.plots.drift import drift as draw_drift
 from experiments.plots.drift import shares
 from experiments.plots.style import save
 from experiments.report import markdown, show
+from experiments.soak import Load
+from experiments.soak import soak as endure
 from experiments.spa import chat, spa_app
 from experiments.studies import FILE, STUDIES, read_study, summarize_study
 from experiments.summary import summarize, write_summary
 from fl.config import Settings, SettingsError
 from fl.engines.crew import EngineFailed
+from fl.privacy import epsilon
 from fl.results import ResultsError, atomic_write, csv_text, read_config, read_rounds
+from fl.run import Event
 from fl.world import world
 from partitions import DATASETS, DataError, Here, UnknownName, fetch, import_, lookup, where
 
@@ -138,6 +142,47 @@ def drift(
     atomic_write(folder / "drift.csv", csv_text([rows.columns, *rows.itertuples(index=False, name=None)]))
     save(draw_drift(rows), folder, "drift")
     console.print(f"{folder / 'drift.csv'}\n{folder / 'drift.png'}", style="dim", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def soak(
+    devices: Annotated[int, typer.Option(help="Virtual devices.", min=2)] = 500,
+    rounds: Annotated[int, typer.Option(help="Rounds of each method.", min=4)] = 300,
+    faults: Annotated[float, typer.Option(help="Share of the answers that are spoiled.", min=0, max=1)] = 0.2,
+    workers: Annotated[int, typer.Option(help="Processes that stand in for devices.", min=1)] = 1,
+    out: Annotated[Path, typer.Option(help="Results folder; it is started anew.")] = Path("runs") / "soak",
+) -> None:
+    """Endure: many rounds while devices fail and lie and the cloud breaks down; nothing may pile up or get lost."""
+    with progress_bar(console, "rounds") as progress:
+        task = progress.add_task("starting", total=3 * rounds)
+
+        def tell(event: Event, load: Load) -> None:
+            progress.update(task, advance=1, description=f"{event.what}  {load.bytes / 1e6:.0f} MB, {load.files} files")
+
+        got = endure(devices, rounds, faults, workers, out.expanduser().absolute(), tell)
+    table = Table("method", "MB early", "MB late", "open files", box=None)
+    for method, loads in got.loads.items():
+        early, late = loads[len(loads) // 4], loads[-1]
+        table.add_row(method, f"{early.bytes / 1e6:.0f}", f"{late.bytes / 1e6:.0f}", str(late.files))
+    console.print(table)
+    console.print(f"endured {got.faults.total()} faults and {got.breakdowns} breakdowns of the cloud", dict(got.faults))
+
+
+@app.command()
+def privacy(
+    set_: Changes = [],  # noqa: B006
+    delta: Annotated[float, typer.Option(help="The guarantee may fail with this probability.")] = 1e-5,
+) -> None:
+    """Tell what noise guarantees a device, e.g. --set update-clip=1 --set update-noise=2. See docs/faults.md."""
+    chosen = Settings.parse(changes_of(set_))
+    steps = -(-chosen.rounds // chosen.rounds_per_step)
+    table = Table("a device", "updates", "importances", f"epsilon at delta = {delta:g}", box=None)
+    often = round(chosen.rounds * chosen.cohort / chosen.devices)
+    cases = {"sends one update": (1, 0), "on average": (often, steps), "in every round": (chosen.rounds, steps)}
+    for who, (updates, importances) in cases.items():
+        spent = epsilon([(chosen.update_noise, updates), (chosen.importance_noise, importances)], delta)
+        table.add_row(who, str(updates), str(importances), f"{spent:.3g}" if spent < float("inf") else "no guarantee")
+    console.print(table)
 
 
 @app.command()

@@ -74,12 +74,14 @@ def launch_study(study: Study, settings: Sequence[Settings], out: Path, overwrit
     Raises:
         SettingsError, DataError, ResultsError: before anything starts.
     """
-    _check(settings)
+    for s in settings:
+        for seed in s.seed_list:
+            study.check(s, seed)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the rounds: the cloud models are the same ones
     runs = [(s, seed) for s in settings for seed in s.seed_list]
     try:
-        with StudyResults(out, study, settings, overwrite) as results, _bar(console, "settings") as progress:
+        with StudyResults(out, study, settings, overwrite) as results, progress_bar(console, "settings") as progress:
             bar = progress.add_task("starting", total=len(runs))
             for at, (s, seed) in enumerate(runs):
                 where = f"{s.setting}  seed {seed}"
@@ -103,7 +105,7 @@ def _check(settings: Sequence[Settings]) -> None:
             find(s.workload).prepare(s, seed)
 
 
-def _bar(console: Console, unit: str) -> Progress:
+def progress_bar(console: Console, unit: str) -> Progress:
     """A bar with the time that is left, counting in ``unit``."""
     columns = (
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
@@ -170,7 +172,7 @@ def _progress(settings: Sequence[Settings], console: Console) -> Iterator[Observ
     """A bar over all rounds of all runs, with the time that is left and the latest scores."""
     total = sum(s.rounds * len(s.methods) * len(s.seed_list) for s in settings)
     done: dict[tuple[str, int, str], int] = {}
-    with _bar(console, "rounds") as progress:
+    with progress_bar(console, "rounds") as progress:
         bar: TaskID = progress.add_task("starting", total=total)
 
         def observe(setting: str, event: Event) -> None:

@@ -51,6 +51,18 @@ def test_all_engines_write_the_same_csv(tmp_path: Path) -> None:
     assert len(tables["one"]) == 2 * 11
 
 
+def test_text_really_split_under_flower_gives_what_is_simulated_locally(tmp_path: Path) -> None:
+    """The two halves in processes of their own, codes on the wire, on text that ships: no network, no download."""
+    words = "run", "text", "--scale", "smoke", "--settings", "codes", "--set", "strategies=fedavg"
+    for name, options in {"split": ("--engine", "flower", "--set", "split=messages"), "simulated": ()}.items():
+        done = experiments(*words, "--out", str(tmp_path / name), *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+    split, simulated = (without_clock(tmp_path / name / "rounds.csv") for name in ("split", "simulated"))
+    assert split == simulated and len(split) == 1 + 2 * 2
+    measures = [(tmp_path / name / "measures.csv").read_bytes() for name in ("split", "simulated")]
+    assert measures[0] == measures[1]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
