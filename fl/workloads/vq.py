@@ -93,10 +93,9 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
     masking = [name for name in settings.methods if getattr(STRATEGIES[name], "masked", "none") != "none"]
     if masking and settings.vq_labels == "shared":
         raise SettingsError(f"strategy '{masking[0]}' changes the loss on the device: use vq-labels = 'device'")
-    if settings.upload_change and settings.split == "messages":
-        raise SettingsError(
-            "upload-change withholds whole models, of which split = 'messages' sends parts: set it to 0"
-        )
+    if settings.split == "messages" and (settings.upload_change or settings.update_clip):
+        key = "upload-change" if settings.upload_change else "update-clip"
+        raise SettingsError(f"{key} looks at whole models, split = 'messages' sends parts: set it to 0")
     if not settings.dense_epochs:
         raise SettingsError(
             "dense-epochs = 0: workload 'vq' needs at least 1, for its codebook starts from trained states"
