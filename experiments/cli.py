@@ -14,19 +14,23 @@ from experiments.catalog import EXPERIMENTS, SCALES, VIEWS, Experiment, View
 from experiments.deploy.commands import app as deploy_app
 from experiments.deploy.identity import DeployError
 from experiments.hermetic import FlowerRunFailed
-from experiments.launch import default_workers, launch, launch_study
+from experiments.launch import ENGINES, launch, launch_study, progress_bar
 from experiments.options import Changes, changes_of
 from experiments.plots import PLOTS
 from experiments.plots.drift import drift as draw_drift
 from experiments.plots.drift import shares
 from experiments.plots.style import save
 from experiments.report import markdown, show
+from experiments.soak import Load
+from experiments.soak import soak as endure
 from experiments.spa import chat, spa_app
 from experiments.studies import FILE, STUDIES, read_study, summarize_study
 from experiments.summary import summarize, write_summary
 from fl.config import Settings, SettingsError
+from fl.engines.crew import EngineFailed
 from fl.privacy import epsilon
 from fl.results import ResultsError, atomic_write, csv_text, read_config, read_rounds
+from fl.run import Event
 from fl.world import world
 from partitions import DATASETS, DataError, Here, UnknownName, fetch, import_, lookup, where
 
@@ -74,11 +78,14 @@ def run(
     engine: Annotated[
         str,
         typer.Option(
-            help="local: in process; flower: a real `flwr run` simulation on Ray; loopback: a SuperNode per device, "
-            "deployed on this machine; by default the experiment's own, mostly local."
+            help="local: processes here; ray: our actors on Ray; flower: a real `flwr run` simulation; loopback: a "
+            "SuperNode per device, deployed on this machine; by default the experiment's own, mostly local."
         ),
     ] = "",
     workers: Annotated[int, typer.Option(help="Processes that stand in for devices; 0: one per core.")] = 0,
+    ray_address: Annotated[
+        str, typer.Option(help="Of a Ray cluster, HOST:PORT or auto, for --engine ray; by default this machine alone.")
+    ] = "",
     settings_: Annotated[
         str, typer.Option("--settings", help="Only settings whose name holds one of these words, e.g. cifar10,m=2.")
     ] = "",
@@ -96,7 +103,7 @@ def run(
     experiment = EXPERIMENTS[asked.of] if isinstance(asked, View) else asked
     lookup("scale", scale, dict.fromkeys(SCALES))
     engine = engine or experiment.engine
-    lookup("engine", engine, dict.fromkeys(("local", "flower", "loopback")))
+    lookup("engine", engine, ENGINES)
     changes = changes_of(set_)
     chosen = list(experiment.seeds)
     if seeds:
@@ -107,7 +114,7 @@ def run(
     if experiment.study:
         launch_study(STUDIES[experiment.study], settings, folder, overwrite, console)
     else:
-        launch(settings, engine, workers or default_workers(), folder, overwrite, console)  # type: ignore[arg-type]
+        launch(settings, engine, workers, ray_address, folder, overwrite, console)
     _finish(folder, asked.name)
 
 
@@ -135,6 +142,30 @@ def drift(
     atomic_write(folder / "drift.csv", csv_text([rows.columns, *rows.itertuples(index=False, name=None)]))
     save(draw_drift(rows), folder, "drift")
     console.print(f"{folder / 'drift.csv'}\n{folder / 'drift.png'}", style="dim", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def soak(
+    devices: Annotated[int, typer.Option(help="Virtual devices.", min=2)] = 500,
+    rounds: Annotated[int, typer.Option(help="Rounds of each method.", min=4)] = 300,
+    faults: Annotated[float, typer.Option(help="Share of the answers that are spoiled.", min=0, max=1)] = 0.2,
+    workers: Annotated[int, typer.Option(help="Processes that stand in for devices.", min=1)] = 1,
+    out: Annotated[Path, typer.Option(help="Results folder; it is started anew.")] = Path("runs") / "soak",
+) -> None:
+    """Endure: many rounds while devices fail and lie and the cloud breaks down; nothing may pile up or get lost."""
+    with progress_bar(console, "rounds") as progress:
+        task = progress.add_task("starting", total=3 * rounds)
+
+        def tell(event: Event, load: Load) -> None:
+            progress.update(task, advance=1, description=f"{event.what}  {load.bytes / 1e6:.0f} MB, {load.files} files")
+
+        got = endure(devices, rounds, faults, workers, out.expanduser().absolute(), tell)
+    table = Table("method", "MB early", "MB late", "open files", box=None)
+    for method, loads in got.loads.items():
+        early, late = loads[len(loads) // 4], loads[-1]
+        table.add_row(method, f"{early.bytes / 1e6:.0f}", f"{late.bytes / 1e6:.0f}", str(late.files))
+    console.print(table)
+    console.print(f"endured {got.faults.total()} faults and {got.breakdowns} breakdowns of the cloud", dict(got.faults))
 
 
 @app.command()
@@ -229,7 +260,7 @@ def main() -> None:
     except click.ClickException as error:  # wrong options: click's own words
         error.show()
         sys.exit(error.exit_code)
-    except (SettingsError, DataError, ResultsError, UnknownName, FlowerRunFailed, DeployError) as error:
+    except (SettingsError, DataError, ResultsError, UnknownName, FlowerRunFailed, DeployError, EngineFailed) as error:
         errors.print("error:", style="red", end=" ")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

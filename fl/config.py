@@ -136,7 +136,8 @@ class Settings(BaseModel):
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty")
     clip: float = Field(1.0, ge=0, description="largest gradient norm on devices; 0: none")
-    eval_every: int = Field(5, ge=1, description="score all devices every so many rounds, and at the end of each step")
+    eval_every: int = Field(5, ge=1, description="score devices every so many rounds, and at the end of each step")
+    eval_devices: int = Field(0, ge=0, description="devices that are scored, the same ones each time; 0: all")
     aggregation: Literal["synchronous", "buffered"] = Field(
         "synchronous", description="synchronous: a round waits for all; buffered: until the buffer is full (FedBuff)"
     )
@@ -173,6 +174,9 @@ class Settings(BaseModel):
     poison: Attack = Field("flip", description=f"experiment: what poisoned devices send: {', '.join(ATTACKS)}")
     measure_forgetting: bool = Field(
         False, description="at the end of a step also score devices on their test draw of the step before"
+    )
+    measure_divergence: bool = Field(
+        True, description="measure how far the updates of a round disagree; takes two more sums of the model's size"
     )
     timeout_s: float = Field(600.0, gt=0, description="longest wait for the answers of a round, seconds")
 
@@ -233,6 +237,8 @@ class Settings(BaseModel):
             raise ValueError(f"samples-min = {self.samples_min} is above samples-max = {self.samples_max}")
         if self.cohort > self.devices:
             raise ValueError(f"cohort = {self.cohort} is more than there are devices ({self.devices})")
+        if self.eval_devices > self.devices:
+            raise ValueError(f"eval-devices = {self.eval_devices} is more than there are devices ({self.devices})")
         if self.aggregation == "buffered" and self.buffer > self.cohort:
             raise ValueError(f"buffer = {self.buffer} would never fill with {self.cohort} devices at work (cohort)")
         if self.limit_low > self.limit_high:

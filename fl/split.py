@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from uuid import uuid4
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
@@ -80,7 +81,7 @@ class SplitGrid(Grid):
 
     def _exchange(self, messages: list[Message], timeout: float | None) -> list[Message | None]:
         """The answer to each message, None if there was none in time; asked for far more often than Flower does."""
-        numbers, heard = list(self.inner.push_messages(messages)), {}
+        numbers, heard = list(self.inner.push_messages(messages)), dict[str, Message]()
         waiting, end = set(numbers), time.monotonic() + (math.inf if timeout is None else timeout)
         while True:
             heard |= {answer.metadata.reply_to_message_id: answer for answer in self.inner.pull_messages(waiting)}
@@ -92,6 +93,7 @@ class SplitGrid(Grid):
     def _open(self, message: Message) -> Talk:
         task, model = message.content[wire.TASK], message.content[wire.MODEL]
         assert isinstance(task, ConfigRecord) and isinstance(model, ArrayRecord)
+        message.metadata.__dict__["_message_id"] = uuid4().hex  # it is never pushed, but the last reply answers it
         device, seed, round_, step, epochs = (int(task[key]) for key in ADDRESS)  # type: ignore[arg-type]
         order = Order(device, seed, round_, step, epochs=epochs)
         replica = self.workload.replica(self.settings, order, wire.unpack(model))
@@ -108,7 +110,7 @@ class SplitGrid(Grid):
     def _answered(self, talk: Talk, answer: Message) -> Message | None:
         """The last reply of a conversation; None if the device has another turn."""
         if answer.has_error():
-            return answer
+            return Message(answer.error, reply_to=talk.message)
         try:
             if wire.EDGE in answer.content:
                 down = talk.replica.turn(dict(answer.content[wire.EDGE]))  # type: ignore[arg-type]
@@ -118,8 +120,8 @@ class SplitGrid(Grid):
             report, model = wire.metrics(answer.content), answer.content[wire.MODEL]
             more = talk.replica.measures(int(report["num-examples"]))  # type: ignore[arg-type]
             report.update({f"trained.{name}": value for name, value in more.items()})
-            answer.content[wire.MODEL] = wire.pack(talk.replica.whole(wire.unpack(model)))  # type: ignore[arg-type]
-            return answer
+            whole = wire.pack(talk.replica.whole(wire.unpack(model)))  # type: ignore[arg-type]
+            return Message(RecordDict({wire.REPORT: report, wire.MODEL: whole}), reply_to=talk.message)
         except Exception:  # whatever a device sends, it must not end the run
             return Message(Error(REFUSED, traceback.format_exc(limit=-3)), reply_to=talk.message)
 

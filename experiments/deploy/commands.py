@@ -6,7 +6,9 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated
 
@@ -53,6 +55,18 @@ Folder = Annotated[
 HOME = Path("~/.driftfed")
 Connection = Annotated[str, typer.Option(help="Name of the connection, as in `flwr run . lab`.")]
 REFUSED = "[code: 2004]"  # what it logs if the SuperLink does not know its key
+MARK = "=== "  # before what is said about each key
+REGISTER = f"""
+import sys
+from flwr.cli.app import app  # the command `flwr`: once for all keys, since it takes a second to start
+
+for path in sys.argv[2:]:
+    print({MARK!r}, flush=True)
+    try:
+        app(["supernode", "register", path, sys.argv[1], "--format", "json"], standalone_mode=False)
+    except (Exception, SystemExit) as error:
+        print(error, flush=True)
+"""
 ADMITTED = "SuperNode ID:"  # what a SuperNode logs once the SuperLink has taken it
 LOCAL = ("localhost", "127.0.0.1")  # the SuperLink's own SuperExec reaches it there
 
@@ -156,28 +170,28 @@ def register(
 ) -> None:
     """Admit SuperNodes to the SuperLink by their public keys. It refuses all others."""
     folder = _resolved(folder)
-    for public in keys:
-        path = public if public.is_file() else folder / "keys" / f"{public.stem}.pub"
+    paths = [public if public.is_file() else folder / "keys" / f"{public.stem}.pub" for public in keys]
+    for public, path in zip(keys, paths, strict=True):
         if not path.is_file():
             raise DeployError(f"{public} is no public key: `deploy key NAME` on the device makes NAME.pub")
-        node = admit(path, connection)
+    for path, node in admit(paths, connection):
         if node:
             _remember(folder, node, path.stem)
         _say(f"{path.stem}: {f'registered, node {node}' if node else 'was registered already'}")
 
 
-def admit(public: Path, connection: str, env: dict[str, str] | None = None) -> str:
-    """Register a public key; returns its node id, or nothing if the SuperLink knew it.
+def admit(keys: Sequence[Path], connection: str, env: Mapping[str, str] | None = None) -> Iterator[tuple[Path, str]]:
+    """Register public keys; yields each with its node id, or with nothing if the SuperLink knew it.
 
     Raises:
-        DeployError: the SuperLink did not take it, in Flower's words.
+        DeployError: the SuperLink did not take one, in Flower's words.
     """
-    said = _flwr("supernode", "register", str(public), connection, "--name", public.stem, "--format", "json", env=env)
-    if found := re.search(r'"node-id": "?(\d+)', said):
-        return found[1]
-    if "already in use" in said:
-        return ""
-    raise DeployError(f"{public} was not registered: {said.strip() or 'no answer'}")
+    said = _run([sys.executable, "-c", REGISTER, connection, *map(str, keys)], env).split(MARK)[1:]
+    for path, words in zip_longest(keys, said, fillvalue=""):
+        found = re.search(r'"node-id": "?(\d+)', words)
+        if not found and "already in use" not in words:
+            raise DeployError(f"{path} was not registered: {words.strip() or 'no answer'}")
+        yield Path(path), found[1] if found else ""
 
 
 @app.command()
@@ -277,13 +291,13 @@ def status(connection: Connection = "lab", folder: Folder = HOME) -> None:
         _say(f"no connection '{connection}' here: `deploy connect HOST:PORT` makes it")
 
 
-def listed(connection: str, env: dict[str, str] | None = None) -> list[dict[str, str]]:
+def listed(connection: str) -> list[dict[str, str]]:
     """The SuperNodes that a SuperLink knows: 'node-id', 'status' and since when.
 
     Raises:
         DeployError: it does not answer, in Flower's words.
     """
-    said = _flwr("supernode", "ls", connection, "--format", "json", env=env)
+    said = _flwr("supernode", "ls", connection, "--format", "json")
     try:
         nodes: list[dict[str, str]] = json.loads(said)["nodes"]
     except (ValueError, LookupError, TypeError):
@@ -363,15 +377,22 @@ def _become(service: Service, command: list[str], limit_bytes: int = 0) -> None:
     os.execve(script(command[0]), command, environment(service.folder))
 
 
-def _flwr(*arguments: str, env: dict[str, str] | None = None) -> str:
+def _flwr(*arguments: str) -> str:
+    return _run([script("flwr"), *arguments])
+
+
+def _run(command: Sequence[str], env: Mapping[str, str] | None = None) -> str:
+    """All that a command of Flower's says."""
+    quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "PYTHONUNBUFFERED": "1"}
     done = subprocess.run(
-        [script("flwr"), *arguments],
-        env={**os.environ, "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", **(env or {})},
-        capture_output=True,
+        command,
+        env={**os.environ, **quiet, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         check=False,
     )
-    return done.stdout + done.stderr
+    return done.stdout
 
 
 def _flower_home() -> Path:

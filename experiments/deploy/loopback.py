@@ -9,7 +9,6 @@ clock. What is not enforced is the class's speed: `virtual_s` accounts for it.
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +30,7 @@ from fl.config import Settings
 from fl.devices import Table, shares
 
 AT_ONCE = 4  # SuperNodes that start together: more would wait for each other and give up
-PATIENCE_S = 300.0  # with these
+PATIENCE_S = 600.0  # with these
 
 RunConfig = Mapping[str, str | int | float | bool]
 
@@ -42,7 +41,7 @@ def loopback_run(
     """Run the app in ``project`` on a deployment of its own, one seed after the other.
 
     Args:
-        run_config: of the simulation; ``workers`` is how many keys are registered at the same time.
+        run_config: of the simulation; ``workers`` belongs to the simulation too, here every device is a process.
 
     Raises:
         DeployError: the deployment did not get up.
@@ -51,7 +50,7 @@ def loopback_run(
     say = on_line or (lambda line: None)
     settings = Settings.parse(run_config)
     for seed in settings.seed_list:
-        with deployment(settings, seed, workers, say) as site:
+        with deployment(settings, seed, say) as site:
             own = {"seeds": str(seed), "placement": "own", "state-root": str(site.folder / "devices")}
             submit(site.group, project, {**run_config, **own}, on_line=on_line)
 
@@ -74,14 +73,14 @@ class Site:
         self.group.start(
             *command,
             output=log,
-            env={"FLWR_HOME": str(service.folder / "home"), "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5"},
+            env={"FLWR_HOME": str(service.folder / "home"), "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "2"},
             before=partial(_confine, memory_gb, core),
         )
         return log
 
 
 @contextmanager
-def deployment(settings: Settings, seed: int, workers: int, say: Callable[[str], None]) -> Iterator[Site]:
+def deployment(settings: Settings, seed: int, say: Callable[[str], None]) -> Iterator[Site]:
     """A SuperLink and a SuperNode for each device of the settings; all of it ends with the block, or with us.
 
     Raises:
@@ -94,8 +93,7 @@ def deployment(settings: Settings, seed: int, workers: int, say: Callable[[str],
             node_key(folder, name)
         say(f"SuperLink at {site.address}; registering {len(names)} keys")
         env = {"FLWR_HOME": str(folder / "home")}
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(lambda name: admit(folder / "keys" / f"{name}.pub", "loopback", env), names))
+        list(admit([folder / "keys" / f"{name}.pub" for name in names], "loopback", env))
         cores, table = sorted(os.sched_getaffinity(0)), Table.of(settings.hardware)
         for first in range(0, len(names), AT_ONCE):
             say(f"starting SuperNodes {first + 1} to {min(first + AT_ONCE, len(names))} of {len(names)}")

@@ -87,27 +87,25 @@ class GateRow:
     waste: float
 
 
-def _device(settings: Settings, seed: int, device: int) -> "tuple[Plugin, list[list[Known]]]":
-    """A fresh plugin, and what the base says of a device's examples: to train, to calibrate, to test."""
+def _known(settings: Settings, seed: int, device: int) -> "list[list[Known]]":
+    """What the base says of a device's examples: to train, to calibrate, to test."""
     from fl.workloads import spa
     from models.spa.activations import Activations
+    from models.spa.side import SIDES
 
-    plugin, who = spa.fresh(settings, seed), spa.people(settings, seed)
-    known = Activations(spa.base(settings), plugin.side.spec.states, plugin.side.attends)
-    return plugin, [known(who.examples(device, 0, split)) for split in ("train", "calibrate", "test")]
+    spec, who = spa.side_spec(settings), spa.people(settings, seed)
+    known = Activations(spa.base(settings), spec.states, SIDES[spec.kind].attends)
+    return [known(who.examples(device, 0, split)) for split in ("train", "calibrate", "test")]
 
 
-def _trained(settings: Settings, seed: int, device: int) -> "tuple[Plugin, list[list[Known]]]":
+def _trained(settings: Settings, seed: int, device: int, known: "list[list[Known]]") -> "Plugin":
+    """A device's plugin after ``adapt-epochs`` on its own."""
     from fl.workloads import spa
     from models.spa.train import train
 
-    plugin, parts = _device(settings, seed, device)
-    generator = rng(seed, Purpose.STUDY, device)
-    learn, calibrate, _ = parts
-    plugin, _ = train(
-        spa.base(settings), plugin, spa.training(settings), learn, calibrate, settings.adapt_epochs, generator
-    )
-    return plugin, parts
+    generator, (learn, calibrate, _) = rng(seed, Purpose.STUDY, device), known
+    how, fresh = spa.training(settings), spa.fresh(settings, seed)
+    return train(spa.base(settings), fresh, how, learn, calibrate, settings.adapt_epochs, generator)[0]
 
 
 def measure_modes(settings: Settings, seed: int, tick: Tick) -> Iterator[ModeRow]:
@@ -123,7 +121,8 @@ def measure_modes(settings: Settings, seed: int, tick: Tick) -> Iterator[ModeRow
         own = settings.model_copy(update=changes)
         for device in range(settings.devices):
             tick(f"{variant}, device", device, settings.devices)
-            plugin, (_, _, test) = _trained(own, seed, device)
+            known = _known(own, seed, device)
+            plugin, test = _trained(own, seed, device, known), known[2]
             judged = judge(base, plugin, own.spa_mode, test, own.spa_policy)
             gated = own.spa_mode in ("s2", "spa")
             asked = judged.score > plugin.gate.tau if gated else np.ones(len(judged.score), bool)
@@ -152,11 +151,13 @@ def measure_gates(settings: Settings, seed: int, tick: Tick) -> Iterator[GateRow
     from fl.workloads import spa
     from models.spa.gate import threshold
     from models.spa.metrics import curve, judge, oracle, rates
+    from models.spa.train import train
 
     base = spa.base(settings, tick)
     for device in range(settings.devices):
         tick("device", device, settings.devices)
-        plugin, (_, calibrate, test) = _trained(settings, seed, device)
+        known = _known(settings, seed, device)
+        (learn, calibrate, test), plugin = known, _trained(settings, seed, device, known)
         judged = judge(base, plugin, "spa", test)
         always = float(judged.side_right.mean())
 
@@ -173,11 +174,14 @@ def measure_gates(settings: Settings, seed: int, tick: Tick) -> Iterator[GateRow
         for price in PRICES:
             yield row("oracle", price, oracle(judged, price))
             for fit in FITS:
-                own, (_, _, test) = _trained(
-                    settings.model_copy(update={"spa_gate": fit, "spa_price": price}), seed, device
-                )
-                other = judge(base, own, "spa", test)
-                yield row(fit, price, rates(other, other.score > 0))
+                own = settings.model_copy(update={"spa_gate": fit, "spa_price": price})
+                if fit == "two-stage":  # the side is the same at any price: only its gate is fitted anew
+                    none = rng(seed, Purpose.STUDY, device)
+                    other, _ = train(base, plugin, spa.training(own), learn, calibrate, 0, none)
+                else:
+                    other = _trained(own, seed, device, known)
+                seen = judge(base, other, "spa", test)
+                yield row(fit, price, rates(seen, seen.score > 0))
 
 
 def mode_metrics(rows: pd.DataFrame) -> Measured:

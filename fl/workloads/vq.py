@@ -290,8 +290,7 @@ def turn(
     if state is not None:
         store.save("start", state)
         _SIDES.pop(store.folder, None)  # of a round that broke off
-    answered = "gradient" in down
-    device, body, keeper = _side(settings, order, store, steps - answered, bool(down), answered)
+    device, body, keeper = _side(settings, order, store, steps, down)
     if up := device.turn(down):
         if "logits" in down:
             store.save("tally", device.tally())
@@ -303,34 +302,36 @@ def turn(
 
 
 def _side(
-    settings: Settings, order: Order, store: Store, learned: int, pending: bool, answered: bool
+    settings: Settings, order: Order, store: Store, steps: int, down: Mapping[str, bytes]
 ) -> tuple[DeviceSide, SplitBody, Keeper | None]:
-    """The device's side with so many steps behind it, built anew where this process has not got it.
+    """The device's side as it was when the cloud sent ``down``, built anew where this process has not got it.
 
-    Args:
-        pending: codes of the next batch are on their way; answered: and so is the gradient of their logits.
+    Another process may have taken the turns since this one had the last.
 
     Raises:
-        fl.store.NotHeld: the store holds no such round.
+        fl.store.NotHeld: the store holds no such moment.
     """
+    answered = "gradient" in down and settings.vq_labels == "device"
+    moment = Where(order.seed, order.round, order.device), steps - ("gradient" in down), bool(down), answered
     found = _SIDES.get(store.folder)
     if len(_SIDES) > AT_ONCE:
         _SIDES.clear()
-    if found is None or (found[0].learned, found[0].pending) != (learned, pending):
+    if found is None or found[0].moment != moment:
         body = architecture(settings).part({})
         assert isinstance(body, SplitBody)
         body.load_state_dict(store.load("start"), strict=False)
         end, _, keeper = ends(settings, body)
-        found = _SIDES[store.folder] = side(settings, order, end), body, keeper
-        if learned:
-            found[0].restore(store.load("side"))
-        if found[0].learned != learned:
-            raise NotHeld(f"device {order.device} has {found[0].learned} steps behind it, not {learned}")
-        if pending:
-            found[0].turn({})
-        if answered and not found[0].share:
-            found[0].recount(store.load("tally"))
-        found[0].keep = lambda own: store.save("side", own.state())
+        device = side(settings, order, end)
+        if moment[1]:
+            device.restore(store.load("side"))
+        if down:
+            device.turn({})
+        if answered:
+            device.recount(store.load("tally"))
+        if device.moment != moment:
+            raise NotHeld(f"device {order.device} has {device.learned} steps behind it, not {moment[1]}")
+        device.keep = lambda own: store.save("side", own.state())
+        found = _SIDES[store.folder] = device, body, keeper
     return found
 
 

@@ -74,10 +74,16 @@ class DeviceSide:
         ]
         self.losses = self.losses or [0.0] * self.epochs
         self.pending = False  # whether codes were sent that no gradient has come down for
+        self.answered = False  # whether also the gradient of their logits was
 
     @property
     def steps(self) -> int:
         return len(self.rows)
+
+    @property
+    def moment(self) -> tuple[Where, int, bool, bool]:
+        """Which moment of which round this side is at."""
+        return self.where, self.learned, self.pending, self.answered
 
     def turn(self, down: Mapping[str, bytes]) -> dict[str, bytes]:
         """What goes up, given what came down, nothing at first; nothing at the end."""
@@ -112,12 +118,13 @@ class DeviceSide:
         epoch, rows = self.rows[self.learned]
         loss, message = self.end.answer(logits, lambda found: self.loss(found, self.labels[rows]))
         self.losses[epoch] += loss * len(rows)
+        self.answered = True
         return message
 
     def learn(self, gradient: bytes) -> None:
         """One step along the gradient in code space that came down."""
         self.end.learn(gradient)
-        self.pending = False
+        self.pending = self.answered = False
         self.learned += 1
         self.keep(self)
 
@@ -150,11 +157,12 @@ class DeviceSide:
         return sent | {"losses": torch.tensor(self.losses, dtype=torch.float64)}
 
     def recount(self, kept: State) -> None:
-        """The way back."""
+        """The way back, to the moment at which the gradient of logits was sent if codes are on their way."""
         ledger = self.end.boundary.ledger
         ledger.clear()
         ledger.update(Ledger.of({name: int(n) for name, n in _under(kept, "bytes.").items()}))
         self.losses = kept["losses"].tolist()
+        self.answered = self.pending
 
 
 @dataclass

@@ -24,7 +24,7 @@ def smoke(**changes: object) -> Settings:
 
 def test_a_deployment_gives_the_simulations_rows_refuses_a_stranger_and_leaves_nothing(tmp_path: Path) -> None:
     settings, said = smoke(), []
-    with deployment(settings, 1, workers=3, say=said.append) as site:
+    with deployment(settings, 1, say=said.append) as site:
         group, folder = site.group.leader, site.folder
         node_key(folder, "stranger")
         stranger = site.supernode("stranger", {"partition-id": 1}, memory_gb=4.0, core=min(os.sched_getaffinity(0)))

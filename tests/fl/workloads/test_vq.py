@@ -69,14 +69,28 @@ def test_every_method_reports_what_crosses_the_cut(told: Path) -> None:
     assert found["train_down"] > 10 * found["train_up"]  # 16 numbers at 2 bytes a position against 4 codes of 4 bits
 
 
-@pytest.mark.parametrize("forgetful", [False, True], ids=["lasting", "restarted"])
+def forget(monkeypatch: pytest.MonkeyPatch, life: str) -> list[int]:
+    """Let the turns of two devices be taken by one process, a new one each, or two by turns; one entry per turn."""
+    honest, turns, memories = vq.turn, [], ({}, {})
+
+    def turn(*of):
+        if life == "restarted":
+            vq._SIDES.clear()
+        if life == "two processes":
+            monkeypatch.setattr(vq, "_SIDES", memories[len(turns) // 2 % 2])
+        turns.append(1)
+        return honest(*of)
+
+    monkeypatch.setattr(vq, "turn", turn)
+    return turns
+
+
+@pytest.mark.parametrize("life", ["lasting", "restarted", "two processes"])
 def test_really_split_gives_the_same_numbers(
-    told: Path, play: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgetful: bool
+    told: Path, play: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, life: str
 ) -> None:
-    """Also where no turn finds anything in memory, as after a restart of the device's process."""
-    if forgetful:
-        honest = vq.turn
-        monkeypatch.setattr(vq, "turn", lambda *of: vq._SIDES.clear() or honest(*of))
+    """Also where a turn finds nothing in memory, or what another process has gone on from since."""
+    forget(monkeypatch, life)
     split = play(tmp_path, **TEXT, split="messages")
     assert split[1:] == [
         line.rpartition(",")[0]
@@ -87,17 +101,15 @@ def test_really_split_gives_the_same_numbers(
     pd.testing.assert_frame_equal(
         read_measures(tmp_path), same[same.method.str.startswith("fedavg")].reset_index(drop=True)
     )
-    assert not vq._SIDES
+    assert life == "two processes" or not vq._SIDES
 
 
-@pytest.mark.parametrize("forgetful", [False, True], ids=["lasting", "restarted"])
+@pytest.mark.parametrize("life", ["lasting", "two processes"])
 def test_shared_labels_take_half_the_round_trips_and_give_the_same_numbers(
-    told: Path, play: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgetful: bool
+    told: Path, play: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, life: str
 ) -> None:
     """As with labels on the device, but for the rounding of logits' gradients; simulated and split alike."""
-    turns: list[int] = []
-    honest = vq.turn
-    monkeypatch.setattr(vq, "turn", lambda *of: turns.append(1) or (forgetful and vq._SIDES.clear()) or honest(*of))
+    turns = forget(monkeypatch, life)
     how = TEXT | {"vq-labels": "shared", "rounds": 1}
     split, simulated = (play(tmp_path / mode, **how, split=mode) for mode in ("messages", "simulated"))
     assert split == simulated
