@@ -273,7 +273,7 @@ def weigh(device: DeviceHalf, cloud: CloudHalf, z: Tensor, slopes: Tensor, group
     scale = (covariance.trace() / variances.sum()).sqrt()  # the commitment means the same as before
     there, back = scale * turn.T @ there, back @ turn / scale
     with torch.no_grad():
-        cloud.out.bias += (cloud.out.weight.double() @ mean).float()
+        cloud.out.bias.add_((cloud.out.weight.double() @ mean).float())
         cloud.out.weight.copy_(cloud.out.weight.double() @ back)
         device.into.bias.copy_(there @ (device.into.bias.double() - mean))
         device.into.weight.copy_(there @ device.into.weight.double())
