@@ -245,6 +245,40 @@ def principal(device: DeviceHalf, cloud: CloudHalf, count: float, sums: Tensor, 
         cloud.out.bias.copy_(mean)
 
 
+def weigh(device: DeviceHalf, cloud: CloudHalf, z: Tensor, slopes: Tensor, groups: int, floor: float = 0.01) -> None:
+    """Change the coordinates of code space, and nothing else, so that squared error is what it costs the task.
+
+    An error e of a position costs g e to first order, where g is the gradient of the loss there: e^T G e in the mean
+    square, G = mean of g g^T. The new coordinates are the principal ones of G^(1/2) z; they are dealt out so that the
+    variances of each group have a like product (Ge et al. 2013, optimised product quantisation).
+
+    Args:
+        z: (n, width), what the device sends of many positions; of it only mean and covariance matter.
+        slopes: (width, width), the sum of g g^T.
+        groups: of the product quantiser; floor: what is added to G, as a share of its mean variance.
+    """
+    assert isinstance(device.into, nn.Linear) and isinstance(cloud.out, nn.Linear)
+    width, mean, covariance = z.shape[1], z.double().mean(0), torch.cov(z.double().T, correction=0)
+    costs, axes = torch.linalg.eigh(slopes.double())
+    roots = (costs.clamp_min(0) + floor * costs.mean()).sqrt()
+    there, back = roots[:, None] * axes.T, axes / roots
+    variances, turn = torch.linalg.eigh(there @ covariance @ there.T)
+    dealt: list[list[int]] = [[] for _ in range(groups)]
+    product = [0.0] * groups
+    for i in reversed(range(width)):
+        to = min((j for j in range(groups) if len(dealt[j]) < width // groups), key=lambda j: product[j])
+        dealt[to].append(i)
+        product[to] += float(variances[i].clamp_min(1e-12).log())
+    turn = turn[:, [i for own in dealt for i in own]]
+    scale = (covariance.trace() / variances.sum()).sqrt()  # the commitment means the same as before
+    there, back = scale * turn.T @ there, back @ turn / scale
+    with torch.no_grad():
+        cloud.out.bias.add_((cloud.out.weight.double() @ mean).float())
+        cloud.out.weight.copy_(cloud.out.weight.double() @ back)
+        device.into.bias.copy_(there @ (device.into.bias.double() - mean))
+        device.into.weight.copy_(there @ device.into.weight.double())
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """torch's random numbers inside follow from ``seed`` alone, and those outside do not notice."""

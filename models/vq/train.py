@@ -17,7 +17,7 @@ from torch import Tensor
 from models.vq.boundary import Boundary, Ledger, lines
 from models.vq.codebook import ESTIMATORS, Codebook, Statistics, perplexity
 from models.vq.ends import CloudEnd, DeviceEnd, Recipe
-from models.vq.halves import CloudHalf, DeviceHalf, principal
+from models.vq.halves import CloudHalf, DeviceHalf, principal, weigh
 from models.vq.heads import Head
 from models.vq.keeper import Keeper, Moments
 from models.vq.pooling import flatten, unflatten
@@ -37,6 +37,8 @@ class Quantiser:
         beta: weight of the commitment; estimator: of the gradient, by name.
         float_share: share of the steps before the quantiser is there.
         round_steps: steps between two updates of the codebook; decay: what they keep of the statistics before.
+        weigh: then also weigh code space by the gradients of the task (`models.vq.halves.weigh`), and hold its
+            projection fixed from there on.
         learn: 'mean' moves the codebook; 'frozen' leaves it as k-means gave it.
         revive: replace vectors that fell out of use.
     """
@@ -49,6 +51,7 @@ class Quantiser:
     float_share: float = 0.2
     round_steps: int = 10
     decay: float = 0.9
+    weigh: bool = False
     learn: Literal["mean", "frozen"] = "mean"
     revive: bool = True
 
@@ -125,6 +128,8 @@ class Split:
 
     def __post_init__(self) -> None:
         of, shape = self.plan.quantiser, self.device.shape
+        if of and of.weigh and not shape.width:
+            raise ValueError("weigh = True needs a projection into code space; give the shape a width")
         codes = (of.size, of.groups) if of else None
         edge = lines(shape.wire, self.head.width, self.head.per, codes, self.plan.up, self.plan.down)
         self.boundary = Boundary(edge, shape.pool, self.ledger)
@@ -148,7 +153,7 @@ class Split:
             total = 0.0
             for rows in batches(tokens.lengths, plan.batch, rng(seed, Purpose.TRAIN, epoch)):
                 if step == starts:
-                    self._start(stems, seed)
+                    self._start(stems, labels, seed)
                     self._use(one, two)
                 where = (seed, Purpose.TRAIN, epoch, step)
                 total += _step(one, two, tokens[rows], stems[rows], labels[rows], where) * len(rows)
@@ -208,11 +213,33 @@ class Split:
             count, sums, products = count + len(h), sums + h.sum(0), products + h.T @ h
         principal(self.device, self.cloud, count, sums, products, seed)
 
+    def _slopes(self, stems: Stems, labels: Tensor) -> Tensor:
+        """(width, width): the sum over all positions of g g^T, where g is the gradient of its text's loss there."""
+        found = torch.zeros(self.device.shape.wire, self.device.shape.wire, dtype=torch.float64)
+        for part in (self.device, self.cloud, self.head):
+            part.eval()
+        for rows in stems.tokens.lengths.argsort(stable=True).split(64):
+            tokens = stems.tokens[rows]
+            with torch.no_grad():
+                z = self.device.encode(*(stems[rows] or self.device.stem(tokens)))
+            z.requires_grad_()
+            logits = self.head(*self.cloud(z, tokens.lengths), tokens.lengths)
+            loss = self.head.loss(logits, labels[rows], tokens.lengths) * len(rows)
+            (g,) = torch.autograd.grad(loss, z)
+            found += (g.T @ g).double()
+        return found
+
     @torch.no_grad()
-    def _start(self, stems: Stems, seed: int) -> None:
+    def _start(self, stems: Stems, labels: Tensor, seed: int) -> None:
         """Moments, then Lloyd iterations, of one pass over all texts."""
         of = self.plan.quantiser
         assert of is not None
+        if of.weigh:
+            with torch.enable_grad():
+                slopes = self._slopes(stems, labels)
+            z = torch.cat([self.device.encode(*stem) for stem in self._pass(stems)])
+            weigh(self.device, self.cloud, z, slopes, 1 if of.residual else of.groups)
+            self.device.into.requires_grad_(False)
         z = torch.cat([self.device.encode(*stem) for stem in self._pass(stems)])
         generator = rng(seed, Purpose.INIT, 0)
 

@@ -1,5 +1,6 @@
 """Pooling against transformers' Funnel, the halves against transformers' BERT, and what a half shows to the rest."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import BertModel, FunnelConfig
@@ -7,7 +8,8 @@ from transformers.models.funnel.modeling_funnel import FunnelAttentionStructure
 
 from models.axes import FULL, WeightedSum
 from models.vq.composite import states
-from models.vq.halves import build, principal
+from models.vq.halves import build, principal, weigh
+from models.vq.keeper import Keeper, Moments
 from models.vq.pooling import flatten, pool, pooled_lengths, unflatten, upsample
 
 
@@ -111,3 +113,33 @@ def test_principal_start_is_the_best_linear_code(small):
     lost = (narrow_cloud.out(narrow_device.into(h)) - h).square().sum() / len(h)
     variances = torch.linalg.eigvalsh(torch.cov(h.T.double(), correction=0))
     torch.testing.assert_close(lost.double(), variances[-5:-3].sum(), rtol=1e-3, atol=1e-3)
+
+
+def test_weighing_spends_the_codes_where_the_task_looks(small):
+    """The function stays; errors cost the same in every direction; a faint direction that matters survives."""
+    device, cloud = build(small(width=16), seed=0)
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(500, 16, generator=generator)
+    look = torch.zeros(16)
+    look[3] = 1.0
+    h[:, 3] *= 0.1  # a hundredth of the others' variance
+    principal(device, cloud, len(h), h.sum(0), h.T @ h, seed=0)
+
+    @torch.no_grad()
+    def left():
+        """Share of the variance along ``look`` that two codes of 16 lose."""
+        z = device.into(h)
+        rng = np.random.default_rng(0)
+        keeper = Keeper.start(Moments.of(z), 2, 16, False, rng)
+        book = keeper.settle(lambda own: own.statistics(z, own.assign(z)), rng).codebook
+        return float(((cloud.out(book.lookup(book.assign(z))) - h) @ look).var() / (h @ look).var())
+
+    plain, before, out = left(), cloud.out(device.into(h)).detach(), cloud.out.weight.detach().clone()
+    g = (look @ out)[None]  # in code space
+    slopes = g.T @ g + 1e-4 * torch.eye(16)
+    weigh(device, cloud, device.into(h).detach(), slopes, groups=2, floor=0.0)
+    torch.testing.assert_close(cloud.out(device.into(h)), before, rtol=1e-3, atol=1e-3)
+    back = torch.linalg.solve(out.double(), cloud.out.weight.detach().double())  # old coordinates of the new ones
+    seen = back.T @ slopes.double() @ back
+    torch.testing.assert_close(seen / seen.diagonal().mean(), torch.eye(16).double(), rtol=1e-2, atol=1e-2)
+    assert left() < 0.1 < 0.5 < plain

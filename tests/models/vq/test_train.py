@@ -32,7 +32,12 @@ def split(shape, quantiser=None, seed=0, **changes):
 
 @pytest.mark.parametrize(
     "quantiser",
-    [None, Quantiser(16, 4, float_share=0.3, round_steps=5), Quantiser(16, 2, True, float_share=0.3, round_steps=5)],
+    [
+        None,
+        Quantiser(16, 4, float_share=0.3, round_steps=5),
+        Quantiser(16, 2, True, float_share=0.3, round_steps=5),
+        Quantiser(16, 2, float_share=0.7, round_steps=5, weigh=True),
+    ],
 )
 def test_learns_through_the_boundary(small, quantiser):
     train, test = marked(200, 0), marked(80, 1)
