@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from uuid import uuid4
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
@@ -94,6 +95,7 @@ class SplitGrid(Grid):
         assert isinstance(task, ConfigRecord) and isinstance(model, ArrayRecord)
         device, seed, round_, step, epochs = (int(task[key]) for key in ADDRESS)  # type: ignore[arg-type]
         order = Order(device, seed, round_, step, epochs=epochs)
+        message.metadata.__dict__["_message_id"] = str(uuid4())  # as the stock grids do when they send one
         replica = self.workload.replica(self.settings, order, wire.unpack(model))
         return Talk(
             message,
@@ -108,7 +110,7 @@ class SplitGrid(Grid):
     def _answered(self, talk: Talk, answer: Message) -> Message | None:
         """The last reply of a conversation; None if the device has another turn."""
         if answer.has_error():
-            return answer
+            return Message(answer.error, reply_to=talk.message)
         try:
             if wire.EDGE in answer.content:
                 down = talk.replica.turn(dict(answer.content[wire.EDGE]))  # type: ignore[arg-type]
@@ -119,7 +121,7 @@ class SplitGrid(Grid):
             more = talk.replica.measures(int(report["num-examples"]))  # type: ignore[arg-type]
             report.update({f"trained.{name}": value for name, value in more.items()})
             answer.content[wire.MODEL] = wire.pack(talk.replica.whole(wire.unpack(model)))  # type: ignore[arg-type]
-            return answer
+            return Message(answer.content, reply_to=talk.message)  # that of the last turn answers only that
         except Exception:  # whatever a device sends, it must not end the run
             return Message(Error(REFUSED, traceback.format_exc(limit=-3)), reply_to=talk.message)
 
