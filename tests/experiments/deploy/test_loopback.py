@@ -4,6 +4,8 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from experiments.catalog import EXPERIMENTS
 from experiments.deploy.commands import ADMITTED, REFUSED
 from experiments.deploy.identity import node_key
@@ -22,6 +24,7 @@ def smoke(**changes: object) -> Settings:
     return settings
 
 
+@pytest.mark.skipif("DRIFTFED_SLOW" not in os.environ, reason="a minute of two idle cores: set DRIFTFED_SLOW=1")
 def test_a_deployment_gives_the_simulations_rows_refuses_a_stranger_and_leaves_nothing(tmp_path: Path) -> None:
     settings, said = smoke(), []
     with deployment(settings, 1, say=said.append) as site:
