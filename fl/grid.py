@@ -10,9 +10,10 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import Any, Self
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -21,6 +22,8 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 SERVER = 1  # the node id of whoever asks
+AT_ONCE = 32  # messages that a process answers at the same time
+PARTS = 3  # into which the even share of a worker is cut
 FAILED, DIED = 2, 0  # Flower's error codes for an exception in the ClientApp and for a dead process
 _numbers = itertools.count(1)
 
@@ -38,6 +41,13 @@ def _answer(message: Message, context: Context) -> Message:
         return app(message, context)
     except Exception:
         return Message(Error(FAILED, traceback.format_exc(limit=-3)), reply_to=message)
+
+
+def _answers(calls: list[Callable[[], Message]]) -> list[Message]:
+    """Several answers, their devices trained side by side."""
+    from fl.fits import together
+
+    return together(calls)  # type: ignore[return-value]  # `_answer` lets no exception through
 
 
 def _start_worker(run_id: int) -> None:
@@ -128,7 +138,7 @@ class LocalGrid(Grid):
         for message in asked:
             message.metadata.__dict__["_message_id"] = str(next(_numbers))  # the stock grids set it in the same way
         if self.workers == 1:
-            return [self._replied(_answer(message, self._context(message))) for message in asked]
+            return [r for part in self._parts(asked) for r in self._replied(_answers(self._calls(part)))]
         replies, lost = self._spread(asked)
         # A worker that died takes the pool with it. Ask again one by one: only the message that kills it stays
         # unanswered.
@@ -137,30 +147,41 @@ class LocalGrid(Grid):
             replies |= again
             if dead:
                 reply = Message(Error(DIED, "the worker process died"), reply_to=message)
-                replies[message.metadata.message_id] = self._replied(reply)
+                (replies[message.metadata.message_id],) = self._replied([reply])
         return [replies[message.metadata.message_id] for message in asked]
+
+    def _parts(self, messages: list[Message]) -> Iterator[list[Message]]:
+        """Few at a time: enough to train them side by side, so many parts that workers finish together."""
+        size = AT_ONCE if self.workers == 1 else min(AT_ONCE, 1 + len(messages) // (self.workers * PARTS))
+        for at in range(0, len(messages), size):
+            yield messages[at : at + size]
 
     def _spread(self, messages: list[Message]) -> tuple[dict[str, Message], list[Message]]:
         """(replies by message id, messages lost to a dead worker)."""
         if self._pool is None:
             spawn = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.workers, spawn, _start_worker, (self.run_id,))
-        replies, lost = {}, []
-        futures = {self._pool.submit(_answer, message, self._context(message)): message for message in messages}
+        replies: dict[str, Message] = {}
+        lost: list[Message] = []
+        futures = {self._pool.submit(_answers, self._calls(part)): part for part in self._parts(messages)}
         for future in as_completed(futures):
-            message = futures[future]
             try:
-                replies[message.metadata.message_id] = self._replied(future.result())
+                got = self._replied(future.result())
+                replies |= {reply.metadata.reply_to_message_id: reply for reply in got}
             except BrokenProcessPool:
-                lost.append(message)
+                lost += futures[future]
         if lost:
             self.close()
         return replies, sorted(lost, key=lambda message: int(message.metadata.message_id))
 
-    def _replied(self, reply: Message) -> Message:
+    def _replied(self, replies: list[Message]) -> list[Message]:
         if self.on_reply:
-            self.on_reply()
-        return reply
+            for _ in replies:
+                self.on_reply()
+        return replies
+
+    def _calls(self, messages: list[Message]) -> list[Callable[[], Message]]:
+        return [partial(_answer, message, self._context(message)) for message in messages]
 
     def _context(self, message: Message) -> Context:
         node = message.metadata.dst_node_id
