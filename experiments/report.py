@@ -101,8 +101,12 @@ def kind_of(metric: str) -> Kind:
     return KINDS.get(metric) or Kind(metric, "", metric.replace("_", " "))
 
 
-def text_of(metric: str, line: pd.Series | None, cell: str = "value") -> str:
-    """A metric as text, '-' where there is none: '81.0', with its interval where the metric is shown with one."""
+def text_of(metric: str, line: pd.Series | None, cell: str = "value", runs: int = 0) -> str:
+    """A metric as text, '-' where there is none: '81.0', with its interval where the metric is shown with one.
+
+    Args:
+        runs: how many seeds the method was run with; fewer that have the metric are told.
+    """
     kind = kind_of(metric)
     if line is None or math.isnan(line[cell]):
         return "-"
@@ -112,7 +116,9 @@ def text_of(metric: str, line: pd.Series | None, cell: str = "value") -> str:
         return _short(value) if kind.digits is None else f"{value:.{kind.digits}f}"
 
     wide = cell == "value" and metric in WITH_INTERVAL and not math.isnan(line["ci95"])
-    return f"{shown(line[cell])} ± {shown(line['ci95'])}" if wide else shown(line[cell])
+    text = f"{shown(line[cell])} ± {shown(line['ci95'])}" if wide else shown(line[cell])
+    some = cell == "value" and line["seeds"] < runs
+    return f"{text} ({line['seeds']:g} of {runs:g})" if some else text
 
 
 def show(summary: pd.DataFrame, metrics: Sequence[str], note: str = "", console: Console | None = None) -> None:
@@ -135,7 +141,7 @@ def terminal(summary: pd.DataFrame, metrics: Sequence[str], note: str = "") -> G
             table.add_column(f"{head}\n{kind_of(metric).unit}", justify="right", no_wrap=True)
         for method, own in of.items():
             bold = "bold" if method in best else ""
-            texts = [text_of(metric, own.get(metric), cell) for metric, cell in columns]
+            texts = [text_of(metric, own.get(metric), cell, _runs(own)) for metric, cell in columns]
             cells = [Text(text, style="" if i else bold) for i, text in enumerate(texts)]
             table.add_row(Text(method, style=bold), *cells)
         parts += ["", table, Text(_caption(of, metrics), style="dim")]
@@ -156,7 +162,7 @@ def markdown(summary: pd.DataFrame, metrics: Sequence[str], title: str = "", not
             "|:--|" + "--:|" * len(columns),
         ]
         for method, own in of.items():
-            cells = [text_of(metric, own.get(metric), cell) for metric, cell in columns]
+            cells = [text_of(metric, own.get(metric), cell, _runs(own)) for metric, cell in columns]
             if method in best:
                 method, cells[0] = f"**{method}**", f"**{cells[0]}**"
             lines.append(f"| {method} | " + " | ".join(cells) + " |")
@@ -170,6 +176,11 @@ def _by_setting(summary: pd.DataFrame) -> dict[str, dict[str, Metrics]]:
     for _, line in summary.iterrows():
         tables.setdefault(line["setting"], {}).setdefault(line["method"], {})[line["metric"]] = line
     return tables
+
+
+def _runs(own: Metrics) -> int:
+    """The number of seeds that a method was run with."""
+    return max(int(line["seeds"]) for line in own.values())
 
 
 def _columns(of: dict[str, Metrics], metrics: Sequence[str]) -> list[tuple[str, str]]:
@@ -214,7 +225,7 @@ def _caption(of: dict[str, Metrics], metrics: Sequence[str]) -> str:
     if any(metric.endswith("_to_target") for metric in metrics):
         words.append(
             f"Target: {100 * TARGET:g} % of the best method's final accuracy, in a sweep of the method's lowest; "
-            "'-': not reached."
+            "'-': not reached, '(1 of 2)': by one of two seeds."
         )
     if any(metric.startswith("recover") for metric in metrics):
         words.append("Recovery: back to the accuracy before the shift; one that fails counts with the whole step.")

@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerBase
 from torch import Tensor
 
-from fl import wire
+from fl import wire, workloads
 from fl.arrivals import Arrival, Arrivals
 from fl.clock import BACKWARD, link_seconds, train_seconds
 from fl.config import Settings
@@ -52,6 +52,7 @@ class Ledger:
     seconds: float = 0.0  # virtual, until the cloud had what it merged
     train_macs: float = 0.0
     memory_bytes: float = 0.0  # of the device that needed most
+    measures: dict[str, float] = field(default_factory=dict)  # of the workload, weighted by examples
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,21 @@ class DeviceScore:
     memory_bytes: float  # that adaptation takes
     seconds: Mapping[Measure, float]  # virtual, from the device's query to the model that is scored
     former: Mapping[Measure, float] | None  # accuracy on the test draw of the step before
+    measures: Mapping[Measure, Mapping[str, float]]  # of the workload
+
+
+def means(scores: Sequence[DeviceScore], which: Measure) -> dict[str, float]:
+    """What the workload measures of the models scored, mean over devices."""
+    return weighted((1, score.measures[which]) for score in scores)
+
+
+def weighted(told: Iterable[tuple[int, Mapping[str, float]]]) -> dict[str, float]:
+    """The weighted mean of each measure over those that told it."""
+    values: dict[str, list[tuple[float, int]]] = {}
+    for weight, own in told:
+        for name, value in own.items():
+            values.setdefault(name, []).append((value, weight))
+    return {name: sum(v * w for v, w in values[name]) / sum(w for _, w in values[name]) for name in sorted(values)}
 
 
 @dataclass
@@ -125,7 +141,7 @@ class FlowerStrategy(FlowerBase):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Merge what is fit to be merged and arrives in time; count the rest."""
         updates: dict[int, Update] = {}
-        losses = []
+        losses, measured = [], []
         for device, content in self._good(replies, self._tasks):
             task, byte_count = self._tasks[device], wire.size(content)
             self.ledger.bytes_up += byte_count
@@ -140,9 +156,11 @@ class FlowerStrategy(FlowerBase):
                 why = wire.fault(state, task.state) if uploads and task.state is not None else None
                 if not 0 < examples <= self.settings.samples_max:  # examples are a weight: nobody may claim a million
                     why = why or f"reports {examples} examples, a device holds 1 to {self.settings.samples_max}"
-                known = range(self.method.cloud.dense.sizes["classes"])
-                if classes is not None and not (classes and set(classes) <= set(known)):
-                    why = why or f"reports classes {classes}, there are {known.start} to {known.stop - 1}"
+                if classes is not None:
+                    known = range(self.method.cloud.dense.sizes["classes"])
+                    if not (classes and set(classes) <= set(known)):
+                        why = why or f"reports classes {classes}, there are {known.start} to {known.stop - 1}"
+                told_of = wire.measures(report, "trained", self._known_measures)
             except Exception as error:  # whatever a device sends, it must not end the run
                 why = f"{type(error).__name__}: {error}"
             if why:
@@ -154,6 +172,7 @@ class FlowerStrategy(FlowerBase):
             if not withheld:
                 updates[device] = Update(device, state, examples, classes)
             losses.append(loss)
+            measured.append((examples, told_of))
             hardware = self.hardware[device]
             work = train_seconds(hardware, cost.macs, examples, task.epochs) + link_seconds(hardware, byte_count)
             self._spend(device, work)
@@ -161,6 +180,7 @@ class FlowerStrategy(FlowerBase):
                 self._own[device] = self._own.get(device, 0.0) + link_seconds(hardware, self._down[device]) + work
             self.ledger.train_macs += BACKWARD * cost.macs * examples * task.epochs
             self.ledger.memory_bytes = max(self.ledger.memory_bytes, cost.memory)
+        self.ledger.measures = weighted(measured)
         self.ledger.failures += len(self._tasks) - self.ledger.devices - self.ledger.refused
         self._measure([(self._tasks[device], update) for device, update in updates.items()])
         told = {profile.device: profile for profile in self._asked}
@@ -188,6 +208,10 @@ class FlowerStrategy(FlowerBase):
         if trained and method.architecture == "modular":
             columns = [self._columns(task.coverage) for task, _ in trained]
             self.ledger.load_cv = load_cv(columns, {layer: len(all_) for layer, all_ in self._columns(FULL).items()})
+
+    @cached_property
+    def _known_measures(self) -> Mapping[str, str]:
+        return workloads.find(self.settings.workload).MEASURES
 
     @cached_property
     def _parameters(self) -> list[str]:
@@ -407,6 +431,7 @@ class FlowerStrategy(FlowerBase):
             cost.memory,
             {"delivered": ready, "adapted": ready + train_seconds(hardware, cost.macs, examples, task.epochs)},
             former,
+            {which: wire.measures(told, which, self._known_measures) for which in MEASURES},
         )
 
     def _task_record(

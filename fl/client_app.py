@@ -11,10 +11,11 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl import wire, workload
+from fl import wire, workloads
 from fl.config import Settings
 from fl.offline import cache_folder
 from fl.store import Store
+from fl.workloads.workload import Order
 from models.axes import State
 
 torch.set_num_threads(1)
@@ -31,11 +32,11 @@ def state_root(settings: Settings) -> Path:
     return Path(settings.state_root).expanduser() if settings.state_root else cache_folder() / "devices"
 
 
-def _read(message: Message, context: Context) -> tuple[Settings, workload.Order, Store, ConfigRecord]:
+def _read(message: Message, context: Context) -> tuple[Settings, Order, Store, ConfigRecord]:
     settings = _settings(tuple(sorted(context.run_config.items())))
     task = message.content[wire.TASK]
     assert isinstance(task, ConfigRecord)
-    order = workload.Order(
+    order = Order(
         device=int(task["device"]),  # type: ignore[arg-type]
         seed=int(task["seed"]),  # type: ignore[arg-type]
         round=int(task["round"]),  # type: ignore[arg-type]
@@ -74,7 +75,8 @@ def query(message: Message, context: Context) -> Message:
         if wire.SELECTOR in message.content:
             store.save("selector", wire.unpack(message.content[wire.SELECTOR]))  # type: ignore[arg-type]
         told = {"device": order.device}
-        told |= workload.profile(settings, order, store, with_importance=task["what"] == "importance")
+        profile = workloads.find(settings.workload).profile
+        told |= profile(settings, order, store, with_importance=task["what"] == "importance")
     return Message(RecordDict({wire.REPORT: MetricRecord(told)}), reply_to=message)  # type: ignore[arg-type]
 
 
@@ -82,7 +84,7 @@ def query(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Local epochs; the trained part goes back unless the device keeps it to itself or it hardly changed."""
     settings, order, store, task = _read(message, context)
-    trained = workload.train(settings, order, store, _model(message))
+    trained = workloads.find(settings.workload).train(settings, order, store, _model(message))
     report: dict[str, int | float | list[int]] = {
         "device": order.device,
         "num-examples": trained.examples,
@@ -91,6 +93,7 @@ def train(message: Message, context: Context) -> Message:
     if order.masked == "zero":
         report |= {"classes": list(trained.classes)}
     report |= {f"active.{layer}": n for layer, n in trained.active.items()}
+    report |= {f"trained.{measure}": value for measure, value in trained.measures.items()}
     content = RecordDict({wire.REPORT: MetricRecord(report)})  # type: ignore[arg-type]
     if task.get("upload", True) and trained.state is not None:
         content[wire.MODEL] = wire.pack(trained.state)
@@ -101,7 +104,7 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Score what was delivered, and again after local adaptation."""
     settings, order, store, _ = _read(message, context)
-    got = workload.evaluate(settings, order, store, _model(message))
+    got = workloads.find(settings.workload).evaluate(settings, order, store, _model(message))
     report = MetricRecord(
         {
             "device": order.device,
@@ -112,5 +115,6 @@ def evaluate(message: Message, context: Context) -> Message:
         }
         | ({"former": list(got.former)} if got.former else {})
         | {f"active.{layer}": n for layer, n in got.active.items()}  # type: ignore[arg-type]
+        | {f"{which}.{measure}": v for which, of in got.measures.items() for measure, v in of.items()}
     )
     return Message(RecordDict({wire.REPORT: report}), reply_to=message)

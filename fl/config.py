@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fl.devices import KINDS
+from fl.workloads import WORKLOADS
 from models.registry import MODELS
 from partitions import DATASETS, DRIFTS, PARTITIONS, Schedule
 from partitions.errors import UnknownName, lookup
@@ -46,6 +47,9 @@ class Settings(BaseModel):
     data_root: str = Field("", description="folder of the data sets; empty: see `python -m experiments data where`")
     state_root: str = Field("", description="folder where devices keep models of their own; empty: the cache folder")
     per_device: bool = Field(False, description="also write devices.csv, one row per scored device")
+
+    # What devices do
+    workload: str = Field("classify", description=f"what devices learn: {', '.join(WORKLOADS)}")
 
     # What devices hold, and how the world drifts
     dataset: str = Field("har-embedded", description=f"data set: {', '.join(DATASETS)}")
@@ -138,6 +142,7 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
+        lookup("workload", self.workload, WORKLOADS)
         lookup("data set", self.dataset, DATASETS)
         lookup("partition", self.partition, PARTITIONS)
         lookup("drift", self.drift, DRIFTS)

@@ -78,7 +78,21 @@ DEVICE_COLUMNS: dict[str, str] = {
     "macs": "multiply-accumulates of one forward pass of one sample",
     "adapt_s": "virtual seconds of the device in the step for the scored model: query, delivery, local training",
 }
-FILES = ("rounds.csv", "devices.csv", "summary.csv", "table.md", "figure.png", "figure.svg", "config.toml")
+MEASURE_COLUMNS: dict[str, str] = {
+    **{name: COLUMNS[name] for name in ("experiment", "setting", "method", "seed", "round", "step")},
+    "measure": "what the workload measures, see `MEASURES` in its module",
+    "value": "mean over the devices that trained in the round, by their examples, or over the devices scored after it",
+}
+FILES = (
+    "rounds.csv",
+    "devices.csv",
+    "measures.csv",
+    "summary.csv",
+    "table.md",
+    "figure.png",
+    "figure.svg",
+    "config.toml",
+)
 
 Run = tuple[str, str, int]  # (setting, method, seed)
 RowKey = tuple[str, str, int, int]  # (setting, method, seed, round): one row each
@@ -147,7 +161,21 @@ class DeviceRow:
     adapt_s: float
 
 
-AnyRow = TypeVar("AnyRow", Row, DeviceRow)
+@dataclass(frozen=True)
+class MeasureRow:
+    """One line of ``measures.csv``; ``MEASURE_COLUMNS`` says what each field means."""
+
+    experiment: str
+    setting: str
+    method: str
+    seed: int
+    round: int
+    step: int
+    measure: str
+    value: float
+
+
+AnyRow = TypeVar("AnyRow", Row, DeviceRow, MeasureRow)
 
 
 class ResultsWriter:
@@ -189,6 +217,7 @@ class ResultsWriter:
             "versions": [versions()],
         }
         self._devices: _Table | None = None  # made by the first row
+        self._measures: _Table | None = None  # likewise
         with _told(f"write results to '{out}'"):
             out.mkdir(parents=True, exist_ok=True)
             self._unlock = weakref.finalize(self, lock(out))
@@ -215,6 +244,12 @@ class ResultsWriter:
         """Append whole rows to ``devices.csv``, which the first call makes."""
         self._devices = self._devices or _Table(self.out / "devices.csv", DeviceRow)
         self._devices.append(self._known(rows))
+
+    def append_measures(self, rows: Iterable[MeasureRow]) -> None:
+        """Append whole rows to ``measures.csv``, which the first row makes."""
+        if rows := self._known(rows):
+            self._measures = self._measures or _Table(self.out / "measures.csv", MeasureRow)
+            self._measures.append(rows)
 
     def finish(self, setting: str, method: str, seed: int) -> None:
         """Mark a run's rows as complete."""
@@ -243,14 +278,16 @@ class ResultsWriter:
             self._write_config()
         if self._devices is None and (self.out / "devices.csv").exists():
             self._devices = _Table(self.out / "devices.csv", DeviceRow)
-        for table in (self._rounds, self._devices):
+        if self._measures is None and (self.out / "measures.csv").exists():
+            self._measures = _Table(self.out / "measures.csv", MeasureRow)
+        for table in (self._rounds, self._devices, self._measures):
             if table is not None:
                 table.drop(lambda line: dropped(_key(line)))
         self._written = {key for key in self._written if not dropped(key)}
 
     def close(self) -> None:
         """Close the files and let another process write here."""
-        for table in (self._rounds, self._devices):
+        for table in (self._rounds, self._devices, self._measures):
             if table is not None:
                 table.close()
         self._unlock()
@@ -295,6 +332,11 @@ def read_rounds(out: Path) -> pd.DataFrame:
 def read_devices(out: Path) -> pd.DataFrame:
     """``devices.csv`` of a results folder, one row per device scored."""
     return _read(out / "devices.csv", DeviceRow)
+
+
+def read_measures(out: Path) -> pd.DataFrame:
+    """``measures.csv`` of a results folder, one row per method, seed, round and measure."""
+    return _read(out / "measures.csv", MeasureRow)
 
 
 def read_config(out: Path) -> dict[str, Any]:
@@ -355,7 +397,7 @@ def cell(value: object) -> str:
 class _Table:
     """A CSV file that grows by whole rows."""
 
-    def __init__(self, path: Path, kind: type[Row] | type[DeviceRow]) -> None:
+    def __init__(self, path: Path, kind: type[Row] | type[DeviceRow] | type[MeasureRow]) -> None:
         self.path = path
         self.columns = [field.name for field in fields(kind)]
         lines = _whole_lines(path) if path.exists() else []
@@ -363,7 +405,7 @@ class _Table:
             raise ResultsError(f"'{path}' has other columns than this version writes; choose another folder")
         self._rewrite(lines or [csv_text([self.columns])])  # without a torn last line
 
-    def append(self, rows: Sequence[Row] | Sequence[DeviceRow]) -> None:
+    def append(self, rows: Sequence[Row] | Sequence[DeviceRow] | Sequence[MeasureRow]) -> None:
         data = csv_text([_typed(row) for row in rows]).encode()
         end = self._file.seek(0, os.SEEK_END)
         with _told(f"append to '{self.path}'"):
@@ -411,7 +453,7 @@ def _one_line(found: re.Match[str]) -> str:
     return "[" + found[1].strip(" ,\n").replace(",\n    ", ", ") + "]"
 
 
-def _typed(row: Row | DeviceRow) -> list[object]:
+def _typed(row: Row | DeviceRow | MeasureRow) -> list[object]:
     """Values as their columns' types: 3, 3.0 and numpy's 3 are the same bytes."""
     values: list[object] = []
     for field in fields(row):
@@ -432,7 +474,7 @@ def _whole_lines(path: Path) -> list[str]:
     return [line + "\n" for line in text[: text.rfind(b"\n") + 1].decode().split("\n")[:-1]]
 
 
-def _read(path: Path, kind: type[Row] | type[DeviceRow]) -> pd.DataFrame:
+def _read(path: Path, kind: type[Row] | type[DeviceRow] | type[MeasureRow]) -> pd.DataFrame:
     if not path.is_file():
         raise ResultsError(f"'{path}' does not exist; run the experiment first")
     columns = {field.name: field.type for field in fields(kind)}

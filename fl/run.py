@@ -11,18 +11,15 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import Grid
 
-from fl.adapter import DeviceScore, FlowerStrategy
+from fl.adapter import DeviceScore, FlowerStrategy, means
 from fl.client_app import state_root
 from fl.config import Settings
 from fl.fleet import Fleet
 from fl.measures import NAN, forgetting
-from fl.offline import prepare
-from fl.results import DeviceRow, ResultsWriter, Row
+from fl.results import DeviceRow, MeasureRow, ResultsWriter, Row
 from fl.store import forget
-from fl.world import tensors, world
-from models.axes import FULL, State
-from models.cloud import ModularModel
-from models.train import score
+from fl.workloads import find
+from models.axes import State
 from strategies import STRATEGIES
 from strategies.base import Measure, Plan, Strategy
 
@@ -70,7 +67,7 @@ def run(settings: Settings, grid: Grid, results: ResultsWriter, observe: Observe
     """
     torch.set_num_threads(1)  # as devices do: the same arithmetic on every engine
     for seed in settings.seed_list:
-        world(settings, seed)
+        find(settings.workload).prepare(settings, seed)
     fleet = Fleet.find(grid, settings)
     try:
         for seed in settings.seed_list:
@@ -97,7 +94,7 @@ def _run_method(
 
     budget = ("devices", "cohort", "local_epochs", "adapt_epochs", "rounds_per_step", "candidates")
     plan = Plan(**{key: getattr(settings, key) for key in budget})
-    method = STRATEGIES[name](prepare(settings, seed, offline), plan, seed)
+    method = STRATEGIES[name](find(settings.workload).prepare(settings, seed, offline), plan, seed)
     strategy = FlowerStrategy(method, name, settings, fleet)
     nothing, no_config = ArrayRecord(), ConfigRecord()  # the method holds its model; none travels through Flower's loop
     global_accuracy = _GlobalAccuracy(settings, method)
@@ -127,6 +124,11 @@ def _run_method(
                 for report, row in rows.items()
                 for score in scores
             )
+        results.append_measures(
+            MeasureRow(settings.experiment, settings.setting, report, seed, round_, row.step, measure, value)
+            for report, row in rows.items()
+            for measure, value in (strategy.ledger.measures | means(scores, method.reports[report])).items()
+        )
         observe(Event("round", seed, name, round_, settings.rounds, tuple(rows.values())))
 
 
@@ -204,16 +206,6 @@ class _GlobalAccuracy:
 
     def __call__(self) -> float:
         if self.method.model is not self.scored:
-            self.scored, self.accuracy = self.method.model, self._score()
+            accuracy = find(self.settings.workload).global_accuracy(self.settings, self.method)
+            self.scored, self.accuracy = self.method.model, accuracy
         return self.accuracy
-
-    def _score(self) -> float:
-        here, method = world(self.settings, self.method.seed), self.method
-        x, y = tensors(here.data, "test")
-        cloud, classes = method.cloud, here.data.num_classes
-        body = cloud.architectures[method.architecture].part(FULL)
-        body.load_state_dict(method.model)
-        if method.architecture == "dense":
-            return score(body, x, y, classes).accuracy
-        whole = ModularModel(body, method.modular_model.selector, method.modular_model.routing)
-        return whole.score(x, y, classes).accuracy

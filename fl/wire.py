@@ -1,6 +1,7 @@
 """States and tasks as Flower records, and what a reply must be before it may touch the model."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
@@ -42,6 +43,19 @@ def metrics(content: RecordDict) -> MetricRecord:
     if not isinstance(record, MetricRecord):
         raise ValueError("the reply has no report")
     return record
+
+
+def measures(record: MetricRecord, prefix: str, known: Container[str]) -> dict[str, float]:
+    """What a workload measures, of a reply's numbers: those under ``prefix.``.
+
+    Raises:
+        ValueError: one is unknown or not finite.
+    """
+    found = {k.removeprefix(f"{prefix}."): v for k, v in record.items() if k.startswith(f"{prefix}.")}
+    for name, value in found.items():
+        if name not in known or not math.isfinite(value):  # type: ignore[arg-type]
+            raise ValueError(f"measure {name} is {value}")
+    return {name: float(value) for name, value in found.items()}  # type: ignore[arg-type]
 
 
 def fault(part: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> str | None:

@@ -50,13 +50,23 @@ def test_the_page_runs_and_its_methods_learn(extended: Path) -> None:
     assert set(rounds["method"]) >= {"na", "median", "median+ft", "eclm"} and rounds["round"].max() == 4
     last = rounds[rounds["round"] == 4].set_index("method")["accuracy_mean"]
     assert last["median+ft"] > 0.8 and last["eclm"] > 0.8  # a device has two of the five rings
+    measured = pd.read_csv(extended / "rings-results" / "measures.csv")
+    assert set(measured["measure"]) == {"classes"} and (measured["value"] == 2).all()
+    assert set(measured["method"]) == {"median", "median+ft", "eclm-derive", "eclm"}  # nobody trains for na
 
 
 def test_the_new_rows_keep_the_laws(extended: Path) -> None:
     """Those of partitions and drifts for all pairs, those of models and methods for the new ones."""
     tables = ["tests/partitions/test_partition_world.py", "tests/partitions/test_kinds.py"]
     tables += ["tests/models/test_networks.py", "tests/strategies/test_strategies.py"]
+    tables += ["tests/fl/workloads/test_registry.py"]
     said = python(
-        extended, "-m", "pytest", "-q", *tables, "-k", "test_partition_world or every_partition or squares or median"
+        extended,
+        "-m",
+        "pytest",
+        "-q",
+        *tables,
+        "-k",
+        "test_partition_world or every_partition or squares or median or census",
     )
     assert "passed" in said

@@ -12,13 +12,15 @@ from experiments.plots.style import looks, styled
 
 
 def _costs(summary: pd.DataFrame, metric: str, label: str, of: str, absent: str = "") -> Figure:
-    """Bars of ``metric`` for the methods whose metric ``of`` is above 0 somewhere."""
+    """Bars of ``metric``, in each setting for the methods that ran there and whose metric ``of`` is above 0 somewhere."""
     drawn = looks(dict.fromkeys(summary[(summary["metric"] == of) & (summary["value"] > 0)]["method"]))
     settings = list(dict.fromkeys(summary["setting"]))
     with styled():
         figure, panels = grid(settings, {}, 3, (4.3, 0.8 + 0.22 * max(4, len(drawn))))
         for axes, setting in zip(panels, settings, strict=True):
-            bars(axes, table(summary, setting, metric), drawn, "{:.3g}", 1.0, label, absent)
+            ran = set(summary[summary["setting"] == setting]["method"])
+            here = {method: look for method, look in drawn.items() if method in ran}
+            bars(axes, table(summary, setting, metric), here, "{:.3g}", 1.0, label, absent)
     return figure
 
 

@@ -44,8 +44,10 @@ def grid(
 
 
 def table(summary: pd.DataFrame, setting: str, metric: str) -> pd.DataFrame:
-    """The lines of one setting and metric, by method."""
-    return summary[(summary["setting"] == setting) & (summary["metric"] == metric)].set_index("method")
+    """The lines of one setting and metric, by method; ``runs``: how many seeds the method was run with."""
+    here = summary[summary["setting"] == setting]
+    lines = here[here["metric"] == metric].set_index("method")
+    return lines.assign(runs=here.groupby("method")["seeds"].max().reindex(lines.index))
 
 
 def bars(
@@ -86,6 +88,8 @@ def bars(
             axes.plot(told, at, "D", color="#222222", markersize=4.5, label="_paper")
             reach.append(told)
             text += f" (◆ {form.format(told)})"
+        if line["seeds"] < line["runs"]:
+            text += f" ({line['seeds']:g} of {line['runs']:g} seeds)"
         most = max(most, *reach)
         axes.annotate(text, (max(reach), at), (7, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(range(len(methods)), methods, fontsize=8)

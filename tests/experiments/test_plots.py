@@ -234,10 +234,17 @@ def test_traffic_names_the_methods_that_miss_the_target():
     """95 % of eclm's 0.81 is 0.7695: of eclm-derive only seed 2 (0.77) gets there; na sends nothing: no place."""
     (axes,) = PLOTS["traffic"](frame := rounds(settings=["s"]), summarize(frame)).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == list(METHODS)[1:]
-    assert [text.get_text() for text in axes.texts] == ["not reached"] * 2 + [
-        "20",
-        "20",
-    ]  # 10 MB a round, scored after two
+    told = ["not reached", "not reached", "20 (1 of 2 seeds)", "20"]  # 10 MB a round, scored after two
+    assert [text.get_text() for text in axes.texts] == told
+
+
+def test_costs_leave_out_a_method_that_a_setting_was_not_run_with():
+    frame = rounds(settings=["s", "t"])
+    frame = frame[(frame["setting"] == "s") | (frame["method"] != "la")]
+    left, right = PLOTS["traffic"](frame, summarize(frame)).axes
+    names = [[label.get_text() for label in axes.get_yticklabels()] for axes in (left, right)]
+    sending = [name for name in METHODS if name != "na"]
+    assert names == [sending, [name for name in sending if name != "la"]]
 
 
 def test_latency_is_compute_over_what_a_board_sustains():

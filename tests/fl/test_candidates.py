@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import torch
 
-from fl import client_app, workload
 from fl.config import Settings, SettingsError
 from fl.offline import prepare
 from fl.results import read_devices, read_rounds
 from fl.store import Store
+from fl.workloads import classify as workload
 from tests.fl.conftest import SMALL
 
 HELD = {"block.modules": np.array([1, 4, 9, 12, 15])}
@@ -109,7 +109,7 @@ def test_a_claim_to_activate_what_is_not_held_is_left_out(play, tmp_path: Path, 
         got = honest(settings, order, store, state)
         return replace(got, active=claimed) if order.device == 2 else got
 
-    monkeypatch.setattr(client_app.workload, "evaluate", evaluate)
+    monkeypatch.setattr(workload, "evaluate", evaluate)
     play(tmp_path, strategies="eclm", candidates=2.0, rounds=2)
     assert ends(tmp_path).evaluated.tolist() == [5]
 

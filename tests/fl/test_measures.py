@@ -11,13 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl import client_app, workload
 from fl.config import Settings
 from fl.devices import Table
 from fl.measures import Divergence, forgetting, load_cv
 from fl.results import read_devices, read_rounds
+from fl.workloads import classify as workload
 from fl.world import world
-from models import train
 from tests.fl.conftest import SMALL
 
 AXES = {"w": ("module", None)}
@@ -116,7 +115,7 @@ def test_a_device_whose_model_diverged_is_not_scored(play: Callable, tmp_path: P
         broken = (0.5, 0.5, float("inf"))
         return replace(got, delivered=broken) if order.device == 2 else got
 
-    monkeypatch.setattr(client_app.workload, "evaluate", evaluate)
+    monkeypatch.setattr(workload, "evaluate", evaluate)
     play(tmp_path, strategies="fedavg")
     scored: pd.DataFrame = read_rounds(tmp_path).query("evaluated > 0")
     assert (scored.evaluated == 5).all() and np.isfinite(scored.loss).all()
@@ -125,11 +124,8 @@ def test_a_device_whose_model_diverged_is_not_scored(play: Callable, tmp_path: P
 def test_a_cloud_model_that_did_not_change_is_scored_once(play: Callable, tmp_path: Path, monkeypatch) -> None:
     calls = []
 
-    def counted(*args, **kwargs):
-        calls.append(1)
-        return train.score(*args, **kwargs)
-
-    monkeypatch.setattr("fl.run.score", counted)
+    honest = workload.global_accuracy
+    monkeypatch.setattr(workload, "global_accuracy", lambda *of: calls.append(1) or honest(*of))
     play(tmp_path, strategies="na", rounds=6)
     assert len(calls) == 1
     accuracy = read_rounds(tmp_path).query("evaluated > 0").global_accuracy

@@ -8,12 +8,12 @@ import pytest
 import torch
 from flwr.app import MetricRecord
 
-from fl import workload
 from fl.adapter import FlowerStrategy
 from fl.config import Settings
 from fl.offline import Stage, _keep, address
 from fl.results import read_devices, read_rounds
 from fl.store import Store
+from fl.workloads import classify as workload
 from fl.world import architectures
 from models.axes import extract
 from models.body import columns_coverage

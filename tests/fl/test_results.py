@@ -11,13 +11,16 @@ from fl import results as module
 from fl.results import (
     COLUMNS,
     DEVICE_COLUMNS,
+    MEASURE_COLUMNS,
     DeviceRow,
+    MeasureRow,
     ResultsError,
     ResultsWriter,
     Row,
     atomic_write,
     read_config,
     read_devices,
+    read_measures,
     read_rounds,
 )
 
@@ -37,7 +40,13 @@ def device_row(round: int, device: int) -> DeviceRow:
     return DeviceRow("toy", "m=2", "fedavg", 0, round, 0, device, "pi4", 50, 0.5, 0.4, 1e6, 0.25, 1e6, 2.5)
 
 
-@pytest.mark.parametrize(("kind", "columns"), [(Row, COLUMNS), (DeviceRow, DEVICE_COLUMNS)])
+def measure_row(round: int) -> MeasureRow:
+    return MeasureRow("toy", "m=2", "fedavg", 0, round, 0, "bytes", round / 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns"), [(Row, COLUMNS), (DeviceRow, DEVICE_COLUMNS), (MeasureRow, MEASURE_COLUMNS)]
+)
 def test_every_column_is_explained(kind, columns):
     assert [field.name for field in fields(kind)] == list(columns)
     assert all(columns.values())
@@ -194,25 +203,30 @@ def test_resume_gives_the_same_bytes(tmp_path):
             for round in (1, 2, 3):
                 results.append([row(round, method)])
                 results.append_devices([replace(device_row(round, d), method=method) for d in (0, 1)])
+                results.append_measures([replace(measure_row(round), method=method)])
             results.finish("m=2", method, 0)
     with open_(cut) as results:
         for round in (1, 2, 3):
             results.append([row(round, "na")])
             results.append_devices([replace(device_row(round, d), method="na") for d in (0, 1)])
+            results.append_measures([replace(measure_row(round), method="na")])
         results.finish("m=2", "na", 0)
         for round in (1, 2):
             results.append([row(round)])
             results.append_devices([device_row(round, d) for d in (0, 1)])
+            results.append_measures([measure_row(round)])
     with open_(cut) as results:
         assert results.done() == {("m=2", "na", 0)}
         results.rewind("m=2", "fedavg", 0, round=1)
         for round in (2, 3):
             results.append([row(round)])
             results.append_devices([device_row(round, d) for d in (0, 1)])
+            results.append_measures([measure_row(round)])
         results.finish("m=2", "fedavg", 0)
-    for name in ("rounds.csv", "devices.csv", "config.toml"):
+    for name in ("rounds.csv", "devices.csv", "measures.csv", "config.toml"):
         assert (whole / name).read_bytes() == (cut / name).read_bytes()
     assert len(read_devices(whole)) == 12 and read_devices(whole)["device_class"][0] == "pi4"
+    assert read_measures(whole)["value"].tolist() == [0.25, 0.5, 0.75] * 2
 
 
 def test_rewind_to_the_start_unmarks_the_run_and_spares_others(tmp_path):

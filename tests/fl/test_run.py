@@ -14,11 +14,12 @@ import pytest
 import torch
 from flwr.app import Error, Message, RecordDict
 
-from fl import client_app, wire, workload
+from fl import wire
 from fl.config import Settings, SettingsError
 from fl.grid import LocalGrid
 from fl.results import read_rounds
 from fl.run import open_results, run
+from fl.workloads import classify as workload
 from strategies import STRATEGIES
 from strategies.fedavg import FedAvg
 from tests.fl.conftest import SMALL, without_clock
@@ -135,7 +136,7 @@ def breaking(monkeypatch: pytest.MonkeyPatch) -> Callable:
             got = honest(settings, order, store, state)
             return how(got) if order.device == device else got
 
-        monkeypatch.setattr(client_app.workload, "train", train)
+        monkeypatch.setattr(workload, "train", train)
 
     return _break
 
@@ -217,7 +218,7 @@ def test_a_lying_profile_is_refused(play, tmp_path, monkeypatch, told: dict) -> 
             got = {key: value for key, value in {**got, **told}.items() if value is not None}
         return got
 
-    monkeypatch.setattr(client_app.workload, "profile", profile)
+    monkeypatch.setattr(workload, "profile", profile)
     play(tmp_path, strategies="eclm", **{"devices": 4, "cohort": 4, "rounds": 2})
     rounds = pd.read_csv(tmp_path / "rounds.csv").drop_duplicates("round")
     assert (rounds.failures == 1).all() and (rounds.devices == 3).all()
@@ -231,7 +232,7 @@ def test_a_lying_score_is_left_out(play, tmp_path, monkeypatch, score: tuple) ->
         got = honest(settings, order, store, state)
         return replace(got, delivered=score) if order.device == 2 else got
 
-    monkeypatch.setattr(client_app.workload, "evaluate", evaluate)
+    monkeypatch.setattr(workload, "evaluate", evaluate)
     play(tmp_path, strategies="fedavg")
     scored = pd.read_csv(tmp_path / "rounds.csv").query("evaluated > 0")
     assert (scored.evaluated == 5).all() and scored.accuracy_mean.between(0.2, 1).all()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from flwr.app import MetricRecord
 
 from fl import wire
 from fl.store import NotHeld, Store, forget
@@ -38,6 +39,16 @@ def test_faults_are_named(change: dict, why: str | None) -> None:
     part = {name: value for name, value in {**STATE, **change}.items() if value is not None}
     got = wire.fault(part, STATE)
     assert (got is None) if why is None else (got is not None and __import__("re").fullmatch(why, got))
+
+
+def test_measures_are_told_apart_by_their_prefix_and_refused_where_they_make_no_sense() -> None:
+    told = MetricRecord({"trained.bytes": 3, "trained.bits": 0.5, "delivered.bytes": 4.0, "loss": 1.0})
+    assert wire.measures(told, "trained", {"bytes": "", "bits": ""}) == {"bytes": 3.0, "bits": 0.5}
+    assert wire.measures(told, "adapted", {}) == {}
+    with pytest.raises(ValueError, match=r"measure bits is 0\.5"):
+        wire.measures(told, "trained", {"bytes": ""})
+    with pytest.raises(ValueError, match="measure bytes is nan"):
+        wire.measures(MetricRecord({"trained.bytes": float("nan")}), "trained", {"bytes": ""})
 
 
 def test_a_device_keeps_what_it_saved_until_the_run_is_forgotten(tmp_path) -> None:

@@ -1,12 +1,12 @@
-"""The device's side of a round: profile, train, score. Knows no method and no engine.
+"""Classification by a network that may be cut into modules: the workload of ECLM and its rivals.
 
 One process may stand in for many devices, one after the other, so what is expensive (data set, networks) is kept per
 process and overwritten in place; what belongs to a device lies in its `fl.store.Store`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import get_args
 
@@ -18,11 +18,14 @@ from fl.clock import BACKWARD
 from fl.config import Settings
 from fl.devices import Shares, Table, shares
 from fl.fits import Fit, fitted
+from fl.offline import prepare as prepare  # the cloud's side
 from fl.store import Store
+from fl.workloads.workload import Order, Scored, Trained
 from fl.world import architectures, recipe, routing, selector, tensors, world
 from models.axes import FULL, Coverage, State, WeightedSum, covered_sizes, extract
 from models.batched import Lesson
 from models.body import Body, columns_coverage
+from models.cloud import ModularModel
 from models.costs import CostModel
 from models.derive import Infeasible, choose, shift, smallest
 from models.nested import ordered_dropout, settle
@@ -30,76 +33,10 @@ from models.selector import Selector, importance
 from models.supernet import best_path
 from models.train import Masking, fit, score
 from partitions import Purpose, apply, rng
-from strategies.base import Limits
+from strategies.base import Limits, Strategy
 
 MASKINGS: tuple[Masking, ...] = get_args(Masking)
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a message asks of a device.
-
-    Args:
-        device, seed, round, step: where in the experiment this is.
-        architecture: of `fl.world.architectures`; sizes: the axis sizes in which the part differs from the whole.
-        held: for each module layer the modules that the part consists of, numbered as `models.body.gate_columns` does.
-        look_back: also score on the test draw of the step before.
-        shares: of the classes in the cloud's data, where ``masked`` is 'prior'.
-        epochs, masked, rate, keep, reselect, rates, blend, search: as in `strategies.base.Task`.
-    """
-
-    device: int
-    seed: int
-    round: int
-    step: int
-    architecture: str = "dense"
-    sizes: Mapping[str, int] | None = None
-    held: Mapping[str, Sequence[int] | np.ndarray] | None = None
-    epochs: int = 0
-    masked: Masking = "none"
-    shares: Sequence[float] = ()
-    rate: float = 1.0
-    keep: bool = False
-    reselect: bool = False
-    rates: Sequence[float] = ()
-    blend: float = 1.0
-    search: bool = False
-    look_back: bool = False
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What local training gives.
-
-    Args:
-        state: of the modules activated; None where it changed too little to be uploaded.
-        classes: of which the device has samples.
-        active: how many modules were activated, by their axis, where the device chose them.
-    """
-
-    state: State | None
-    examples: int
-    loss: float
-    classes: Sequence[int] = ()
-    active: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Scores before and after local adaptation; without adaptation they are the same.
-
-    Args:
-        samples: in the test draw; examples: in the training data.
-        former: accuracy on the test draw of the step before, delivered and adapted.
-        active: as in `Trained`.
-    """
-
-    samples: int
-    delivered: tuple[float, float, float]  # accuracy, balanced accuracy, mean loss
-    adapted: tuple[float, float, float]
-    examples: int
-    former: tuple[float, float] | None = None
-    active: Mapping[str, int] = field(default_factory=dict)
+MEASURES: dict[str, str] = {}
 
 
 @dataclass
@@ -356,6 +293,19 @@ def change(before: State, after: State) -> float:
     moved = sum(float((after[name] - value).double().square().sum()) for name, value in before.items())
     norm = sum(float(value.double().square().sum()) for value in before.values())
     return math.sqrt(moved / max(norm, 1e-24))
+
+
+def global_accuracy(settings: Settings, method: Strategy) -> float:
+    """The accuracy of a method's cloud model on the whole test set."""
+    here = world(settings, method.seed)
+    x, y = tensors(here.data, "test")
+    cloud, classes = method.cloud, here.data.num_classes
+    body = cloud.architectures[method.architecture].part(FULL)
+    body.load_state_dict(method.model)
+    if method.architecture == "dense":
+        return score(body, x, y, classes).accuracy
+    whole = ModularModel(body, method.modular_model.selector, method.modular_model.routing)
+    return whole.score(x, y, classes).accuracy
 
 
 def _keep(settings: Settings, order: Order, store: Store, part: Part, fresh: bool) -> None:

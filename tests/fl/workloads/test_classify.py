@@ -10,7 +10,8 @@ import torch
 
 from fl.config import Settings
 from fl.results import read_rounds
-from fl.workload import Order, _data, blend
+from fl.workloads.classify import _data, blend
+from fl.workloads.workload import Order
 from fl.world import tensors, world
 from partitions.sources.images import save
 from strategies import STRATEGIES
