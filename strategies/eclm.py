@@ -12,7 +12,7 @@ import torch
 
 from models.axes import extract
 from models.body import by_axis, columns_coverage
-from models.derive import Infeasible, choose, smallest
+from models.derive import Infeasible, choose, choose_many, smallest
 from models.train import Masking
 from strategies.base import Limits, Profile, Strategy, Task, Update, merge
 
@@ -57,15 +57,23 @@ class ECLM(Strategy):
         state = extract(self.model, self.axes, coverage)
         return Task("modular", coverage, state, epochs, price, masked=self.masked, blend=self.blend)
 
-    def serve(self, profile: Profile, epochs: int) -> Task:
+    def derive_all(self, profiles: Sequence[Profile]) -> list[dict[str, np.ndarray] | None]:
+        """`derive` for many devices in one call; None where it is infeasible."""
+        scores = [p.importance for p in profiles if p.importance is not None]
+        limits = [p.limits.vector for p in profiles if p.limits is not None]
+        return choose_many(self.cloud.modular_costs, scores, limits, Limits.names)
+
+    def serve(self, profile: Profile, epochs: int, derived: Mapping[str, np.ndarray] | None = None) -> Task:
         """A sub-model for use: what fits, or the smallest there is.
 
         With candidates, a device that can do with the modules that it holds goes on with these; any other is sent new
-        ones. Either way it re-selects among them by itself.
+        ones. Either way it re-selects among them by itself. ``derived``: what `derive` gives, where that is known.
         """
         assert profile.importance is not None
         try:
-            modules = profile.held or (self.candidates if self.plan.candidates else self.derive)(profile)
+            modules = profile.held or (
+                self.candidates(profile) if self.plan.candidates else derived or self.derive(profile)
+            )
         except Infeasible:
             modules = smallest(profile.importance)
         task = self._task(modules, epochs)
@@ -74,13 +82,11 @@ class ECLM(Strategy):
         return task
 
     def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
-        out = {}
-        for profile in profiles:
-            try:
-                out[profile.device] = self._task(self.derive(profile), self.plan.local_epochs)
-            except Infeasible:
-                continue  # too small to train: it sits the round out
-        return out
+        return {
+            profile.device: self._task(modules, self.plan.local_epochs)
+            for profile, modules in zip(profiles, self.derive_all(profiles), strict=True)
+            if modules is not None  # else too small to train: it sits the round out
+        }
 
     def absorb(
         self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
@@ -101,7 +107,8 @@ class ECLM(Strategy):
         self.model = merge(self, tasks, updates, {u.device: u.examples for u in updates}, along)
 
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
-        return {p.device: self.serve(p, self.plan.adapt_epochs) for p in profiles}
+        derived = self.derive_all(profiles) if not self.plan.candidates else [None] * len(profiles)
+        return {p.device: self.serve(p, self.plan.adapt_epochs, d) for p, d in zip(profiles, derived, strict=True)}
 
 
 @dataclass
