@@ -1,6 +1,7 @@
 """Stock Flower: `flwr run` of the app in ``stock``, whose ServerApp asks us before every round."""
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -9,7 +10,7 @@ from multiprocessing.connection import Listener
 from pathlib import Path
 
 from experiments.bench.entrants.work import Enough, Turns
-from experiments.hermetic import flwr_run
+from experiments.hermetic import FlowerRunFailed, flwr_run
 
 
 def main(folder: str, to: str, client: str) -> None:
@@ -19,14 +20,12 @@ def main(folder: str, to: str, client: str) -> None:
         app = shutil.copytree(here / "stock", Path(scratch) / "app", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(here / "work.py", app / "work.py")
         config = {"folder": folder, "to": to, "port": listener.address[1], "client": client}
-        failed: list[BaseException] = []
-
         def run() -> None:
             try:
                 flwr_run(app, config, devices, on_line=lambda line: print(line, file=sys.stderr))
-            except BaseException as error:
-                failed.append(error)
-                print(error, file=sys.stderr)
+            except FlowerRunFailed as error:
+                print(error, file=sys.stderr, flush=True)
+                os._exit(1)  # the rest of us waits for somebody who will not call
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
