@@ -17,7 +17,7 @@ Coverage = Mapping[str, Tensor]
 Sizes = Mapping[str, int]
 
 FULL: Coverage = {}
-PIECE = 1 << 17  # numbers that are converted at a time: a megabyte
+PIECE = 1 << 18  # numbers that are converted at a time: two megabytes, measured the fastest
 
 
 def covered_sizes(sizes: Sizes, coverage: Coverage) -> dict[str, int]:

@@ -3,12 +3,17 @@
 import sys
 from collections.abc import Callable
 
-from experiments.bench import w1, w2
+from experiments.bench import derive, eclm500, layer, merge, start_up, w1, w2
 from experiments.bench.table import Options, Table
 
 BENCHMARKS: dict[str, Callable[[Options], Table]] = {
     "w1": w1.bench,
     "w2": w2.bench,
+    "eclm500": eclm500.bench,
+    "derive": derive.bench,
+    "merge": merge.bench,
+    "layer": layer.bench,
+    "start-up": start_up.bench,
 }
 
 

@@ -40,7 +40,7 @@ class EntrantFailed(RuntimeError):
     """An entrant ended or kept silent; the message quotes its last words."""
 
 
-class _Runner:
+class Runner:
     """An entrant at work."""
 
     def __init__(self, entrant: Entrant, exam: Exam, scratch: Path):
@@ -100,13 +100,13 @@ def contest(title: str, reference: str, exam: Exam, entrants: Sequence[Entrant],
         EntrantFailed: one of them fails.
     """
     lines = {entrant.what: Line(entrant.what, why_not=entrant.missing) for entrant in entrants}
-    runners: list[_Runner] = []
+    runners: list[Runner] = []
     try:
         for entrant in entrants:
             if entrant.missing:
                 continue
             options.say(f"{entrant.what}: start and first round")
-            runners.append(runner := _Runner(entrant, exam, options.scratch))
+            runners.append(runner := Runner(entrant, exam, options.scratch))
             runner.line = lines[entrant.what]
             runner.hear()
             runner.round()

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter, process_time
 
 from fl.results import atomic_write, csv_text
 
@@ -43,6 +44,24 @@ class Line:
     start: float | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
     why_not: str = ""
+
+
+def interleave(works: Mapping[str, Callable[[], object]], options: Options) -> list[Line]:
+    """Time functions of this process, turn by turn; each is called once before to warm up."""
+    lines = {what: Line(what) for what in works}
+    for what, work in works.items():
+        began = perf_counter()
+        work()
+        lines[what].start = perf_counter() - began
+    for block in range(options.blocks):
+        for what, work in works.items():
+            options.say(f"block {block + 1} of {options.blocks}: {what}")
+            for _ in range(options.rounds):
+                began, used = perf_counter(), process_time()
+                work()
+                lines[what].wall.append(perf_counter() - began)
+                lines[what].cpu.append(process_time() - used)
+    return list(lines.values())
 
 
 @dataclass

@@ -20,6 +20,7 @@ def main(folder: str, to: str, client: str) -> None:
         app = shutil.copytree(here / "stock", Path(scratch) / "app", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(here / "work.py", app / "work.py")
         config = {"folder": folder, "to": to, "port": listener.address[1], "client": client}
+
         def run() -> None:
             try:
                 flwr_run(app, config, devices, on_line=lambda line: print(line, file=sys.stderr))

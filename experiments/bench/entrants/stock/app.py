@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from work import Work
 
-server, client = ServerApp(), ClientApp()
+server = ServerApp()
+client = ClientApp()
 
 
 class SameCohorts(FedAvg):
@@ -33,11 +34,10 @@ class SameCohorts(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        messages = list(super().configure_train(server_round, arrays, config, grid))
-        for slot, message in enumerate(messages):
+        for slot, message in enumerate(super().configure_train(server_round, arrays, config, grid)):
             told = ConfigRecord({"round": server_round - 1, "slot": slot})
-            message.content = RecordDict({"arrays": arrays, "config": told})
-        return messages
+            content = RecordDict({"arrays": arrays, "config": told})
+            yield Message(content, message.metadata.dst_node_id, message.metadata.message_type)
 
 
 @server.main()
