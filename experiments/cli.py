@@ -1,4 +1,4 @@
-"""The command line: list, run, plot, drift, settings, data, bench."""
+"""The command line: list, run, plot, drift, settings, data, deploy, chat, spa, bench."""
 
 import signal
 import sys
@@ -13,21 +13,25 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from experiments.bench.contest import EntrantFailed
+from experiments.bench import BENCHMARKS, EntrantFailed, about, find
 from experiments.catalog import EXPERIMENTS, SCALES, VIEWS, Experiment, View
+from experiments.deploy.commands import app as deploy_app
+from experiments.deploy.identity import DeployError
 from experiments.hermetic import FlowerRunFailed
 from experiments.launch import default_workers, launch, launch_study
+from experiments.options import Changes, changes_of
 from experiments.plots import PLOTS
 from experiments.plots.drift import drift as draw_drift
 from experiments.plots.drift import shares
 from experiments.plots.style import save
 from experiments.report import markdown, show
+from experiments.spa import chat, spa_app
 from experiments.studies import FILE, STUDIES, read_study, summarize_study
 from experiments.summary import summarize, write_summary
 from fl.config import Settings, SettingsError
 from fl.results import ResultsError, atomic_write, csv_text, read_config, read_rounds
 from fl.world import world
-from partitions import DATASETS, DataError, UnknownName, fetch, import_, lookup, where
+from partitions import DATASETS, DataError, Here, UnknownName, fetch, import_, lookup, where
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,14 +44,11 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Where the data sets are, and how to get them.")
 app.add_typer(data_app, name="data")
+app.add_typer(deploy_app, name="deploy")
+app.add_typer(spa_app, name="spa")
+app.command()(chat)
 console = Console()
 INTERRUPTED = 130
-Changes = Annotated[
-    list[str],
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a run-config key; may be repeated. `settings` explains them."
-    ),
-]
 OTHER = Experiment("", "", "rounds of an experiment that is not in the catalog", {}, {})
 
 
@@ -74,8 +75,12 @@ def run(
     scale: Annotated[str, typer.Option(help="smoke: does it run; cpu: two cores; paper: a GPU and patience.")] = "cpu",
     seeds: Annotated[str, typer.Option(help="Seeds, e.g. 1,2,3; by default the experiment's own.")] = "",
     engine: Annotated[
-        str, typer.Option(help="local: in process; flower: a real `flwr run` simulation on Ray.")
-    ] = "local",
+        str,
+        typer.Option(
+            help="local: in process; flower: a real `flwr run` simulation on Ray; loopback: a SuperNode per device, "
+            "deployed on this machine; by default the experiment's own, mostly local."
+        ),
+    ] = "",
     workers: Annotated[int, typer.Option(help="Processes that stand in for devices; 0: one per core.")] = 0,
     settings_: Annotated[
         str, typer.Option("--settings", help="Only settings whose name holds one of these words, e.g. cifar10,m=2.")
@@ -93,8 +98,9 @@ def run(
     asked = lookup("experiment", name, known)
     experiment = EXPERIMENTS[asked.of] if isinstance(asked, View) else asked
     lookup("scale", scale, dict.fromkeys(SCALES))
-    lookup("engine", engine, dict.fromkeys(("local", "flower")))
-    changes = _changes(set_)
+    engine = engine or experiment.engine
+    lookup("engine", engine, dict.fromkeys(("local", "flower", "loopback")))
+    changes = changes_of(set_)
     chosen = list(experiment.seeds)
     if seeds:
         chosen = Settings.parse({"seeds": seeds}).seed_list
@@ -122,8 +128,11 @@ def drift(
     out: Annotated[Path, typer.Option(help="Folder for drift.csv and drift.png.")] = Path("runs") / "drift",
 ) -> None:
     """Draw how data drift on devices: a share for each class or subject, step by step. Nothing is trained."""
-    chosen = Settings.parse({"devices": devices, "cohort": 1, **_changes(set_)})
-    rows = shares(world(chosen, chosen.seed_list[0]), min(devices, chosen.devices), steps)
+    chosen = Settings.parse({"devices": devices, "cohort": 1, **changes_of(set_)})
+    here = world(chosen, chosen.seed_list[0])
+    if isinstance(here, Here):
+        raise SettingsError("placement = 'own' leaves data with the machines that hold them: nothing to draw here")
+    rows = shares(here, min(devices, chosen.devices), steps)
     folder = out.expanduser().absolute()
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / "drift.csv", csv_text([rows.columns, *rows.itertuples(index=False, name=None)]))
@@ -149,17 +158,16 @@ def bench(
     out: Annotated[Path, typer.Option(help="Folder for <name>.csv and <name>.md.")] = Path("results") / "bench",
 ) -> None:
     """Measure what things cost, beside what others take for the same work: turn by turn, on a machine that is idle."""
-    from experiments.bench import BENCHMARKS, about
     from experiments.bench.table import Options
 
     for name in names or ():
-        lookup("benchmark", name, BENCHMARKS)
+        find(name)
     for name in () if names else BENCHMARKS:
         console.print(f"{name:<10}{about(name)}", highlight=False)
     for name in names or ():
         with console.status(name) as status, tempfile.TemporaryDirectory(prefix="driftfed-bench-") as scratch:
             said = partial(_say, status, name)
-            table = BENCHMARKS[name](Options(blocks, rounds, workers or default_workers(), Path(scratch), said))
+            table = find(name).bench(Options(blocks, rounds, workers or default_workers(), Path(scratch), said))
         table.write(out, name)
         console.print(table.markdown(), markup=False, highlight=False, soft_wrap=True)
 
@@ -198,21 +206,6 @@ def data_import(
     console.print(f"{name}: {import_(name, files, root or None)}")
 
 
-def _changes(pairs: list[str]) -> dict[str, str]:
-    """KEY=VALUE pairs of the command line as a mapping.
-
-    Raises:
-        SettingsError: one of them has no '='.
-    """
-    changes = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise SettingsError(f"--set {pair}: write KEY=VALUE, e.g. --set rounds=50")
-        changes[key.strip()] = value.strip()
-    return changes
-
-
 def _finish(folder: Path, asked: str = "") -> None:
     """Summary, tables and figures of a results folder; the table of ``asked``, by default the experiment, is shown."""
     if (folder / FILE).exists():
@@ -249,10 +242,10 @@ def main() -> None:
     except click.ClickException as error:  # wrong options: click's own words
         error.show()
         sys.exit(error.exit_code)
-    except (SettingsError, DataError, ResultsError, UnknownName, FlowerRunFailed, EntrantFailed) as error:
+    except (SettingsError, DataError, ResultsError, UnknownName, FlowerRunFailed, DeployError, EntrantFailed) as error:
         errors.print("error:", style="red", end=" ")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     if code == INTERRUPTED:  # typer's way to say that a KeyboardInterrupt came through
-        errors.print("interrupted; the same command goes on from the last complete run", style="yellow")
+        errors.print("interrupted; the same command goes on where it stopped", style="yellow")
     sys.exit(code)

@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Self
@@ -76,25 +76,37 @@ def flwr_run(
     `run_config` overrides `[tool.flwr.app.config]`; paths in it should be absolute, since the app runs in an empty
     folder. Raises `FlowerRunFailed` if the run did not complete, within `timeout_s` if given.
     """
-    lines: deque[str] = deque(maxlen=TAIL)
     with _superlink() as group:
-        app, overrides = group.folder / "app", group.folder / "run.toml"
-        _copy_app(project, app)
-        overrides.write_text(tomli_w.dumps(run_config), encoding="utf-8")
         federation = f"num-supernodes={supernodes} client-resources-num-cpus={cpus_per_client}"
-        options = ["--stream", "--run-config", str(overrides), "--federation-config", federation]
-        flwr = group.start("flwr", "run", str(app), *options, output=subprocess.PIPE)
-        with _alarm(timeout_s, flwr.kill) as late:
-            for line in _readable(flwr):
-                lines.append(line)
-                if on_line:
-                    on_line(line)
-        cause = f"not finished within {timeout_s:g} s" if late.is_set() else _failure(group, flwr.wait())
+        submit(group, project, run_config, ["--federation-config", federation], on_line, timeout_s)
+
+
+def submit(
+    group: "Group",
+    project: Path,
+    run_config: Mapping[str, str | int | float | bool],
+    options: Sequence[str] = (),
+    on_line: Callable[[str], None] | None = None,
+    timeout_s: float | None = None,
+) -> None:
+    """`flwr run` the app in `project` on the SuperLink that the group's default connection names; as `flwr_run`."""
+    lines: deque[str] = deque(maxlen=TAIL)
+    app, overrides = group.folder / "app", group.folder / "run.toml"
+    copy_app(project, app)
+    overrides.write_text(tomli_w.dumps(run_config), encoding="utf-8")
+    given = ["--stream", "--run-config", str(overrides), *options]
+    flwr = group.start("flwr", "run", str(app), *given, output=subprocess.PIPE)
+    with _alarm(timeout_s, flwr.kill) as late:
+        for line in _readable(flwr):
+            lines.append(line)
+            if on_line:
+                on_line(line)
+    cause = f"not finished within {timeout_s:g} s" if late.is_set() else _failure(group, flwr.wait())
     if cause:
         raise FlowerRunFailed(cause, "\n".join(lines))
 
 
-def _failure(group: "_Group", code: int) -> str:
+def _failure(group: "Group", code: int) -> str:
     """Why the run failed, or nothing if it completed. The exit code of `flwr run` only tells whether it started."""
     if code:
         return f"`flwr run` ended with exit code {code}"
@@ -118,7 +130,7 @@ def _readable(process: "subprocess.Popen[str]") -> Iterator[str]:
 
 
 @contextmanager
-def _folder() -> Iterator[Path]:
+def private_folder() -> Iterator[Path]:
     """A private folder; its path is short because below it Ray opens Unix sockets, whose paths are limited."""
     base = "/tmp" if os.access("/tmp", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="driftfed-", dir=base, ignore_cleanup_errors=True) as name:
@@ -128,7 +140,7 @@ def _folder() -> Iterator[Path]:
         yield folder
 
 
-def _copy_app(project: Path, target: Path) -> None:
+def copy_app(project: Path, target: Path) -> None:
     """Copy what a bundle may hold: `flwr run` looks at every file of a folder, seconds of work with a `.venv`."""
 
     def skipped(folder: str, names: list[str]) -> set[str]:
@@ -145,15 +157,15 @@ def _copy_app(project: Path, target: Path) -> None:
 
 
 @contextmanager
-def _superlink() -> Iterator["_Group"]:
+def _superlink() -> Iterator["Group"]:
     """A SuperLink and a SuperExec on a free port of this machine.
 
     They are started apart (`--isolation process`) since a SuperLink puts a SuperExec of its own, and with it Ray, into
     another session, out of the group's reach. A SuperExec installs no dependencies unless asked to.
     """
     for _ in range(3):  # another process may take the port between our look and the start
-        port = _free_port()
-        with _folder() as folder, _Group(folder) as group, (folder / "superlink.log").open("w+b") as log:
+        port = free_port()
+        with private_folder() as folder, Group(folder) as group, (folder / "superlink.log").open("w+b") as log:
             address = f"127.0.0.1:{port}"
             (folder / "home" / "config.toml").write_text(
                 f'[superlink]\ndefault = "hermetic"\n[superlink.hermetic]\naddress = "{address}"\ninsecure = true\n'
@@ -169,7 +181,7 @@ def _superlink() -> Iterator["_Group"]:
     raise FlowerRunFailed("the SuperLink did not start", last_words)
 
 
-class _Group:
+class Group:
     """Processes that end together, with `with` or with this process, however it dies.
 
     One process group holds Flower's processes and all that they start. A guard outside of it kills the group and
@@ -182,11 +194,23 @@ class _Group:
         self._guard: subprocess.Popen[bytes] | None = None
         self._members: list[subprocess.Popen[str]] = []
 
-    def start(self, command: str, *arguments: str, output: IO[bytes] | int) -> "subprocess.Popen[str]":
-        """Start one of Flower's commands in the group and the private working directory."""
+    def start(
+        self,
+        command: str,
+        *arguments: str,
+        output: IO[bytes] | int,
+        env: Mapping[str, str] | None = None,
+        before: Callable[[], None] | None = None,
+    ) -> "subprocess.Popen[str]":
+        """Start one of Flower's commands in the group and the private working directory.
+
+        Args:
+            env: variables that differ from the group's; before: called in the new process, to limit it.
+        """
         member = subprocess.Popen(
             [str(Path(sysconfig.get_path("scripts"), command)), *arguments],
-            env=self._env,
+            env={**self._env, **(env or {})},
+            preexec_fn=before,
             cwd=self.folder / "cwd",
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -204,13 +228,18 @@ class _Group:
             )
         return member
 
+    @property
+    def leader(self) -> int:
+        """The number of the process group, once something was started."""
+        return self._members[0].pid
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         if not self._members:
             return
-        group = self._members[0].pid
+        group = self.leader
         with suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
         for member in self._members:
@@ -218,13 +247,13 @@ class _Group:
             if member.stdout:
                 member.stdout.close()
         deadline = time.monotonic() + DEATH_S
-        while _lives(group) and time.monotonic() < deadline:
+        while lives(group) and time.monotonic() < deadline:
             time.sleep(0.02)
         if self._guard:
             self._guard.communicate()
 
 
-def _lives(group: int) -> bool:
+def lives(group: int) -> bool:
     """Whether a process group has a member that runs; one that only waits to be reaped by the system does not count."""
     if not Path("/proc/self/stat").exists():
         try:
@@ -261,7 +290,7 @@ def _environment(folder: Path) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | threads | private
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -20,15 +20,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from experiments.deploy.loopback import loopback_run
 from experiments.hermetic import flwr_run
 from experiments.studies import Study, StudyResults
 from fl.config import Settings
 from fl.grid import LocalGrid
 from fl.run import Event, complete, open_results, run
-from fl.world import architectures, world
+from fl.workloads import find
 from strategies import STRATEGIES
 
-Engine = Literal["local", "flower"]
+Engine = Literal["local", "flower", "loopback"]
 PROJECT = Path(__file__).resolve().parents[1]
 
 
@@ -38,7 +39,8 @@ def launch(
     """Run everything that ``out`` does not hold complete.
 
     Args:
-        engine: 'local', in process; 'flower', a real `flwr run` simulation on Ray.
+        engine: 'local', in process; 'flower', a real `flwr run` simulation on Ray; 'loopback', a real deployment with
+            a SuperNode per device, all on this machine.
         workers: processes that stand in for devices.
 
     Raises:
@@ -50,7 +52,8 @@ def launch(
         if engine == "local":
             _local(settings, workers, out, overwrite, observe)
         else:
-            _flower(settings, workers, out, overwrite, observe, console)
+            start: Callable[..., None] = flwr_run if engine == "flower" else loopback_run
+            _flower(settings, workers, out, overwrite, observe, console, start)
 
 
 def launch_study(study: Study, settings: Sequence[Settings], out: Path, overwrite: bool, console: Console) -> None:
@@ -84,9 +87,8 @@ def launch_study(study: Study, settings: Sequence[Settings], out: Path, overwrit
 def _check(settings: Sequence[Settings]) -> None:
     """Find everything that can be wrong before the first epoch."""
     for s in settings:
-        architectures(s)
         for seed in s.seed_list:
-            world(s, seed)
+            find(s.workload).prepare(s, seed)
 
 
 def _bar(console: Console, unit: str) -> Progress:
@@ -110,8 +112,16 @@ def _local(settings: Sequence[Settings], workers: int, out: Path, overwrite: boo
 
 
 def _flower(
-    settings: Sequence[Settings], workers: int, out: Path, overwrite: bool, observe: "Observe", console: Console
+    settings: Sequence[Settings],
+    workers: int,
+    out: Path,
+    overwrite: bool,
+    observe: "Observe",
+    console: Console,
+    start: Callable[..., None],
 ) -> None:
+    """A `flwr run` for each of the settings, as ``start`` does it."""
+
     def echo(line: str) -> None:
         console.print(line, style="dim", markup=False, highlight=False)
 
@@ -124,7 +134,7 @@ def _flower(
             echo(f"{s.setting}: complete, skipped; --overwrite runs it again")
             continue
         with _following(s, out, observe):
-            flwr_run(PROJECT, {**s.flat(), "out": str(out), "overwrite": False}, workers, on_line=echo)
+            start(PROJECT, {**s.flat(), "out": str(out), "overwrite": False}, workers, on_line=echo)
 
 
 Observe = Callable[[str, Event], None]
@@ -145,6 +155,8 @@ def _progress(settings: Sequence[Settings], console: Console) -> Iterator[Observ
                 return
             if event.kind == "skipped":
                 console.print(f"{where}  {event.what}: complete, skipped", style="dim")
+            if event.kind == "resumed":
+                console.print(f"{where}  {event.what}: goes on after round {event.at}", style="dim")
             done[setting, event.seed, event.what] = event.at
             progress.update(bar, description=f"{where}  {event.what}", completed=sum(done.values()))
             if event.rows and event.rows[0].evaluated:

@@ -6,13 +6,14 @@ failure is counted and never ends a run.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from logging import INFO, WARNING
+from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerBase
@@ -25,12 +26,14 @@ from fl.config import Settings
 from fl.devices import Hardware, Table
 from fl.fleet import Fleet
 from fl.measures import NAN, Divergence, load_cv
+from fl.store import MOMENTS
 from models.axes import FULL, Coverage, covered_sizes
 from models.body import bypass_axis, gate_columns
 from models.costs import Cost
 from partitions import Purpose, rng
 from strategies.base import Limits, Measure, Profile, Strategy, Task, Update, rebase, sub_sizes
 
+ABSURD = 1e6  # times the large model: nobody can spare that
 AT_ONCE = 64  # devices that are delivered their models at the same time
 MEASURES: tuple[Measure, ...] = ("delivered", "adapted")
 
@@ -42,7 +45,8 @@ class Ledger:
     devices: int = 0  # that trained
     withheld: int = 0  # of these, whose model changed too little to be uploaded
     failures: int = 0
-    refused: int = 0
+    refused: int = 0  # updates of devices that were asked
+    refused_answers: int = 0  # of a device that was not asked, or had answered, or speaks for another
     late: int = 0  # updates that came after the deadline, or are of an earlier round
     divergence: float = NAN  # of the updates
     module_divergence: float = NAN  # of the updates, in the blocks that can be cut into modules
@@ -91,19 +95,22 @@ class FlowerStrategy(FlowerBase):
     """A method, the devices it works with, and the ledger.
 
     Args:
-        method: of `strategies`; name: by which devices tell its files apart.
+        method: of `strategies`; name, run: by which devices tell their files apart.
     """
 
     method: Strategy
     name: str
     settings: Settings
     fleet: Fleet
+    run: str
     ledger: Ledger = field(default_factory=Ledger)
     scores: list[DeviceScore] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         table = Table.of(self.settings.hardware)
-        self.hardware: list[Hardware] = [table.draw(self.method.seed, d) for d in range(self.settings.devices)]
+        self.hardware: list[Hardware] = [
+            self.fleet.hardware.get(d) or table.draw(self.method.seed, d) for d in range(self.settings.devices)
+        ]
         self.arrivals = Arrivals(
             self.settings.buffer if self.settings.aggregation == "buffered" else None,
             self.settings.deadline_s or math.inf,
@@ -115,6 +122,26 @@ class FlowerStrategy(FlowerBase):
         self._spent: dict[int, float] = {}  # virtual seconds of each device in this round
         self._own: dict[int, float] = {}  # of these, in this step, those that go into the model a device uses
         self._down: dict[int, int] = {}
+        self._sent: dict[int, Metadata] = {}  # the messages that answers are awaited to
+
+    def saved(self) -> dict[str, Any]:
+        """What must outlive a round: the method's memory, and what the devices told, hold and are at."""
+        return {
+            "method": self.method.saved(),
+            "profiles": self._profiles,
+            "equipped": self._equipped,
+            "own": self._own,
+            "now": self.arrivals.now,
+            "version": self.arrivals.version,
+            "under way": self.arrivals.under_way,
+        }
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `saved` gave, in a new process."""
+        self.method.load(saved["method"])
+        self._profiles, self._equipped, self._own = saved["profiles"], saved["equipped"], saved["own"]
+        self.arrivals.now, self.arrivals.version = saved["now"], saved["version"]
+        self.arrivals.under_way = saved["under way"]
 
     # Flower's four verbs
 
@@ -127,10 +154,10 @@ class FlowerStrategy(FlowerBase):
             self._own = {}
         generator = rng(self.method.seed, Purpose.COHORT, server_round, 1)
         cohort = self.arrivals.free(self.method.cohort(server_round), generator)
-        self._asked = self._ask(grid, cohort, server_round)
+        self._asked = self._ask(grid, cohort, server_round, 0)
         self.ledger.failures += len(cohort) - len(self._asked)
         self._tasks = self.method.tasks(server_round, self._asked)
-        messages = self._messages(self._tasks, server_round, "train")
+        messages = self._messages(self._tasks, server_round, "train", 1)
         for device, byte_count in self._down.items():
             self.ledger.bytes_down += byte_count
             self._spend(device, link_seconds(self.hardware[device], byte_count))
@@ -142,7 +169,7 @@ class FlowerStrategy(FlowerBase):
         """Merge what is fit to be merged and arrives in time; count the rest."""
         updates: dict[int, Update] = {}
         losses, measured = [], []
-        for device, content in self._good(replies, self._tasks):
+        for device, content in self._good(replies, self._sent):
             task, byte_count = self._tasks[device], wire.size(content)
             self.ledger.bytes_up += byte_count
             try:
@@ -241,7 +268,7 @@ class FlowerStrategy(FlowerBase):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Deliver to every device what the method would give it for use now."""
-        return self._deliver(self._ask(grid, range(self.settings.devices), server_round), server_round)
+        return self._deliver(self._ask(grid, range(self.settings.devices), server_round, 2), server_round)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Keep the devices' scores; Flower sees their means."""
@@ -254,7 +281,7 @@ class FlowerStrategy(FlowerBase):
 
     def evaluate(self, server_round: int, grid: Grid) -> None:
         """The two verbs above for `AT_ONCE` devices after the other, so that memory does not grow with their number."""
-        profiles, self.scores = self._ask(grid, range(self.settings.devices), server_round), []
+        profiles, self.scores = self._ask(grid, range(self.settings.devices), server_round, 2), []
         for at in range(0, len(profiles), AT_ONCE):
             messages = self._deliver(profiles[at : at + AT_ONCE], server_round)
             self.scores += self._scores(grid.send_and_receive(messages, timeout=self.settings.timeout_s))
@@ -263,11 +290,11 @@ class FlowerStrategy(FlowerBase):
         self._tasks = self.method.deliver(profiles)
         if not self.ends_step(server_round):  # a look in between must not change what devices hold
             self._tasks = {d: replace(task, keep=False) if task.keep else task for d, task in self._tasks.items()}
-        return self._messages(self._tasks, server_round, "evaluate")
+        return self._messages(self._tasks, server_round, "evaluate", 3)
 
     def _scores(self, replies: Iterable[Message]) -> list[DeviceScore]:
         scores = []
-        for device, content in self._good(replies, self._tasks):
+        for device, content in self._good(replies, self._sent):
             try:
                 scores.append(self._score(device, wire.metrics(content)))
             except Exception as error:  # whatever a device says, it must not end the run
@@ -287,7 +314,7 @@ class FlowerStrategy(FlowerBase):
         """Whether the world moves on after a round, or the run ends."""
         return server_round % self.settings.rounds_per_step == 0 or server_round == self.settings.rounds
 
-    def _ask(self, grid: Grid, devices: Iterable[int], server_round: int) -> list[Profile]:
+    def _ask(self, grid: Grid, devices: Iterable[int], server_round: int, phase: int) -> list[Profile]:
         """Profiles of the devices that answer; one that told its profile at this step is not asked again.
 
         A method that asks once is content with the profile of any step.
@@ -302,17 +329,18 @@ class FlowerStrategy(FlowerBase):
             return told is not None and (told[0] == step or self.method.asks_once)
 
         stale = [d for d in devices if not known(d)]
-        messages = []
+        messages, sent = [], {}
         for device in stale:
-            content = RecordDict({wire.TASK: self._task_record(device, server_round, what=self.method.asks)})
+            content = RecordDict({wire.TASK: self._task_record(device, server_round, phase, what=self.method.asks)})
             if self.method.asks == "importance" and device not in self._equipped:
                 content[wire.SELECTOR] = self._selector
             byte_count = wire.size(content)
             self.ledger.bytes_down += byte_count
             self._spend_own(device, link_seconds(self.hardware[device], byte_count))
             messages.append(Message(content, self.fleet.nodes[device], "query", group_id=str(server_round)))
+            sent[device] = messages[-1].metadata
         answered = set()
-        for device, content in self._good(grid.send_and_receive(messages, timeout=self.settings.timeout_s), stale):
+        for device, content in self._good(grid.send_and_receive(messages, timeout=self.settings.timeout_s), sent):
             byte_count = wire.size(content)
             self.ledger.bytes_up += byte_count
             self._spend_own(device, link_seconds(self.hardware[device], byte_count))
@@ -341,8 +369,8 @@ class FlowerStrategy(FlowerBase):
         """
         whole = self.method.cloud.dense_costs.whole  # shares are of the large cloud model
         spare = np.array([told["link"], told["compute"], told["memory"]], dtype=float)
-        if not (np.isfinite(spare).all() and (spare >= 0).all()):
-            raise ValueError(f"limits {spare.tolist()} are not non-negative numbers")
+        if not ((spare >= 0) & (spare <= ABSURD)).all():
+            raise ValueError(f"limits {spare.tolist()} are not shares of the large model, 0 to {ABSURD:g}")
         limits = Limits.shares(whole, *spare)
         if self.method.asks != "importance":
             return Profile(device, limits)
@@ -435,10 +463,13 @@ class FlowerStrategy(FlowerBase):
         )
 
     def _task_record(
-        self, device: int, server_round: int, task: Task | None = None, what: str | None = None
+        self, device: int, server_round: int, phase: int, task: Task | None = None, what: str | None = None
     ) -> ConfigRecord:
+        """The plain values of a message, which is the ``phase``-th of its round to that device, see `fl.store`."""
         step = self.step(server_round)
         values: dict[str, object] = {
+            "run": self.run,
+            "moment": MOMENTS * server_round + phase,
             "method": self.name,
             "device": device,
             "seed": self.method.seed,
@@ -459,39 +490,57 @@ class FlowerStrategy(FlowerBase):
                 values |= {f"held.{layer}": kept.tolist() for layer, kept in self._columns(task.coverage).items()}
         return wire.task_record(values)
 
-    def _messages(self, tasks: Mapping[int, Task], server_round: int, kind: str) -> list[Message]:
+    def _messages(self, tasks: Mapping[int, Task], server_round: int, kind: str, phase: int) -> list[Message]:
         packed: dict[int, ArrayRecord] = {}  # devices that are sent the same object share its packing
-        self._down = {}
+        self._down, self._sent = {}, {}
         messages = []
         for device, task in sorted(tasks.items()):
-            content = RecordDict({wire.TASK: self._task_record(device, server_round, task)})
+            content = RecordDict({wire.TASK: self._task_record(device, server_round, phase, task)})
             if task.state is not None:
                 if id(task.state) not in packed:
                     packed[id(task.state)] = wire.pack(task.state)
                 content[wire.MODEL] = packed[id(task.state)]
             self._down[device] = wire.size(content)
             messages.append(Message(content, self.fleet.nodes[device], kind, group_id=str(server_round)))
+            self._sent[device] = messages[-1].metadata
         return messages
 
-    def _good(self, replies: Iterable[Message], wanted: Iterable[int]) -> list[tuple[int, RecordDict]]:
-        """(device, content) of the answers that were asked for, each once, in the order of device numbers."""
-        open_, out = set(wanted), {}
+    def _good(self, replies: Iterable[Message], sent: Mapping[int, Metadata]) -> list[tuple[int, RecordDict]]:
+        """(device, content) of the answers to the messages ``sent``, each once, in the order of device numbers."""
+        asked = {metadata.message_id: device for device, metadata in sent.items()}
+        out: dict[int, RecordDict] = {}
         for reply in replies:
+            device = asked.get(reply.metadata.reply_to_message_id)
             if reply.has_error():
-                log(
-                    WARNING,
-                    "a device failed: %s",
-                    (reply.error.reason or f"code {reply.error.code}").strip().splitlines()[-1],
-                )
-                continue
-            try:
-                device = int(wire.metrics(reply.content)["device"])  # type: ignore[arg-type]
-            except Exception as error:
-                log(WARNING, "an answer without a device: %s", error)
-                continue
-            if device in open_ and device not in out:
+                said = (reply.error.reason or f"code {reply.error.code}").strip().splitlines()[-1]
+                log(WARNING, "device %s failed: %s", device, said)
+            elif (why := self._stray(reply, device, out)) is not None:
+                self.ledger.refused_answers += 1
+                log(WARNING, "an answer of node %d refused: %s", reply.metadata.src_node_id, why)
+            else:
+                assert device is not None
                 out[device] = reply.content
+        for device in [d for d, content in out.items() if "lost" in wire.metrics(content)]:
+            log(WARNING, "device %d no longer holds what it was to go on from: it is sent anew", device)
+            self.method.lost(device)
+            self._equipped.discard(device)
+            self._profiles.pop(device, None)
+            del out[device]
         return sorted(out.items())
+
+    def _stray(self, reply: Message, device: int | None, answered: Container[int]) -> str | None:
+        """Why an answer is not one of ``device``, to whom the message was that it answers; None if it is."""
+        if device is None:
+            return "no message is open that it answers: it is of another round, or was never asked for"
+        if device in answered:
+            return f"device {device} has answered already"
+        if reply.metadata.src_node_id != self.fleet.nodes[device]:
+            return f"device {device} is at node {self.fleet.nodes[device]}"
+        try:
+            claimed = wire.metrics(reply.content)["device"]
+        except Exception as error:  # whatever a device sends, it must not end the run
+            return f"device {device} does not say who it is ({type(error).__name__}: {error})"
+        return None if claimed == device else f"device {device} speaks for device {claimed}"
 
     def _spend_own(self, device: int, seconds: float) -> None:
         self._spend(device, seconds)

@@ -11,12 +11,13 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl import wire, workloads
+from fl import poison, wire, workloads
 from fl.config import Settings
-from fl.offline import cache_folder
-from fl.store import Store
-from fl.workloads.workload import Order
+from fl.node import Node
+from fl.store import NotHeld, Store
+from fl.workloads.workload import Order, SplitWorkload, Trained
 from models.axes import State
+from partitions.root import cache_folder
 
 torch.set_num_threads(1)
 app = ClientApp()
@@ -27,13 +28,21 @@ def _settings(items: tuple[tuple[str, str | int | float | bool], ...]) -> Settin
     return Settings.parse(dict(items))
 
 
+def _settings_of(context: Context) -> Settings:
+    """The run's settings; a machine with data of its own takes those for the data set."""
+    settings = _settings(tuple(sorted(context.run_config.items())))
+    if settings.placement == "own" and (data := Node.parse(context.node_config).data):
+        return settings.model_copy(update={"dataset": "folder", "data_root": data})
+    return settings
+
+
 def state_root(settings: Settings) -> Path:
     """Where devices keep models of their own."""
     return Path(settings.state_root).expanduser() if settings.state_root else cache_folder() / "devices"
 
 
 def _read(message: Message, context: Context) -> tuple[Settings, Order, Store, ConfigRecord]:
-    settings = _settings(tuple(sorted(context.run_config.items())))
+    settings = _settings_of(context)
     task = message.content[wire.TASK]
     assert isinstance(task, ConfigRecord)
     order = Order(
@@ -54,8 +63,10 @@ def _read(message: Message, context: Context) -> tuple[Settings, Order, Store, C
         search=bool(task.get("search", False)),
         reselect=bool(task.get("reselect", False)),
         look_back=bool(task.get("look-back", False)),
+        node=Node.parse(context.node_config) if settings.placement == "own" else None,
     )
-    store = Store.of(state_root(settings), context.run_id, str(task["method"]), order.seed, order.device)
+    run, method, moment = str(task["run"]), str(task["method"]), int(task["moment"])  # type: ignore[arg-type]
+    store = Store.of(state_root(settings), run, method, order.seed, order.device, moment)
     return settings, order, store, task
 
 
@@ -69,22 +80,50 @@ def query(message: Message, context: Context) -> Message:
     """Who am I (a SuperNode of its own), or: what can the device spare, and what does it need?"""
     task = message.content[wire.TASK]
     if task["what"] == "hello":
-        told: dict[str, float | list[float]] = {"partition-id": int(context.node_config.get("partition-id", -1))}
-    else:
-        settings, order, store, task = _read(message, context)
-        if wire.SELECTOR in message.content:
-            store.save("selector", wire.unpack(message.content[wire.SELECTOR]))  # type: ignore[arg-type]
-        told = {"device": order.device}
-        profile = workloads.find(settings.workload).profile
-        told |= profile(settings, order, store, with_importance=task["what"] == "importance")
+        node = Node.parse(context.node_config)
+        return Message(wire.hello(node.partition_id, node.hardware(_settings_of(context))), reply_to=message)
+    settings, order, store, task = _read(message, context)
+    if wire.SELECTOR in message.content:
+        store.save("selector", wire.unpack(message.content[wire.SELECTOR]))  # type: ignore[arg-type]
+    told: dict[str, float | list[float]] = {"device": order.device}
+    profile = workloads.find(settings.workload).profile
+    told |= profile(settings, order, store, with_importance=task["what"] == "importance")
     return Message(RecordDict({wire.REPORT: MetricRecord(told)}), reply_to=message)  # type: ignore[arg-type]
+
+
+def _lost(message: Message, order: Order) -> Message:
+    return Message(RecordDict({wire.REPORT: MetricRecord({"device": order.device, "lost": 1})}), reply_to=message)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Local epochs; the trained part goes back unless the device keeps it to itself or it hardly changed."""
     settings, order, store, task = _read(message, context)
-    trained = workloads.find(settings.workload).train(settings, order, store, _model(message))
+    sent = _model(message)
+    try:
+        trained = workloads.find(settings.workload).train(settings, order, store, sent)
+    except NotHeld:
+        return _lost(message, order)
+    return _trained(message, settings, order, task, trained, sent)
+
+
+@app.train("split")
+def split(message: Message, context: Context) -> Message:
+    """The device's turn in split training (`fl.split`)."""
+    settings, order, store, task = _read(message, context)
+    workload = workloads.find(settings.workload)
+    assert isinstance(workload, SplitWorkload)
+    down = dict(message.content.get(wire.EDGE, {}))
+    told = workload.turn(settings, order, store, int(task["steps"]), down, _model(message))  # type: ignore[arg-type]
+    if isinstance(told, Trained):
+        return _trained(message, settings, order, task, told, None)
+    content = RecordDict({wire.REPORT: MetricRecord({"device": order.device}), wire.EDGE: ConfigRecord(told)})  # type: ignore[arg-type]
+    return Message(content, reply_to=message)
+
+
+def _trained(
+    message: Message, settings: Settings, order: Order, task: ConfigRecord, trained: Trained, sent: State | None
+) -> Message:
     report: dict[str, int | float | list[int]] = {
         "device": order.device,
         "num-examples": trained.examples,
@@ -96,7 +135,10 @@ def train(message: Message, context: Context) -> Message:
     report |= {f"trained.{measure}": value for measure, value in trained.measures.items()}
     content = RecordDict({wire.REPORT: MetricRecord(report)})  # type: ignore[arg-type]
     if task.get("upload", True) and trained.state is not None:
-        content[wire.MODEL] = wire.pack(trained.state)
+        upload = trained.state
+        if sent is not None and settings.poisoned:
+            upload = poison.spoiled(settings, order, sent, upload)
+        content[wire.MODEL] = wire.pack(upload)
     return Message(content, reply_to=message)
 
 
@@ -104,7 +146,10 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Score what was delivered, and again after local adaptation."""
     settings, order, store, _ = _read(message, context)
-    got = workloads.find(settings.workload).evaluate(settings, order, store, _model(message))
+    try:
+        got = workloads.find(settings.workload).evaluate(settings, order, store, _model(message))
+    except NotHeld:
+        return _lost(message, order)
     report = MetricRecord(
         {
             "device": order.device,

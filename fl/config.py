@@ -11,8 +11,10 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fl.devices import KINDS
+from fl.poison import ATTACKS, Attack
 from fl.workloads import WORKLOADS
 from models.registry import MODELS
+from models.robust import RULES, Rule
 from partitions import DATASETS, DRIFTS, PARTITIONS, Schedule
 from partitions.errors import UnknownName, lookup
 from partitions.looks import CORRUPTIONS
@@ -54,6 +56,8 @@ class Settings(BaseModel):
     # What devices hold, and how the world drifts
     dataset: str = Field("har-embedded", description=f"data set: {', '.join(DATASETS)}")
     image_size: int = Field(0, ge=0, description="shrink images to this many rows of pixels; 0: as they are")
+    tokens: int = Field(64, ge=4, description="longest text in tokens; the rest is cut off")
+    vocabulary: int = Field(8192, ge=8, description="most word pieces; they are found in the text that the cloud holds")
     partition: str = Field("subject", description=f"how data fall to devices: {', '.join(PARTITIONS)}")
     classes_per_device: int = Field(2, ge=1, description="m of the m-classes partition")
     alpha: float = Field(0.5, gt=0, description="of the dirichlet partition and of label-shift; smaller is more skewed")
@@ -80,6 +84,25 @@ class Settings(BaseModel):
     residual: bool = Field(False, description="a module more in every layer, that passes its input through (ECLM 4.1)")
     top_k: int = Field(6, ge=1, description="modules active per sample in each layer")
     selector_width: int = Field(16, ge=4, description="width of the selector's embedding")
+
+    # The split model of workload vq
+    vq_codes: int = Field(64, ge=0, description="vq: K, vectors per codebook; 0: activations cross the cut")
+    vq_groups: int = Field(8, ge=1, description="vq: m, codes per position")
+    vq_hidden: int = Field(128, ge=4, multiple_of=4, description="vq: width of both halves")
+    vq_width: int = Field(64, ge=1, description="vq: numbers per position that the codes stand for")
+    vq_pool: int = Field(1, ge=1, le=4, description="vq: tokens per position: 1, 2 or 4")
+    vq_beta: float = Field(0.25, ge=0, description="vq: weight of the commitment loss")
+    vq_decay: float = Field(0.9, ge=0, lt=1, description="vq: what a round leaves of the codebook's statistics")
+    vq_estimator: Literal["straight-through", "rotation"] = Field(
+        "straight-through", description="vq: gradient through the codes"
+    )
+    vq_up: Literal["float32", "float16", "int8"] = Field("float32", description="vq: activations on the wire")
+    vq_down: Literal["float32", "float16", "int8"] = Field("float16", description="vq: gradients on the wire")
+    vq_lr: float = Field(0.001, gt=0, description="vq: learning rate of AdamW, on devices and (peak) in the cloud")
+    split: Literal["simulated", "messages"] = Field(
+        "simulated",
+        description="simulated: a device trains both halves; messages: the cloud's half is in the ServerApp",
+    )
 
     # The offline stage in the cloud
     dense_epochs: int = Field(20, ge=0, description="epochs of the dense model before it is cut into modules")
@@ -126,16 +149,53 @@ class Settings(BaseModel):
     upload_change: float = Field(
         0.0, ge=0, description="smallest relative change of the trained parameters that a device uploads"
     )
+    robust: Rule = Field(
+        "none", description=f"merging that poisoned updates cannot steer, per module: {', '.join(RULES)}"
+    )
+    trim: float = Field(
+        0.2, ge=0, lt=0.5, description="trimmed-mean: share of the values left out at either end, rounded up"
+    )
+    poisoned: float = Field(0.0, ge=0, le=1, description="experiment: share of the devices that send poison")
+    poison: Attack = Field("flip", description=f"experiment: what poisoned devices send: {', '.join(ATTACKS)}")
     measure_forgetting: bool = Field(
         False, description="at the end of a step also score devices on their test draw of the step before"
     )
     timeout_s: float = Field(600.0, gt=0, description="longest wait for the answers of a round, seconds")
 
+    # Workload spa: a frozen language model, and on every device a side network and a gate (docs/spa.md)
+    base: str = Field("tiny", description="base model: tiny (trained here), smollm2, a folder, or a name on the hub")
+    base_checksum: str = Field("", description="beginning of the base's checksum; another base is refused")
+    tiny_steps: int = Field(400, ge=20, description="training steps of the base tiny, about 0.1 s each, once")
+    spa_data: str = Field("", description="folder with 0.jsonl, 1.jsonl, ..., one per device; empty: made-up people")
+    spa_facts: int = Field(6, ge=1, le=18, description="private facts of a made-up person")
+    spa_mode: Literal["s1", "s2", "s3", "spa"] = Field(
+        "spa", description="s1: side added always; s2: gate chooses side or base; s3: side alone; spa: gate adds side"
+    )
+    spa_side: Literal["position-wise", "attentive", "released"] = Field("position-wise", description="side network")
+    spa_reduction: int = Field(8, ge=1, description="how many times narrower the side is than the base")
+    spa_every: int = Field(1, ge=1, description="the side reads every so many of the base's states, and the last")
+    spa_gate: Literal["two-stage", "mixture", "expectation", "straight-through"] = Field(
+        "two-stage", description="how the gate is fitted"
+    )
+    spa_price: float = Field(0.3, ge=0, description="nats that asking the side must gain to be worth it")
+    spa_policy: Literal["catch_up", "sparse"] = Field(
+        "catch_up", description="attentive side: a call brings all states not yet sent, or the current one alone"
+    )
+    spa_personal: Literal["nothing", "gate", "gate+out"] = Field(
+        "nothing", description="what of the plugin stays on the device in federated training"
+    )
+
     # The devices
-    hardware: str = Field("phones", description="device classes: phones, boards, all")
+    hardware: str = Field("phones", description=f"device classes: {', '.join(KINDS)}")
     limit_low: float = Field(0.2, gt=0, description="what the weakest device bears, as a share of the large model")
     limit_high: float = Field(0.6, gt=0, description="what the strongest device bears, as a share of the large model")
     background_load: float = Field(0.2, ge=0, lt=1, description="most that other programs take of compute and memory")
+    train_budget_s: float = Field(
+        60.0, gt=0, description="own: longest that local training may take on a device, which limits its MACs"
+    )
+    link_budget_s: float = Field(
+        60.0, gt=0, description="own: longest that a sub-model may take to a device, which limits its bytes"
+    )
     placement: Literal["shared", "own"] = Field(
         "shared", description="shared: any SuperNode stands in for any device; own: a SuperNode is its partition-id"
     )

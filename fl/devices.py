@@ -10,7 +10,7 @@ import numpy as np
 
 from partitions import Purpose, rng
 
-KINDS = ("phones", "boards", "all")
+KINDS = ("phones", "boards", "testbed", "all")
 
 
 @dataclass(frozen=True)
@@ -41,27 +41,34 @@ class Shares:
 
 @dataclass(frozen=True)
 class Table:
-    """The device classes of one kind, with the ranks that turn hardware into shares."""
+    """The device classes of one kind, with the ranks that turn hardware into shares.
 
-    classes: tuple[tuple[str, float, float], ...]  # name, ram_gb, mac_per_s
+    Args:
+        classes: name, ram_gb, mac_per_s; link_mbit: the slowest link and the fastest.
+        dealt: device d is of class d modulo their number, as in the paper's testbed; else its class is drawn.
+    """
+
+    classes: tuple[tuple[str, float, float], ...]
     link_mbit: tuple[float, float]
+    dealt: bool = False
 
     @staticmethod
     @lru_cache
     def of(kind: str) -> "Table":
-        """The table of 'phones', 'boards' or 'all'."""
+        """The table of 'phones', 'boards', 'testbed' (boards, as many of each) or 'all'."""
         raw = tomllib.loads(Path(__file__).with_name("devices.toml").read_text(encoding="utf-8"))
         point = raw["mac_per_s_per_point"]
         phones = [(p["name"], p["ram_gb"], p["score"] * point) for p in raw["phone"]]
         boards = [(b["name"], b["ram_gb"], b["mac_per_s"]) for b in raw["board"]]
-        chosen = {"phones": phones, "boards": boards, "all": phones + boards}[kind]
+        chosen = {"phones": phones, "boards": boards, "testbed": boards, "all": phones + boards}[kind]
         low, high = raw["link_mbit_range"]
-        return Table(tuple(chosen), (low, high))
+        return Table(tuple(chosen), (low, high), dealt=kind == "testbed")
 
     def draw(self, seed: int, device: int) -> Hardware:
         """The hardware of a device, fixed for a run."""
         generator = rng(seed, Purpose.PROFILE, device)
-        name, ram_gb, mac_per_s = self.classes[int(generator.integers(len(self.classes)))]
+        drawn = int(generator.integers(len(self.classes)))
+        name, ram_gb, mac_per_s = self.classes[device % len(self.classes) if self.dealt else drawn]
         low, high = self.link_mbit
         return Hardware(name, ram_gb, mac_per_s, float(np.exp(generator.uniform(math.log(low), math.log(high)))))
 

@@ -1,26 +1,33 @@
-"""Which SuperNode answers for which device.
+"""Which SuperNode answers for which device, and what that machine is.
 
 In simulation SuperNodes are hosts: any of them can stand in for any device, so their number (2 by Flower's default)
 never changes a result. In deployment a SuperNode is the device whose number its node-config gives as
-``partition-id``.
+``partition-id``, and says what hardware it is.
 """
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from logging import WARNING
 
 from flwr.app import Message, RecordDict
+from flwr.common.logger import log
 from flwr.serverapp import Grid
 
 from fl import wire
 from fl.config import Settings, SettingsError
+from fl.devices import Hardware
+
+TRIES = 3  # to get to know a machine
+HELLO_S = 300.0  # patience with each of them
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """Node ids by device; a device without a node cannot be reached."""
+    """Node ids by device; a device without a node cannot be reached. Hardware by device, where machines tell it."""
 
     nodes: Mapping[int, int]
+    hardware: Mapping[int, Hardware] = field(default_factory=dict)
 
     @classmethod
     def find(cls, grid: Grid, settings: Settings, wait_s: float = 60.0, poll_s: float = 0.25) -> "Fleet":
@@ -44,11 +51,16 @@ class Fleet:
             )
         if settings.placement == "shared":
             return cls({device: ids[device % len(ids)] for device in range(settings.devices)})
-        hello = [Message(RecordDict({wire.TASK: wire.task_record({"what": "hello"})}), node, "query") for node in ids]
-        found: dict[int, int] = {}
-        for reply in grid.send_and_receive(hello, timeout=wait_s):
-            if not reply.has_error():
-                found[int(wire.metrics(reply.content)["partition-id"])] = reply.metadata.src_node_id  # type: ignore[arg-type]
+        found: dict[int, tuple[int, Hardware]] = {}
+        for _ in range(TRIES):  # a message may get lost where a machine or the SuperLink is busy
+            heard = {node for node, _ in found.values()}
+            silent = [node for node in ids if node not in heard]
+            if not silent or found.keys() >= set(range(settings.devices)):
+                break
+            for node, device, hardware in _introductions(grid, silent, min(settings.timeout_s, HELLO_S)):
+                if device in found:
+                    raise SettingsError(f"two SuperNodes have the partition-id {device}: every device needs its own")
+                found[device] = node, hardware
         missing = [device for device in range(settings.devices) if device not in found]
         if missing:
             raise SettingsError(
@@ -56,4 +68,17 @@ class Fleet:
                 f"partition-id {', '.join(map(str, missing[:8]))}{' ...' if len(missing) > 8 else ''}: start them, "
                 f"set devices = {len(found)}, or use placement = 'shared' in simulation"
             )
-        return cls({device: found[device] for device in range(settings.devices)})
+        own = {device: found[device] for device in range(settings.devices)}
+        return cls({d: node for d, (node, _) in own.items()}, {d: hardware for d, (_, hardware) in own.items()})
+
+
+def _introductions(grid: Grid, nodes: Sequence[int], timeout_s: float) -> Iterator[tuple[int, int, Hardware]]:
+    """(node, device, hardware) of the machines that answer; the others' reasons go to the log."""
+    hello = [Message(RecordDict({wire.TASK: wire.task_record({"what": "hello"})}), node, "query") for node in nodes]
+    for reply in grid.send_and_receive(hello, timeout=timeout_s):
+        try:
+            if reply.has_error():
+                raise ValueError((reply.error.reason or f"code {reply.error.code}").strip().splitlines()[-1])
+            yield reply.metadata.src_node_id, *wire.introduced(reply.content)
+        except Exception as error:  # one machine that cannot say what it is must not keep the others from working
+            log(WARNING, "a SuperNode does not say what it is: %s", error)

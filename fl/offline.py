@@ -7,6 +7,7 @@
     nested    the dense model trained so that its prefixes work on their own (FjORD)
     rolling   the same for windows that start anywhere (FedRolex)
     supernet  branches grown from dense, trained for as many epochs more (AdaptiveNet)
+    split     both halves and the codebook of workload vq, for ``dense-epochs``
 
 All of them see the same data for the same number of epochs, but for the supernet, which starts from a trained dense
 model. Each is kept in the cache folder under the hash of what decides *it*: experiments share them, and a new setting
@@ -16,6 +17,7 @@ of one leaves the others valid.
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from logging import WARNING
@@ -24,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from flwr.common.logger import log
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -39,9 +42,8 @@ from models.supernet import grow, random_paths, taught
 from models.tailor import tailor
 from models.train import Augment, Extra, Recipe, fit, flip_and_shift
 from partitions import Purpose, rng
+from partitions.root import cache_folder
 from strategies.base import Cloud
-
-VERSION = 3  # raise it when the training code changes what it computes
 
 # What decides the outcome; anything else (rounds, drift, devices) leaves the cached models valid.
 EARLY = """
@@ -58,20 +60,37 @@ KEYS: dict[str, list[str]] = {
     "modular": EARLY + LATER + MODULAR,
     "tailored": EARLY + LATER + MODULAR,
     "supernet": EARLY + LATER + ["module-layers", "shrink"],
+    "split": """
+        dataset proxy-fraction tokens vocabulary dense-epochs offline-batch vq-codes vq-groups vq-hidden vq-width
+        vq-pool vq-beta vq-decay vq-estimator vq-lr
+    """.split(),
 }
 
 
-def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/driftfed``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "driftfed"
+# Raise one when the code that makes the artefact changes what it computes.
+VERSIONS = dict.fromkeys(KEYS, 3) | {"tailored": 4}
 
 
 def address(settings: Settings, seed: int, artefact: str) -> Path:
     """Where an artefact is kept: its name and the hash of what decides it."""
     flat = settings.flat()
-    what = {key: flat[key] for key in KEYS[artefact]} | {"seed": seed, "version": VERSION, "torch": torch.__version__}
+    what = {key: flat[key] for key in KEYS[artefact]}
+    what |= {"seed": seed, "version": VERSIONS[artefact], "torch": torch.__version__}
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:20]
     return cache_folder() / "offline" / f"{artefact}-{digest}.safetensors"
+
+
+def cached(settings: Settings, seed: int, artefact: str, make: Callable[[], State]) -> State:
+    """An artefact from the cache, or made now."""
+    path = address(settings, seed, artefact)
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors has an error of its own for a torn file
+        if path.exists():
+            log(WARNING, "the cached cloud model %s is unreadable (%s): it is trained again", path, error)
+    made = make()
+    _keep(path, made)
+    return made
 
 
 def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> Cloud:
@@ -109,15 +128,7 @@ class Stage:
 
     def artefact(self, name: str) -> State:
         """An artefact, from the cache or made now."""
-        path = address(self.settings, self.seed, name)
-        try:
-            return load_file(path)
-        except Exception as error:  # safetensors has an error of its own for a torn file
-            if path.exists():
-                log(WARNING, "the cached cloud model %s is unreadable (%s): it is trained again", path, error)
-        made: State = getattr(self, name)()
-        _keep(path, made)
-        return made
+        return cached(self.settings, self.seed, name, getattr(self, name))
 
     def early(self) -> State:
         """The dense model before it is cut into modules."""
@@ -159,8 +170,9 @@ class Stage:
         built = architectures(settings)
         cut = settings.modules, settings.shrink, settings.residual
         _, taken = modularize(built["dense"], self.artefact("early"), *cut)
-        body, chooser = self._body("modular", taken), selector(settings, self._integer(Purpose.INIT, 1))
-        model = ModularModel(body, chooser, routing(settings))
+        body = self._body("modular", taken)
+        chooser = selector(settings, self._integer(Purpose.INIT, 1), core=tailored)
+        model = ModularModel(body, chooser, routing(settings, chooser))
         train_end_to_end(
             model,
             x,
@@ -181,7 +193,7 @@ class Stage:
             generator=self._generator(3), strength=settings.ability, slack=settings.kappa1, kappa2=settings.kappa2,
             progress=self.progress, augment=self._augment,
         )  # fmt: skip
-        reached = mapping(model.logits(x), subtask, subtasks)
+        reached = mapping([chooser.specialists(layer) for layer in model.logits(x)], subtask, subtasks)
         kept = {f"body.{k}": v for k, v in body.state().items()}
         kept |= {f"selector.{k}": v.detach().clone() for k, v in chooser.state_dict().items()}
         for name, matrices in (("found", found), ("wanted", wanted), ("reached", reached)):
@@ -195,9 +207,9 @@ class Stage:
     def modular_model(self, tailored: bool) -> ModularModel:
         """The modular or the tailored artefact as networks."""
         kept = self.artefact("tailored" if tailored else "modular")
-        chooser = selector(self.settings)
+        chooser = selector(self.settings, core=tailored)
         chooser.load_state_dict(_under(kept, "selector."))
-        return ModularModel(self._body("modular", _under(kept, "body.")), chooser, routing(self.settings))
+        return ModularModel(self._body("modular", _under(kept, "body.")), chooser, routing(self.settings, chooser))
 
     def settled(self, coverage: Coverage, state: State) -> State:
         """A part of the dense model with its norm statistics estimated on the proxy data."""
@@ -253,11 +265,16 @@ class Stage:
 
 
 def _keep(path: Path, state: State) -> None:
-    """Write whole or not at all: two runs may make the same file at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write whole or not at all: two runs may make the same file at once, and a run can do without."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({k: v.contiguous() for k, v in state.items()}, temporary)
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in state.items()}, temporary)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        log(WARNING, "the cloud model is not kept in %s (%s): the next run trains it again", path, error)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _under(state: State, prefix: str) -> State:

@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -37,7 +38,7 @@ COLUMNS: dict[str, str] = {
     "step": "step of the world: data drift when it changes",
     "devices": "devices that took part in the round",
     "failures": "devices of the round that gave no usable answer",
-    "refused": "updates refused (non-finite, mis-shaped or unknown)",
+    "refused": "answers refused: not finite, mis-shaped, huge, not asked for, for another device or round",
     "withheld": "devices that trained but changed their model too little to upload it",
     "late": "updates that missed the deadline and were dropped; buffered: merged, but of an earlier round",
     "bytes_down": "bytes really sent to devices in the round, query and train, all devices together",
@@ -93,6 +94,7 @@ FILES = (
     "figure.svg",
     "config.toml",
 )
+CHECKPOINTS = "checkpoints"  # folder of what an unfinished run needs to go on, see `fl.checkpoint`
 
 Run = tuple[str, str, int]  # (setting, method, seed)
 RowKey = tuple[str, str, int, int]  # (setting, method, seed, round): one row each
@@ -218,7 +220,7 @@ class ResultsWriter:
         }
         self._devices: _Table | None = None  # made by the first row
         self._measures: _Table | None = None  # likewise
-        with _told(f"write results to '{out}'"):
+        with told(f"write results to '{out}'"):
             out.mkdir(parents=True, exist_ok=True)
             self._unlock = weakref.finalize(self, lock(out))
             try:
@@ -265,6 +267,13 @@ class ResultsWriter:
             (setting, method, seed) for setting in finished for method, of in finished[setting].items() for seed in of
         }
 
+    def last_round(self, setting: str, method: str, seed: int) -> int:
+        """The round up to which every row of a run is there; 0: there is none."""
+        round_ = 0
+        while (setting, method, seed, round_ + 1) in self._written:
+            round_ += 1
+        return round_
+
     def rewind(self, setting: str, method: str, seed: int, round: int = -1) -> None:
         """Drop a run's rows after ``round`` (by default all) and its finished mark, to run it again from there."""
         run = (setting, method, int(seed))
@@ -303,6 +312,7 @@ class ResultsWriter:
         if overwrite:
             for name in FILES:
                 (self.out / name).unlink(missing_ok=True)
+            shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)
         rounds = self.out / "rounds.csv"
         holds_rows = rounds.exists() and len(_whole_lines(rounds)) > 1
         try:
@@ -314,7 +324,8 @@ class ResultsWriter:
             return config
 
     def _write_config(self) -> None:
-        atomic_write(self.out / "config.toml", config_text(self._config))
+        with told(f"write '{self.out / 'config.toml'}'"):
+            atomic_write(self.out / "config.toml", config_text(self._config))
 
     def _known(self, rows: Iterable[AnyRow]) -> list[AnyRow]:
         rows = list(rows)
@@ -408,7 +419,7 @@ class _Table:
     def append(self, rows: Sequence[Row] | Sequence[DeviceRow] | Sequence[MeasureRow]) -> None:
         data = csv_text([_typed(row) for row in rows]).encode()
         end = self._file.seek(0, os.SEEK_END)
-        with _told(f"append to '{self.path}'"):
+        with told(f"append to '{self.path}'"):
             try:
                 if self._file.write(data) != len(data):
                     raise OSError("the disk took only part of the rows")
@@ -436,17 +447,20 @@ class _Table:
         self._file.close()
 
     def _rewrite(self, lines: list[str]) -> None:
-        atomic_write(self.path, "".join(lines))
+        with told(f"write '{self.path}'"):
+            atomic_write(self.path, "".join(lines))
         self._file = self.path.open("ab", buffering=0)  # unbuffered: one append is one write
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def told(what: str) -> Iterator[None]:
     """Turn the system's refusal into one sentence."""
     try:
         yield
     except OSError as error:
-        raise ResultsError(f"cannot {what}: {error.strerror or error}") from error
+        raise ResultsError(
+            f"cannot {what}: {error.strerror or error}; the same command goes on when that is mended"
+        ) from error
 
 
 def _one_line(found: re.Match[str]) -> str:

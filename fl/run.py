@@ -12,11 +12,13 @@ from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import Grid
 
 from fl.adapter import DeviceScore, FlowerStrategy, means
+from fl.checkpoint import Checkpoints
 from fl.client_app import state_root
 from fl.config import Settings
 from fl.fleet import Fleet
 from fl.measures import NAN, forgetting
 from fl.results import DeviceRow, MeasureRow, ResultsWriter, Row
+from fl.split import SplitGrid
 from fl.store import forget
 from fl.workloads import find
 from models.axes import State
@@ -29,11 +31,12 @@ class Event:
     """Something that a progress display may show.
 
     Args:
-        kind: 'offline' (the cloud trains), 'round' (a round is over), 'skipped' (finished in an earlier run).
+        kind: 'offline' (the cloud trains), 'round' (a round is over), 'skipped' (finished in an earlier run), 'resumed'
+            (goes on after a round of an earlier run).
         what: the offline stage or the method; at, of: epochs or rounds done and in all; rows: of the round.
     """
 
-    kind: Literal["offline", "round", "skipped"]
+    kind: Literal["offline", "round", "skipped", "resumed"]
     seed: int
     what: str
     at: int
@@ -60,7 +63,7 @@ def complete(settings: Settings, results: ResultsWriter, method: str, seed: int)
 def run(settings: Settings, grid: Grid, results: ResultsWriter, observe: Observer = lambda event: None) -> None:
     """Every method and seed of the settings, one after the other.
 
-    Runs that ``results`` holds complete are skipped; one that was cut short is run again from its start.
+    Runs that ``results`` holds complete are skipped; one that was cut short goes on from its last checkpoint.
 
     Raises:
         SettingsError, partitions.DataError, ResultsError: before any device is asked for anything.
@@ -68,39 +71,52 @@ def run(settings: Settings, grid: Grid, results: ResultsWriter, observe: Observe
     torch.set_num_threads(1)  # as devices do: the same arithmetic on every engine
     for seed in settings.seed_list:
         find(settings.workload).prepare(settings, seed)
+    if settings.split == "messages":
+        grid = SplitGrid(grid, settings)
     fleet = Fleet.find(grid, settings)
-    try:
-        for seed in settings.seed_list:
-            for name in settings.methods:
-                reports = STRATEGIES[name].reports
-                if complete(settings, results, name, seed):
-                    observe(Event("skipped", seed, name, settings.rounds, settings.rounds))
-                    continue
-                for report in reports:
-                    results.rewind(settings.setting, report, seed)
-                _run_method(settings, name, seed, grid, fleet, results, observe)
-                for report in reports:
+    for seed in settings.seed_list:
+        for name in settings.methods:
+            checkpoints = Checkpoints(results.out, settings.setting, name, seed, grid.run.run_id)
+            if complete(settings, results, name, seed):
+                observe(Event("skipped", seed, name, settings.rounds, settings.rounds))
+            else:
+                _run_method(settings, name, seed, grid, fleet, results, checkpoints, observe)
+                for report in STRATEGIES[name].reports:
                     results.finish(settings.setting, report, seed)
-    finally:
-        if settings.placement == "shared":  # what the devices kept is on this machine, and nobody needs it any more
-            forget(state_root(settings), grid.run.run_id)
+            if settings.placement == "shared":  # what the devices kept is on this machine, and nobody needs it now
+                forget(state_root(settings), checkpoints.run)
+            checkpoints.clear()
 
 
 def _run_method(
-    settings: Settings, name: str, seed: int, grid: Grid, fleet: Fleet, results: ResultsWriter, observe: Observer
+    settings: Settings,
+    name: str,
+    seed: int,
+    grid: Grid,
+    fleet: Fleet,
+    results: ResultsWriter,
+    checkpoints: Checkpoints,
+    observe: Observer,
 ) -> None:
     def offline(stage: str, epoch: int, epochs: int) -> None:
         observe(Event("offline", seed, stage, epoch, epochs))
 
-    budget = ("devices", "cohort", "local_epochs", "adapt_epochs", "rounds_per_step", "candidates")
+    budget = ("devices", "cohort", "local_epochs", "adapt_epochs", "rounds_per_step", "candidates", "robust", "trim")
     plan = Plan(**{key: getattr(settings, key) for key in budget})
     method = STRATEGIES[name](find(settings.workload).prepare(settings, seed, offline), plan, seed)
-    strategy = FlowerStrategy(method, name, settings, fleet)
+    strategy = FlowerStrategy(method, name, settings, fleet, checkpoints.run)
     nothing, no_config = ArrayRecord(), ConfigRecord()  # the method holds its model; none travels through Flower's loop
     global_accuracy = _GlobalAccuracy(settings, method)
     virtual_s = 0.0
     then: list[DeviceScore] = []  # at the end of the step before
-    for round_ in range(1, settings.rounds + 1):
+    done, saved = checkpoints.resume(min(results.last_round(settings.setting, r, seed) for r in method.reports))
+    if saved is not None:
+        strategy.load(saved["strategy"])
+        virtual_s, then = saved["virtual_s"], saved["then"]
+        observe(Event("resumed", seed, name, done, settings.rounds))
+    for report in method.reports:
+        results.rewind(settings.setting, report, seed, done)
+    for round_ in range(done + 1, settings.rounds + 1):
         started = time.perf_counter()
         tasks = strategy.configure_train(round_, nothing, no_config, grid)
         strategy.aggregate_train(round_, grid.send_and_receive(tasks, timeout=settings.timeout_s))
@@ -129,6 +145,7 @@ def _run_method(
             for report, row in rows.items()
             for measure, value in (strategy.ledger.measures | means(scores, method.reports[report])).items()
         )
+        checkpoints.save(round_, {"strategy": strategy.saved(), "virtual_s": virtual_s, "then": then})
         observe(Event("round", seed, name, round_, settings.rounds, tuple(rows.values())))
 
 
@@ -144,7 +161,7 @@ def _row(strategy: FlowerStrategy, report: str, round_: int, virtual_s: float, w
         step=strategy.step(round_),
         devices=ledger.devices,
         failures=ledger.failures,
-        refused=ledger.refused,
+        refused=ledger.refused + ledger.refused_answers,
         withheld=ledger.withheld,
         late=ledger.late,
         bytes_down=ledger.bytes_down,

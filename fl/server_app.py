@@ -22,6 +22,8 @@ def report(event: Event) -> None:
     """One line of the log per scored round and per offline stage."""
     if event.kind == "skipped":
         log(INFO, "seed %d, %s: complete, skipped", event.seed, event.what)
+    elif event.kind == "resumed":
+        log(INFO, "seed %d, %s: goes on after round %d of %d", event.seed, event.what, event.at, event.of)
     elif event.kind == "offline" and event.at == 0:
         log(INFO, "seed %d, cloud: %s, %d epochs", event.seed, event.what, event.of)
     elif event.kind == "round" and event.rows[0].evaluated:

@@ -2,15 +2,19 @@
 
 import math
 from collections.abc import Container, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common import Array
 
+from fl.devices import Hardware
 from models.axes import State
 
-TASK, MODEL, SELECTOR, REPORT = "task", "model", "selector", "report"
+TASK, MODEL, SELECTOR, REPORT, NODE = "task", "model", "selector", "report", "node"
+EDGE = "edge"  # what crosses the cut of a split model
+HUGE = 100.0  # times the norm of what was sent, or 1 if that is less: no local training moves a model so far
 
 
 def pack(state: Mapping[str, torch.Tensor]) -> ArrayRecord:
@@ -45,6 +49,27 @@ def metrics(content: RecordDict) -> MetricRecord:
     return record
 
 
+def hello(device: int, hardware: Hardware) -> RecordDict:
+    """How a machine introduces itself: the number of its device, and what it is."""
+    about = {key.replace("_", "-"): value for key, value in asdict(hardware).items()}
+    return RecordDict({NODE: ConfigRecord({"partition-id": device, **about})})
+
+
+def introduced(content: RecordDict) -> tuple[int, Hardware]:
+    """The number of a device and its hardware, from its hello.
+
+    Raises:
+        ValueError: it makes no sense.
+    """
+    record = content.get(NODE)
+    if not isinstance(record, ConfigRecord):
+        raise ValueError("it does not say what it is")
+    numbers = [float(record.get(key, math.nan)) for key in ("ram-gb", "mac-per-s", "link-mbit-s")]  # type: ignore[arg-type]
+    if not all(math.isfinite(value) and value > 0 for value in numbers):
+        raise ValueError(f"memory, MAC/s and Mbit/s of {numbers} are not positive numbers")
+    return int(record["partition-id"]), Hardware(str(record["name"]), *numbers)  # type: ignore[arg-type]
+
+
 def measures(record: MetricRecord, prefix: str, known: Container[str]) -> dict[str, float]:
     """What a workload measures, of a reply's numbers: those under ``prefix.``.
 
@@ -61,6 +86,10 @@ def measures(record: MetricRecord, prefix: str, known: Container[str]) -> dict[s
 def fault(part: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> str | None:
     """Why an update must not be merged, or None if nothing is wrong with it.
 
+    A finite update can do the harm of an infinite one, hence `HUGE`. It is measured against what was sent, not against
+    the cohort's median: that needs no other updates, holds for a cohort of one and for one full of liars, and can be
+    told where updates are added up one by one. Smaller lies are for robust merging (`models.robust`).
+
     Args:
         part: what came back; expected: what was sent, entry by entry.
     """
@@ -68,12 +97,19 @@ def fault(part: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
         return f"lacks {sorted(missing)[0]}"
     if unknown := part.keys() - expected.keys():
         return f"holds unknown {sorted(unknown)[0]}"
+    moved = norm = 0.0
     for name, value in expected.items():
         got = part[name]
         if got.shape != value.shape:
             return f"{name} has shape {tuple(got.shape)} instead of {tuple(value.shape)}"
         if got.dtype != value.dtype:
             return f"{name} is {got.dtype} instead of {value.dtype}"
-        if value.dtype.is_floating_point and not torch.isfinite(got).all():
-            return f"{name} is not finite"
+        if value.dtype.is_floating_point:
+            distance = float(torch.linalg.vector_norm(got - value, dtype=torch.float64))
+            if not math.isfinite(distance):
+                return f"{name} is not finite"
+            moved += distance**2
+            norm += float(torch.linalg.vector_norm(value, dtype=torch.float64)) ** 2
+    if moved > HUGE**2 * max(norm, 1.0):
+        return f"moved by {math.sqrt(moved):.3g}, the norm of what was sent is {math.sqrt(norm):.3g}"
     return None

@@ -1,5 +1,6 @@
 """The settings' world, architectures and recipe: what the cloud and every device build alike, once per process."""
 
+from dataclasses import replace
 from functools import lru_cache
 from inspect import signature
 
@@ -13,7 +14,8 @@ from models.registry import MODELS
 from models.selector import Routing, Selector
 from models.supernet import elastic
 from models.train import Recipe
-from partitions import DRIFTS, PARTITIONS, Dataset, Schedule, World, load
+from partitions import DRIFTS, PARTITIONS, Dataset, Here, Schedule, World, load
+from partitions.tokens import tokenised
 
 PARTITION_KEYS = {"m-classes": ("classes_per_device",), "dirichlet": ("alpha",)}
 DRIFT_KEYS = {
@@ -24,7 +26,7 @@ DRIFT_KEYS = {
 
 
 def dataset(settings: Settings) -> Dataset:
-    """The data set, loaded once per process.
+    """The data set, loaded once per process; text is still text.
 
     Raises:
         partitions.DataError: it is missing; the message says which command fetches it.
@@ -37,16 +39,20 @@ def dataset(settings: Settings) -> Dataset:
 
 
 @lru_cache(maxsize=8)
-def world(settings: Settings, seed: int) -> World:
-    """What every device holds at every step.
+def world(settings: Settings, seed: int) -> World | Here:
+    """What every device holds at every step; text as tokens, whose vocabulary the proxy decides.
+
+    On a machine of its own with a folder of its own: what lies there.
 
     Raises:
         SettingsError: the partition or the drift does not fit the data set.
     """
+    if settings.placement == "own" and settings.dataset == "folder":
+        return Here(dataset(settings), settings.samples_max, settings.test_samples)
     own = {key: getattr(settings, key) for key in PARTITION_KEYS.get(settings.partition, ())}
     moves = {key: getattr(settings, key) for key in DRIFT_KEYS.get(settings.drift, ())}
     try:
-        return World(
+        here = World(
             dataset(settings),
             PARTITIONS[settings.partition](**own),
             DRIFTS[settings.drift](**moves),
@@ -58,6 +64,9 @@ def world(settings: Settings, seed: int) -> World:
             schedule=Schedule(settings.schedule),
             drift_steps=settings.drift_steps,
         )
+        if here.data.text:
+            here = replace(here, data=tokenised(here.data, here.proxy(), settings.vocabulary, settings.tokens))
+        return here
     except ValueError as error:
         raise SettingsError(str(error)) from error
 
@@ -90,6 +99,8 @@ def architectures(settings: Settings) -> dict[str, Architecture]:
         SettingsError: the model does not fit the data or cannot be cut as asked.
     """
     data = dataset(settings)
+    if data.text:
+        raise SettingsError(f"model = '{settings.model}' needs numbers, {data.name} holds text: choose workload = 'vq'")
     if _convolves(settings) and len(data.input_shape) != 3:
         raise SettingsError(
             f"model = '{settings.model}' needs images, {data.name} has samples of shape {data.input_shape}"
@@ -102,17 +113,17 @@ def architectures(settings: Settings) -> dict[str, Architecture]:
         raise SettingsError(str(error)) from error
 
 
-def selector(settings: Settings, seed: int | None = None) -> Selector:
+def selector(settings: Settings, seed: int | None = None, core: bool = False) -> Selector:
     """The module selector; without a seed its weights are to be loaded."""
     modular = architectures(settings)["modular"]
     layers = {layer: len(gate_columns(modular.sizes, layer)) for layer in modular.part({}).layers}
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    return Selector(modular.input_shape, layers, settings.selector_width, generator)
+    return Selector(modular.input_shape, layers, settings.selector_width, generator, core)
 
 
-def routing(settings: Settings) -> Routing:
+def routing(settings: Settings, chooser: Selector) -> Routing:
     """How gates follow from the selector."""
-    return Routing(settings.top_k, float(settings.shrink))
+    return Routing(settings.top_k, float(settings.shrink), chooser.core is not None)
 
 
 def recipe(settings: Settings) -> Recipe:

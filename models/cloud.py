@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor
 
 from models.body import Body
@@ -102,9 +101,11 @@ def train_end_to_end(
     augment: Augment | None = None,
 ) -> None:
     """Vanilla end-to-end training: CrossEntropy + lambda * LoadBalance, noisy top-k routing."""
+    special = model.selector.specialists
 
     def extra(routed: list[tuple[Tensor, Tensor, Tensor]], rows: Tensor) -> Tensor:
-        return balance * load_balance(routed, model.routing.top_k)
+        own = [(special(clean), special(noisy), special(std)) for clean, noisy, std in routed]
+        return balance * load_balance(own, model.routing.top_k - (model.selector.core is not None))
 
     loss = _noisy_loss(model, x, y, generator, extra, augment)
     train(model, len(x), recipe, epochs, generator, loss, "end-to-end training", progress)
@@ -128,6 +129,8 @@ def assign(load_TN: np.ndarray, kappa1: float, kappa2: int) -> np.ndarray:
     Raises:
         ValueError: no mask satisfies the constraints.
     """
+    from scipy.optimize import Bounds, LinearConstraint, milp  # slow to import, and no device needs it
+
     tasks, modules = load_TN.shape
     per_module = np.zeros((modules, tasks * modules))
     per_task = np.zeros((tasks, tasks * modules))
@@ -179,15 +182,19 @@ def targets(loads: Sequence[np.ndarray], slack: float, kappa2: int) -> list[np.n
 def aims(
     model: ModularModel, x: Tensor, subtask: Tensor, subtasks: int, slack: float, kappa2: int
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[Tensor]]:
-    """(H, P, P[sub-task of each sample] (n, N)) per layer: what was found, what to aim at, and that for each sample."""
-    found = mapping(model.logits(x), subtask, subtasks)
+    """(H, P, P[sub-task of each sample] (n, N)) per layer: what was found, what to aim at, and that for each sample.
+
+    A core has no part in them: it serves every sub-task.
+    """
+    found = mapping([model.selector.specialists(layer) for layer in model.logits(x)], subtask, subtasks)
     wanted = targets(found, slack, kappa2)
     return found, wanted, [torch.from_numpy(p).float()[subtask] for p in wanted]
 
 
-def divergence(clean: Sequence[Tensor], label: Sequence[Tensor], rows: Tensor) -> Tensor:
+def divergence(selector: Selector, clean: Sequence[Tensor], label: Sequence[Tensor], rows: Tensor) -> Tensor:
     """KL(P[sub-task], g), mean over the batch and the layers."""
-    each = [F.kl_div(c.log_softmax(1), p[rows], reduction="batchmean") for c, p in zip(clean, label, strict=True)]
+    own = [selector.specialists(layer).log_softmax(1) for layer in clean]
+    each = [F.kl_div(g, p[rows], reduction="batchmean") for g, p in zip(own, label, strict=True)]
     return torch.stack(each).mean()
 
 
@@ -205,7 +212,7 @@ def steer(
         for rows in batches(len(x), recipe.batch_size, generator):
             inputs = augment(x[rows], generator) if augment else x[rows]
             optimizer.zero_grad(set_to_none=True)
-            divergence(model.selector(inputs), label, rows).backward()
+            divergence(model.selector, model.selector(inputs), label, rows).backward()
             torch.nn.utils.clip_grad_norm_(model.selector.parameters(), recipe.clip or float("inf"))
             optimizer.step()
 
@@ -234,7 +241,7 @@ def enhance(
     steer(model, x, label, recipe, generator, augment)
 
     def extra(routed: list[tuple[Tensor, Tensor, Tensor]], rows: Tensor) -> Tensor:
-        return strength * divergence([clean for clean, _, _ in routed], label, rows)
+        return strength * divergence(model.selector, [clean for clean, _, _ in routed], label, rows)
 
     loss = _noisy_loss(model, x, y, generator, extra, augment)
     train(model, len(x), recipe, epochs, generator, loss, "ability enhancing", progress)

@@ -10,7 +10,6 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from models.axes import Sizes
 from models.blocks import execute
@@ -49,6 +48,8 @@ class Cost:
 
 def macs(module: torch.nn.Module, x: Tensor, *args: object) -> float:
     """Multiply-accumulates of one forward pass, by torch's own counter (which counts 2 FLOP for each)."""
+    from torch.utils.flop_counter import FlopCounterMode  # slow to import, and a device seldom counts
+
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         module(x, *args)

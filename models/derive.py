@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from models.costs import CostModel
 
@@ -136,6 +135,8 @@ def derive_milp(
     Raises:
         Infeasible: the base and the most important module of each layer do not fit.
     """
+    from scipy.optimize import Bounds, LinearConstraint, milp  # slow to import, and modules of one cost need none
+
     layers = list(importance)
     first = {layer: int(importance[layer].argmax()) for layer in layers}
     room = _check(base, np.sum([price[layer][first[layer]] for layer in layers], axis=0), limits, names)

@@ -20,10 +20,13 @@ class Routing:
         top_k: modules active per sample in each layer; fewer if fewer are held.
         scale: what the gates of one sample sum to. With ``scale = shrink`` an even spread over ``shrink`` modules gives
             each the gate 1, which is what a taken-over dense model computes.
+        core: the first module is always active and its gate always ``scale / top_k``; the gates of the others average
+            that too, however few they are.
     """
 
     top_k: int
     scale: float
+    core: bool = False
 
     def gates(self, logits_BM: Tensor) -> Tensor:
         """Gates (B, M) of the modules whose logits are given: zero outside the top k, renormalised over it.
@@ -31,8 +34,17 @@ class Routing:
         Given the columns of the modules that a device holds, this is the selection among *available* modules.
         """
         k = min(self.top_k, logits_BM.shape[1])
-        top_BK, at_BK = logits_BM.topk(k, dim=1)
-        return torch.zeros_like(logits_BM).scatter(1, at_BK, self.scale * top_BK.softmax(1))
+        if not self.core:
+            return _spread(logits_BM, k, self.scale)
+        mean = self.scale / self.top_k
+        others = _spread(logits_BM[:, 1:], k - 1, (k - 1) * mean)
+        return torch.cat([torch.full_like(logits_BM[:, :1], mean), others], dim=1)
+
+
+def _spread(logits_BM: Tensor, k: int, total: float) -> Tensor:
+    """``total`` times the softmax over the k largest logits, 0 elsewhere."""
+    top_BK, at_BK = logits_BM.topk(k, dim=1)
+    return torch.zeros_like(logits_BM).scatter(1, at_BK, total * top_BK.softmax(1))
 
 
 class Selector(nn.Module):
@@ -42,6 +54,8 @@ class Selector(nn.Module):
         input_shape: one sample, (F,) or (C, H, W).
         layers: number of modules N of each module layer, by its axis.
         embed: width E of the embedding.
+        core: the first module of each layer counts as much as all the others together, whatever the sample, so that
+            every sub-model holds it. The state says so by an entry of this name.
     """
 
     def __init__(
@@ -50,9 +64,11 @@ class Selector(nn.Module):
         layers: Mapping[str, int],
         embed: int,
         generator: torch.Generator | None = None,
+        core: bool = False,
     ):
         super().__init__()
         self.layers = tuple(layers)
+        self.register_buffer("core", torch.ones(()) if core else None)
         if len(input_shape) == 3:
             channels, height, _ = input_shape
             self.embed: nn.Module = nn.Sequential(
@@ -86,7 +102,18 @@ class Selector(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """Logits (B, N) for every layer."""
         h_BE = self.embed(x)
-        return [head(h_BE) for head in self.heads]
+        return [self._led(head(h_BE)) for head in self.heads]
+
+    def specialists(self, layer_BN: Tensor) -> Tensor:
+        """The columns of the modules that are chosen by the sample: all but the core's."""
+        return layer_BN if self.core is None else layer_BN[:, 1:]
+
+    def _led(self, logits_BN: Tensor) -> Tensor:
+        """The logits with the core's in its place."""
+        if self.core is None:
+            return logits_BN
+        others = self.specialists(logits_BN)
+        return torch.cat([others.logsumexp(1, keepdim=True), others], dim=1)
 
     @torch.no_grad()
     def logits(self, x: Tensor, batch_size: int = 500) -> list[Tensor]:
@@ -104,7 +131,8 @@ class Selector(nn.Module):
         out = []
         for head, noise in zip(self.heads, self.noise, strict=True):
             clean, std = head(h_BE), F.softplus(noise(h_BE)) + 1e-2
-            out.append((clean, clean + std * torch.randn(clean.shape, generator=generator), std))
+            noisy = clean + std * torch.randn(clean.shape, generator=generator)
+            out.append((self._led(clean), self._led(noisy), std))
         return out
 
 

@@ -4,12 +4,14 @@ The paper trains all modules together and cuts them apart on the devices, where 
 that they never saw in training. Here every batch plays one device instead:
 
     its data      a few sub-tasks, and a batch of their samples
-    its modules   the most important ones for these data, a random share of every layer (5.1 without the knapsack)
+    its modules   the core of every layer, which all devices hold, and the most important others for these data, a
+                  random share of the layer (5.1 without the knapsack)
     its loss      cross-entropy corrected for the class shares, half of it replaced by what the dense model says of them
                   (Hinton et al. 2015, arXiv:1503.02531; sub-models of random size: Cai et al. 2020, arXiv:1908.09791)
 
-and KL(P[sub-task], g) holds the selector to its targets, as in 4.3. Some batches are of everything, for the
-whole model.
+A core (shared experts: Dai et al. 2024, arXiv:2401.06066) is for what all sub-tasks need: modules that are chosen each
+need not learn it anew. KL(P[sub-task], g) holds the selector to its targets, as in 4.3. Some batches are of everything,
+for the whole model.
 """
 
 import numpy as np
@@ -41,11 +43,11 @@ def imagine(subtask: Tensor, least: int, size: int, generator: np.random.Generat
 
 
 def held(logits: list[Tensor], share: float, generator: np.random.Generator) -> list[Tensor]:
-    """The most important modules of every layer for a batch, about ``share`` of them and at least one."""
+    """The numbers of the most important modules of every layer for a batch: about ``share`` of them, at least one."""
     kept = []
     for scores in importance([layer.detach() for layer in logits]):
         count = round(len(scores) * (share + SPREAD * generator.standard_normal()))
-        kept.append(scores.topk(min(len(scores), max(1, count))).indices)
+        kept.append(scores.topk(min(len(scores), max(1, count))).indices.sort().values)
     return kept
 
 
@@ -99,7 +101,9 @@ def tailor(
             told = mask(teacher(inputs), shares, "prior").softmax(1)
         present = slice(None) if shares is None else shares > 0
         taught = F.kl_div(logits[:, present].log_softmax(1), told[:, present], reduction="batchmean")
-        return (F.cross_entropy(logits, y[rows]) + taught) / 2 + strength * divergence(clean, label, rows)
+        return (F.cross_entropy(logits, y[rows]) + taught) / 2 + strength * divergence(
+            model.selector, clean, label, rows
+        )
 
     train(model, len(x), recipe, epochs, generator, loss, "tailoring", progress)
     return found, wanted

@@ -3,6 +3,7 @@
 from partitions.dataset import Dataset
 from partitions.drifts import DRIFTS
 from partitions.errors import DataError, UnknownName, lookup
+from partitions.here import Here
 from partitions.kinds import PARTITIONS
 from partitions.looks import apply
 from partitions.rng import Purpose, rng
@@ -17,6 +18,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Draw",
+    "Here",
     "Purpose",
     "Schedule",
     "UnknownName",

@@ -12,9 +12,11 @@ Split = Literal["train", "test"]
 class Dataset:
     """Examples with a class and, where people or devices recorded them, a domain.
 
-    ``x_*`` is float32 (N, ...) ready for a network, or uint8 (N, C, H, W), scaled by ``inputs``; ``y_*`` is int64 (N,).
+    ``x_*`` is float32 (N, ...) ready for a network; uint8 (N, C, H, W), scaled by ``inputs``; or text: strings
+    (N, sentences), of which `partitions.tokens` makes int32 (N, T). ``y_*`` is int64 (N,).
     ``domain_*`` int64 (N,) numbers ``domains``. ``group_train`` int64 (N,) marks examples cut from one recording: they
-    resemble each other, so a held-out part takes a group whole or not at all.
+    resemble each other, so a held-out part takes a group whole or not at all. ``target_*`` float32 (N,) is to
+    be learned where that is a number; the class is its grade.
     """
 
     name: str
@@ -27,6 +29,8 @@ class Dataset:
     domain_test: np.ndarray | None = None
     domains: tuple[str, ...] = ()
     group_train: np.ndarray | None = None
+    target_train: np.ndarray | None = None
+    target_test: np.ndarray | None = None
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
 
@@ -35,15 +39,20 @@ class Dataset:
         return len(self.classes)
 
     @property
+    def text(self) -> bool:
+        """Whether the examples are strings, to be made tokens of."""
+        return self.x_train.dtype.kind == "T"
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one example, without the batch axis."""
         return tuple(self.x_train.shape[1:])
 
     def inputs(self, split: Split, indices: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """float32 (len(indices), *input_shape); pixels become ``(x / 255 - mean) / std`` per channel."""
+        """(len(indices), *input_shape): int32 tokens, else float32; pixels become ``(x / 255 - mean) / std``."""
         x = np.asarray((self.x_train if split == "train" else self.x_test)[indices])
         if x.dtype != np.uint8:
-            return x.astype(np.float32)  # a copy: the caller may write to it
+            return x.astype(np.int32 if x.dtype.kind == "i" else np.float32)  # a copy: the caller may write to it
         mean, std = (np.asarray(v, np.float32).reshape(-1, 1, 1) for v in (self.mean, self.std))
         return (x.astype(np.float32) / 255 - mean) / std
 

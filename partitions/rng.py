@@ -22,6 +22,8 @@ class Purpose(IntEnum):
     LOAD = 11  # background load at a step
     LOOK = 12  # noise of a device's sensor
     SEARCH = 13  # which paths a device tries
+    NOISE = 14  # that hides a device's update or importance
+    POISON = 15  # which devices are poisoned, and with what
     STUDY = 20  # what a study of the cloud models draws
 
 

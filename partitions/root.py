@@ -34,8 +34,7 @@ class Root:
                 make(place)
             elif not place.is_dir():
                 raise DataError(f"{origin} is {place}, which is not an existing folder")
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "driftfed"
-        return cls((*named, installed(), checkout(), cache), named[0] if named else cache)
+        return cls((*named, installed(), checkout(), cache_folder()), named[0] if named else cache_folder())
 
 
 def make(place: Path) -> None:
@@ -43,6 +42,11 @@ def make(place: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot make {place}: {error.strerror}") from error
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/driftfed``, or that below ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "driftfed"
 
 
 def installed() -> Path:

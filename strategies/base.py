@@ -16,6 +16,7 @@ from models.axes import FULL, Axes, Coverage, State, WeightedSum, covered_sizes,
 from models.body import Architecture
 from models.cloud import ModularModel
 from models.costs import Cost, CostModel
+from models.robust import Robust, Rule
 from models.train import Masking
 from partitions import Purpose, rng
 
@@ -123,6 +124,7 @@ class Plan:
         local_epochs: a round's local epochs; adapt_epochs: epochs of local adaptation (fine-tuning, LA).
         rounds_per_step: rounds between two shifts of the world.
         candidates: how many times its link budget a device may hold in modules; 0: only what it activates.
+        robust, trim: how updates merge, see `models.robust`; 'none': a weighted mean.
     """
 
     devices: int
@@ -131,6 +133,8 @@ class Plan:
     adapt_epochs: int
     rounds_per_step: int
     candidates: float = 0.0
+    robust: Rule = "none"
+    trim: float = 0.2
 
     def starts_step(self, round_: int) -> bool:
         """Whether the world has just moved on when ``round_`` (1, 2, ...) begins."""
@@ -255,10 +259,31 @@ class Strategy(ABC):
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
         """What each device is given for use at this moment; it is scored on that. Asked for some devices at a time."""
 
+    def lost(self, device: int) -> None:
+        """A device no longer holds what it kept: it cannot go on from that, and is to be sent a model again."""
+
+    def saved(self) -> dict[str, Any]:
+        """What must outlive a round: plain values, tensors, `Task`s, and lists, sets and mappings of them.
+
+        A method that remembers more than its model adds it here and takes it back in `load`; what follows from the
+        seed, the plan or the round is not saved.
+        """
+        return {"model": self.model}
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what `saved` gave, in a new process."""
+        self.model = saved["model"]
+
     @property
     def has_global_model(self) -> bool:
         """Whether scoring the cloud model on the global test set means anything for this method."""
         return True
+
+    def empty_sum(self) -> WeightedSum | Robust:
+        """What the updates of a merge are added to, by the plan's rule."""
+        if self.plan.robust == "none":
+            return WeightedSum(self.axes, self.model)
+        return Robust(self.axes, self.plan.robust, self.plan.trim)
 
     def _whole(self, epochs: int, **how: Any) -> Task:
         """A task over the whole dense model, one object for all devices so that it is packed once."""
@@ -273,7 +298,7 @@ def merge(
     along: Mapping[int, Mapping[str, torch.Tensor]] | None = None,
 ) -> State:
     """The one merge that every method uses: a weighted mean over coverages, in the order of device numbers."""
-    total = WeightedSum(strategy.axes, strategy.model)
+    total = strategy.empty_sum()
     for update in sorted(updates, key=lambda u: u.device):
         device = update.device
         total.add(update.state, tasks[device].coverage, weight[device], (along or {}).get(device))

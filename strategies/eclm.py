@@ -5,7 +5,7 @@ Zhuang et al., "ECLM: Efficient Edge-Cloud Collaborative Learning with Continuou
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -138,6 +138,16 @@ class ECLMLocal(ECLM):
 
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
         return {p.device: replace(self.own.get(p.device) or self.serve(p, 0), epochs=0) for p in profiles}
+
+    def lost(self, device: int) -> None:
+        self.own.pop(device, None)
+
+    def saved(self) -> dict[str, Any]:
+        return super().saved() | {"own": self.own}
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        super().load(saved)
+        self.own = saved["own"]
 
     @property
     def has_global_model(self) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from strategies.base import Profile, Strategy, Task, Update
 
@@ -55,6 +56,16 @@ class LocalAdaptation(Strategy):
         whole = self._whole(0)
         own = replace(whole, state=None)
         return {p.device: own if p.device in self.equipped else whole for p in profiles}
+
+    def lost(self, device: int) -> None:
+        self.equipped.discard(device)
+
+    def saved(self) -> dict[str, Any]:
+        return super().saved() | {"equipped": self.equipped}
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        super().load(saved)
+        self.equipped = saved["equipped"]
 
     @property
     def has_global_model(self) -> bool:

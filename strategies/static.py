@@ -1,7 +1,8 @@
 """A static sub-model (ECLM 2.1, Fig. 1): derived once, never updated, however the device's data shift."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from models.axes import extract
 from strategies.base import Profile, Task
@@ -23,3 +24,10 @@ class StaticSubModel(NoRounds, ECLM):
         return {
             device: replace(task, state=extract(self.model, self.axes, task.coverage)) for device, task in mine.items()
         }
+
+    def saved(self) -> dict[str, Any]:
+        return super().saved() | {"own": self.own}
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        super().load(saved)
+        self.own = saved["own"]

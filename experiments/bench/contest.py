@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 
+from experiments.bench import EntrantFailed
 from experiments.bench.exam import Exam
 from experiments.bench.table import Line, Options, Table
 
@@ -34,10 +35,6 @@ class Entrant:
     options: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=lambda: KEEP_MEMORY)
     missing: str = ""
-
-
-class EntrantFailed(RuntimeError):
-    """An entrant ended or kept silent; the message quotes its last words."""
 
 
 class Runner:

@@ -9,6 +9,8 @@ from experiments.catalog.fig13 import FIG13
 from experiments.catalog.fig14 import FIG14
 from experiments.catalog.fig15 import FIG15A, FIG15B, FIG15C
 from experiments.catalog.latency import LATENCY
+from experiments.catalog.loopback import LOOPBACK
+from experiments.catalog.poison import POISON
 from experiments.catalog.quickstart import MAIN, QUICKSTART
 from experiments.catalog.table1 import FIG7, FIG8, FIG9, TABLE1
 
@@ -28,6 +30,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         FIG15B,
         FIG15C,
         LATENCY,
+        LOOPBACK,
+        POISON,
     )
 }
 VIEWS: dict[str, View] = {v.name: v for v in (FIG7, FIG8, FIG9, FIG11)}

@@ -27,6 +27,7 @@ class Experiment:
         common: run-config keys that all its settings share.
         seeds: unless the command line says otherwise.
         study: which of `experiments.studies` runs; empty: the rounds of the methods.
+        engine: on which it runs unless the command line says otherwise.
         plot: which figure, of `experiments.plots`.
         table: metrics of `summary.csv` in the table, one column each.
         sweep: settings are points of a sweep, 'group key=value': targets are shared by a group.
@@ -42,6 +43,7 @@ class Experiment:
     common: Overrides = field(default_factory=dict)
     seeds: Sequence[int] = (1, 2, 3)
     study: str = ""
+    engine: str = "local"
     plot: str = "overview"
     table: Sequence[str] = OVERVIEW
     sweep: bool = False

@@ -91,6 +91,8 @@ TASKS: Mapping[str, Mapping[str, Overrides]] = {
             "rounds": 16,
             "rounds-per-step": 8,
             "eval-every": 4,
+            "limit-low": 0.3,
+            "limit-high": 0.5,
         },
         {"dataset": "har-uci"},
     ),

@@ -12,7 +12,7 @@ from experiments.plots.style import looks, styled
 
 
 def _costs(summary: pd.DataFrame, metric: str, label: str, of: str, absent: str = "") -> Figure:
-    """Bars of ``metric``, in each setting for the methods that ran there and whose metric ``of`` is above 0 somewhere."""
+    """Bars of ``metric``, in each setting of the methods that ran there and whose ``of`` is above 0 somewhere."""
     drawn = looks(dict.fromkeys(summary[(summary["metric"] == of) & (summary["value"] > 0)]["method"]))
     settings = list(dict.fromkeys(summary["setting"]))
     with styled():

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 WORKLOADS: dict[str, str] = {
     "classify": "fl.workloads.classify",
+    "vq": "fl.workloads.vq",
+    "spa": "fl.workloads.spa",
 }
 
 

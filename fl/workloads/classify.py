@@ -6,6 +6,7 @@ process and overwritten in place; what belongs to a device lies in its `fl.store
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import get_args
@@ -19,7 +20,7 @@ from fl.config import Settings
 from fl.devices import Shares, Table, shares
 from fl.fits import Fit, fitted
 from fl.offline import prepare as prepare  # the cloud's side
-from fl.store import Store
+from fl.store import NotHeld, Store
 from fl.workloads.workload import Order, Scored, Trained
 from fl.world import architectures, recipe, routing, selector, tensors, world
 from models.axes import FULL, Coverage, State, WeightedSum, covered_sizes, extract
@@ -86,8 +87,8 @@ def _body(settings: Settings, architecture: str, sizes: tuple[tuple[str, int], .
 
 
 @lru_cache(maxsize=4)
-def _selector(settings: Settings) -> Selector:
-    return selector(settings)
+def _selector(settings: Settings, core: bool) -> Selector:
+    return selector(settings, core=core)
 
 
 @lru_cache(maxsize=4)
@@ -100,7 +101,10 @@ def _load(settings: Settings, order: Order, store: Store, state: State | None) -
     """The part that was sent, or that the device kept; where it is to re-select, what fits of that now (ECLM 5.1)."""
     held = state if state is not None else store.load("model")
     modules = {layer: np.asarray(kept) for layer, kept in (order.held or {}).items()}
-    sizes, inside = {**architectures(settings)[order.architecture].sizes, **(order.sizes or {})}, FULL
+    whole = architectures(settings)[order.architecture].sizes
+    sizes, inside = {**whole, **(order.sizes or {})}, FULL
+    if wrong := [axis for axis, n in sizes.items() if not 0 <= n <= whole.get(axis, -1)]:
+        raise ValueError(f"a part of {sizes[wrong[0]]} {wrong[0]}: the {order.architecture} model has {whole}")
     if order.reselect:
         active = _select(settings, order, store, modules)
         inside = columns_coverage(
@@ -110,11 +114,18 @@ def _load(settings: Settings, order: Order, store: Store, state: State | None) -
     if order.search:
         inside = _path(settings, order, held)
     body = _body(settings, order.architecture, tuple(sorted(covered_sizes(sizes, inside).items())))
-    part = Part(held, extract(held, body.axes(), inside) if inside else held, body, order.rate, modules, inside)
+    active_state = extract(held, body.axes(), inside) if inside else held
+    if _shapes(active_state) != _shapes(body.state_dict()):  # in a stack it would be everybody's failure
+        raise ValueError("the model does not have the shapes that its sizes call for")
+    part = Part(held, active_state, body, order.rate, modules, inside)
     if order.search:
-        settle(part.network(), _data(settings, order, "train")[0])
+        settle(part.network(), samples(settings, order, "train")[0])
         part.state = body.state()
     return part
+
+
+def _shapes(state: State) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in state.items()}
 
 
 def _select(settings: Settings, order: Order, store: Store, held: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -136,20 +147,20 @@ def _path(settings: Settings, order: Order, held: State) -> Coverage:
         settings.shrink,
         now.compute * whole.macs,
         now.memory * whole.memory,
-        *_data(settings, order, "train"),
+        *samples(settings, order, "train"),
         world(settings, order.seed).data.num_classes,
         rng(order.seed, Purpose.SEARCH, order.step, order.device),
     )
 
 
-def _data(settings: Settings, order: Order, split: str) -> tuple[Tensor, Tensor]:
+def samples(settings: Settings, order: Order, split: str) -> tuple[Tensor, Tensor]:
     here = world(settings, order.seed)
     draw = here.draw(order.device, order.step)
     x, y = tensors(here.data, split, getattr(draw, split))
     return apply(x, getattr(draw, f"{split}_look")), y
 
 
-def _shares(settings: Settings, order: Order) -> Tensor:
+def class_shares(settings: Settings, order: Order) -> Tensor:
     """(classes,) How often each class occurs in the device's training data, relative to the cloud's where it told."""
     here = world(settings, order.seed)
     labels = here.data.labels("train", here.draw(order.device, order.step).train)
@@ -157,32 +168,36 @@ def _shares(settings: Settings, order: Order) -> Tensor:
     return (own / torch.tensor(order.shares, dtype=own.dtype).clamp(min=1e-6) if len(order.shares) else own).float()
 
 
-def _logits(settings: Settings, store: Store, x: Tensor) -> list[Tensor]:
-    chooser = _selector(settings)
-    chooser.load_state_dict(store.load("selector"))
-    return chooser.logits(x)
+def _chooser(settings: Settings, store: Store) -> Selector:
+    """The selector that the device was sent."""
+    state = store.load("selector")
+    chooser = _selector(settings, core="core" in state)
+    chooser.load_state_dict(state)
+    return chooser
 
 
 def _gates(settings: Settings, order: Order, store: Store, part: Part, x: Tensor) -> list[Tensor] | None:
     """Gates (n, M_l) over the modules activated, None where every module counts 1."""
     if order.architecture != "modular":
         return None
-    how, own = routing(settings), part.modules
-    logits = _logits(settings, store, x)
+    chooser, own = _chooser(settings, store), part.modules
+    how, logits = routing(settings, chooser), chooser.logits(x)
     columns = [torch.from_numpy(own[layer]) if layer in own else slice(None) for layer in part.body.layers]
     return [how.gates(layer[:, kept]) for layer, kept in zip(logits, columns, strict=True)]
 
 
 def _importance(settings: Settings, order: Order, store: Store) -> dict[str, np.ndarray]:
     """Importance of each module of a layer to the device's data (ECLM 5.1)."""
-    x, _ = _data(settings, order, "train")
+    x, _ = samples(settings, order, "train")
     layers = architectures(settings)["modular"].part({}).layers
-    scores = importance(_logits(settings, store, x))
+    scores = importance(_chooser(settings, store).logits(x))
     return {layer: values.double().numpy() for layer, values in zip(layers, scores, strict=True)}
 
 
 def spare(settings: Settings, order: Order) -> Shares:
     """What the device can spare now, as shares of the large cloud model."""
+    if order.node is not None:
+        return order.node.spare(settings)
     table = Table.of(settings.hardware)
     return shares(
         table, table.draw(order.seed, order.device), order.seed, order.device, order.step,
@@ -201,8 +216,9 @@ def profile(settings: Settings, order: Order, store: Store, with_importance: boo
         found = _importance(settings, order, store)
         told |= {f"importance.{layer}": scores.tolist() for layer, scores in found.items()}
         if store.holds("held"):
-            held, macs = _content(settings, order, store)
-            told |= {f"held.{layer}": kept.tolist() for layer, kept in held.items()} | {"macs": macs}
+            with suppress(NotHeld):  # the file is torn: the device holds nothing, and gets it anew
+                held, macs = _content(settings, order, store)
+                told |= {f"held.{layer}": kept.tolist() for layer, kept in held.items()} | {"macs": macs}
     return told
 
 
@@ -232,11 +248,11 @@ def _content(settings: Settings, order: Order, store: Store) -> tuple[dict[str, 
         reselect=True,
     )
     part = _load(settings, trial, store, None)
-    x, y = _data(settings, trial, "train")
+    x, y = samples(settings, trial, "train")
     out = torch.arange(len(x)) % 5 == 0
     _fit(settings, trial, store, part, x[~out], y[~out])
     classes = world(settings, order.seed).data.num_classes
-    shares = _shares(settings, trial) if trial.masked == "prior" else None
+    shares = class_shares(settings, trial) if trial.masked == "prior" else None
     got = score(part.network(), x[out], y[out], classes, _gates(settings, trial, store, part, x[out]), shares)
     macs = float(BACKWARD * _costs(settings, "modular").of(part.active).macs * int((~out).sum()) * trial.epochs)
     return (held if got.accuracy >= settings.required_accuracy else {}), macs
@@ -246,7 +262,7 @@ def train(settings: Settings, order: Order, store: Store, state: State | None) -
     """Local epochs on the device's current data, from the state sent or from the model that the device kept."""
     part = _load(settings, order, store, state)
     before = part.state
-    x, y = _data(settings, order, "train")
+    x, y = samples(settings, order, "train")
     loss = _fit(settings, order, store, part, x, y)
     if order.keep:
         _keep(settings, order, store, part, fresh=state is not None)
@@ -258,10 +274,10 @@ def evaluate(settings: Settings, order: Order, store: Store, state: State | None
     """Score a model on the device's current distribution, as delivered and after ``order.epochs`` of adaptation."""
     part = _load(settings, order, store, state)
     steps = [order.step, order.step - 1] if order.look_back else [order.step]
-    tests = [_data(settings, replace(order, step=step), "test") for step in steps]
+    tests = [samples(settings, replace(order, step=step), "test") for step in steps]
     gates = [_gates(settings, order, store, part, x) for x, _ in tests]
     classes = world(settings, order.seed).data.num_classes
-    shares = _shares(settings, order) if order.masked == "prior" else None
+    shares = class_shares(settings, order) if order.masked == "prior" else None
 
     def measured() -> list[tuple[float, float, float]]:
         """For the current test draw, and the former one where that is asked."""
@@ -270,7 +286,7 @@ def evaluate(settings: Settings, order: Order, store: Store, state: State | None
         return [(s.accuracy, s.balanced_accuracy, s.loss_sum / max(1, s.samples.sum())) for s in scores]
 
     delivered = adapted = measured()
-    x, y = _data(settings, order, "train")
+    x, y = samples(settings, order, "train")
     if order.epochs:
         before = part.state
         _fit(settings, order, store, part, x, y)
@@ -320,7 +336,7 @@ def _keep(settings: Settings, order: Order, store: Store, part: Part, fresh: boo
 
 def _fit(settings: Settings, order: Order, store: Store, part: Part, x: Tensor, y: Tensor) -> float:
     """Train the part; the mean loss of the last epoch."""
-    shares = None if order.masked == "none" else _shares(settings, order)
+    shares = None if order.masked == "none" else class_shares(settings, order)
     gates = _gates(settings, order, store, part, x)
     generator, how = rng(order.seed, Purpose.TRAIN, order.round, order.device), recipe(settings)
     if order.rates:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from fl.config import Settings
+from fl.node import Node
 from fl.store import Store
 from models.axes import State
 from models.cloud import Progress
@@ -24,6 +25,7 @@ class Order:
         held: for each module layer the modules that the part consists of, numbered as `models.body.gate_columns` does.
         look_back: also score on the test draw of the step before.
         shares: of the classes in the cloud's data, where ``masked`` is 'prior'.
+        node: the machine that is the device; None where a host stands in for it.
         epochs, masked, rate, keep, reselect, rates, blend, search: as in `strategies.base.Task`.
     """
 
@@ -44,6 +46,7 @@ class Order:
     blend: float = 1.0
     search: bool = False
     look_back: bool = False
+    node: Node | None = None
 
 
 @dataclass(frozen=True)
@@ -119,3 +122,44 @@ class Workload(Protocol):
 
     def evaluate(self, settings: Settings, order: Order, store: Store, state: State | None) -> Scored:
         """Score a model on the device's current distribution, as delivered and after ``order.epochs`` of adaptation."""
+
+
+class Replica(Protocol):
+    """The cloud's side of one device's round of split training.
+
+    Attributes:
+        for_device: the part of the model that the device begins with.
+        steps: behind it, since the round began.
+    """
+
+    for_device: State
+    steps: int
+
+    def turn(self, up: Mapping[str, bytes]) -> dict[str, bytes]:
+        """What goes down next, given what came up. ValueError: what came up does not belong here."""
+
+    def whole(self, trained: State) -> State:
+        """The whole model after the round, given the part that the device trained."""
+
+    def measures(self, examples: int) -> dict[str, float]:
+        """What this side adds to the device's measures."""
+
+
+@runtime_checkable
+class SplitWorkload(Workload, Protocol):
+    """A workload whose model has a cut; `fl.split` plays the two sides over messages."""
+
+    def replica(self, settings: Settings, order: Order, state: State) -> Replica:
+        """The cloud's side of a round that begins with the whole model ``state``."""
+
+    def turn(
+        self, settings: Settings, order: Order, store: Store, steps: int, down: Mapping[str, bytes], state: State | None
+    ) -> dict[str, bytes] | Trained:
+        """The device's answer to what came down; at the end what it trained.
+
+        It may be asked in another process each time, or in one that was started anew.
+
+        Args:
+            steps: that the cloud has behind it.
+            state: the device's part of the model, where the round begins.
+        """

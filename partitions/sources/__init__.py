@@ -9,12 +9,15 @@ from partitions.root import Root
 from partitions.sources import audio
 from partitions.sources.cifar import Cifar
 from partitions.sources.fashion_mnist import FashionMnist
+from partitions.sources.folder import Folder
 from partitions.sources.fsdd import Fsdd
 from partitions.sources.har_embedded import HarEmbedded
 from partitions.sources.har_uci import HarUci
+from partitions.sources.questions import Questions
 from partitions.sources.source import Source
 from partitions.sources.speech_commands import SpeechCommands
 from partitions.sources.speech_commands_subset import SpeechCommandsTest
+from partitions.sources.texts import TEXTS
 
 DATASETS: dict[str, Source] = {
     "har-embedded": HarEmbedded(),
@@ -24,7 +27,10 @@ DATASETS: dict[str, Source] = {
     "fashion-mnist": FashionMnist("fashion-mnist", "FashionMNIST", 28, "FashionMNIST"),
     "speech-commands": SpeechCommands("speech-commands", "SpeechCommands", audio.BANDS),
     "speech-commands-test": SpeechCommandsTest("speech-commands-test", "", audio.BANDS),
+    "folder": Folder(),
     "fsdd": Fsdd("fsdd", "", audio.BANDS),
+    "questions": Questions(),
+    **TEXTS,
 }
 
 

@@ -1,5 +1,7 @@
 """Human activity by phone and watch, shipped with the project (``data/har/README.md``): 23 people x 2 placements."""
 
+import hashlib
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -7,7 +9,8 @@ import numpy as np
 
 from partitions.dataset import Dataset
 from partitions.errors import DataError
-from partitions.root import Root
+from partitions.root import Root, cache_folder
+from partitions.sources import store
 from partitions.sources.source import Source
 
 WINDOW = 64  # grid points at 50 Hz: 1.28 s, about as long as a turn or a sit-down
@@ -33,25 +36,40 @@ class HarEmbedded(Source):
     def load(self, root: Root, image_size: int = 0) -> Dataset:
         """Features of windows, float32 (N, 166), standardised by the train part; a domain is one's phone or watch."""
         self.refuse_size(image_size)
-        with np.load(self.need(root)) as file:
-            series, label, runs, names = file["series"] * file["scale"], file["label"], file["runs"], file["classes"]
-        window, y, run = windows(series, label, runs[:, 3].astype(int), len(names))
-        x, test = features(window), runs[run, 4] == 1
-        x = (x - x[~test].mean(axis=0)) / (x[~test].std(axis=0) + 1e-6)
-        keys, domain_of_run = np.unique(runs[:, :2], axis=0, return_inverse=True)
-        domain = domain_of_run.reshape(-1)[run]
-        return Dataset(
-            self.name,
-            x[~test],
-            y[~test],
-            x[test],
-            y[test],
-            classes=tuple(str(name).lower().replace("_", "-") for name in names),
-            domain_train=domain[~test],
-            domain_test=domain[test],
-            domains=tuple(f"person-{person:02d}-{PLACEMENTS[placement]}" for person, placement in keys),
-            group_train=run[~test],
-        )
+        arrays, names = kept(self.need(root))
+        return Dataset(self.name, **arrays, classes=tuple(names["classes"]), domains=tuple(names["domains"]))  # type: ignore[arg-type]
+
+
+def kept(path: Path) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """What `made` makes, from the cache folder: its second of work is not for each message to a device.
+
+    What is kept is named by the hash of the file and of this module, so that it is never that of another one.
+    """
+    name = f"har-{hashlib.sha256(path.read_bytes() + Path(__file__).read_bytes()).hexdigest()[:20]}"
+    if store.holds(cache_folder(), name):
+        return store.read(store.folder(cache_folder(), name))
+    arrays, names = made(path)
+    with suppress(DataError):  # no place to keep it
+        store.write(cache_folder(), name, arrays, names)
+    return arrays, names
+
+
+def made(path: Path) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Arrays and names of a `Dataset`, from the recordings."""
+    with np.load(path) as file:
+        series, label, runs, classes = file["series"] * file["scale"], file["label"], file["runs"], file["classes"]
+    window, y, run = windows(series, label, runs[:, 3].astype(int), len(classes))
+    x, test = features(window), runs[run, 4] == 1
+    x = (x - x[~test].mean(axis=0)) / (x[~test].std(axis=0) + 1e-6)
+    keys, domain_of_run = np.unique(runs[:, :2], axis=0, return_inverse=True)
+    domain = domain_of_run.reshape(-1)[run]
+    arrays = {"x_train": x[~test], "y_train": y[~test], "x_test": x[test], "y_test": y[test]}
+    arrays |= {"domain_train": domain[~test], "domain_test": domain[test], "group_train": run[~test]}
+    names = {
+        "classes": [str(name).lower().replace("_", "-") for name in classes],
+        "domains": [f"person-{person:02d}-{PLACEMENTS[placement]}" for person, placement in keys],
+    }
+    return arrays, names
 
 
 def windows(

@@ -52,7 +52,7 @@ def test_the_flower_engine_and_the_local_one_write_the_same_csv(tmp_path: Path) 
         (["run", "main", "--settings", "m=3"], "no setting of 'main' is called 'm=3'; known: m=2"),
         (["drift", "--set", "drift"], "--set drift: write KEY=VALUE"),
         (["run", "main", "--scale", "big"], "unknown scale 'big'; known: cpu, paper, smoke"),
-        (["run", "main", "--engine", "ray"], "unknown engine 'ray'; known: flower, local"),
+        (["run", "main", "--engine", "ray"], "unknown engine 'ray'; known: flower, local, loopback"),
         (["run", "main", "--set", "lr"], "--set lr: write KEY=VALUE"),
         (["run", "main", "--set", "lrr=1"], "unknown run-config key 'lrr'"),
         (["run", "main", "--set", "lr=fast"], "lr = 'fast': input should be a valid number"),
@@ -78,7 +78,7 @@ def test_a_mistake_is_one_sentence_and_exit_status_1(
 
 def test_help_names_every_command_and_settings_every_key() -> None:
     helped = experiments("--help").stdout
-    assert all(command in helped for command in ("list", "run", "plot", "settings", "data"))
+    assert all(command in helped for command in ("list", "run", "plot", "settings", "data", "deploy"))
     assert "drift-fraction" in experiments("settings").stdout
     assert "har-embedded" in experiments("data", "where").stdout
 
@@ -102,7 +102,7 @@ def test_interrupted_and_run_again_gives_the_csv_of_an_unbroken_run(tmp_path: Pa
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the group
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
-    assert errors.strip() == "interrupted; the same command goes on from the last complete run"
+    assert errors.strip() == "interrupted; the same command goes on where it stopped"
     assert experiments(*command, "--out", str(cut)).returncode == 0
     assert experiments(*command, "--out", str(tmp_path / "whole")).returncode == 0
     assert without_clock(cut / "rounds.csv") == without_clock(tmp_path / "whole" / "rounds.csv")

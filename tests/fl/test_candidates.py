@@ -67,7 +67,7 @@ def test_candidates_on_one_and_two_workers(play: Callable, tmp_path: Path) -> No
 def device(tmp_path: Path) -> tuple[Settings, workload.Order, Store, dict[str, torch.Tensor]]:
     """A device that holds the selector, and is sent five candidate modules."""
     settings = Settings.parse({**SMALL, "candidates": 2.0, "limit-low": 0.3, "limit-high": 0.3})
-    cloud, store = prepare(settings, 1), Store.of(tmp_path, 1, "eclm", 1, 3)
+    cloud, store = prepare(settings, 1), Store.of(tmp_path, "1", "eclm", 1, 3, 4)
     store.save("selector", cloud.modular_model.selector.state_dict())
     from models.axes import extract
 

@@ -48,5 +48,6 @@ def test_a_continuous_run_keeps_constant_memory(tmp_path: Path) -> None:
     early, late = seen[EARLY], seen[LATE]
     assert late[0] <= early[0] + 1_000_000, "tensors pile up"
     assert late[1] <= early[1] + 8e3 * DEVICES * (LATE - EARLY) + 5e6, "memory of the process grows"
-    assert late[2] == early[2] == 3 * DEVICES, "files pile up"
+    # The selector; the model and what is known of it, of this round, the one before, and before that.
+    assert max(early[2], late[2]) <= (1 + 2 * 3) * DEVICES, "files pile up"
     assert not any((tmp_path / "devices").rglob("*.safetensors")), "files of the run are left behind"

@@ -73,7 +73,7 @@ def test_a_device_takes_a_residual_module_out_of_what_it_holds(
     sizes = {axis: len(kept) for axis, kept in coverage.items()}
     order = workload.Order(3, 1, 2, 0, "modular", sizes, held, epochs=1, reselect=True)
     monkeypatch.setattr(workload, "_select", lambda *_: {"block.modules": np.array(chosen)})
-    store, sent = Store.of(tmp_path, 1, "eclm", 1, 3), extract(body.state(), body.axes(), coverage)
+    store, sent = Store.of(tmp_path, "1", "eclm", 1, 3, 4), extract(body.state(), body.axes(), coverage)
     part = workload._load(settings(residual=True), order, store, sent)
     expected = columns_coverage(whole.sizes, {"block.modules": np.array(chosen)})
     for name, value in extract(body.state(), body.axes(), expected).items():
@@ -84,7 +84,7 @@ def test_a_device_takes_a_residual_module_out_of_what_it_holds(
 
 @pytest.fixture
 def cloud_side(cloud_maker, plan: Plan) -> FlowerStrategy:
-    return FlowerStrategy(ECLM(cloud_maker(residual=True), plan, 3), "eclm", settings(), fleet=None)  # type: ignore[arg-type]
+    return FlowerStrategy(ECLM(cloud_maker(residual=True), plan, 3), "eclm", settings(), fleet=None, run="1")  # type: ignore[arg-type]
 
 
 def test_the_residual_module_is_the_ninth(cloud_side: FlowerStrategy) -> None:

@@ -246,7 +246,7 @@ def test_a_device_that_lost_the_selector_gets_it_again(play, tmp_path, monkeypat
     def load(self, name):
         if name == "selector" and self.folder.name == "2" and len(lost) < 1:
             lost.append(1)
-            (self.folder / "selector.safetensors").unlink()
+            self._files("selector")[-1][1].unlink()
         return honest(self, name)
 
     monkeypatch.setattr(Store, "load", load)
@@ -300,18 +300,6 @@ def test_an_exception_on_a_device_is_an_error_reply(tmp_path) -> None:
 def test_what_does_not_fit_together_is_said_before_anything_starts(play, tmp_path, changes: dict, said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         play(tmp_path, strategies="eclm", **changes)
-
-
-def test_placement_own_finds_each_device_at_its_node(play, tmp_path) -> None:
-    assert play(tmp_path / "own", placement="own", strategies="fedavg") == play(tmp_path / "any", strategies="fedavg")
-
-
-def test_missing_nodes_are_named() -> None:
-    from fl.fleet import Fleet
-
-    settings = Settings.parse({**SMALL, "placement": "own"})
-    with LocalGrid(settings.flat(), 4) as grid, pytest.raises(SettingsError, match="partition-id 4, 5"):
-        Fleet.find(grid, settings, wait_s=0.5)
 
 
 def test_nobody_there_is_said_in_time() -> None:

@@ -52,20 +52,20 @@ def test_measures_are_told_apart_by_their_prefix_and_refused_where_they_make_no_
 
 
 def test_a_device_keeps_what_it_saved_until_the_run_is_forgotten(tmp_path) -> None:
-    mine, other = Store.of(tmp_path, 1, "la", 0, 5), Store.of(tmp_path, 1, "la", 0, 6)
+    mine, other = Store.of(tmp_path, "1", "la", 0, 5, 4), Store.of(tmp_path, "1", "la", 0, 6, 4)
     mine.save("model", STATE)
     assert torch.equal(mine.load("model")["w"], STATE["w"])
     with pytest.raises(NotHeld, match="device 6 holds no model"):
         other.load("model")
-    forget(tmp_path, 1)
+    forget(tmp_path, "1")
     with pytest.raises(NotHeld):
         mine.load("model")
 
 
 def test_a_torn_file_is_as_good_as_none(tmp_path) -> None:
-    store = Store.of(tmp_path, 1, "la", 0, 5)
+    store = Store.of(tmp_path, "1", "la", 0, 5, 4)
     store.save("model", STATE)
-    path = store.folder / "model.safetensors"
+    path = store.folder / "model@4.safetensors"
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(NotHeld):
         store.load("model")

@@ -27,6 +27,26 @@ def test_one_module_has_the_gate_one_whatever_its_logit() -> None:
     torch.testing.assert_close(Routing(1, 1.0).gates(torch.tensor([[-9.0], [9.0]])), torch.ones(2, 1))
 
 
+def test_a_core_has_the_mean_gate_and_the_others_share_the_rest_by_hand() -> None:
+    """Top 3 of scale 6: the core has 2, and of ln 1, ln 3, ln 6 the best two share 4; alone, one has 2 and none 0."""
+    routing = Routing(3, 6.0, core=True)
+    logits = torch.log(torch.tensor([[9.0, 1.0, 3.0, 6.0]]))
+    torch.testing.assert_close(routing.gates(logits), torch.tensor([[2.0, 0.0, 4 / 3, 8 / 3]]))
+    torch.testing.assert_close(routing.gates(logits[:, :2]), torch.tensor([[2.0, 2.0]]))
+    torch.testing.assert_close(routing.gates(logits[:, :1]), torch.tensor([[2.0]]))
+
+
+def test_a_core_matters_as_much_as_all_the_others_and_so_every_sub_model_holds_it() -> None:
+    chooser = Selector((12,), {"a": 5}, 8, torch.Generator().manual_seed(0), core=True)
+    torch.nn.init.normal_(chooser.heads[0].weight, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(40, 12, generator=torch.Generator().manual_seed(2))
+    (scores,) = importance(chooser.logits(x))
+    assert scores[0].item() == pytest.approx(0.5) and scores[1:].sum().item() == pytest.approx(0.5)
+    (clean, noisy, _), *_ = chooser.noisy(x, torch.Generator().manual_seed(3))
+    assert torch.equal(noisy[:, 0], noisy[:, 1:].logsumexp(1)) and torch.equal(chooser.specialists(clean), clean[:, 1:])
+    assert torch.equal(Selector((12,), {"a": 5}, 8).specialists(clean), clean)
+
+
 def test_importance_is_the_mean_gate_and_sums_to_one() -> None:
     logits = torch.log(torch.tensor([[1.0, 3.0], [3.0, 1.0], [1.0, 1.0]]))
     (values,) = importance([logits])

@@ -122,3 +122,22 @@ def test_importing_and_loading_needs_no_torch():
         [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "False"
+
+
+def test_what_is_kept_is_what_is_made(tmp_path, monkeypatch):
+    from partitions.root import Root
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = har_embedded.HarEmbedded().need(Root.at())
+    made = har_embedded.made(path)
+    for _ in range(2):  # made and kept, then read
+        arrays, names = har_embedded.kept(path)
+        assert names == made[1]
+        assert arrays.keys() == made[0].keys()
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(array, made[0][key], strict=True)
+        monkeypatch.setattr(har_embedded, "made", None)
+    (tmp_path / "none").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))  # nowhere to keep it
+    monkeypatch.setattr(har_embedded, "made", lambda path: made)
+    assert har_embedded.kept(path) == made

@@ -63,7 +63,7 @@ class Pause(TrainingProcessCallback):
         return Metrics()
 
     def after_central_iteration(
-        self, aggregate_metrics: Metrics, model: PyTorchModel, *, central_context: object, central_iteration: int
+        self, aggregate_metrics: Metrics, model: PyTorchModel, *, central_iteration: int
     ) -> tuple[bool, Metrics]:
         return self._next(), Metrics()
 

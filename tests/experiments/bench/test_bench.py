@@ -11,8 +11,8 @@ import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
-from experiments.bench import BENCHMARKS, about, derive, merge
-from experiments.bench.contest import Entrant, EntrantFailed, Runner, _same_work, contest, processor_seconds
+from experiments.bench import BENCHMARKS, EntrantFailed, about, derive, merge, w1
+from experiments.bench.contest import Entrant, Runner, _same_work, contest, processor_seconds
 from experiments.bench.entrants.work import Work
 from experiments.bench.exam import SEED, Exam
 from experiments.bench.table import Line, Options, Table, interleave
@@ -155,7 +155,7 @@ def test_the_command_lists_and_refuses() -> None:
 
 
 def test_the_command_writes_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BENCHMARKS, "w1", lambda o: Table("One.", "x", [Line("x", [float(o.blocks * o.rounds)])]))
+    monkeypatch.setattr(w1, "bench", lambda o: Table("One.", "x", [Line("x", [float(o.blocks * o.rounds)])]))
     done = command("w1", "--blocks", "2", "--rounds", "3", "--out", str(tmp_path))
     assert (
         done.exit_code == 0

@@ -10,7 +10,7 @@ import torch
 
 from fl.config import Settings
 from fl.results import read_rounds
-from fl.workloads.classify import _data, blend
+from fl.workloads.classify import blend, samples
 from fl.workloads.workload import Order
 from fl.world import tensors, world
 from partitions.sources.images import save
@@ -31,7 +31,7 @@ def test_a_device_trains_and_is_tested_on_what_its_sensor_sees(tmp_path) -> None
     here, order = world(settings, 3), Order(device=2, seed=3, round=9, step=3)
     _, (severity,) = here.history([2], 4)
     for split in ("train", "test"):
-        seen, labels = _data(settings, order, split)
+        seen, labels = samples(settings, order, split)
         clean, expected = tensors(here.data, split, getattr(here.draw(2, 3), split))
         added = (seen - clean)[:, 0, 5, 5].double().numpy() / 2
         assert torch.equal(labels, expected)

@@ -1,0 +1,30 @@
+"""Devices that lie: what robust merging saves of the accuracy, and what it costs where nobody lies."""
+
+from experiments.catalog.experiment import SCALES, Experiment, Overrides
+from experiments.catalog.quickstart import COMMON, SETTINGS, SMOKE
+from models.robust import RULES
+
+SHARES = {"smoke": (0.0, 0.25), "cpu": (0.0, 0.1, 0.2, 0.3), "paper": (0.0, 0.1, 0.2, 0.3)}
+METHODS: Overrides = {"strategies": "na,fedavg,heterofl,eclm"}
+LATE: Overrides = {"eval-every": 100}  # devices are scored at the end of a step, which is what the figure shows
+SCALE: dict[str, Overrides] = {"smoke": SMOKE, "cpu": LATE, "paper": LATE}
+
+POISON = Experiment(
+    name="poison",
+    reference="",
+    summary="10 to 30 % of the devices reverse their updates, five times as long: plain and robust merging",
+    common={**COMMON, **SETTINGS["subject"], **METHODS},
+    settings={
+        scale: {
+            f"{rule} poisoned={share:g}": {**SCALE[scale], "robust": rule, "poisoned": share, "trim": 0.3}
+            for rule in RULES
+            for share in SHARES[scale]
+        }
+        for scale in SCALES
+    },
+    cost={"smoke": "40 s", "cpu": "6 min", "paper": "6 min"},
+    plot="sweep",
+    table=("accuracy_mean", "final_accuracy_mean", "global_accuracy"),
+    sweep=True,
+    note="Scores are of all devices, on their own data; poisoned devices score honestly. 'na' never merges.",
+)

@@ -1,0 +1,151 @@
+"""Who may be trusted: a certificate authority of one's own, the SuperLink's certificate, and a key pair per SuperNode.
+
+Everything is written as PEM or OpenSSH files that Flower and openssl read; private files are readable by their owner
+alone. What exists and is still good is kept, so every function may be called again.
+"""
+
+import ipaddress
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+AUTHORITY_DAYS, SERVER_DAYS, RENEW_DAYS = 3650, 365, 30
+
+
+class DeployError(RuntimeError):
+    """A deployment step cannot be done; the message says what to do."""
+
+
+def certificates(folder: Path, hosts: Sequence[str]) -> bool:
+    """``ca.crt``, ``ca.key``, ``server.pem`` and ``server.key`` in ``folder``, for a SuperLink reached under ``hosts``.
+
+    Returns:
+        Whether a server certificate was made; one that names the same hosts and holds for a month more is kept. The
+        authority is never made anew: devices hold its certificate.
+
+    Raises:
+        DeployError: no hosts, a host that is no name or address, or a broken authority.
+    """
+    names = _names(hosts)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / name for name in ("ca.crt", "ca.key", "server.pem", "server.key")]
+    if not paths[0].exists() and not paths[1].exists():
+        _authority(*paths[:2])
+    try:
+        authority = x509.load_pem_x509_certificate(paths[0].read_bytes())
+        signer = load_pem_private_key(paths[1].read_bytes(), None)
+    except (OSError, ValueError, TypeError) as error:
+        raise DeployError(
+            f"{folder} has only half of a certificate authority, or a broken one ({error}): restore ca.crt and ca.key, "
+            "or remove both and give the new ca.crt to every device"
+        ) from None
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    if paths[3].exists() and _good(paths[2], names):
+        return False
+    key = ec.generate_private_key(ec.SECP384R1())
+    _private(paths[3], key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    builder = _builder(hosts[0], SERVER_DAYS, key.public_key(), authority.subject)
+    for extension, critical in (
+        (x509.SubjectAlternativeName(names), False),
+        (x509.BasicConstraints(ca=False, path_length=None), True),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
+        (x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), False),
+    ):
+        builder = builder.add_extension(extension, critical)
+    paths[2].write_bytes(builder.sign(signer, hashes.SHA384()).public_bytes(Encoding.PEM))
+    return True
+
+
+def node_key(folder: Path, name: str) -> bool:
+    """``keys/NAME`` and ``keys/NAME.pub`` in ``folder``, a P-384 pair; returns whether it was made, an old one is kept.
+
+    Raises:
+        DeployError: the name is not fit for a file, or half of the pair is missing.
+    """
+    private, public = folder / "keys" / name, folder / "keys" / f"{name}.pub"
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise DeployError(f"'{name}' cannot name a node: use letters, digits, '-' and '_'")
+    if private.exists() and public.exists():
+        return False
+    if private.exists() or public.exists():
+        raise DeployError(f"only one of {private} and {public.name} is there: restore the other or remove it")
+    private.parent.mkdir(parents=True, exist_ok=True)
+    key = ec.generate_private_key(ec.SECP384R1())
+    _private(private, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    public.write_bytes(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) + f" {name}\n".encode())
+    return True
+
+
+def _names(hosts: Sequence[str]) -> list[x509.GeneralName]:
+    if not hosts:
+        raise DeployError("name every host name and address under which devices and you reach the SuperLink")
+    names: list[x509.GeneralName] = []
+    for host in hosts:
+        try:
+            names.append(x509.IPAddress(ipaddress.ip_address(host)))
+        except ValueError:
+            if not host.isascii() or not host.replace("-", "").replace(".", "").isalnum():
+                raise DeployError(f"'{host}' is neither a host name nor an address (no port, no https://)") from None
+            names.append(x509.DNSName(host))
+    return names
+
+
+def _good(certificate: Path, names: list[x509.GeneralName]) -> bool:
+    """Whether a server certificate names just these hosts and holds for a month more."""
+    try:
+        found = x509.load_pem_x509_certificate(certificate.read_bytes())
+    except (OSError, ValueError):
+        return False
+    said = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return set(said) == set(names) and found.not_valid_after_utc > datetime.now(UTC) + timedelta(days=RENEW_DAYS)
+
+
+def _authority(certificate: Path, private: Path) -> None:
+    key = ec.generate_private_key(ec.SECP384R1())
+    _private(private, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    name = "DriftFed authority"
+    builder = _builder(
+        name, AUTHORITY_DAYS, key.public_key(), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    )
+    usage = dict.fromkeys(
+        "digital_signature content_commitment key_encipherment data_encipherment key_agreement encipher_only "
+        "decipher_only".split(),
+        False,
+    )
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
+    builder = builder.add_extension(x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), True)
+    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+    certificate.write_bytes(builder.sign(key, hashes.SHA384()).public_bytes(Encoding.PEM))
+
+
+def _builder(name: str, days: int, key: ec.EllipticCurvePublicKey, issuer: x509.Name) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])]))
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))  # a device's clock may be a little behind
+        .not_valid_after(now + timedelta(days=days))
+    )
+
+
+def _private(path: Path, content: bytes) -> None:
+    """Write a file that nobody else can read at any moment."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
+    path.chmod(0o600)

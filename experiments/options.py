@@ -1,0 +1,29 @@
+"""Options that several commands share."""
+
+from typing import Annotated
+
+import typer
+
+from fl.config import SettingsError
+
+Changes = Annotated[
+    list[str],
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a run-config key; may be repeated. `settings` explains them."
+    ),
+]
+
+
+def changes_of(pairs: list[str]) -> dict[str, str]:
+    """KEY=VALUE pairs of the command line as a mapping.
+
+    Raises:
+        SettingsError: one of them has no '='.
+    """
+    changes = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {pair}: write KEY=VALUE, e.g. --set rounds=50")
+        changes[key.strip()] = value.strip()
+    return changes

@@ -1,0 +1,136 @@
+"""Split training over Flower messages: the device's half in its process, the cloud's half in the ServerApp.
+
+A training message of the whole model becomes a conversation, and its last reply what a device that trains both halves
+by itself would have sent: methods, ledger and results notice nothing. Per step and device:
+
+    down  gradient of the batch before, "send the next"      up  codes of the next batch; at the end the trained half
+    down  logits                                             up  gradient of the logits
+
+The devices of a cohort take their steps side by side, each with a replica of the cloud's half. What a device is given
+for use is not split: it is scored in simulation, through the same codec.
+"""
+
+import traceback
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from fl import wire, workloads
+from fl.config import Settings, SettingsError
+from fl.workloads.workload import Order, Replica, SplitWorkload
+
+ADDRESS = ("device", "seed", "round", "step", "epochs")
+REFUSED = 2  # Flower's error code of an exception
+
+
+@dataclass
+class Talk:
+    """A conversation: the message that it stands for, the cloud's side, and what goes down next."""
+
+    message: Message
+    replica: Replica
+    content: RecordDict
+
+
+def _is_split(message: Message) -> bool:
+    """Whether a message asks to train a model that was sent and goes back; what a device trains for itself does not."""
+    task: Mapping[str, object] = message.content.get(wire.TASK, {})
+    return message.metadata.message_type == "train" and wire.MODEL in message.content and bool(task.get("upload", True))
+
+
+class SplitGrid(Grid):
+    """A grid whose training messages are conversations; all others pass.
+
+    Args:
+        inner: carries every message.
+
+    Raises:
+        SettingsError: the workload has no cut.
+    """
+
+    def __init__(self, inner: Grid, settings: Settings):
+        workload = workloads.find(settings.workload)
+        if not isinstance(workload, SplitWorkload):
+            raise SettingsError(f"workload = '{settings.workload}' has no cut: use split = 'simulated'")
+        self.inner, self.settings, self.workload = inner, settings, workload
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Replies to all messages; ``timeout`` is that of each message sent, not of a conversation."""
+        asked = list(messages)
+        split = [m for m in asked if _is_split(m)]
+        replies = list(self.inner.send_and_receive([m for m in asked if m not in split], timeout=timeout))
+        talks = [self._open(message) for message in split]
+        while talks:
+            sent = [self._message(talk) for talk in talks]
+            answers = self.inner.send_and_receive(sent, timeout=timeout)
+            heard = {answer.metadata.reply_to_message_id: answer for answer in answers}
+            going = []
+            for talk, message in zip(talks, sent, strict=True):
+                answer = heard.get(message.metadata.message_id)
+                last = None if answer is None else self._answered(talk, answer)  # who is too late has lost its round
+                if last is not None:
+                    replies.append(last)
+                elif answer is not None:
+                    going.append(talk)
+            talks = going
+        return replies
+
+    def _open(self, message: Message) -> Talk:
+        task, model = message.content[wire.TASK], message.content[wire.MODEL]
+        assert isinstance(task, ConfigRecord) and isinstance(model, ArrayRecord)
+        device, seed, round_, step, epochs = (int(task[key]) for key in ADDRESS)  # type: ignore[arg-type]
+        order = Order(device, seed, round_, step, epochs=epochs)
+        replica = self.workload.replica(self.settings, order, wire.unpack(model))
+        return Talk(
+            message,
+            replica,
+            RecordDict({wire.TASK: ConfigRecord({**task, "steps": 0}), wire.MODEL: wire.pack(replica.for_device)}),
+        )
+
+    def _message(self, talk: Talk) -> Message:
+        where = talk.message.metadata
+        return Message(talk.content, where.dst_node_id, "train.split", group_id=where.group_id)
+
+    def _answered(self, talk: Talk, answer: Message) -> Message | None:
+        """The last reply of a conversation; None if the device has another turn."""
+        if answer.has_error():
+            return answer
+        try:
+            if wire.EDGE in answer.content:
+                down = talk.replica.turn(dict(answer.content[wire.EDGE]))  # type: ignore[arg-type]
+                task = ConfigRecord({**talk.content[wire.TASK], "steps": talk.replica.steps})  # type: ignore[dict-item]
+                talk.content = RecordDict({wire.TASK: task, wire.EDGE: ConfigRecord(down)})  # type: ignore[arg-type]
+                return None
+            report, model = wire.metrics(answer.content), answer.content[wire.MODEL]
+            more = talk.replica.measures(int(report["num-examples"]))  # type: ignore[arg-type]
+            report.update({f"trained.{name}": value for name, value in more.items()})
+            answer.content[wire.MODEL] = wire.pack(talk.replica.whole(wire.unpack(model)))  # type: ignore[arg-type]
+            return answer
+        except Exception:  # whatever a device sends, it must not end the run
+            return Message(Error(REFUSED, traceback.format_exc(limit=-3)), reply_to=talk.message)
+
+    # the rest passes
+
+    def set_run(self, run: Run) -> None:
+        self.inner.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        return self.inner.run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        return self.inner.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        return self.inner.get_node_ids()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        return self.inner.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return self.inner.pull_messages(message_ids)

@@ -1,0 +1,390 @@
+"""The VQ split transformer on text devices: a device half, codes across the cut, a cloud half (DCCT).
+
+Here a device trains both halves itself, every tensor passing the boundary's codec and its ledger, and returns the
+whole. With ``split = "messages"`` `fl.split` keeps the cloud's half in the ServerApp, and sends what crosses. Both are
+the same two sides of `models.vq.session`, so they give the same numbers.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from fl.config import Settings, SettingsError
+from fl.offline import cached
+from fl.store import NotHeld, Store
+from fl.workloads.classify import blend, change, class_shares, samples, spare
+from fl.workloads.workload import Order, Scored, Trained
+from fl.world import dataset, tensors, world
+from models.axes import State
+from models.body import Architecture
+from models.cloud import Progress
+from models.train import WORST_LOSS, mask
+from models.vq.body import SplitBody, SplitCosts, device_state, of_ids, split_body
+from models.vq.boundary import LENGTH, Boundary, Ledger, lines
+from models.vq.codebook import ESTIMATORS, perplexity
+from models.vq.codec import Codes
+from models.vq.ends import CloudEnd, DeviceEnd, Recipe
+from models.vq.halves import Shape
+from models.vq.keeper import Keeper
+from models.vq.pooling import pooled_lengths
+from models.vq.session import CloudSide, DeviceSide, Where, infer
+from models.vq.session import train as train_sides
+from models.vq.train import Plan, Quantiser, Split
+from partitions import Purpose, rng
+from strategies import STRATEGIES
+from strategies.base import Cloud, Measure, Strategy
+
+MEASURES = {
+    "train_up": "payload bytes per example and epoch that a device sends across the cut in training",
+    "train_down": "payload bytes per example and epoch that a device receives across the cut in training",
+    "infer_up": "payload bytes per example that a device sends across the cut to have it answered",
+    "infer_down": "payload bytes per example that a device receives across the cut as an answer",
+    "tokens_up": "bytes per example that the packed token ids of the same texts would take instead",
+    "perplexity": "vectors of a codebook that training used, 1 to K; mean over the codebooks",
+}
+
+# the cloud's side
+
+
+@lru_cache(maxsize=8)
+def architecture(settings: Settings) -> Architecture:
+    """Both halves, from scratch, and the head.
+
+    Raises:
+        SettingsError: the data are no text, or the model cannot be built as asked.
+    """
+    texts = dataset(settings)
+    if not texts.text:
+        raise SettingsError(f"workload = 'vq' needs text, {texts.name} holds none: choose e.g. dataset = 'questions'")
+    try:
+        shape = Shape(
+            settings.vocabulary,
+            settings.vq_hidden,
+            inner=4 * settings.vq_hidden,
+            pool=settings.vq_pool,
+            width=settings.vq_width,
+            tokens=settings.tokens,
+        )
+        codes = (settings.vq_codes, settings.vq_groups) if settings.vq_codes else None
+        return split_body(shape, texts.num_classes, codes)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> Cloud:
+    """Both halves, trained on the cloud's texts with the codebook scheduled in.
+
+    Raises:
+        SettingsError, partitions.DataError: data, model or methods do not fit.
+    """
+    whole = sorted(name for name, of in STRATEGIES.items() if of.asks == "nothing" and of.architecture == "dense")
+    if cutting := [name for name in settings.methods if name not in whole]:
+        raise SettingsError(f"strategy '{cutting[0]}' cuts the model, workload 'vq' cannot: use {', '.join(whole)}")
+    if settings.upload_change and settings.split == "messages":
+        raise SettingsError(
+            "upload-change withholds whole models, of which split = 'messages' sends parts: set it to 0"
+        )
+    if not settings.dense_epochs:
+        raise SettingsError(
+            "dense-epochs = 0: workload 'vq' needs at least 1, for its codebook starts from trained states"
+        )
+    here, whole_model = world(settings, seed), architecture(settings)
+    classes = np.bincount(here.data.labels("train", here.proxy()), minlength=here.data.num_classes)
+    costs = SplitCosts(whole_model, settings.batch_size, optimizer_slots=2)
+
+    def uncut(*_: object) -> State:
+        raise SettingsError("workload 'vq' has no model that can be cut")
+
+    return Cloud(
+        dense=whole_model,
+        dense_costs=costs,
+        modular=whole_model,
+        modular_costs=costs,
+        supernet=whole_model,
+        supernet_costs=costs,
+        shares=(classes / classes.sum()).tolist(),
+        make_dense=lambda: cached(settings, seed, "split", partial(_offline, settings, seed, progress)),
+        make_modular=uncut,  # type: ignore[arg-type]
+        make_nested=uncut,
+        make_supernet=uncut,
+        settled=uncut,
+    )
+
+
+def _offline(settings: Settings, seed: int, progress: Progress | None) -> State:
+    """Training on the proxy: float for a fifth of the steps, k-means over a whole pass, then codes."""
+
+    def tick(step: int, steps: int) -> None:
+        if progress:
+            progress("split model", settings.dense_epochs * step // steps, settings.dense_epochs)
+
+    here, body = world(settings, seed), architecture(settings).whole(int(rng(seed, Purpose.INIT).integers(2**31)))
+    assert isinstance(body, SplitBody)
+    quantiser = Quantiser(
+        settings.vq_codes,
+        settings.vq_groups,
+        beta=settings.vq_beta,
+        estimator=settings.vq_estimator,
+        decay=settings.vq_decay,
+    )
+    plan = Plan(
+        settings.dense_epochs,
+        settings.offline_batch,
+        settings.vq_lr,
+        settings.vq_lr,
+        quantiser=quantiser if settings.vq_codes else None,
+    )
+    split = Split(body.device, body.cloud, body.head, plan)
+    ids, y = tensors(here.data, "train", here.proxy())
+    tokens = of_ids(ids)
+    split.fit(tokens, y, seed, tick)
+    if split.keeper:
+        per_example = pooled_lengths(tokens.lengths, settings.vq_pool).double().mean()
+        body.keep(split.keeper.weighing(float(per_example)).running)
+    return body.state()
+
+
+def global_accuracy(settings: Settings, method: Strategy) -> float:
+    """The accuracy of a method's cloud model on the whole test set."""
+    ids, y = tensors(world(settings, method.seed).data, "test")
+    body = _load(settings, method.model)
+    one, two, _ = ends(settings, body)
+    return float((infer(one, two, of_ids(ids)).argmax(1) == y).float().mean())
+
+
+# a device's side
+
+
+@lru_cache(maxsize=4)
+def _body(settings: Settings) -> SplitBody:
+    """One per process, overwritten by every device that uses it."""
+    body = architecture(settings).part({})
+    assert isinstance(body, SplitBody)
+    return body
+
+
+def _load(settings: Settings, state: State) -> SplitBody:
+    body = _body(settings)
+    body.load_state_dict(state)
+    return body
+
+
+def boundary(settings: Settings, body: SplitBody) -> Boundary:
+    """What may cross, and its ledger."""
+    down = settings.vq_down
+    edge = lines(body.shape.wire, body.head.width, body.head.per, body.codes, settings.vq_up, down, answer=down)
+    return Boundary(edge, body.shape.pool)
+
+
+def ends(settings: Settings, body: SplitBody) -> tuple[DeviceEnd, CloudEnd, Keeper | None]:
+    """Both ends over one boundary, with the codebook that the body's statistics make."""
+    edge, recipe, keeper = boundary(settings, body), Recipe(settings.vq_lr, settings.vq_lr), body.keeper()
+    codebook = keeper.codebook if keeper else None
+    one = DeviceEnd(body.device, edge, recipe, codebook, settings.vq_beta, ESTIMATORS[settings.vq_estimator])
+    return one, CloudEnd(body.cloud, body.head, edge, recipe, codebook), keeper
+
+
+def side(settings: Settings, order: Order, end: DeviceEnd) -> DeviceSide:
+    """A device's round with its texts and labels."""
+    ids, y = samples(settings, order, "train")
+    own = None if order.masked == "none" else class_shares(settings, order)
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(mask(logits, own, order.masked), labels)
+
+    return DeviceSide(
+        end, of_ids(ids), y, loss, order.epochs, settings.batch_size, Where(order.seed, order.round, order.device)
+    )
+
+
+def profile(settings: Settings, order: Order, store: Store, with_importance: bool) -> dict[str, float | list[float]]:
+    """What the device can spare now; nothing here has modules."""
+    now = spare(settings, order)
+    return {"link": now.link, "compute": now.compute, "memory": now.memory}
+
+
+def train(settings: Settings, order: Order, store: Store, state: State | None) -> Trained:
+    """Local epochs of both halves on the device's current texts; the statistics of the codes move along."""
+    body = _load(settings, state if state is not None else store.load("model"))
+    before = body.state() if settings.upload_change else {}
+    one, two, keeper = ends(settings, body)
+    device = side(settings, order, one)
+    train_sides(device, CloudSide(two, device.where))
+    trained = finished(settings, body, device, keeper)
+    if order.keep:
+        store.save("model", body.state())
+    worth = not settings.upload_change or change(before, body.state()) >= settings.upload_change
+    return replace(trained, state=body.state() if worth else None)
+
+
+def finished(settings: Settings, body: SplitBody, device: DeviceSide, keeper: Keeper | None) -> Trained:
+    """What a round gave, but for the parameters; the statistics of ``body`` move."""
+    examples, passed = len(device.labels), len(device.labels) * device.epochs
+    measures = measured(device.end.boundary.ledger, "train", passed)
+    if keeper and passed:
+        assert device.end.statistics is not None
+        body.moved(keeper, device.end.statistics, passed, settings.vq_decay)
+        measures["perplexity"] = float(perplexity(device.end.statistics.counts).mean())
+    loss = device.losses[-1] / examples if device.losses else float("nan")
+    return Trained(None, examples, loss, device.labels.unique().tolist(), measures=measures)
+
+
+# really split
+
+
+class Replica:
+    """The cloud's side of one device's round."""
+
+    def __init__(self, settings: Settings, order: Order, state: State):
+        body = architecture(settings).part({})
+        assert isinstance(body, SplitBody)
+        body.load_state_dict(state)
+        _, end, _ = ends(settings, body)
+        self.body, self.epochs = body, order.epochs
+        self.for_device = {name: state[name] for name in body.on_device()}
+        self.side = CloudSide(end, Where(order.seed, order.round, order.device))
+
+    @property
+    def steps(self) -> int:
+        return self.side.step
+
+    def turn(self, up: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Codes up, logits down; their gradient up, that of the codes down. ValueError, StaleCodebook: others."""
+        match dict(up):
+            case {"codes": codes}:
+                return {"logits": self.side.answer(codes)}
+            case {"logit-gradient": gradient}:
+                return {"gradient": self.side.learn(gradient)}
+        raise ValueError(f"expected codes or the gradient of logits, got {sorted(up)}")
+
+    def whole(self, trained: State) -> State:
+        """What the device trained, and the cloud's half and head."""
+        return {name: trained.get(name, value) for name, value in self.body.state().items()}
+
+    def measures(self, examples: int) -> dict[str, float]:
+        return measured(self.side.end.boundary.ledger, "train", examples * self.epochs)
+
+
+def replica(settings: Settings, order: Order, state: State) -> Replica:
+    return Replica(settings, order, state)
+
+
+AT_ONCE = 64  # rounds that a process keeps in memory; the others are read from their stores
+_SIDES: dict[Path, tuple[DeviceSide, SplitBody, Keeper | None]] = {}  # rounds that this process is in the middle of
+
+
+def turn(
+    settings: Settings, order: Order, store: Store, steps: int, down: Mapping[str, bytes], state: State | None
+) -> dict[str, bytes] | Trained:
+    """The device's answer to what came down; what it needs to go on lies in its store after every step."""
+    store = Store(
+        store.folder / "split"
+    )  # of this round alone: the cloud begins a round anew, and never goes back in it
+    if state is not None:
+        store.save("start", state)
+        _SIDES.pop(store.folder, None)  # of a round that broke off
+    answered = "gradient" in down
+    device, body, keeper = _side(settings, order, store, steps - answered, bool(down), answered)
+    if "logits" in down:
+        answer = device.answer(down["logits"])
+        store.save("tally", device.tally())
+        return {"logit-gradient": answer}
+    if answered:
+        device.learn(down["gradient"])
+        store.save("side", device.state())
+    if device.learned < device.steps:
+        return {"codes": device.send()}
+    _SIDES.pop(store.folder)
+    shutil.rmtree(store.folder)
+    trained = finished(settings, body, device, keeper)
+    return replace(trained, state=device_state(body, body.state()))
+
+
+def _side(
+    settings: Settings, order: Order, store: Store, learned: int, pending: bool, answered: bool
+) -> tuple[DeviceSide, SplitBody, Keeper | None]:
+    """The device's side with so many steps behind it, built anew where this process has not got it.
+
+    Args:
+        pending: codes of the next batch are on their way; answered: and so is the gradient of their logits.
+
+    Raises:
+        fl.store.NotHeld: the store holds no such round.
+    """
+    found = _SIDES.get(store.folder)
+    if len(_SIDES) > AT_ONCE:
+        _SIDES.clear()
+    if found is None or (found[0].learned, found[0].pending) != (learned, pending):
+        body = architecture(settings).part({})
+        assert isinstance(body, SplitBody)
+        body.load_state_dict(store.load("start"), strict=False)
+        end, _, keeper = ends(settings, body)
+        found = _SIDES[store.folder] = side(settings, order, end), body, keeper
+        if learned:
+            found[0].restore(store.load("side"))
+        if found[0].learned != learned:
+            raise NotHeld(f"device {order.device} has {found[0].learned} steps behind it, not {learned}")
+        if pending:
+            found[0].send()
+        if answered:
+            found[0].recount(store.load("tally"))
+    return found
+
+
+def measured(ledger: Ledger, phase: str, examples: int) -> dict[str, float]:
+    """Payload bytes per example of a phase, those of the directions in which anything went."""
+    found = {f"{phase}_{way}": ledger.total(direction=way, phase=phase) / max(1, examples) for way in ("up", "down")}
+    return {name: value for name, value in found.items() if value}
+
+
+def evaluate(settings: Settings, order: Order, store: Store, state: State | None) -> Scored:
+    """Score a model on the device's current distribution, as delivered and after ``order.epochs`` of adaptation.
+
+    The codebook is the cloud's: adaptation leaves it as it is.
+    """
+    body = _load(settings, state if state is not None else store.load("model"))
+    steps = [order.step, order.step - 1] if order.look_back else [order.step]
+    tests = [samples(settings, replace(order, step=step), "test") for step in steps]
+    own = class_shares(settings, order) if order.masked == "prior" else None
+    found: dict[Measure, list[tuple[float, float, float]]] = {}
+    measures: dict[Measure, Mapping[str, float]] = {}
+
+    def score(which: Measure) -> None:
+        one, two, _ = ends(settings, body)
+        logits = [mask(infer(one, two, of_ids(ids)), own, "prior") for ids, _ in tests]
+        found[which] = [_score(of, y, own is not None) for of, (_, y) in zip(logits, tests, strict=True)]
+        lengths = [n for ids, _ in tests for n in of_ids(ids).lengths.tolist()]
+        measures[which] = measured(one.boundary.ledger, "infer", len(lengths)) | {
+            "tokens_up": Codes(settings.vocabulary).size(lengths, 1) / len(lengths) + LENGTH.size
+        }
+
+    score("delivered")
+    found["adapted"], measures["adapted"] = found["delivered"], measures["delivered"]
+    examples = len(samples(settings, order, "train")[1])
+    if order.epochs:
+        before = body.state()
+        one, two, _ = ends(settings, body)
+        device = side(settings, order, one)
+        train_sides(device, CloudSide(two, device.where))
+        if order.blend < 1:
+            body.load_state_dict(blend(before, body.state(), order.blend))
+        score("adapted")
+    if order.keep:
+        store.save("model", body.state())
+    former = (found["delivered"][1][0], found["adapted"][1][0]) if order.look_back else None
+    return Scored(len(tests[0][1]), found["delivered"][0], found["adapted"][0], examples, former, measures=measures)
+
+
+def _score(logits: Tensor, y: Tensor, bounded: bool) -> tuple[float, float, float]:
+    """Accuracy, balanced accuracy and mean loss; ``bounded``: a class may have been given no chance at all."""
+    right = logits.argmax(1) == y
+    each = F.cross_entropy(logits, y, reduction="none")
+    recall = [float(right[y == k].float().mean()) for k in y.unique().tolist()]
+    loss = each.clamp(max=WORST_LOSS) if bounded else each
+    return float(right.float().mean()), float(np.mean(recall)), float(loss.mean())

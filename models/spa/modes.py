@@ -1,0 +1,41 @@
+"""How base and side meet at the head (the paper's S1, S2, S3 and SPA; its eqs. (1) and (2))."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from partitions.errors import lookup
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way to combine b, the base's last state, and o, the side's output.
+
+    Args:
+        gated: a gate decides token by token whether the side is asked; otherwise it always is.
+        plugged: o is added to b, otherwise it takes its place.
+    """
+
+    name: str
+    gated: bool
+    plugged: bool
+
+    def merged(self, b: Tensor, o: Tensor) -> Tensor:
+        """What the head sees of a token whose side was asked; of any other token it sees b."""
+        return b + o if self.plugged else o
+
+
+MODES = {
+    mode.name: mode
+    for mode in (
+        Mode("s1", gated=False, plugged=True),  # head(b + o): full integration
+        Mode("s2", gated=True, plugged=False),  # head(o) if g else head(b): choose
+        Mode("s3", gated=False, plugged=False),  # head(o): the side alone; with the attentive side this is LST
+        Mode("spa", gated=True, plugged=True),  # head(b + g o): plug in
+    )
+}
+
+
+def mode(name: str) -> Mode:
+    """The mode of that name. UnknownName if there is none."""
+    return lookup("mode", name, MODES)

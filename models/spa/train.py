@@ -1,0 +1,210 @@
+"""Training a plugin, a device's side and gate, on what the frozen base says of the device's examples (eq. (3))."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from models.axes import State
+from models.spa.activations import Batch, Known
+from models.spa.bases import Base
+from models.spa.gate import JOINT, Gate, Standard, fit_gate, straight_through
+from models.spa.modes import mode
+from models.spa.side import Side, SideSpec, visibility
+from models.train import batches
+from partitions.errors import DataError
+
+GateFit = Literal["two-stage", "mixture", "expectation", "straight-through"]
+Policy = Literal["catch_up", "sparse"]
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """What a device owns: never sent to anybody but, in federated training, as an update."""
+
+    side: Side
+    gate: Gate
+
+    def state(self) -> State:
+        """Its parameters by name; tau is a setting, not a parameter."""
+        side = {f"side.{name}": value.detach().clone() for name, value in self.side.state_dict().items()}
+        return side | {"gate.weight": self.gate.weight.clone(), "gate.bias": self.gate.bias.clone()}
+
+    def loaded(self, state: State) -> "Plugin":
+        """The same side object with these parameters, and their gate."""
+        self.side.load_state_dict({k.removeprefix("side."): v for k, v in state.items() if k.startswith("side.")})
+        return Plugin(self.side, Gate(state["gate.weight"], state["gate.bias"], self.gate.tau))
+
+    def save(self, path: Path, checksum: str, mode: str, policy: Policy) -> None:
+        """Write it with all that a device needs to use it; ``checksum``: of its base."""
+        spec = {f.name: getattr(self.side.spec, f.name) for f in fields(self.side.spec) if f.init}
+        about = {"spec": spec, "tau": self.gate.tau, "checksum": checksum, "mode": mode, "policy": policy}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in self.state().items()}, path, {"spa": json.dumps(about)})
+
+
+def load_plugin(path: Path) -> tuple[Plugin, dict[str, Any]]:
+    """What `Plugin.save` wrote: the plugin, and its ``checksum``, ``mode`` and ``policy``.
+
+    Raises:
+        DataError: the file is missing, or is no plugin.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()["spa"])
+        spec = about.pop("spec")
+        side = SideSpec(**{**spec, "states": tuple(spec["states"])}).build(0)
+        gate = Gate.constant(side.spec.width, open_=True)
+        return Plugin(side, replace(gate, tau=about.pop("tau"))).loaded(load_file(path)), about
+    except Exception as error:  # safetensors, json, a missing key: each has errors of its own
+        raise DataError(f"{path} holds no plugin ({error}); make one with: python -m experiments spa train") from error
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a plugin is trained.
+
+    Args:
+        mode: of `models.spa.modes`; gate: how the gate is fitted, where the mode has one.
+        price: of a call, nats; what a call must gain to be worth it.
+        policy: what an attentive side attends to in generation, and so in training.
+        lr, batch_size: of AdamW, a batch is so many examples.
+        warm: share of the epochs that the joint gate fits train the side alone.
+    """
+
+    mode: str = "spa"
+    gate: GateFit = "two-stage"
+    price: float = 0.3
+    policy: Policy = "catch_up"
+    lr: float = 3e-3
+    batch_size: int = 8
+    warm: float = 0.3
+
+    def __post_init__(self) -> None:
+        mode(self.mode)
+        if self.gate not in get_args(GateFit) or self.policy not in get_args(Policy):
+            raise ValueError(
+                f"gate = '{self.gate}' and policy = '{self.policy}' must be of {get_args(GateFit)}, {get_args(Policy)}"
+            )
+
+
+def train(
+    base: Base,
+    plugin: Plugin,
+    how: Training,
+    known: Sequence[Known],
+    calibrate: Sequence[Known],
+    epochs: int,
+    generator: np.random.Generator,
+) -> tuple[Plugin, float]:
+    """Train the side in place, and fit its gate; the base is untouched.
+
+    Args:
+        known: what the side learns from; calibrate: other examples of the same device, for the two-stage gate.
+        generator: decides the order of examples.
+
+    Returns:
+        The trained plugin, and the mean loss per token of the last epoch (NaN without any).
+    """
+    at = mode(how.mode)
+    if not at.gated:
+        loss = _epochs(base, plugin, how, known, epochs, generator)
+        return Plugin(plugin.side, Gate.constant(base.width, open_=True)), loss
+    if how.gate == "two-stage":
+        loss = _epochs(base, plugin, how, known, epochs, generator)
+        gate = fit_gate(*_losses(base, plugin, how, calibrate), how.price)
+        plugin = Plugin(plugin.side, Gate(gate.weight, gate.bias, plugin.gate.tau))
+        if plugin.side.attends and how.policy == "sparse" and epochs:  # the side learns to do without uncalled tokens
+            loss = _epochs(base, plugin, how, known, -(-epochs // 2), generator, gated=True)
+        return plugin, loss
+    alone = round(how.warm * epochs)
+    _epochs(base, plugin, how, known, alone, generator)
+    return _jointly(base, plugin, how, known, epochs - alone, generator)
+
+
+def outputs(side: Side, batch: Batch, policy: Policy, called: Tensor) -> Tensor:
+    """o (N, d) of the answer's tokens. ``called`` (B, T): whose states reach the device, under policy 'sparse'."""
+    if not side.attends:
+        return side(batch.stack).o[batch.scored]
+    start = batch.start.tolist() if policy == "sparse" else None
+    return side(batch.stack, visibility(called, start)).o[batch.scored]
+
+
+def _epochs(
+    base: Base, plugin: Plugin, how: Training, known: Sequence[Known], epochs: int, generator: np.random.Generator,
+    gated: bool = False,
+) -> float:  # fmt: skip
+    """Train the side as if it were always asked; with ``gated``, an attentive one sees only what the gate lets by."""
+    optimizer = torch.optim.AdamW(plugin.side.parameters(), lr=how.lr)
+    last = [float("nan")]
+    for _ in range(epochs):
+        last = []
+        for index in batches(len(known), how.batch_size, generator):
+            batch = Batch.of([known[i] for i in index])
+            called = plugin.gate.opens(batch.b) if gated else batch.scored
+            o = outputs(plugin.side, batch, how.policy, called)
+            logits = base.head(mode(how.mode).merged(batch.b[batch.scored], o))
+            last.append(_step(optimizer, F.cross_entropy(logits, batch.targets)))
+    return float(np.mean(last))
+
+
+def _jointly(
+    base: Base, plugin: Plugin, how: Training, known: Sequence[Known], epochs: int, generator: np.random.Generator
+) -> tuple[Plugin, float]:
+    """Train side and gate together under one of the joint objectives."""
+    standard = Standard.of(torch.cat([k.stack[k.start :, -1] for k in known]))
+    standard = replace(standard, std=standard.std * base.width**0.5)  # one step must not saturate the gate
+    w, c = torch.zeros(base.width, requires_grad=True), torch.zeros((), requires_grad=True)
+    groups: list[dict[str, Any]] = [{"params": plugin.side.parameters()}, {"params": [w, c], "lr": 30 * how.lr}]
+    optimizer = torch.optim.AdamW(groups, how.lr)
+    merged = mode(how.mode).merged
+    last = [float("nan")]
+    for _ in range(epochs):
+        last = []
+        for index in batches(len(known), how.batch_size, generator):
+            batch = Batch.of([known[i] for i in index])
+            b = batch.b[batch.scored]
+            a = standard(b) @ w + c
+            called = standard.folded(w.detach(), c.detach()).opens(batch.b)
+            o = outputs(plugin.side, batch, how.policy, called)
+            if how.gate == "straight-through":
+                g = straight_through(a)[:, None]
+                losses = F.cross_entropy(base.head(b + g * (merged(b, o) - b)), batch.targets, reduction="none")
+                losses = losses + how.price * g[:, 0]
+            else:
+                without = F.cross_entropy(base.head(b), batch.targets, reduction="none")
+                with_ = F.cross_entropy(base.head(merged(b, o)), batch.targets, reduction="none")
+                losses = JOINT[how.gate](without, with_, a, how.price)
+            last.append(_step(optimizer, losses.mean()))
+    gate = standard.folded(w.detach(), c.detach())
+    return Plugin(plugin.side, Gate(gate.weight, gate.bias, plugin.gate.tau)), float(np.mean(last))
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return float(loss.detach())
+
+
+@torch.inference_mode()
+def _losses(base: Base, plugin: Plugin, how: Training, known: Sequence[Known]) -> tuple[Tensor, Tensor, Tensor]:
+    """b (N, d) of the answers' tokens, and their losses (N,) without and with the side."""
+    found: list[tuple[Tensor, ...]] = []
+    for at in range(0, len(known), how.batch_size):
+        batch = Batch.of(known[at : at + how.batch_size])
+        b, o = batch.b[batch.scored], outputs(plugin.side, batch, how.policy, batch.scored)
+        each = [
+            F.cross_entropy(base.head(h), batch.targets, reduction="none") for h in (b, mode(how.mode).merged(b, o))
+        ]
+        found.append((b, *each))
+    b, without, with_ = (torch.cat(part) for part in zip(*found, strict=True))
+    return b.clone(), without.clone(), with_.clone()

@@ -1,0 +1,131 @@
+"""Pretraining of both halves on text without labels: masked tokens (DCCT eq. 3) and replaced tokens (ELECTRA).
+
+Really split, what only the device may see stays there: the text, the tied output layer of the masked tokens, ELECTRA's
+generator. ELECTRA sends one number per token back and forth, masked tokens a state of d numbers each.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.vq.codebook import Codebook, Estimator, straight_through
+from models.vq.composite import states
+from models.vq.halves import CloudHalf, DeviceHalf, Half, PooledLayer, Shape, initial, seeded
+from models.vq.heads import Masked, Replaced
+from models.vq.pooling import flatten
+from models.vq.tokens import Tokens
+
+RTD_WEIGHT = 50.0  # of the discriminator's loss (Clark et al., arXiv:2003.10555)
+
+
+def choose(tokens: Tokens, special: Sequence[int], generator: np.random.Generator, share: float = 0.15) -> Tensor:
+    """bool (B, T): which tokens are masked; ``share`` of each text's that are not ``special``, at least one of them."""
+    free = ~torch.isin(tokens.ids, torch.tensor([0, *special]))
+    draw = torch.from_numpy(generator.random(tokens.ids.shape)).masked_fill(~free, 2.0)
+    wanted = (free.sum(1) * share).round().clamp_min(1)
+    return free & (draw.argsort(1).argsort(1) < wanted[:, None])
+
+
+def corrupt(tokens: Tokens, chosen: Tensor, mask: int) -> Tokens:
+    """The same texts with [MASK] for the chosen tokens (B, T)."""
+    return Tokens(tokens.ids.masked_fill(chosen, mask), tokens.types, tokens.lengths)
+
+
+class Tied(Half):
+    """The device's output layer over its vocabulary: its own word table, and a bias."""
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(shape.vocabulary))
+
+    def forward(self, h: Tensor, device: DeviceHalf) -> Tensor:
+        """States (n, d) -> logits (n, V)."""
+        return F.linear(h, device.embeddings.word_embeddings.weight, self.bias)
+
+
+class Generator(Half):
+    """ELECTRA's generator, a narrow encoder on the device's embeddings.
+
+    Args:
+        shape: of the halves; narrow: its width is d divided by this.
+    """
+
+    def __init__(self, shape: Shape, narrow: int = 4, layers: int = 1):
+        super().__init__()
+        config = shape.bert
+        config.hidden_size, config.intermediate_size = shape.hidden // narrow, shape.inner // narrow
+        config.num_attention_heads = max(1, shape.heads // narrow)
+        self.into, self.out = nn.Linear(shape.hidden, config.hidden_size), nn.Linear(config.hidden_size, shape.hidden)
+        self.layers = nn.ModuleList(PooledLayer(config, 1) for _ in range(layers))
+        self.tied = Tied(shape)
+
+    def forward(self, tokens: Tokens, chosen: Tensor, device: DeviceHalf) -> Tensor:
+        """Logits (chosen tokens, V)."""
+        h = self.into(device.embeddings(tokens.ids, tokens.types))
+        for layer in self.layers:
+            h, _ = layer(h, tokens.lengths)
+        return self.tied(self.out(h[chosen]), device)
+
+
+def generator_for(shape: Shape, seed: int) -> Generator:
+    """A new generator with BERT's initial weights."""
+    with seeded(seed):
+        return Generator(shape).apply(initial)
+
+
+def masked_loss(
+    device: DeviceHalf,
+    cloud: CloudHalf,
+    head: Masked,
+    tied: Tied,
+    tokens: Tokens,
+    chosen: Tensor,
+    mask: int,
+    codebook: Codebook | None = None,
+    beta: float = 0.25,
+    estimator: Estimator = straight_through,
+) -> Tensor:
+    """Mean cross-entropy of the chosen tokens (B, T) given the others, plus beta times the commitment."""
+    h, _, commitment = states(device, cloud, corrupt(tokens, chosen, mask), codebook, estimator)
+    rows = head.hidden(h, tokens.lengths)[flatten(chosen[..., None], tokens.lengths)[:, 0]]
+    return F.cross_entropy(tied(rows, device), tokens.ids[chosen]) + beta * commitment
+
+
+def replace(
+    generator: Generator, device: DeviceHalf, tokens: Tokens, chosen: Tensor, mask: int, rng: np.random.Generator
+) -> tuple[Tokens, Tensor, Tensor]:
+    """What the generator puts in the chosen places (B, T): the texts, what is new in them, and the generator's loss.
+
+    Returns:
+        Texts; float32 (sum of lengths,), 1 where a token is not the original any more; the mean cross-entropy. What
+        was drawn passes no gradient.
+    """
+    logits = generator(corrupt(tokens, chosen, mask), chosen, device)
+    noise = torch.from_numpy(rng.gumbel(size=tuple(logits.shape))).float()
+    drawn = (logits.detach() + noise).argmax(1)
+    ids = tokens.ids.masked_scatter(chosen, drawn)
+    new = flatten((ids != tokens.ids)[..., None], tokens.lengths)[:, 0].float()
+    return Tokens(ids, tokens.types, tokens.lengths), new, F.cross_entropy(logits, tokens.ids[chosen])
+
+
+def replaced_loss(
+    device: DeviceHalf,
+    cloud: CloudHalf,
+    head: Replaced,
+    generator: Generator,
+    tokens: Tokens,
+    chosen: Tensor,
+    mask: int,
+    rng: np.random.Generator,
+    codebook: Codebook | None = None,
+    beta: float = 0.25,
+    estimator: Estimator = straight_through,
+) -> Tensor:
+    """The generator's loss, 50 times that of both halves and ``head``, and beta times the commitment."""
+    texts, new, made = replace(generator, device, tokens, chosen, mask, rng)
+    h, positions, commitment = states(device, cloud, texts, codebook, estimator)
+    told = head.loss(head(h, positions, tokens.lengths), new, tokens.lengths)
+    return made + RTD_WEIGHT * told + beta * commitment

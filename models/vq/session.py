@@ -1,0 +1,163 @@
+"""One device's round of split training: the same two sides in one process, or with a network between them.
+
+Step t = 0, 1, ... is a batch; every batch and every dropout is addressed by (seed, round, device, t), so that a side
+can be rebuilt at any step, from what it saved after the step before.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from models.axes import State
+from models.vq.boundary import Ledger
+from models.vq.codebook import Statistics
+from models.vq.ends import CloudEnd, DeviceEnd
+from models.vq.tokens import Tokens, batches
+from partitions.rng import Purpose, rng
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""``loss(logits, labels)``, the mean over a batch."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """The address of a round's training."""
+
+    seed: int
+    round: int
+    device: int
+
+    def order(self, epoch: int) -> tuple[int, ...]:
+        return self.seed, Purpose.TRAIN, self.round, self.device, epoch
+
+    def dropout(self, step: int, half: int) -> int:
+        """Of the device's half (0) or the cloud's (1) at a step."""
+        return int(rng(self.seed, Purpose.TRAIN, self.round, self.device, step, half).integers(2**63))
+
+
+@dataclass
+class DeviceSide:
+    """The device's side: its texts and labels, which stay there, and its end.
+
+    Args:
+        end: with the half, and the codebook of the round.
+        tokens, labels: n texts.
+        epochs, batch: passes over them, texts of a step.
+        learned: steps behind it; losses: their sum over the texts of each epoch.
+    """
+
+    end: DeviceEnd
+    tokens: Tokens
+    labels: Tensor
+    loss: Loss
+    epochs: int
+    batch: int
+    where: Where
+    learned: int = 0
+    losses: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.rows = [
+            (epoch, rows)
+            for epoch in range(self.epochs)
+            for rows in batches(self.tokens.lengths, self.batch, rng(*self.where.order(epoch)))
+        ]
+        self.losses = self.losses or [0.0] * self.epochs
+        self.pending = False  # whether codes were sent that no gradient has come down for
+
+    @property
+    def steps(self) -> int:
+        return len(self.rows)
+
+    def send(self) -> bytes:
+        """Codes of the next batch, going up."""
+        self.pending = True
+        return self.end.send(self.tokens[self.rows[self.learned][1]], "train", self.where.dropout(self.learned, 0))
+
+    def answer(self, logits: bytes) -> bytes:
+        """The gradient of the loss with respect to the logits that came down, going up."""
+        epoch, rows = self.rows[self.learned]
+        loss, message = self.end.answer(logits, lambda found: self.loss(found, self.labels[rows]))
+        self.losses[epoch] += loss * len(rows)
+        return message
+
+    def learn(self, gradient: bytes) -> None:
+        """One step along the gradient in code space that came down."""
+        self.end.learn(gradient)
+        self.pending = False
+        self.learned += 1
+
+    def state(self) -> State:
+        """All that the next step depends on, as tensors; not the codes that are on their way."""
+        kept = {f"half.{name}": value for name, value in self.end.half.state().items()}
+        for i, slots in self.end.optimizer.state_dict()["state"].items():
+            kept |= {f"optimizer.{i}.{name}": torch.as_tensor(value).clone() for name, value in slots.items()}
+        if self.end.statistics is not None:
+            kept |= {"counts": self.end.statistics.counts, "sums": self.end.statistics.sums}
+        return kept | {"learned": torch.tensor(self.learned)} | self.tally()
+
+    def restore(self, kept: State) -> None:
+        """The way back, into a new side of the same round."""
+        self.end.half.load(_under(kept, "half."))
+        optimizer = self.end.optimizer.state_dict()
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, value in _under(kept, "optimizer.").items():
+            at, _, slot = name.partition(".")
+            slots.setdefault(int(at), {})[slot] = value
+        self.end.optimizer.load_state_dict({**optimizer, "state": slots})
+        if "counts" in kept:
+            self.end.statistics = Statistics(kept["counts"], kept["sums"])
+        self.learned = int(kept["learned"])
+        self.recount(kept)
+
+    def tally(self) -> State:
+        """Losses and bytes so far."""
+        sent = {f"bytes.{name}": torch.tensor(n) for name, n in self.end.boundary.ledger.flat().items()}
+        return sent | {"losses": torch.tensor(self.losses, dtype=torch.float64)}
+
+    def recount(self, kept: State) -> None:
+        """The way back."""
+        ledger = self.end.boundary.ledger
+        ledger.clear()
+        ledger.update(Ledger.of({name: int(n) for name, n in _under(kept, "bytes.").items()}))
+        self.losses = kept["losses"].tolist()
+
+
+@dataclass
+class CloudSide:
+    """The cloud's side: a replica of the cloud's half for one device and round."""
+
+    end: CloudEnd
+    where: Where
+    step: int = 0
+
+    def answer(self, codes: bytes) -> bytes:
+        """The logits of codes that came up, going down."""
+        return self.end.answer(codes, "train", self.where.dropout(self.step, 1))
+
+    def learn(self, gradient: bytes) -> bytes:
+        """One step along the gradient of the logits; the gradient in code space, going down."""
+        self.step += 1
+        return self.end.learn(gradient)
+
+
+def train(device: DeviceSide, cloud: CloudSide) -> None:
+    """A round without a network between the sides."""
+    while device.learned < device.steps:
+        device.learn(cloud.learn(device.answer(cloud.answer(device.send()))))
+
+
+def infer(one: DeviceEnd, two: CloudEnd, tokens: Tokens, batch: int = 64) -> Tensor:
+    """Logits (n, width) of texts, through the boundary."""
+    found: dict[int, Tensor] = {}
+    with torch.no_grad():
+        for rows in tokens.lengths.argsort(stable=True).split(batch):
+            logits = one.read(two.answer(one.send(tokens[rows], "infer"), "infer"))
+            found |= zip(rows.tolist(), logits, strict=True)
+    return torch.stack([found[i] for i in range(len(tokens))])
+
+
+def _under(state: State, prefix: str) -> State:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

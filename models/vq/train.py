@@ -1,0 +1,248 @@
+"""Training of a split model in one place, for experiments without a network: every step passes the boundary's codec.
+
+A quantised boundary starts in float: for the first ``float_share`` of the steps activations cross, then k-means over
+one whole pass of the texts gives the first codebook, and codes cross from there on. A *round* of the codebook is
+``round_steps`` steps; at its end the server moves the codebook as a federated one does.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.vq.boundary import Boundary, Ledger, lines
+from models.vq.codebook import ESTIMATORS, Codebook, Statistics, perplexity
+from models.vq.ends import CloudEnd, DeviceEnd, Recipe
+from models.vq.halves import CloudHalf, DeviceHalf, principal
+from models.vq.heads import Head
+from models.vq.keeper import Keeper, Moments
+from models.vq.pooling import flatten, unflatten
+from models.vq.tokens import Tokens, batches
+from partitions.rng import Purpose, rng
+
+Tick = Callable[[int, int], None]
+"""``tick(step, steps)``: how far a training is."""
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """How a boundary is quantised.
+
+    Args:
+        size: K; groups: m; residual: see `Codebook`.
+        beta: weight of the commitment; estimator: of the gradient, by name.
+        float_share: share of the steps before the quantiser is there.
+        round_steps: steps between two updates of the codebook; decay: what they keep of the statistics before.
+        learn: 'mean' moves the codebook; 'frozen' leaves it as k-means gave it.
+        revive: replace vectors that fell out of use.
+    """
+
+    size: int = 256
+    groups: int = 8
+    residual: bool = False
+    beta: float = 0.25
+    estimator: str = "straight-through"
+    float_share: float = 0.2
+    round_steps: int = 10
+    decay: float = 0.9
+    learn: Literal["mean", "frozen"] = "mean"
+    revive: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One training.
+
+    Args:
+        epochs, batch: passes over the texts, texts of a step.
+        lr, fresh: peak learning rates, see `Recipe`.
+        up: coding of activations; down: of gradients in code space.
+        quantiser: None: activations cross.
+        align: start code space as the principal subspace of the states, otherwise as a random one.
+    """
+
+    epochs: int = 4
+    batch: int = 32
+    lr: float = 1e-4
+    fresh: float = 1e-3
+    up: str = "float32"
+    down: str = "float32"
+    quantiser: Quantiser | None = None
+    align: bool = True
+
+
+class Stems:
+    """What the frozen parts of a device half say of some texts; computed once where layers are frozen.
+
+    Args:
+        device: the half.
+        tokens: n texts.
+    """
+
+    def __init__(self, device: DeviceHalf, tokens: Tokens):
+        self.tokens, self._device = tokens, device
+        self._rows: list[Tensor] = []
+        self.kept = device.shape.frozen > 1
+        if self.kept:
+            rows: dict[int, Tensor] = {}
+            for at in tokens.lengths.argsort(stable=True).split(64):
+                x, lengths = device.eval().stem(tokens[at])
+                rows |= zip(at.tolist(), flatten(x, lengths).split(lengths.tolist()), strict=True)
+            self._rows = [rows[i] for i in range(len(tokens))]
+
+    def __getitem__(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:
+        """(B, T, d) and lengths (B,); None: the half computes them itself."""
+        if not self.kept:
+            return None
+        own = [self._rows[i] for i in rows.tolist()]
+        lengths = torch.tensor([len(x) for x in own])
+        return unflatten(torch.cat(own), lengths), lengths
+
+
+@dataclass
+class Split:
+    """A split model, its boundary and what it learned; `fit` trains it, `predict` uses it.
+
+    Args:
+        device, cloud, head: its parts.
+        plan: how it is trained.
+        keeper: of the codebook, once there is one.
+        ledger: bytes of all that crossed.
+        usage: (m, K) how often the last prediction used each vector.
+    """
+
+    device: DeviceHalf
+    cloud: CloudHalf
+    head: Head
+    plan: Plan
+    keeper: Keeper | None = None
+    ledger: Ledger = field(default_factory=Ledger)
+    usage: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        of, shape = self.plan.quantiser, self.device.shape
+        codes = (of.size, of.groups) if of else None
+        edge = lines(shape.wire, self.head.width, self.head.per, codes, self.plan.up, self.plan.down)
+        self.boundary = Boundary(edge, shape.pool, self.ledger)
+
+    @property
+    def codebook(self) -> Codebook | None:
+        return self.keeper.codebook if self.keeper else None
+
+    def fit(self, tokens: Tokens, labels: Tensor, seed: int, tick: Tick = lambda step, steps: None) -> list[float]:
+        """Train on texts and labels (n, ...); the mean loss of each epoch."""
+        plan, quantiser = self.plan, self.plan.quantiser
+        stems = Stems(self.device, tokens)
+        steps = plan.epochs * -(-len(tokens) // plan.batch)
+        recipe = Recipe(plan.lr, plan.fresh, steps)
+        one, two = self._ends(recipe)
+        if plan.align and self.device.shape.width:
+            self._align(stems, seed)
+        starts = round(quantiser.float_share * steps) if quantiser else steps
+        losses, step = [], 0
+        for epoch in range(plan.epochs):
+            total = 0.0
+            for rows in batches(tokens.lengths, plan.batch, rng(seed, Purpose.TRAIN, epoch)):
+                if step == starts:
+                    self._start(stems, seed)
+                    self._use(one, two)
+                where = (seed, Purpose.TRAIN, epoch, step)
+                total += _step(one, two, tokens[rows], stems[rows], labels[rows], where) * len(rows)
+                step += 1
+                if quantiser and step > starts and (step - starts) % quantiser.round_steps == 0:
+                    self._update(one, seed, step)
+                    self._use(one, two)
+                tick(step, steps)
+            losses.append(total / len(tokens))
+        return losses
+
+    @torch.no_grad()
+    def predict(self, tokens: Tokens, batch: int = 64) -> Tensor:
+        """Logits (rows, width) of texts that go through the boundary, in inference; their bytes are in the ledger."""
+        one, two = self._ends(Recipe())
+        self._use(one, two)
+        found: dict[int, Tensor] = {}
+        self.usage = None
+        for rows in tokens.lengths.argsort(stable=True).split(batch):
+            logits = one.read(two.answer(one.send(tokens[rows], "infer"), "infer"))
+            sizes = tokens.lengths[rows].tolist() if self.head.per == "token" else [1] * len(rows)
+            found |= zip(rows.tolist(), logits.split(sizes), strict=True)
+            if one.codebook:
+                usage = one.codebook.usage(one.codes)
+                self.usage = usage if self.usage is None else self.usage + usage
+        return torch.cat([found[i] for i in range(len(tokens))])
+
+    def perplexity(self) -> float:
+        """Mean over codebooks of how many vectors the last prediction used; NaN without a codebook."""
+        return float("nan") if self.usage is None else float(perplexity(self.usage).mean())
+
+    def _ends(self, recipe: Recipe) -> tuple[DeviceEnd, CloudEnd]:
+        of = self.plan.quantiser or Quantiser()
+        one = DeviceEnd(self.device, self.boundary, recipe, None, of.beta, ESTIMATORS[of.estimator])
+        return one, CloudEnd(self.cloud, self.head, self.boundary, recipe)
+
+    def _use(self, one: DeviceEnd, two: CloudEnd) -> None:
+        one.use(self.codebook)
+        two.codebook = self.codebook
+
+    def _pass(self, stems: Stems) -> Iterator[tuple[Tensor, Tensor]]:
+        """Frozen states and lengths of all texts, in evaluation."""
+        self.device.eval()
+        for rows in stems.tokens.lengths.argsort(stable=True).split(64):
+            yield stems[rows] or self.device.stem(stems.tokens[rows])
+
+    @torch.no_grad()
+    def _align(self, stems: Stems, seed: int) -> None:
+        d = self.device.shape.hidden
+        count, sums, products = 0.0, torch.zeros(d).double(), torch.zeros(d, d).double()
+        for stem in self._pass(stems):
+            h = self.device.hidden(*stem).double()
+            count, sums, products = count + len(h), sums + h.sum(0), products + h.T @ h
+        principal(self.device, self.cloud, count, sums, products, seed)
+
+    @torch.no_grad()
+    def _start(self, stems: Stems, seed: int) -> None:
+        """Moments, then Lloyd iterations, of one pass over all texts."""
+        of = self.plan.quantiser
+        assert of is not None
+        z = torch.cat([self.device.encode(*stem) for stem in self._pass(stems)])
+        generator = rng(seed, Purpose.INIT, 0)
+
+        def ask(codebook: Codebook) -> Statistics:
+            return codebook.statistics(z, codebook.assign(z))
+
+        keeper = Keeper.start(Moments.of(z), of.groups, of.size, of.residual, generator).settle(ask, generator)
+        self.keeper = keeper.weighing(len(z) * of.round_steps * self.plan.batch / len(stems.tokens))
+
+    def _update(self, one: DeviceEnd, seed: int, step: int) -> None:
+        of = self.plan.quantiser
+        assert of is not None and self.keeper is not None and one.statistics is not None
+        if of.learn == "mean":
+            self.keeper = self.keeper.update(one.statistics, of.decay)
+            if of.revive:
+                self.keeper = self.keeper.revive(rng(seed, Purpose.INIT, step))
+
+
+def _step(
+    one: DeviceEnd,
+    two: CloudEnd,
+    tokens: Tokens,
+    stem: tuple[Tensor, Tensor] | None,
+    labels: Tensor,
+    where: tuple[int, ...],
+) -> float:
+    """One training step through the boundary; its loss."""
+    drops = [int(rng(*where, half).integers(2**63)) for half in range(2)]
+    logits = two.answer(one.send(tokens, "train", drops[0], stem), "train", drops[1])
+    loss, gradient = one.answer(logits, partial(two.head.loss, labels=labels, lengths=tokens.lengths))
+    one.learn(two.learn(gradient))
+    return loss
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Share of texts whose largest logit is their class's."""
+    return float(np.mean(logits.argmax(1).numpy() == labels.numpy()))

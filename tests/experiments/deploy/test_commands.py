@@ -1,0 +1,111 @@
+"""The connection entry, the link's speed, the unit: what the commands write and measure."""
+
+import http.server
+import threading
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from experiments.deploy.commands import app, write_connection
+from experiments.deploy.identity import DeployError
+from experiments.deploy.link import PAYLOAD, time_link
+
+
+def test_a_connection_leaves_the_others_alone(tmp_path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(
+        '[superlink]\ndefault = "local"\n[superlink.local]\naddress = ":local:"\noptions.num-supernodes = 5\n'
+    )
+    for address in ("old:1", "lab.local:8000", "lab.local:8000"):
+        assert write_connection(tmp_path, "lab", address, Path("/certs/ca.crt")) == path
+    table = tomllib.loads(path.read_text())["superlink"]
+    assert table == {
+        "default": "local",
+        "local": {"address": ":local:", "options": {"num-supernodes": 5}},
+        "lab": {"address": "lab.local:8000", "root-certificates": "/certs/ca.crt"},
+    }
+    assert list(tmp_path.iterdir()) == [path]
+    path.write_text("[superlink")
+    with pytest.raises(DeployError, match="mend it or remove it"):
+        write_connection(tmp_path, "lab", "lab.local:8000", Path("/certs/ca.crt"))
+    assert path.read_text() == "[superlink"
+
+
+class Slow(http.server.BaseHTTPRequestHandler):
+    """Reads what it is sent at 32 Mbit/s."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        left = int(self.headers["Content-Length"])
+        begun, whole = time.perf_counter(), left
+        while left:
+            left -= len(self.rfile.read(min(left, 50_000)))
+            time.sleep(max(0.0, begun + 8 * (whole - left) / 32e6 - time.perf_counter()))
+        self.do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_the_link_is_timed() -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            assert time_link(f"127.0.0.1:{server.server_port}", None) == pytest.approx(32, rel=0.25)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert PAYLOAD == 1_000_000
+    with pytest.raises(DeployError, match="give --link-mbit-s"):
+        time_link("127.0.0.1:1", None)
+    with pytest.raises(DeployError, match="write host:port"):
+        time_link("lab.local", None)
+
+
+def test_a_unit_runs_the_same_command_in_the_foreground(tmp_path) -> None:
+    words = ["supernode", "pi0", "--superlink", "lab:8000", "--device", "0", "--class", "Raspberry Pi 4B"]
+    said = CliRunner().invoke(app, ["unit", "--folder", str(tmp_path), "--", *words])
+    assert said.exit_code == 0
+    assert "@" not in said.output
+    (line,) = [line for line in said.output.splitlines() if line.startswith("ExecStart=")]
+    assert line.endswith('deploy supernode pi0 --superlink lab:8000 --device 0 --class "Raspberry Pi 4B" --foreground')
+    assert f"Environment=DRIFTFED_DEPLOY={tmp_path}" in said.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["superlink"], "ca.crt is missing: run `python -m experiments deploy certificates HOST` first"),
+        (
+            ["supernode", "pi0", "--superlink", "lab:8000", "--device", "0"],
+            "ca.crt is missing: copy it from the server",
+        ),
+        (["register", "pi0.pub"], "`deploy key NAME` on the device makes NAME.pub"),
+        (["stop", "pi7"], "'pi7' was never started here; known: nothing"),
+        (["unit", "key"], "'key' is no service"),
+    ],
+)
+def test_what_is_missing_is_named(tmp_path, words, said) -> None:
+    with pytest.raises(DeployError, match=said):
+        CliRunner().invoke(app, [*words, "--folder", str(tmp_path)], catch_exceptions=False)
+
+
+def test_a_supernode_needs_its_key_and_its_data(tmp_path) -> None:
+    (tmp_path / "ca.crt").touch()
+    words = ["supernode", "pi0", "--superlink", "lab:8000", "--device", "0", "--folder", str(tmp_path)]
+    with pytest.raises(DeployError, match="run `python -m experiments deploy key pi0`"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "pi0").touch()
+    with pytest.raises(DeployError, match="not an existing folder"):
+        CliRunner().invoke(app, [*words, "--data", str(tmp_path / "none")], catch_exceptions=False)

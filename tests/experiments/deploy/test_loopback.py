@@ -1,0 +1,60 @@
+"""A real deployment of three SuperNodes on this machine."""
+
+import os
+import time
+from pathlib import Path
+
+from experiments.catalog import EXPERIMENTS
+from experiments.deploy.identity import node_key
+from experiments.deploy.loopback import deployment, node_config
+from experiments.hermetic import lives, submit
+from fl.config import Settings
+from fl.grid import LocalGrid
+from fl.run import open_results, run
+from tests.fl.conftest import without_clock
+
+ROOT = Path(__file__).parents[3]
+
+
+def smoke(**changes: object) -> Settings:
+    (settings,) = EXPERIMENTS["loopback"].resolve("smoke", [1], {"strategies": "fedavg", **changes})
+    return settings
+
+
+def test_a_deployment_gives_the_simulations_rows_refuses_a_stranger_and_leaves_nothing(tmp_path: Path) -> None:
+    settings, said = smoke(), []
+    with deployment(settings, 1, workers=3, say=said.append) as site:
+        group, folder = site.group.leader, site.folder
+        node_key(folder, "stranger")
+        stranger = site.supernode("stranger", {"partition-id": 1}, memory_gb=4.0, core=min(os.sched_getaffinity(0)))
+        own = {"placement": "own", "state-root": str(folder / "devices"), "out": str(tmp_path / "deployed")}
+        submit(site.group, ROOT, {**settings.flat(), **own}, on_line=said.append, timeout_s=500)
+        with stranger:
+            end, words = time.monotonic() + 60, ""
+            while "Exit Code:" not in words and time.monotonic() < end:
+                stranger.seek(0)
+                words = stranger.read().decode()
+                time.sleep(0.2)
+        assert "All SuperNodes must be registered" in words
+        assert "SuperNode ID" not in words
+    assert not lives(group)
+    assert not folder.exists()
+
+    with open_results([settings], tmp_path / "here", False) as results, LocalGrid(settings.flat(), 3) as grid:
+        run(settings, grid, results)
+    for name in ("rounds.csv", "devices.csv"):
+        assert (tmp_path / "deployed" / name).stat().st_size > 200
+    assert without_clock(tmp_path / "deployed") == without_clock(tmp_path / "here")
+    told, drawn = ((tmp_path / out / "devices.csv").read_text() for out in ("deployed", "here"))
+    assert told == drawn
+    assert "registering 3 keys" in said[0]
+
+
+def test_every_board_of_the_testbed_is_given_what_the_simulation_draws() -> None:
+    settings = smoke(devices=20, cohort=10)
+    nodes = [node_config(settings, 1, device) for device in range(20)]
+    assert [node["partition-id"] for node in nodes] == list(range(20))
+    assert [node["device-class"] for node in nodes].count("Jetson Nano") == 10
+    # compute: Pi and Nano rank at a quarter and three quarters of 0.2 ... 0.6; all have 4 GB, half way
+    assert {(node["mac-per-s"], round(float(node["limit-compute"]), 9)) for node in nodes} == {(2e9, 0.3), (3e10, 0.5)}
+    assert {round(float(node["limit-memory"]), 9) for node in nodes} == {0.4}

@@ -1,0 +1,156 @@
+"""Workload vq on the text that ships: simulated and really split give the same numbers, and bytes are what was sent."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from flwr.app import Message
+
+from fl import wire
+from fl.config import Settings, SettingsError
+from fl.results import read_measures, read_rounds
+from fl.run import open_results, run
+from fl.split import SplitGrid
+from fl.workloads import find, vq
+
+TEXT = {
+    "workload": "vq",
+    "dataset": "questions",
+    "partition": "m-classes",
+    "drift": "class-swap",
+    "strategies": "fedavg",
+    "devices": 4,
+    "cohort": 2,
+    "rounds": 2,
+    "rounds-per-step": 1,
+    "samples-min": 20,
+    "samples-max": 24,
+    "test-samples": 10,
+    "dense-epochs": 1,
+    "vocabulary": 500,
+    "tokens": 24,
+    "vq-codes": 16,
+    "vq-groups": 4,
+    "vq-hidden": 32,
+    "vq-width": 16,
+}
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a simulated run, all methods that train the model whole."""
+    from fl.grid import LocalGrid
+    from tests.fl.conftest import SMALL
+
+    out, settings = (
+        tmp_path_factory.mktemp("simulated"),
+        Settings.parse({**SMALL, **TEXT, "strategies": "na,la,fedavg"}),
+    )
+    with open_results([settings], out, False) as results, LocalGrid(settings.flat(), 4) as grid:
+        run(settings, grid, results)
+    return out
+
+
+def test_every_method_reports_what_crosses_the_cut(told: Path) -> None:
+    rounds, measures = read_rounds(told), read_measures(told)
+    assert set(rounds.method) == {"na", "na+ft", "la", "fedavg", "fedavg+ft"}
+    assert (rounds.failures == 0).all() and (rounds.refused == 0).all() and rounds.loss.notna().all()
+    found = measures[measures.method == "fedavg"].groupby("measure").value.mean()
+    assert set(found.index) == set(vq.MEASURES)
+    assert 1 < found["perplexity"] <= 16
+    # 4 codes of 4 bits take 2 bytes a position, a token id 9 bits; 2 bytes tell the length: about 2 against 9/8 a token
+    tokens = (found["infer_up"] - 2) / 2
+    assert 8 < tokens < 24 and found["tokens_up"] == pytest.approx(2 + 9 / 8 * tokens + 0.5, abs=0.6)
+    # a batch is 16 texts or what is left: 8 logits at 2 bytes and a scale of 4 bytes per message
+    assert found["infer_down"] == pytest.approx(16 + 4 / 10)
+    assert found["train_down"] > 10 * found["train_up"]  # 16 numbers at 2 bytes a position against 4 codes of 4 bits
+
+
+@pytest.mark.parametrize("forgetful", [False, True], ids=["lasting", "restarted"])
+def test_really_split_gives_the_same_numbers(
+    told: Path, play: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgetful: bool
+) -> None:
+    """Also where no turn finds anything in memory, as after a restart of the device's process."""
+    if forgetful:
+        honest = vq.turn
+        monkeypatch.setattr(vq, "turn", lambda *of: vq._SIDES.clear() or honest(*of))
+    split = play(tmp_path, **TEXT, split="messages")
+    assert split[1:] == [
+        line.rpartition(",")[0]
+        for line in (told / "rounds.csv").read_text().splitlines()
+        if line.split(",")[2].startswith("fedavg")
+    ]
+    same = read_measures(told)
+    pd.testing.assert_frame_equal(
+        read_measures(tmp_path), same[same.method.str.startswith("fedavg")].reset_index(drop=True)
+    )
+    assert not vq._SIDES
+
+
+def test_the_ledger_counts_what_the_messages_hold(
+    play: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Payload and framing are all the bytes between the halves; nothing of the cloud's half goes down."""
+    sent: Counter[str] = Counter()
+    ledgers, honest = [], SplitGrid._answered
+
+    def answered(self: SplitGrid, talk, answer: Message) -> Message | None:
+        edge = talk.content.get(wire.EDGE, {})
+        sent["down"] += sum(map(len, edge.values()))
+        sent["up"] += sum(map(len, answer.content.get(wire.EDGE, {}).values()))
+        assert not any(name.startswith("cloud.") for name in talk.content.get(wire.MODEL, {}))
+        last = honest(self, talk, answer)
+        if last is not None:
+            ledgers.append(talk.replica.side.end.boundary.ledger)
+        return last
+
+    device_ledgers, finished = [], vq.finished
+    monkeypatch.setattr(SplitGrid, "_answered", answered)
+    monkeypatch.setattr(vq, "finished", lambda *of: device_ledgers.append(of[2].end.boundary.ledger) or finished(*of))
+    play(tmp_path, **TEXT | {"rounds": 1, "adapt-epochs": 0}, split="messages")
+    assert len(ledgers) == len(device_ledgers) == 2
+    assert sent["down"] == sum(ledger.total(direction="down", kind="") for ledger in ledgers) > 0
+    assert sent["up"] == sum(ledger.total(direction="up", kind="") for ledger in device_ledgers) > 0
+
+
+def test_codes_of_a_stale_codebook_are_refused_and_end_nothing(
+    play: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Device 1 goes on with a codebook of its own; the round ends with the others."""
+    honest = vq.side
+
+    def stale(settings, order, end):
+        if order.device == 1:
+            end.codebook = replace(end.codebook, version=12345)
+        return honest(settings, order, end)
+
+    monkeypatch.setattr(vq, "side", stale)
+    play(tmp_path, **TEXT | {"cohort": 4, "rounds": 1, "adapt-epochs": 0}, split="messages")
+    rounds = read_rounds(tmp_path)
+    assert (rounds.failures == 1).all() and (rounds.devices == 3).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"dataset": "har-embedded", "partition": "subject", "drift": "subject"}, "workload = 'vq' needs text"),
+        ({"strategies": "fedavg,eclm"}, "strategy 'eclm' cuts the model, workload 'vq' cannot: use fedavg"),
+        ({"dense-epochs": 0}, "dense-epochs = 0: workload 'vq' needs at least 1"),
+        ({"vq-groups": 3}, "3 groups do not divide a code space of 16"),
+        ({"vq-pool": 3}, "pool = 3; choose 1, 2 or 4"),
+        ({"split": "messages", "upload-change": 0.1}, "upload-change withholds whole models"),
+        ({"workload": "classify"}, "model = 'mlp' needs numbers, questions holds text: choose workload = 'vq'"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_starts(changes: dict, said: str) -> None:
+    settings = Settings.parse(TEXT | changes)
+    with pytest.raises(SettingsError, match=said):
+        find(settings.workload).prepare(settings, 1)
+
+
+def test_a_workload_without_a_cut_cannot_be_split(play: Callable, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="workload = 'classify' has no cut: use split = 'simulated'"):
+        play(tmp_path, split="messages")

@@ -1,0 +1,59 @@
+"""Losses of the heads by hand, and that every head reads every text's own rows."""
+
+import math
+
+import pytest
+import torch
+
+from models.vq.halves import build
+from models.vq.heads import HEADS, Choice, Regress, Replaced, Span, head_for
+
+LN2 = math.log(2)
+
+
+def test_losses_by_hand():
+    lengths = torch.tensor([2, 3])
+    # A span: flat logits are uniform over the tokens of each text, 2 and 3 of them; padding has no chance.
+    flat = Span.loss(torch.zeros(5, 2), torch.tensor([[0, 1], [2, 2]]), lengths)
+    assert float(flat) == pytest.approx((LN2 + math.log(3)) / 2)
+    sure = torch.full((5, 2), -50.0)
+    sure[0, 0] = sure[1, 1] = sure[4, 0] = sure[4, 1] = 50.0
+    assert float(Span.loss(sure, torch.tensor([[0, 1], [2, 2]]), lengths)) == pytest.approx(0, abs=1e-6)
+    # Two questions of three options.
+    logits = torch.tensor([0.0, 0, 0, 9, 0, 0])[:, None]
+    expected = (math.log(3) + math.log(1 + 2 * math.exp(-9))) / 2
+    assert float(Choice.loss(logits, torch.tensor([1, 0]), lengths)) == pytest.approx(expected, rel=1e-4)
+    assert float(Regress.loss(torch.tensor([[1.0], [3.0]]), torch.tensor([2.0, 5.0]), lengths)) == 2.5
+    assert float(Replaced.loss(torch.zeros(5, 1), torch.ones(5), lengths)) == pytest.approx(LN2)
+
+
+@pytest.mark.parametrize("task", list(HEADS))
+@pytest.mark.parametrize("p", [1, 4])
+def test_a_texts_logits_are_its_own(small, texts, task, p):
+    """Rows per text or per token, whatever else is in the batch."""
+    shape = small(pool=p)
+    device, cloud = (half.eval() for half in build(shape, seed=0))
+    head = head_for(task, shape, 3, seed=0).eval()
+    both = texts(9, 6)
+    alone = both[torch.tensor([1])]
+
+    def logits(tokens):
+        return head(*cloud(device(tokens), tokens.lengths), tokens.lengths)
+
+    rows = {"example": (1, 2), "token": (9, 15)}[head.per]
+    assert logits(both).shape == (rows[1], head.width)
+    torch.testing.assert_close(logits(both)[rows[0] :], logits(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_of_one_position_differ_by_their_place(small, texts):
+    shape = small(pool=4, dropout=0.0)
+    head = head_for("rtd", shape, 1, seed=0).eval()
+    h = torch.ones(1, 3, 16)
+    logits = head(h, torch.tensor([3]), torch.tensor([9]))[:, 0]
+    assert len({round(v, 6) for v in logits[1:5].tolist()}) == 4
+    torch.testing.assert_close(logits[1:5], logits[5:9])
+
+
+def test_unknown_task(small):
+    with pytest.raises(ValueError, match="unknown task 'poetry'; choose from classify, regress"):
+        head_for("poetry", small(), 2, 0)

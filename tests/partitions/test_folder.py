@@ -1,0 +1,111 @@
+"""A folder of one's own data: its format, its order, and what is said where it is wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from partitions import DATASETS, DataError, Dataset, Here
+from partitions.root import Root
+
+
+def load(folder: Path) -> Dataset:
+    return DATASETS["folder"].load(Root.at(folder))
+
+
+def put(folder: Path, name: str, values: range, y: int = 0) -> None:
+    """Samples whose numbers tell them apart."""
+    x = np.array(values, np.float32)[:, None] * np.ones((1, 3), np.float32)
+    np.savez(folder / name, x=x, y=np.full(len(x), y))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "classes.txt").write_text("sit\nwalk\n\nrun\n")
+    return tmp_path
+
+
+def test_samples_are_in_the_order_of_arrival_and_every_fifth_scores(folder) -> None:
+    put(folder, "2026-01-02.npz", range(7, 12), y=2)
+    put(folder, "2026-01-01.npz", range(7), y=1)
+    data = load(folder)
+    assert data.classes == ("sit", "walk", "run")
+    assert data.x_train[:, 0].tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 10, 11]
+    assert data.x_test[:, 0].tolist() == [4, 9]
+    assert data.y_train.tolist() == [1] * 6 + [2] * 4
+    assert data.y_test.tolist() == [1, 2]
+    assert (data.x_train.dtype, data.y_train.dtype, data.input_shape) == (np.float32, np.int64, (3,))
+
+
+def test_a_machine_holds_the_newest_and_sees_what_arrives(folder) -> None:
+    put(folder, "a.npz", range(10))
+    here = Here(load(folder), samples=4, test_samples=1)
+    draw = here.draw(device=7, step=3)
+    assert here.data.x_train[draw.train, 0].tolist() == [5, 6, 7, 8]
+    assert here.data.x_test[draw.test, 0].tolist() == [9]
+    assert here.proxy().tolist() == list(range(8))
+
+    put(folder, "b.npz.part", range(10, 15))  # numpy adds .npz: not whole yet is any other suffix
+    (folder / "b.npz.part.npz").rename(folder / "b.part")
+    assert len(load(folder).y_train) == 8
+    (folder / "b.part").rename(folder / "b.npz")
+    here = Here(load(folder), samples=4, test_samples=1)
+    draw = here.draw(device=7, step=3)
+    assert here.data.x_train[draw.train, 0].tolist() == [10, 11, 12, 13]
+    assert here.data.x_test[draw.test, 0].tolist() == [14]
+    assert len(Here(here.data, samples=100, test_samples=100).draw(0, 0).train) == 12
+
+
+def test_pixels_stay_bytes_and_are_scaled_when_used(folder) -> None:
+    x = np.full((5, 1, 2, 2), 51, np.uint8)
+    np.savez(folder / "a.npz", x=x, y=np.zeros(5, np.int32))
+    data = load(folder)
+    assert data.x_train.dtype == np.uint8
+    np.testing.assert_allclose(data.inputs("train"), 0.2)
+
+
+def test_a_reader_of_ones_own(folder) -> None:
+    (folder / "walk.log").write_text("1 2 3 4 5 6")
+    (folder / "reader.py").write_text(
+        "import numpy as np\n\n\ndef read(folder):\n    x = np.loadtxt(folder / 'walk.log')[:, None]\n"
+        "    return x, np.ones(len(x), int)\n"
+    )
+    data = load(folder)
+    assert data.x_train[:, 0].tolist() == [1, 2, 3, 4, 6]
+    assert data.x_test[:, 0].tolist() == [5]
+    assert data.y_train.tolist() == [1] * 5
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"x": np.zeros((6, 3))}, "a.npz is damaged or lacks x or y"),
+        ({"x": np.zeros((6, 3)), "y": np.zeros(5, int)}, "are not n samples and n integers"),
+        ({"x": np.zeros((6, 3)), "y": np.zeros(6)}, "float64 are not n samples and n integers"),
+        ({"x": np.zeros((6, 3)), "y": np.full(6, 3)}, "y runs from 3 to 3, classes.txt has lines 0 to 2"),
+        ({"x": np.zeros((6, 3)), "y": np.full(6, -1)}, "y runs from -1 to -1"),
+        ({"x": np.full((6, 3), np.nan), "y": np.zeros(6, int)}, "not finite"),
+        ({"x": np.array([{}] * 6), "y": np.zeros(6, int)}, "a.npz is damaged"),  # pickled: never read
+        ({"x": np.zeros((4, 3)), "y": np.zeros(4, int)}, "holds 4 samples: there must be 5"),
+    ],
+)
+def test_what_is_wrong_is_named(folder, arrays, said) -> None:
+    np.savez(folder / "a.npz", **arrays)
+    with pytest.raises(DataError, match=said):
+        load(folder)
+
+
+def test_files_that_do_not_fit_or_are_not_there(folder) -> None:
+    with pytest.raises(DataError, match="no .npz file yet"):
+        load(folder)
+    put(folder, "a.npz", range(6))
+    np.savez(folder / "b.npz", x=np.zeros((6, 4), np.float32), y=np.zeros(6, int))
+    with pytest.raises(DataError, match="b.npz: x is not of the shape"):
+        load(folder)
+    for content in (b"torn", (folder / "a.npz").read_bytes()[:200]):
+        (folder / "b.npz").write_bytes(content)
+        with pytest.raises(DataError, match="b.npz is damaged"):
+            load(folder)
+    (folder / "classes.txt").unlink()
+    with pytest.raises(DataError, match="make a folder with classes.txt"):
+        load(folder)

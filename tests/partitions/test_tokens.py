@@ -1,0 +1,83 @@
+"""Text as tokens: reproducible, from the cloud's text alone, and told apart again."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from partitions import DRIFTS, PARTITIONS, Dataset, World, load, tokens
+from partitions.sources.texts import strings
+
+TEXTS = ["The dog barks.", "A dog sleeps; the cat barks?", "dogs and cats", "Café, cafés and dogs!"]
+
+
+def test_the_same_texts_give_the_same_vocabulary_in_every_process() -> None:
+    """The library's own trainer does not: it numbers letters in the order of a hash table."""
+    here = json.loads(tokens.train(TEXTS * 3, 60).to_str())
+    code = f"from partitions import tokens; print(tokens.train({TEXTS * 3!r}, 60).to_str())"
+    for _ in range(2):
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+        assert json.loads(said.stdout) == here
+    vocabulary = here["model"]["vocab"]
+    assert len(vocabulary) == 60 and [vocabulary[name] for name in tokens.SPECIAL] == [0, 1, 2, 3, 4]
+
+
+def test_one_sentence_and_two() -> None:
+    learned = tokens.train(TEXTS, 200)
+    dog, barks, cat = (learned.token_to_id(word) for word in ("dog", "barks", "cat"))
+    one = tokens.encode(learned, strings([["dog barks"], ["zebra dog"], ["[CLS]"]]), 6)
+    assert one.dtype == np.int32 and one[0].tolist() == [tokens.CLS, dog, barks, tokens.SEP, 0, 0]
+    assert one[1].tolist()[:2] == [tokens.CLS, tokens.UNK] and one[1, 2] == dog  # no z in any text
+    assert tokens.CLS not in one[2, 1:]  # what somebody writes is no sign
+    pair = tokens.encode(learned, strings([["dog barks dog barks", "cat"]]), 6)
+    assert pair.tolist() == [[tokens.CLS, dog, barks, tokens.SEP, cat, tokens.SEP]]  # the longer one is cut
+
+
+def toy() -> Dataset:
+    rng = np.random.default_rng(0)
+    words = np.array(["ant", "bee", "cow", "dog", "eel", "fox"])
+    y = np.arange(60) % 3
+    texts = strings([[" ".join(words[[2 * k, 2 * k + 1]][rng.integers(0, 2, 4)])] for k in y])
+    return Dataset("toy-text", texts[:45], y[:45], texts[45:], y[45:], classes=("a", "b", "c"))
+
+
+def test_the_vocabulary_is_that_of_the_proxy_alone(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    data = toy()
+    first = np.flatnonzero(data.y_train == 0)  # ant and bee
+    seen = tokens.tokenised(data, first, 100, 8)
+    assert (seen.x_train[data.y_train == 0] != tokens.UNK).all() and seen.input_shape == (8,)
+    assert (seen.x_train[data.y_train == 1][:, 1] == tokens.UNK).all()  # the c of cow is in no text of the proxy
+    assert seen.inputs("train", [0]).dtype == np.int32 and not seen.text and data.text
+    changed = replace(data, x_train=np.where(data.y_train[:, None] == 1, strings([["emu"]]), data.x_train))
+    assert np.array_equal(tokens.tokenised(changed, first, 100, 8).x_train[first], seen.x_train[first])
+
+
+def test_tokens_are_made_once_and_mapped(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = tokens.tokenised(toy(), np.arange(20), 100, 8)
+    monkeypatch.setattr(tokens, "train", lambda *_: pytest.fail("trained again"))
+    again = tokens.tokenised(toy(), np.arange(20), 100, 8)
+    assert isinstance(again.x_train, np.memmap) and np.array_equal(again.x_train, made.x_train)
+    with pytest.raises(pytest.fail.Exception):
+        tokens.tokenised(toy(), np.arange(21), 100, 8)
+
+
+@pytest.mark.parametrize(
+    ("partition", "drift"), [("m-classes", "class-swap"), ("dirichlet", "label-shift"), ("subject", "subject")]
+)
+def test_text_devices_drift_as_others_do(partition: str, drift: str) -> None:
+    """Topics, or articles, of a device: those of its distribution, and others after a shift."""
+    data = load("questions")
+    options = {"classes_per_device": 2} if partition == "m-classes" else {}
+    here = World(data, PARTITIONS[partition](**options), DRIFTS[drift](), seed=1, samples=(20, 30), drift_fraction=1.0)
+    for device in range(3):
+        for step in (0, 1):
+            draw, p = here.draw(device, step), here.distribution(device, step)
+            cells = here.cell[draw.train]
+            assert (p[cells] > 0).all()
+        assert not np.array_equal(here.distribution(device, 0), here.distribution(device, 1))
