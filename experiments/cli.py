@@ -18,7 +18,7 @@ from experiments.catalog import EXPERIMENTS, SCALES, VIEWS, Experiment, View
 from experiments.deploy.commands import app as deploy_app
 from experiments.deploy.identity import DeployError
 from experiments.hermetic import FlowerRunFailed
-from experiments.launch import default_workers, launch, launch_study
+from experiments.launch import ENGINES, default_workers, launch, launch_study
 from experiments.options import Changes, changes_of
 from experiments.plots import PLOTS
 from experiments.plots.drift import drift as draw_drift
@@ -29,6 +29,8 @@ from experiments.spa import chat, spa_app
 from experiments.studies import FILE, STUDIES, read_study, summarize_study
 from experiments.summary import summarize, write_summary
 from fl.config import Settings, SettingsError
+from fl.engines.crew import EngineFailed
+from fl.privacy import epsilon
 from fl.results import ResultsError, atomic_write, csv_text, read_config, read_rounds
 from fl.world import world
 from partitions import DATASETS, DataError, Here, UnknownName, fetch, import_, lookup, where
@@ -49,6 +51,9 @@ app.add_typer(spa_app, name="spa")
 app.command()(chat)
 console = Console()
 INTERRUPTED = 130
+MENDABLE = (
+    SettingsError, DataError, ResultsError, UnknownName, FlowerRunFailed, DeployError, EngineFailed, EntrantFailed,
+)  # fmt: skip
 OTHER = Experiment("", "", "rounds of an experiment that is not in the catalog", {}, {})
 
 
@@ -77,11 +82,14 @@ def run(
     engine: Annotated[
         str,
         typer.Option(
-            help="local: in process; flower: a real `flwr run` simulation on Ray; loopback: a SuperNode per device, "
-            "deployed on this machine; by default the experiment's own, mostly local."
+            help="local: processes here; ray: our actors on Ray; flower: a real `flwr run` simulation; loopback: a "
+            "SuperNode per device, deployed on this machine; by default the experiment's own, mostly local."
         ),
     ] = "",
     workers: Annotated[int, typer.Option(help="Processes that stand in for devices; 0: one per core.")] = 0,
+    ray_address: Annotated[
+        str, typer.Option(help="Of a Ray cluster, HOST:PORT or auto, for --engine ray; by default this machine alone.")
+    ] = "",
     settings_: Annotated[
         str, typer.Option("--settings", help="Only settings whose name holds one of these words, e.g. cifar10,m=2.")
     ] = "",
@@ -99,7 +107,7 @@ def run(
     experiment = EXPERIMENTS[asked.of] if isinstance(asked, View) else asked
     lookup("scale", scale, dict.fromkeys(SCALES))
     engine = engine or experiment.engine
-    lookup("engine", engine, dict.fromkeys(("local", "flower", "loopback")))
+    lookup("engine", engine, ENGINES)
     changes = changes_of(set_)
     chosen = list(experiment.seeds)
     if seeds:
@@ -110,7 +118,7 @@ def run(
     if experiment.study:
         launch_study(STUDIES[experiment.study], settings, folder, overwrite, console)
     else:
-        launch(settings, engine, workers or default_workers(), folder, overwrite, console)  # type: ignore[arg-type]
+        launch(settings, engine, workers, ray_address, folder, overwrite, console)
     _finish(folder, asked.name)
 
 
@@ -138,6 +146,23 @@ def drift(
     atomic_write(folder / "drift.csv", csv_text([rows.columns, *rows.itertuples(index=False, name=None)]))
     save(draw_drift(rows), folder, "drift")
     console.print(f"{folder / 'drift.csv'}\n{folder / 'drift.png'}", style="dim", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def privacy(
+    set_: Changes = [],  # noqa: B006
+    delta: Annotated[float, typer.Option(help="The guarantee may fail with this probability.")] = 1e-5,
+) -> None:
+    """Tell what noise guarantees a device, e.g. --set update-clip=1 --set update-noise=2. See docs/faults.md."""
+    chosen = Settings.parse(changes_of(set_))
+    steps = -(-chosen.rounds // chosen.rounds_per_step)
+    table = Table("a device", "updates", "importances", f"epsilon at delta = {delta:g}", box=None)
+    often = round(chosen.rounds * chosen.cohort / chosen.devices)
+    cases = {"sends one update": (1, 0), "on average": (often, steps), "in every round": (chosen.rounds, steps)}
+    for who, (updates, importances) in cases.items():
+        spent = epsilon([(chosen.update_noise, updates), (chosen.importance_noise, importances)], delta)
+        table.add_row(who, str(updates), str(importances), f"{spent:.3g}" if spent < float("inf") else "no guarantee")
+    console.print(table)
 
 
 @app.command()
@@ -242,7 +267,7 @@ def main() -> None:
     except click.ClickException as error:  # wrong options: click's own words
         error.show()
         sys.exit(error.exit_code)
-    except (SettingsError, DataError, ResultsError, UnknownName, FlowerRunFailed, DeployError, EntrantFailed) as error:
+    except MENDABLE as error:
         errors.print("error:", style="red", end=" ")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -4,8 +4,9 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from rich.console import Console
@@ -24,36 +25,47 @@ from experiments.deploy.loopback import loopback_run
 from experiments.hermetic import flwr_run
 from experiments.studies import Study, StudyResults
 from fl.config import Settings
-from fl.grid import LocalGrid
+from fl.grid import LocalGrid, OwnGrid
 from fl.run import Event, complete, open_results, run
 from fl.workloads import find
 from strategies import STRATEGIES
 
-Engine = Literal["local", "flower", "loopback"]
 PROJECT = Path(__file__).resolve().parents[1]
 
 
+@dataclass(frozen=True)
+class Launch:
+    """What an engine is to run.
+
+    Args:
+        workers: processes that stand in for devices; 0: one per core.
+        address: of a Ray cluster; empty: this machine.
+    """
+
+    settings: Sequence[Settings]
+    workers: int
+    address: str
+    out: Path
+    overwrite: bool
+    console: Console
+    observe: "Observe"
+
+
 def launch(
-    settings: Sequence[Settings], engine: Engine, workers: int, out: Path, overwrite: bool, console: Console
+    settings: Sequence[Settings], engine: str, workers: int, address: str, out: Path, overwrite: bool, console: Console
 ) -> None:
     """Run everything that ``out`` does not hold complete.
 
     Args:
-        engine: 'local', in process; 'flower', a real `flwr run` simulation on Ray; 'loopback', a real deployment with
-            a SuperNode per device, all on this machine.
-        workers: processes that stand in for devices.
+        engine: of `ENGINES`; workers, address: as in `Launch`.
 
     Raises:
         SettingsError, DataError, ResultsError: before anything starts.
-        FlowerRunFailed: the Flower run did not complete.
+        FlowerRunFailed, EngineFailed: the run did not complete.
     """
     _check(settings)
     with _progress(settings, console) as observe:
-        if engine == "local":
-            _local(settings, workers, out, overwrite, observe)
-        else:
-            start: Callable[..., None] = flwr_run if engine == "flower" else loopback_run
-            _flower(settings, workers, out, overwrite, observe, console, start)
+        ENGINES[engine](Launch(settings, workers, address, out, overwrite, console, observe))
 
 
 def launch_study(study: Study, settings: Sequence[Settings], out: Path, overwrite: bool, console: Console) -> None:
@@ -62,7 +74,9 @@ def launch_study(study: Study, settings: Sequence[Settings], out: Path, overwrit
     Raises:
         SettingsError, DataError, ResultsError: before anything starts.
     """
-    _check(settings)
+    for s in settings:
+        for seed in s.seed_list:
+            study.check(s, seed)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the rounds: the cloud models are the same ones
     runs = [(s, seed) for s in settings for seed in s.seed_list]
@@ -100,32 +114,39 @@ def _bar(console: Console, unit: str) -> Progress:
     return Progress(*columns, console=console, transient=not console.is_terminal)
 
 
-def _local(settings: Sequence[Settings], workers: int, out: Path, overwrite: bool, observe: "Observe") -> None:
+def _local(order: Launch) -> None:
+    workers = order.workers or default_workers()
+    _own(order, lambda s: LocalGrid(s.flat(), s.devices, workers))
+
+
+def _ray(order: Launch) -> None:
+    from fl.engines.actors import RayGrid, connected  # takes a second
+
+    workers = order.workers or (0 if order.address else default_workers())
+    with connected(workers, order.address):
+        _own(order, lambda s: RayGrid(s.flat(), s.devices, workers))
+
+
+def _own(order: Launch, grid_for: Callable[[Settings], OwnGrid]) -> None:
+    """The round loop here, the devices' side on a grid of ours."""
     threads = torch.get_num_threads()
     try:
-        with open_results(settings, out, overwrite) as results:
-            for s in settings:
-                with LocalGrid(s.flat(), s.devices, workers) as grid:
-                    run(s, grid, results, lambda event, name=s.setting: observe(name, event))  # type: ignore[misc]
+        with open_results(order.settings, order.out, order.overwrite) as results:
+            for s in order.settings:
+                with grid_for(s) as grid:
+                    run(s, grid, results, partial(order.observe, s.setting))
     finally:
         torch.set_num_threads(threads)
 
 
-def _flower(
-    settings: Sequence[Settings],
-    workers: int,
-    out: Path,
-    overwrite: bool,
-    observe: "Observe",
-    console: Console,
-    start: Callable[..., None],
-) -> None:
+def _flower(order: Launch, start: Callable[..., None] = flwr_run) -> None:
     """A `flwr run` for each of the settings, as ``start`` does it."""
+    settings, out, workers = order.settings, order.out, order.workers or default_workers()
 
     def echo(line: str) -> None:
-        console.print(line, style="dim", markup=False, highlight=False)
+        order.console.print(line, style="dim", markup=False, highlight=False)
 
-    with open_results(settings, out, overwrite) as results:  # announces all settings at once; each run adds its rows
+    with open_results(settings, out, order.overwrite) as results:  # announces all at once; each run adds its rows
         open_ = [
             s for s in settings if not all(complete(s, results, m, seed) for m in s.methods for seed in s.seed_list)
         ]
@@ -133,10 +154,16 @@ def _flower(
         if s not in open_:
             echo(f"{s.setting}: complete, skipped; --overwrite runs it again")
             continue
-        with _following(s, out, observe):
+        with _following(s, out, order.observe):
             start(PROJECT, {**s.flat(), "out": str(out), "overwrite": False}, workers, on_line=echo)
 
 
+ENGINES: dict[str, Callable[[Launch], None]] = {
+    "local": _local,
+    "ray": _ray,
+    "flower": _flower,
+    "loopback": partial(_flower, start=loopback_run),
+}
 Observe = Callable[[str, Event], None]
 
 

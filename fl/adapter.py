@@ -13,6 +13,7 @@ from logging import INFO, WARNING
 from typing import Any
 
 import numpy as np
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
@@ -23,15 +24,17 @@ from fl import wire, workloads
 from fl.arrivals import Arrival, Arrivals
 from fl.clock import BACKWARD, link_seconds, train_seconds
 from fl.config import Settings
-from fl.devices import Hardware, Table
+from fl.devices import Drawn, Table
 from fl.fleet import Fleet
+from fl.grid import OwnGrid
 from fl.measures import NAN, Divergence, load_cv
 from fl.store import MOMENTS
+from fl.sums import Sum, Verdict, judge
 from models.axes import FULL, Coverage, covered_sizes
 from models.body import bypass_axis, gate_columns
 from models.costs import Cost
 from partitions import Purpose, rng
-from strategies.base import Limits, Measure, Profile, Strategy, Task, Update, rebase, sub_sizes
+from strategies.base import Averaging, Limits, Measure, Profile, Strategy, Task, Update, rebase, sub_sizes
 
 ABSURD = 1e6  # times the large model: nobody can spare that
 AT_ONCE = 64  # devices that are delivered their models at the same time
@@ -107,10 +110,7 @@ class FlowerStrategy(FlowerBase):
     scores: list[DeviceScore] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        table = Table.of(self.settings.hardware)
-        self.hardware: list[Hardware] = [
-            self.fleet.hardware.get(d) or table.draw(self.method.seed, d) for d in range(self.settings.devices)
-        ]
+        self.hardware = Drawn(Table.of(self.settings.hardware), self.method.seed, self.fleet.hardware)
         self.arrivals = Arrivals(
             self.settings.buffer if self.settings.aggregation == "buffered" else None,
             self.settings.deadline_s or math.inf,
@@ -123,6 +123,7 @@ class FlowerStrategy(FlowerBase):
         self._own: dict[int, float] = {}  # of these, in this step, those that go into the model a device uses
         self._down: dict[int, int] = {}
         self._sent: dict[int, Metadata] = {}  # the messages that answers are awaited to
+        self._examples: dict[int, int] = {}  # that a device trained on when it last said so
 
     def saved(self) -> dict[str, Any]:
         """What must outlive a round: the method's memory, and what the devices told, hold and are at."""
@@ -131,6 +132,7 @@ class FlowerStrategy(FlowerBase):
             "profiles": self._profiles,
             "equipped": self._equipped,
             "own": self._own,
+            "examples": self._examples,
             "now": self.arrivals.now,
             "version": self.arrivals.version,
             "under way": self.arrivals.under_way,
@@ -140,6 +142,7 @@ class FlowerStrategy(FlowerBase):
         """Go on from what `saved` gave, in a new process."""
         self.method.load(saved["method"])
         self._profiles, self._equipped, self._own = saved["profiles"], saved["equipped"], saved["own"]
+        self._examples = saved["examples"]
         self.arrivals.now, self.arrivals.version = saved["now"], saved["version"]
         self.arrivals.under_way = saved["under way"]
 
@@ -152,6 +155,8 @@ class FlowerStrategy(FlowerBase):
         self.ledger, self._spent = Ledger(), {}
         if self.method.plan.starts_step(server_round):
             self._own = {}
+            if not self.method.asks_once:
+                self._profiles = {}  # of a step that is over
         generator = rng(self.method.seed, Purpose.COHORT, server_round, 1)
         cohort = self.arrivals.free(self.method.cohort(server_round), generator)
         self._asked = self._ask(grid, cohort, server_round, 0)
@@ -164,44 +169,41 @@ class FlowerStrategy(FlowerBase):
         return messages
 
     def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
+        self, server_round: int, replies: Iterable[Message], summed: Sum | None = None
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Merge what is fit to be merged and arrives in time; count the rest."""
+        """Merge what is fit to be merged and arrives in time; count the rest.
+
+        Args:
+            summed: where the engine took the updates out of the replies and added them up.
+        """
         updates: dict[int, Update] = {}
         losses, measured = [], []
         for device, content in self._good(replies, self._sent):
-            task, byte_count = self._tasks[device], wire.size(content)
-            self.ledger.bytes_up += byte_count
+            task = self._tasks[device]
+            if summed is None:
+                verdict = judge(self.settings, self._classes, device, task, content)
+            else:
+                verdict = summed.verdicts.get(device, Verdict(0, why="was not added up"))
+            self.ledger.bytes_up += verdict.byte_count
+            update, why = verdict.update, verdict.why
             try:
-                report = wire.metrics(content)
-                examples, loss = int(report["num-examples"]), float(report["loss"])  # type: ignore[arg-type]
-                cost = self._cost(task, report)
-                withheld = task.upload and self.settings.upload_change > 0 and wire.MODEL not in content
-                uploads = task.upload and not withheld
-                state = wire.unpack(content[wire.MODEL]) if uploads else {}  # type: ignore[arg-type]
-                classes = [int(c) for c in report["classes"]] if task.masked == "zero" else None  # type: ignore[union-attr]
-                why = wire.fault(state, task.state) if uploads and task.state is not None else None
-                if not 0 < examples <= self.settings.samples_max:  # examples are a weight: nobody may claim a million
-                    why = why or f"reports {examples} examples, a device holds 1 to {self.settings.samples_max}"
-                if classes is not None:
-                    known = range(self.method.cloud.dense.sizes["classes"])
-                    if not (classes and set(classes) <= set(known)):
-                        why = why or f"reports classes {classes}, there are {known.start} to {known.stop - 1}"
-                told_of = wire.measures(report, "trained", self._known_measures)
+                cost = self._cost(task, wire.metrics(content))
             except Exception as error:  # whatever a device sends, it must not end the run
-                why = f"{type(error).__name__}: {error}"
-            if why:
+                why = why or f"{type(error).__name__}: {error}"
+            if update is None or why:
                 self.ledger.refused += 1
                 log(WARNING, "update of device %d refused: %s", device, why)
                 continue
             self.ledger.devices += 1
-            self.ledger.withheld += withheld
-            if not withheld:
-                updates[device] = Update(device, state, examples, classes)
-            losses.append(loss)
-            measured.append((examples, told_of))
-            hardware = self.hardware[device]
-            work = train_seconds(hardware, cost.macs, examples, task.epochs) + link_seconds(hardware, byte_count)
+            self.ledger.withheld += verdict.withheld
+            if not verdict.withheld:
+                updates[device] = update
+            losses.append(verdict.loss)
+            measured.append((update.examples, verdict.measures))
+            hardware, examples = self.hardware[device], update.examples
+            self._examples[device] = examples
+            work = train_seconds(hardware, cost.macs, examples, task.epochs)
+            work += link_seconds(hardware, verdict.byte_count)
             self._spend(device, work)
             if task.keep and not task.upload:
                 self._own[device] = self._own.get(device, 0.0) + link_seconds(hardware, self._down[device]) + work
@@ -209,25 +211,25 @@ class FlowerStrategy(FlowerBase):
             self.ledger.memory_bytes = max(self.ledger.memory_bytes, cost.memory)
         self.ledger.measures = weighted(measured)
         self.ledger.failures += len(self._tasks) - self.ledger.devices - self.ledger.refused
-        self._measure([(self._tasks[device], update) for device, update in updates.items()])
+        self._measure([(self._tasks[device], update) for device, update in updates.items()], summed)
         told = {profile.device: profile for profile in self._asked}
         stayed: list[Arrival] = []  # what devices keep to themselves is not waited for
         for device, update in updates.items():
             arrival = self.arrivals.expect(self._spent[device], update, self._tasks[device], told[device])
             (self.arrivals.under_way if arrival.task.upload else stayed).append(arrival)
         merged, self.ledger.late, self.ledger.seconds = self.arrivals.merge(self._spent.values())
-        self._absorb(server_round, [*stayed, *merged])
+        if summed is None:
+            self._absorb(server_round, [*stayed, *merged])
+        elif summed.total is not None:
+            assert isinstance(self.method, Averaging)
+            self.method.adopt(summed.total)
+            self.arrivals.version += 1
         return None, MetricRecord({"loss": float(np.mean(losses))}) if losses else None
 
-    def _measure(self, trained: Sequence[tuple[Task, Update]]) -> None:
+    def _measure(self, trained: Sequence[tuple[Task, Update]], summed: Sum | None) -> None:
         """How the updates disagree, and how evenly they train the modules."""
         method, cloud = self.method, self.method.cloud
-        sent = [(task, update) for task, update in trained if task.upload and task.state is not None]
-        if sent:
-            divergence = Divergence(method.axes, method.model)
-            for task, update in sent:
-                assert task.state is not None
-                divergence.add(update.state, task.state, task.coverage)
+        if self.settings.measure_divergence and (divergence := self._divergence(trained, summed)):
             self.ledger.divergence = divergence.value(self._parameters)
             modules = {*cloud.modular_costs.layers, *cloud.modular_costs.bypass}
             cut = [name for name in self._parameters if modules & set(method.axes[name])]
@@ -235,6 +237,16 @@ class FlowerStrategy(FlowerBase):
         if trained and method.architecture == "modular":
             columns = [self._columns(task.coverage) for task, _ in trained]
             self.ledger.load_cv = load_cv(columns, {layer: len(all_) for layer, all_ in self._columns(FULL).items()})
+
+    def _divergence(self, trained: Sequence[tuple[Task, Update]], summed: Sum | None) -> Divergence | None:
+        if summed is not None:
+            return summed.divergence
+        divergence = Divergence(self.method.axes, self.method.model)
+        sent = [(task, update) for task, update in trained if task.upload and task.state is not None]
+        for task, update in sent:
+            assert task.state is not None
+            divergence.add(update.state, task.state, task.coverage)
+        return divergence if sent else None
 
     @cached_property
     def _known_measures(self) -> Mapping[str, str]:
@@ -264,11 +276,35 @@ class FlowerStrategy(FlowerBase):
         )
         self.arrivals.version += 1
 
+    def train(self, server_round: int, grid: Grid) -> None:
+        """The first two verbs; an engine that can (`fl.grid.OwnGrid`) adds the updates up where they are made."""
+        messages = list(self.configure_train(server_round, ArrayRecord(), ConfigRecord(), grid))
+        if isinstance(grid, OwnGrid) and (summed := self._sum()) is not None:
+            self.aggregate_train(server_round, grid.send_and_fold(messages, summed), summed)
+        else:
+            replies = grid.send_and_receive(messages, timeout=self.settings.timeout_s)
+            self.aggregate_train(server_round, replies)
+
+    def _sum(self) -> Sum | None:
+        """An empty sum for the updates of this round; None where they are needed one by one."""
+        averages = type(self.method).absorb is Averaging.absorb and self.method.plan.robust == "none"
+        if not averages or not self.arrivals.waits_for_all:
+            return None
+        if any(t.state is None or not t.upload or t.reselect or t.search for t in self._tasks.values()):
+            return None
+        like = {name: torch.empty_like(value, device="meta") for name, value in self.method.model.items()}
+        tasks = {device: replace(task, state=None) for device, task in self._tasks.items()}
+        return Sum(self.settings, self._classes, tasks, self.method.axes, like)
+
+    @property
+    def _classes(self) -> int:
+        return self.method.cloud.dense.sizes.get("classes", 0)
+
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Deliver to every device what the method would give it for use now."""
-        return self._deliver(self._ask(grid, range(self.settings.devices), server_round, 2), server_round)
+        """Deliver to the devices that are scored what the method would give them for use now."""
+        return self._deliver(self._ask(grid, self._panel, server_round, 2), server_round)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Keep the devices' scores; Flower sees their means."""
@@ -281,10 +317,19 @@ class FlowerStrategy(FlowerBase):
 
     def evaluate(self, server_round: int, grid: Grid) -> None:
         """The two verbs above for `AT_ONCE` devices after the other, so that memory does not grow with their number."""
-        profiles, self.scores = self._ask(grid, range(self.settings.devices), server_round, 2), []
+        profiles, self.scores = self._ask(grid, self._panel, server_round, 2), []
         for at in range(0, len(profiles), AT_ONCE):
             messages = self._deliver(profiles[at : at + AT_ONCE], server_round)
             self.scores += self._scores(grid.send_and_receive(messages, timeout=self.settings.timeout_s))
+
+    @cached_property
+    def _panel(self) -> Sequence[int]:
+        """The devices that are scored, the same ones throughout."""
+        every, some = range(self.settings.devices), self.settings.eval_devices
+        if not some:
+            return every
+        drawn = rng(self.method.seed, Purpose.COHORT, 0).choice(len(every), some, replace=False)  # no round is 0
+        return sorted(int(device) for device in drawn)
 
     def _deliver(self, profiles: Sequence[Profile], server_round: int) -> list[Message]:
         self._tasks = self.method.deliver(profiles)
@@ -337,7 +382,7 @@ class FlowerStrategy(FlowerBase):
             byte_count = wire.size(content)
             self.ledger.bytes_down += byte_count
             self._spend_own(device, link_seconds(self.hardware[device], byte_count))
-            messages.append(Message(content, self.fleet.nodes[device], "query", group_id=str(server_round)))
+            messages.append(Message(content, self.fleet.node(device), "query", group_id=str(server_round)))
             sent[device] = messages[-1].metadata
         answered = set()
         for device, content in self._good(grid.send_and_receive(messages, timeout=self.settings.timeout_s), sent):
@@ -441,6 +486,7 @@ class FlowerStrategy(FlowerBase):
         examples = int(told["examples"])  # type: ignore[arg-type]
         if not 0 <= examples <= self.settings.samples_max:
             raise ValueError(f"{examples} examples, a device holds at most {self.settings.samples_max}")
+        self._examples[device] = examples
         former = None
         if "former" in told:
             former = dict(zip(MEASURES, np.array(told["former"], dtype=float).tolist(), strict=True))
@@ -493,7 +539,7 @@ class FlowerStrategy(FlowerBase):
     def _messages(self, tasks: Mapping[int, Task], server_round: int, kind: str, phase: int) -> list[Message]:
         packed: dict[int, ArrayRecord] = {}  # devices that are sent the same object share its packing
         self._down, self._sent = {}, {}
-        messages = []
+        messages, work = [], []
         for device, task in sorted(tasks.items()):
             content = RecordDict({wire.TASK: self._task_record(device, server_round, phase, task)})
             if task.state is not None:
@@ -501,9 +547,11 @@ class FlowerStrategy(FlowerBase):
                     packed[id(task.state)] = wire.pack(task.state)
                 content[wire.MODEL] = packed[id(task.state)]
             self._down[device] = wire.size(content)
-            messages.append(Message(content, self.fleet.nodes[device], kind, group_id=str(server_round)))
+            messages.append(Message(content, self.fleet.node(device), kind, group_id=str(server_round)))
             self._sent[device] = messages[-1].metadata
-        return messages
+            work.append(task.cost.macs * task.epochs * self._examples.get(device, self.settings.samples_max))
+        order = sorted(range(len(work)), key=lambda i: -work[i])  # what takes longest first: workers finish together
+        return [messages[i] for i in order]
 
     def _good(self, replies: Iterable[Message], sent: Mapping[int, Metadata]) -> list[tuple[int, RecordDict]]:
         """(device, content) of the answers to the messages ``sent``, each once, in the order of device numbers."""
@@ -534,8 +582,8 @@ class FlowerStrategy(FlowerBase):
             return "no message is open that it answers: it is of another round, or was never asked for"
         if device in answered:
             return f"device {device} has answered already"
-        if reply.metadata.src_node_id != self.fleet.nodes[device]:
-            return f"device {device} is at node {self.fleet.nodes[device]}"
+        if reply.metadata.src_node_id != self.fleet.node(device):
+            return f"device {device} is at node {self.fleet.node(device)}"
         try:
             claimed = wire.metrics(reply.content)["device"]
         except Exception as error:  # whatever a device sends, it must not end the run

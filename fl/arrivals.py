@@ -49,6 +49,11 @@ class Arrivals:
     version: int = 0
     under_way: list[Arrival] = field(default_factory=list)
 
+    @property
+    def waits_for_all(self) -> bool:
+        """Whether every update of a round is merged in that round."""
+        return self.buffer is None and self.deadline == float("inf")
+
     def free(self, cohort: Sequence[int], generator: np.random.Generator) -> list[int]:
         """The devices of a cohort that can be given a task: not at work, and no more than a cohort at work in all."""
         busy = {arrival.update.device for arrival in self.under_way}

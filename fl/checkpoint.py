@@ -28,7 +28,7 @@ from fl.store import ROUNDS_BACK
 from models.costs import Cost
 from strategies.base import Limits, Profile, Task, Update
 
-VERSION = "1"  # raise it when what is saved changes its meaning
+VERSION = "2"  # raise it when what is saved changes its meaning
 RECORDS: dict[str, Any] = {kind.__name__: kind for kind in (Arrival, Cost, DeviceScore, Limits, Profile, Task, Update)}
 
 

@@ -11,7 +11,7 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl import poison, wire, workloads
+from fl import poison, privacy, wire, workloads
 from fl.config import Settings
 from fl.node import Node
 from fl.store import NotHeld, Store
@@ -88,6 +88,9 @@ def query(message: Message, context: Context) -> Message:
     told: dict[str, float | list[float]] = {"device": order.device}
     profile = workloads.find(settings.workload).profile
     told |= profile(settings, order, store, with_importance=task["what"] == "importance")
+    if settings.importance_noise:
+        exact = {name: values for name, values in told.items() if name.startswith("importance.")}
+        told |= privacy.private_importance(settings, order, exact)  # type: ignore[arg-type]
     return Message(RecordDict({wire.REPORT: MetricRecord(told)}), reply_to=message)  # type: ignore[arg-type]
 
 
@@ -138,6 +141,10 @@ def _trained(
         upload = trained.state
         if sent is not None and settings.poisoned:
             upload = poison.spoiled(settings, order, sent, upload)
+        if settings.update_clip:
+            if sent is None:  # not: send it as it is
+                raise ValueError("an update can be noised only where the model was sent along; set update-clip = 0")
+            upload = privacy.private_update(settings, order, sent, upload)
         content[wire.MODEL] = wire.pack(upload)
     return Message(content, reply_to=message)
 

@@ -86,10 +86,14 @@ class Settings(BaseModel):
     selector_width: int = Field(16, ge=4, description="width of the selector's embedding")
 
     # The split model of workload vq
+    vq_preset: Literal["tiny", "minilm"] = Field(
+        "tiny", description="vq: tiny: from scratch; minilm: pretrained, only in the study vq-e1"
+    )
     vq_codes: int = Field(64, ge=0, description="vq: K, vectors per codebook; 0: activations cross the cut")
     vq_groups: int = Field(8, ge=1, description="vq: m, codes per position")
     vq_hidden: int = Field(128, ge=4, multiple_of=4, description="vq: width of both halves")
-    vq_width: int = Field(64, ge=1, description="vq: numbers per position that the codes stand for")
+    vq_residual: bool = Field(False, description="vq: codes follow one another (residual), only in the study vq-e1")
+    vq_width: int = Field(64, ge=0, description="vq: numbers per position that codes stand for; 0: all, unprojected")
     vq_pool: int = Field(1, ge=1, le=4, description="vq: tokens per position: 1, 2 or 4")
     vq_beta: float = Field(0.25, ge=0, description="vq: weight of the commitment loss")
     vq_decay: float = Field(0.9, ge=0, lt=1, description="vq: what a round leaves of the codebook's statistics")
@@ -99,6 +103,9 @@ class Settings(BaseModel):
     vq_up: Literal["float32", "float16", "int8"] = Field("float32", description="vq: activations on the wire")
     vq_down: Literal["float32", "float16", "int8"] = Field("float16", description="vq: gradients on the wire")
     vq_lr: float = Field(0.001, gt=0, description="vq: learning rate of AdamW, on devices and (peak) in the cloud")
+    vq_labels: Literal["device", "shared"] = Field(
+        "device", description="vq: labels and loss stay on the device, or go up with the codes: half the round trips"
+    )
     split: Literal["simulated", "messages"] = Field(
         "simulated",
         description="simulated: a device trains both halves; messages: the cloud's half is in the ServerApp",
@@ -129,7 +136,8 @@ class Settings(BaseModel):
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty")
     clip: float = Field(1.0, ge=0, description="largest gradient norm on devices; 0: none")
-    eval_every: int = Field(5, ge=1, description="score all devices every so many rounds, and at the end of each step")
+    eval_every: int = Field(5, ge=1, description="score devices every so many rounds, and at the end of each step")
+    eval_devices: int = Field(0, ge=0, description="devices that are scored, the same ones each time; 0: all")
     aggregation: Literal["synchronous", "buffered"] = Field(
         "synchronous", description="synchronous: a round waits for all; buffered: until the buffer is full (FedBuff)"
     )
@@ -149,6 +157,13 @@ class Settings(BaseModel):
     upload_change: float = Field(
         0.0, ge=0, description="smallest relative change of the trained parameters that a device uploads"
     )
+    update_clip: float = Field(0.0, ge=0, description="norm to which a device shortens its update; 0: as it is")
+    update_noise: float = Field(
+        0.0, ge=0, description="Gaussian noise on updates, standard deviation over 2 update-clip (docs/faults.md)"
+    )
+    importance_noise: float = Field(
+        0.0, ge=0, description="Gaussian noise on importances, standard deviation over sqrt(2 x module layers)"
+    )
     robust: Rule = Field(
         "none", description=f"merging that poisoned updates cannot steer, per module: {', '.join(RULES)}"
     )
@@ -159,6 +174,9 @@ class Settings(BaseModel):
     poison: Attack = Field("flip", description=f"experiment: what poisoned devices send: {', '.join(ATTACKS)}")
     measure_forgetting: bool = Field(
         False, description="at the end of a step also score devices on their test draw of the step before"
+    )
+    measure_divergence: bool = Field(
+        True, description="measure how far the updates of a round disagree; takes two more sums of the model's size"
     )
     timeout_s: float = Field(600.0, gt=0, description="longest wait for the answers of a round, seconds")
 
@@ -219,12 +237,18 @@ class Settings(BaseModel):
             raise ValueError(f"samples-min = {self.samples_min} is above samples-max = {self.samples_max}")
         if self.cohort > self.devices:
             raise ValueError(f"cohort = {self.cohort} is more than there are devices ({self.devices})")
+        if self.eval_devices > self.devices:
+            raise ValueError(f"eval-devices = {self.eval_devices} is more than there are devices ({self.devices})")
         if self.aggregation == "buffered" and self.buffer > self.cohort:
             raise ValueError(f"buffer = {self.buffer} would never fill with {self.cohort} devices at work (cohort)")
         if self.limit_low > self.limit_high:
             raise ValueError(f"limit-low = {self.limit_low} is above limit-high = {self.limit_high}")
         if 0 < self.candidates < 1:
             raise ValueError(f"candidates = {self.candidates} is less than what is activated; use 0 or at least 1")
+        if self.update_noise and not self.update_clip:
+            raise ValueError("update-noise hides an update of bounded norm only; set update-clip, e.g. 1.0")
+        if self.update_noise and self.upload_change:
+            raise ValueError("upload-change tells how much an update changed, update-noise hides it; use one of them")
         if self.top_k > self.modules:
             raise ValueError(f"top-k = {self.top_k} is more than there are modules per layer ({self.modules})")
         return self

@@ -2,6 +2,7 @@
 
 import math
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -79,6 +80,18 @@ class Table:
         rams = np.array([c[1] for c in self.classes])
         macs = np.array([c[2] for c in self.classes])
         return Shares(link, _rank(macs, hardware.mac_per_s), _rank(rams, hardware.ram_gb))
+
+
+class Drawn(dict[int, Hardware]):
+    """The hardware of each device, as ``told``, or drawn when it is first asked for."""
+
+    def __init__(self, table: Table, seed: int, told: Mapping[int, Hardware]):
+        super().__init__(told)
+        self.table, self.seed = table, seed
+
+    def __missing__(self, device: int) -> Hardware:
+        self[device] = self.table.draw(self.seed, device)
+        return self[device]
 
 
 def _rank(values: np.ndarray, value: float) -> float:

@@ -24,10 +24,18 @@ HELLO_S = 300.0  # patience with each of them
 
 @dataclass(frozen=True)
 class Fleet:
-    """Node ids by device; a device without a node cannot be reached. Hardware by device, where machines tell it."""
+    """Node ids, shared out among the devices in turn; as many as there are devices where each has its own.
 
-    nodes: Mapping[int, int]
+    Args:
+        hardware: by device, where machines tell it.
+    """
+
+    nodes: Sequence[int]
     hardware: Mapping[int, Hardware] = field(default_factory=dict)
+
+    def node(self, device: int) -> int:
+        """The node that answers for a device."""
+        return self.nodes[device % len(self.nodes)]
 
     @classmethod
     def find(cls, grid: Grid, settings: Settings, wait_s: float = 60.0, poll_s: float = 0.25) -> "Fleet":
@@ -50,7 +58,7 @@ class Fleet:
                 "--federation-config"
             )
         if settings.placement == "shared":
-            return cls({device: ids[device % len(ids)] for device in range(settings.devices)})
+            return cls(ids)
         found: dict[int, tuple[int, Hardware]] = {}
         for _ in range(TRIES):  # a message may get lost where a machine or the SuperLink is busy
             heard = {node for node, _ in found.values()}
@@ -68,8 +76,8 @@ class Fleet:
                 f"partition-id {', '.join(map(str, missing[:8]))}{' ...' if len(missing) > 8 else ''}: start them, "
                 f"set devices = {len(found)}, or use placement = 'shared' in simulation"
             )
-        own = {device: found[device] for device in range(settings.devices)}
-        return cls({d: node for d, (node, _) in own.items()}, {d: hardware for d, (_, hardware) in own.items()})
+        own = [found[device] for device in range(settings.devices)]
+        return cls([node for node, _ in own], {device: hardware for device, (_, hardware) in enumerate(own)})
 
 
 def _introductions(grid: Grid, nodes: Sequence[int], timeout_s: float) -> Iterator[tuple[int, int, Hardware]]:

@@ -32,6 +32,11 @@ class Divergence:
         self._first.add(change, coverage, 1.0)
         self._second.add({name: value.square() for name, value in change.items()}, coverage, 1.0)
 
+    def merge(self, other: "Divergence") -> None:
+        """Add all the updates that ``other`` has seen."""
+        self._first.merge(other._first)
+        self._second.merge(other._second)
+
     def value(self, names: Collection[str]) -> float:
         """The divergence over the named parameters; NaN if no two devices share an entry of them, or none moved."""
         variance = square = 0.0

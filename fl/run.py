@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import Grid
 
 from fl.adapter import DeviceScore, FlowerStrategy, means
@@ -105,7 +104,6 @@ def _run_method(
     plan = Plan(**{key: getattr(settings, key) for key in budget})
     method = STRATEGIES[name](find(settings.workload).prepare(settings, seed, offline), plan, seed)
     strategy = FlowerStrategy(method, name, settings, fleet, checkpoints.run)
-    nothing, no_config = ArrayRecord(), ConfigRecord()  # the method holds its model; none travels through Flower's loop
     global_accuracy = _GlobalAccuracy(settings, method)
     virtual_s = 0.0
     then: list[DeviceScore] = []  # at the end of the step before
@@ -118,8 +116,7 @@ def _run_method(
         results.rewind(settings.setting, report, seed, done)
     for round_ in range(done + 1, settings.rounds + 1):
         started = time.perf_counter()
-        tasks = strategy.configure_train(round_, nothing, no_config, grid)
-        strategy.aggregate_train(round_, grid.send_and_receive(tasks, timeout=settings.timeout_s))
+        strategy.train(round_, grid)
         virtual_s += strategy.ledger.seconds
         scores: list[DeviceScore] = []
         everywhere = NAN

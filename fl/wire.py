@@ -3,11 +3,15 @@
 import math
 from collections.abc import Container, Mapping
 from dataclasses import asdict
+from functools import lru_cache
+from io import BytesIO
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common import Array
+from flwr.common.constant import SType
 
 from fl.devices import Hardware
 from models.axes import State
@@ -19,12 +23,35 @@ HUGE = 100.0  # times the norm of what was sent, or 1 if that is less: no local 
 
 def pack(state: Mapping[str, torch.Tensor]) -> ArrayRecord:
     """Parameters as a record."""
-    return ArrayRecord({name: Array(value.detach().cpu().numpy()) for name, value in state.items()})
+    return ArrayRecord({name: _array(value.detach().cpu().contiguous().numpy()) for name, value in state.items()})
+
+
+def _array(value: np.ndarray) -> Array:
+    """What ``Array(value)`` is, to the byte, in one copy instead of the many of `np.save` into a growing buffer."""
+    data = b"".join((_head(value.dtype.str, value.shape), value.reshape(-1).view(np.uint8).data))
+    return Array(dtype=str(value.dtype), shape=tuple(value.shape), stype=SType.NUMPY, data=data)
+
+
+@lru_cache(maxsize=4096)
+def _head(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """How the data of an array begin, in numpy's file format."""
+    file = BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return file.getvalue()
 
 
 def unpack(record: ArrayRecord) -> State:
     """Parameters from a record, in memory of their own."""
-    return {name: torch.from_numpy(array.numpy().copy()) for name, array in record.items()}
+    return {name: torch.from_numpy(_values(array)) for name, array in record.items()}
+
+
+def _values(array: Array) -> np.ndarray:
+    """What ``array.numpy()`` is; without parsing its head where that is as `_array` writes it."""
+    dtype = np.dtype(array.dtype)
+    head = _head(dtype.str, tuple(array.shape))
+    if array.stype != SType.NUMPY or dtype.hasobject or not array.data.startswith(head):
+        return array.numpy()
+    return np.frombuffer(array.data, dtype, offset=len(head)).reshape(array.shape).copy()
 
 
 def size(content: RecordDict) -> int:

@@ -6,8 +6,11 @@ kept whole. HeteroFL (a prefix), FedRolex (a rolling window), ECLM (chosen modul
 choices of coverage and weight over the one `extract` and the one `WeightedSum` below.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,6 +53,11 @@ def _run(kept: Tensor) -> tuple[int, int] | None:
     return int(kept[0]), len(kept)
 
 
+def _named(axes: tuple[str | None, ...], shape: Sequence[int]) -> list[int]:
+    """``shape``, but 1 along axes without a name."""
+    return [n if axis is not None else 1 for axis, n in zip(axes, shape, strict=True)]
+
+
 def extract(state: Mapping[str, Tensor], axes: Axes, coverage: Coverage) -> State:
     """The covered part of ``state``, as new tensors that share no memory with it; gradients flow through."""
     part = {}
@@ -71,13 +79,12 @@ class WeightedSum:
     """
 
     def __init__(self, axes: Axes, like: Mapping[str, Tensor]):
-        self._axes = axes
+        self.axes = axes
         self.total: State = {}
         self.weight: State = {}  # shaped as the parameter, but 1 along axes without a name
         for name, value in like.items():
             self.total[name] = torch.zeros(value.shape, dtype=torch.float64)
-            named = [n if a is not None else 1 for a, n in zip(axes[name], value.shape, strict=True)]
-            self.weight[name] = torch.zeros(named, dtype=torch.float64)
+            self.weight[name] = torch.zeros(_named(axes[name], value.shape), dtype=torch.float64)
 
     def add(
         self, part: Mapping[str, Tensor], coverage: Coverage, weight: float, along: Mapping[str, Tensor] | None = None
@@ -95,7 +102,7 @@ class WeightedSum:
         runs = {axis: _run(kept) for axis, kept in coverage.items()}
         piece = torch.empty(PIECE, dtype=torch.float64)
         for name, value in part.items():
-            names = self._axes[name]
+            names = self.axes[name]
             total, weights = self.total[name], self.weight[name]
             scattered = []  # axes along which what is kept is no run, or is weighed one by one
             for dim, axis in enumerate(names):
@@ -121,7 +128,7 @@ class WeightedSum:
     def _add_scattered(
         self, name: str, value: Tensor, coverage: Coverage, weight: float, along: Mapping[str, Tensor]
     ) -> None:
-        names, total, weights = self._axes[name], self.total[name], self.weight[name]
+        names, total, weights = self.axes[name], self.total[name], self.weight[name]
         w: float | Tensor = weight
         for dim, axis in enumerate(names):
             if axis is not None and axis in along:
@@ -136,6 +143,21 @@ class WeightedSum:
         for name in self.total:
             self.total[name] += other.total[name]
             self.weight[name] += other.weight[name]
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        """For another process: a weight that is the same everywhere, as where all is covered, goes as one number."""
+        first = {name: weight.reshape(-1)[:1] for name, weight in self.weight.items()}
+        short = {name: first[name] if (w == first[name]).all() else w for name, w in self.weight.items()}
+        return self.axes, {n: v.numpy() for n, v in self.total.items()}, {n: v.numpy() for n, v in short.items()}
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.axes, total, weight = state
+        self.total = {name: torch.from_numpy(value) for name, value in total.items()}
+        self.weight = {}
+        for name, value in weight.items():
+            shape = _named(self.axes[name], self.total[name].shape)
+            whole = value.size == math.prod(shape)
+            self.weight[name] = torch.from_numpy(value if whole else np.full(shape, value[0])).reshape(shape)
 
     def finish(self, old: Mapping[str, Tensor]) -> State:
         """The weighted mean where anything was added, and ``old`` everywhere else."""

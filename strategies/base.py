@@ -84,6 +84,8 @@ class Task:
         blend: weight of the adapted model in the mean, with the delivered one, that a device serves.
         search: the device looks for the best path through the supernet before it is scored.
         cost: of the sub-model, for the clock and the ledger.
+        weight: how much the update counts in a mean: by the examples it was trained on, or as one device.
+        along: for an axis, one weight per kept index instead (`models.axes.WeightedSum.add`).
     """
 
     architecture: Literal["dense", "modular", "supernet"]
@@ -99,6 +101,8 @@ class Task:
     blend: float = 1.0
     search: bool = False
     reselect: bool = False
+    weight: Literal["examples", "device"] = "examples"
+    along: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -290,19 +294,32 @@ class Strategy(ABC):
         return Task("dense", FULL, self.model, epochs, self.cloud.dense_costs.whole, **how)
 
 
-def merge(
-    strategy: Strategy,
-    tasks: Mapping[int, Task],
-    updates: Sequence[Update],
-    weight: Mapping[int, float],
-    along: Mapping[int, Mapping[str, torch.Tensor]] | None = None,
-) -> State:
-    """The one merge that every method uses: a weighted mean over coverages, in the order of device numbers."""
-    total = strategy.empty_sum()
-    for update in sorted(updates, key=lambda u: u.device):
-        device = update.device
-        total.add(update.state, tasks[device].coverage, weight[device], (along or {}).get(device))
-    return total.finish(strategy.model)
+class Averaging(Strategy):
+    """A method that merges by a weighted mean over coverages.
+
+    How an update counts is said by its task alone, so updates may be added up wherever they are, in any order and in
+    parts (`fl.sums`).
+    """
+
+    def absorb(
+        self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
+    ) -> None:
+        total = self.empty_sum()
+        for update in sorted(updates, key=lambda u: u.device):
+            count(total, tasks[update.device], update)
+        self.adopt(total)
+
+    def adopt(self, total: WeightedSum | Robust) -> None:
+        """The mean becomes the model."""
+        self.model = total.finish(self.model)
+
+
+def count(total: WeightedSum | Robust, task: Task, update: Update) -> None:
+    """Add one update. A device that tells its classes covers only their rows of the classifier (HeteroFL)."""
+    held = {} if update.classes is None else {"classes": torch.tensor(update.classes)}
+    state = extract(update.state, total.axes, held) if held else update.state
+    weight = update.examples if task.weight == "examples" else 1.0
+    total.add(state, {**task.coverage, **held}, weight, task.along)
 
 
 def discount(staleness: int) -> float:

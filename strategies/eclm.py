@@ -14,10 +14,10 @@ from models.axes import extract
 from models.body import by_axis, columns_coverage
 from models.derive import Infeasible, choose, choose_many, smallest
 from models.train import Masking
-from strategies.base import Limits, Profile, Strategy, Task, Update, merge
+from strategies.base import Averaging, Limits, Profile, Task, Update
 
 
-class ECLM(Strategy):
+class ECLM(Averaging):
     """Query, derive (5.1), train locally, aggregate module by module (5.2).
 
     'eclm' is scored after local adaptation; 'eclm-derive' is the paper's ECLM w/o local adaptation (7.3).
@@ -81,30 +81,24 @@ class ECLM(Strategy):
             task = replace(task, keep=True, reselect=True, state=None if profile.held else task.state)
         return task
 
+    def lesson(self, profile: Profile, modules: Mapping[str, np.ndarray]) -> Task:
+        """What a device trains, and how that counts: w_i <- sum_k a_ik w_ik (5.2).
+
+        a_ik is the importance of module i on device k, normalised over those that hold it; what every sub-model holds
+        (stem, norms, head) is averaged by examples.
+        """
+        assert profile.importance is not None
+        task = self._task(modules, self.plan.local_epochs)
+        scores = by_axis(self.cloud.modular.sizes, profile.importance)
+        along = {axis: torch.from_numpy(scores[axis])[kept].float() for axis, kept in task.coverage.items()}
+        return replace(task, along=along)
+
     def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
         return {
-            profile.device: self._task(modules, self.plan.local_epochs)
+            profile.device: self.lesson(profile, modules)
             for profile, modules in zip(profiles, self.derive_all(profiles), strict=True)
             if modules is not None  # else too small to train: it sits the round out
         }
-
-    def absorb(
-        self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
-    ) -> None:
-        """w_i <- sum_k a_ik w_ik, a_ik the importance of module i on device k, normalised over those that hold it.
-
-        What every sub-model holds (stem, norms, head) is averaged by examples.
-        """
-        sizes = self.cloud.modular.sizes
-        scores = {p.device: by_axis(sizes, p.importance) for p in profiles if p.importance is not None}
-        along = {
-            u.device: {
-                axis: torch.from_numpy(scores[u.device][axis])[kept].float()
-                for axis, kept in tasks[u.device].coverage.items()
-            }
-            for u in updates
-        }
-        self.model = merge(self, tasks, updates, {u.device: u.examples for u in updates}, along)
 
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
         derived = self.derive_all(profiles) if not self.plan.candidates else [None] * len(profiles)

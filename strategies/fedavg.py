@@ -4,14 +4,14 @@ McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentra
 arXiv:1602.05629.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 from models.train import Masking
-from strategies.base import Profile, Strategy, Task, Update, merge
+from strategies.base import Averaging, Profile, Task
 
 
-class FedAvg(Strategy):
+class FedAvg(Averaging):
     """w <- sum_k n_k w_k / sum_k n_k. It ignores what a device can bear, as the original does."""
 
     reports = {"fedavg": "delivered", "fedavg+ft": "adapted"}
@@ -20,11 +20,6 @@ class FedAvg(Strategy):
     def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
         task = self._whole(self.plan.local_epochs, masked=self.masked)
         return {p.device: task for p in profiles}
-
-    def absorb(
-        self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
-    ) -> None:
-        self.model = merge(self, tasks, updates, weight={u.device: u.examples for u in updates})
 
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
         task = self._whole(self.plan.adapt_epochs, masked=self.masked)

@@ -4,13 +4,11 @@ Horvath et al., "FjORD: Fair and Accurate Federated Learning under heterogeneous
 NeurIPS 2021, arXiv:2102.13451.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from models.axes import FULL
-from strategies.base import Profile, Task, Update, merge
+from strategies.base import Task
 from strategies.heterofl import HeteroFL
 
 
@@ -27,9 +25,3 @@ class FjORD(HeteroFL):
         task = self.part(level, self.plan.local_epochs)
         mean_macs = float(np.mean([price.macs for price in self.prices[level:]]))
         return replace(task, rates=self.rates[level:], cost=replace(task.cost, macs=mean_macs))
-
-    def absorb(
-        self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
-    ) -> None:
-        weight = {u.device: float(u.examples) for u in updates}
-        self.model = self.cloud.settled(FULL, merge(self, tasks, updates, weight))

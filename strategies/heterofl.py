@@ -4,21 +4,20 @@ Diao, Ding, Tarokh, "HeteroFL: Computation and Communication Efficient Federated
 ICLR 2021, arXiv:2010.01264.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
-import torch
-
-from models.axes import FULL, Coverage, State, covered_sizes, extract
+from models.axes import FULL, Coverage, State, WeightedSum, covered_sizes, extract
 from models.costs import Cost, cost
 from models.nested import RATES, width
-from strategies.base import Limits, Profile, Strategy, Task, Update, merge
+from models.robust import Robust
+from strategies.base import Averaging, Limits, Profile, Task
 
 
 @dataclass
-class HeteroFL(Strategy):
+class HeteroFL(Averaging):
     """Each device trains the widest of the nested models that its limits allow.
 
     As in the original: masked loss (logits of classes that a device lacks are zeroed), scaler (activations divided by
@@ -68,20 +67,15 @@ class HeteroFL(Strategy):
 
     def lesson(self, level: int) -> Task:
         """What a device of a level is asked to train in a round."""
-        return replace(self.part(level, self.plan.local_epochs), masked="zero")
+        return replace(self.part(level, self.plan.local_epochs), masked="zero", weight="device")
 
     def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
         levels = {p.device: level for p in profiles if (level := self.level(p.limits)) is not None}
         made = {level: self.lesson(level) for level in set(levels.values())}
         return {device: made[level] for device, level in levels.items()}
 
-    def absorb(
-        self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
-    ) -> None:
-        held = {u.device: {} if u.classes is None else {"classes": torch.tensor(u.classes)} for u in updates}
-        tasks = {d: replace(tasks[d], coverage={**tasks[d].coverage, **held[d]}) for d in held}
-        updates = [replace(u, state=extract(u.state, self.axes, held[u.device])) for u in updates]
-        self.model = self.cloud.settled(FULL, merge(self, tasks, updates, {u.device: 1.0 for u in updates}))
+    def adopt(self, total: WeightedSum | Robust) -> None:
+        self.model = self.cloud.settled(FULL, total.finish(self.model))
 
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
         narrowest = len(self.rates) - 1

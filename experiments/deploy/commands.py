@@ -52,6 +52,7 @@ Folder = Annotated[
 ]
 HOME = Path("~/.driftfed")
 Connection = Annotated[str, typer.Option(help="Name of the connection, as in `flwr run . lab`.")]
+REFUSED = "[code: 2004]"  # what it logs if the SuperLink does not know its key
 ADMITTED = "SuperNode ID:"  # what a SuperNode logs once the SuperLink has taken it
 LOCAL = ("localhost", "127.0.0.1")  # the SuperLink's own SuperExec reaches it there
 
@@ -210,8 +211,8 @@ def supernode(
         raise DeployError(f"{folder / 'ca.crt'} is missing: copy it from the server")
     if not (folder / "keys" / name).is_file():
         raise DeployError(f"'{name}' has no key: run `python -m experiments deploy key {name}`, and register NAME.pub")
-    if data and not Path(data).expanduser().is_dir():
-        raise DeployError(f"{data} is not an existing folder")
+    if data and not (Path(data).expanduser() / "classes.txt").is_file():
+        raise DeployError(f"{data} is no folder of local data: it has no classes.txt, see docs/deploy.md")
     service = Service(folder / "supernodes" / name)
     if service.pid():
         _say(f"SuperNode {name}, process {service.pid()}: runs already; `deploy stop {name}` ends it")
@@ -232,7 +233,14 @@ def supernode(
     command = supernode_command(folder, service, superlink, port)
     if foreground:
         _become(service, command, memory_mb * 1_000_000)
-    service.start(command, ready=lambda log: ADMITTED in log, limit_bytes=memory_mb * 1_000_000)
+    try:
+        service.start(command, ready=lambda log: ADMITTED in log, limit_bytes=memory_mb * 1_000_000)
+    except DeployError as error:
+        if REFUSED in str(error):
+            raise DeployError(
+                f"the SuperLink refuses {name}: run `deploy register {name}.pub` on the server"
+            ) from error
+        raise
     _say(f"SuperNode {name}, process {service.pid()}: started as device {device}, {node['link-mbit-s']:.1f} Mbit/s")
 
 

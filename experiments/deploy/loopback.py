@@ -69,7 +69,7 @@ class Site:
         service = Service(self.folder / "supernodes" / name)
         write_node(service, dict(node))
         (service.folder / "home").mkdir()
-        log = (service.folder / "log").open("w+b")
+        log = (service.folder / "log").open("a+b")  # what it writes goes to the end, wherever we read
         command = supernode_command(self.folder, service, self.address, free_port())
         self.group.start(
             *command,
@@ -132,7 +132,7 @@ def _superlink(folder: Path, group: Group) -> Site:
     (folder / "superlink").mkdir()
     for _ in range(3):  # another process may take the port between our look and the start
         port = free_port()
-        address, log = f"127.0.0.1:{port}", (folder / "superlink" / "log").open("w+b")
+        address, log = f"127.0.0.1:{port}", (folder / "superlink" / "log").open("a+b")
         with log:
             # apart from its SuperExec, which it would put into another session, out of the group's reach
             command = [*superlink_command(folder, "127.0.0.1", port), "--isolation", "process"]
@@ -169,6 +169,6 @@ def _said(log: IO[bytes]) -> str:
 
 def _confine(memory_gb: float, core: int) -> None:
     """Let this process, and all that it starts, hold so much memory each and run on one core, after the SuperLink."""
-    os.nice(10)
+    os.nice(5)
     limit_memory(int(memory_gb * 1e9))
     os.sched_setaffinity(0, {core})

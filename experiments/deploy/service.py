@@ -67,14 +67,16 @@ class Service:
         _children[process.pid] = process
         self._file.write_text(json.dumps({"pid": process.pid, "since": _since(process.pid)}), encoding="utf-8")
         end = time.monotonic() + BOOT_S
-        while process.poll() is None and time.monotonic() < end:
-            if ready(path.read_bytes()[begin:].decode(errors="replace")):
-                return True
-            time.sleep(0.1)
-        why = f"is not ready after {BOOT_S:.0f} s" if process.poll() is None else "ended"
-        self.stop()
-        _children.pop(process.pid, process).wait()
-        raise DeployError(f"{self.name} {why}, and this is what it said:\n{self._last_words(begin)}")
+        try:
+            while not ready(path.read_bytes()[begin:].decode(errors="replace")):
+                if process.poll() is not None or time.monotonic() > end:
+                    why = "ended" if process.poll() is not None else f"is not ready after {BOOT_S:.0f} s"
+                    raise DeployError(f"{self.name} {why}, and this is what it said:\n{self._last_words(begin)}")
+                time.sleep(0.1)
+        except BaseException:  # Ctrl-C as well
+            self.stop()
+            raise
+        return True
 
     def pid(self) -> int | None:
         """Of the running process; a number that another process has got since does not count."""
@@ -97,8 +99,8 @@ class Service:
                 while lives(pid) and time.monotonic() < end:
                     time.sleep(0.05)
         self._file.unlink(missing_ok=True)
-        if pid in _children:
-            _children.pop(pid).wait()
+        for number in [number for number, child in _children.items() if child.poll() is not None]:
+            del _children[number]
         return pid is not None
 
     def _last_words(self, begin: int) -> str:

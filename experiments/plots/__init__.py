@@ -7,11 +7,13 @@ from matplotlib.figure import Figure
 
 from experiments.plots.accuracy import accuracy
 from experiments.plots.adaptation import adaptation
+from experiments.plots.boundary import boundary
 from experiments.plots.costs import latency, memory, traffic
 from experiments.plots.divergence import divergence
 from experiments.plots.estimates import estimates
 from experiments.plots.overview import overview
 from experiments.plots.routing import routing
+from experiments.plots.spa import spa_gate, spa_modes
 from experiments.plots.steps import steps
 from experiments.plots.submodels import submodels
 from experiments.plots.sweep import speedup, sweep
@@ -19,6 +21,8 @@ from experiments.plots.sweep import speedup, sweep
 Plot = Callable[[pd.DataFrame, pd.DataFrame], Figure]  # (rows of rounds.csv or study.csv, lines of summary.csv)
 
 PLOTS: dict[str, Plot] = {
+    "spa-modes": spa_modes,
+    "spa-gate": spa_gate,
     "overview": overview,
     "accuracy": accuracy,
     "traffic": traffic,
@@ -32,6 +36,7 @@ PLOTS: dict[str, Plot] = {
     "routing": routing,
     "submodels": submodels,
     "estimates": estimates,
+    "boundary": boundary,
 }
 
 __all__ = ["PLOTS", "Plot"]

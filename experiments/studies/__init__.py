@@ -1,10 +1,19 @@
 """Studies: experiments without rounds. A new one is a file here and a line in ``STUDIES``."""
 
+from experiments.studies.boundary import BOUNDARY
 from experiments.studies.latency import LATENCY
 from experiments.studies.routing import ROUTING
+from experiments.studies.spa import SPA_GATE, SPA_MODES
 from experiments.studies.study import FILE, Study, StudyResults, read_study, summarize_study
 from experiments.studies.submodels import SUBMODELS
 
-STUDIES: dict[str, Study] = {"routing": ROUTING, "submodels": SUBMODELS, "latency": LATENCY}
+STUDIES: dict[str, Study] = {
+    "routing": ROUTING,
+    "submodels": SUBMODELS,
+    "latency": LATENCY,
+    "spa-modes": SPA_MODES,
+    "spa-gate": SPA_GATE,
+    "boundary": BOUNDARY,
+}
 
 __all__ = ["FILE", "STUDIES", "Study", "StudyResults", "read_study", "summarize_study"]

@@ -12,6 +12,7 @@ import pandas as pd
 from experiments.summary import COLUMNS, Line, Paper, spread_lines
 from fl.config import Settings
 from fl.results import ResultsError, atomic_write, cell, config_text, csv_text, lock, merged, versions
+from fl.workloads import find
 
 Tick = Callable[[str, int, int], None]
 """``tick(what, at, of)``: how far a study is."""
@@ -19,6 +20,11 @@ WHO = ("experiment", "setting", "seed")
 FILE = "study.csv"
 Measured = Mapping[tuple[str, str], float]
 """{(method, metric): value} of one setting and seed."""
+
+
+def prepared(settings: Settings, seed: int) -> object:
+    """What the cloud prepares for a run of the settings. SettingsError, DataError: it cannot."""
+    return find(settings.workload).prepare(settings, seed)
 
 
 @dataclass(frozen=True)
@@ -29,11 +35,13 @@ class Study:
         row: a dataclass of str, int and float fields, the columns of ``study.csv`` after experiment, setting and seed.
         measure: ``measure(settings, seed, tick)`` gives the rows of one setting and seed; a pure function of both.
         metrics: what those rows (as a frame) come down to, for ``summary.csv``.
+        check: finds what is wrong with a setting and seed before the first one is measured.
     """
 
     row: type
     measure: Callable[[Settings, int, Tick], Iterable[Any]]
     metrics: Callable[[pd.DataFrame], Measured]
+    check: Callable[[Settings, int], object] = prepared
 
 
 class StudyResults:

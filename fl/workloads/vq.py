@@ -26,9 +26,9 @@ from models.body import Architecture
 from models.cloud import Progress
 from models.train import WORST_LOSS, mask
 from models.vq.body import SplitBody, SplitCosts, device_state, of_ids, split_body
-from models.vq.boundary import LENGTH, Boundary, Ledger, lines
+from models.vq.boundary import LENGTH, Boundary, Ledger, Line, lines
 from models.vq.codebook import ESTIMATORS, perplexity
-from models.vq.codec import Codes
+from models.vq.codec import Codes, Float32
 from models.vq.ends import CloudEnd, DeviceEnd, Recipe
 from models.vq.halves import Shape
 from models.vq.keeper import Keeper
@@ -62,6 +62,10 @@ def architecture(settings: Settings) -> Architecture:
     texts = dataset(settings)
     if not texts.text:
         raise SettingsError(f"workload = 'vq' needs text, {texts.name} holds none: choose e.g. dataset = 'questions'")
+    if settings.vq_preset != "tiny" or settings.vq_residual:
+        raise SettingsError(
+            "workload 'vq' trains vq-preset = 'tiny' with vq-residual = false; the study vq-e1 has others"
+        )
     try:
         shape = Shape(
             settings.vocabulary,
@@ -86,6 +90,9 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
     whole = sorted(name for name, of in STRATEGIES.items() if of.asks == "nothing" and of.architecture == "dense")
     if cutting := [name for name in settings.methods if name not in whole]:
         raise SettingsError(f"strategy '{cutting[0]}' cuts the model, workload 'vq' cannot: use {', '.join(whole)}")
+    masking = [name for name in settings.methods if getattr(STRATEGIES[name], "masked", "none") != "none"]
+    if masking and settings.vq_labels == "shared":
+        raise SettingsError(f"strategy '{masking[0]}' changes the loss on the device: use vq-labels = 'device'")
     if settings.upload_change and settings.split == "messages":
         raise SettingsError(
             "upload-change withholds whole models, of which split = 'messages' sends parts: set it to 0"
@@ -121,8 +128,9 @@ def _offline(settings: Settings, seed: int, progress: Progress | None) -> State:
     """Training on the proxy: float for a fifth of the steps, k-means over a whole pass, then codes."""
 
     def tick(step: int, steps: int) -> None:
-        if progress:
-            progress("split model", settings.dense_epochs * step // steps, settings.dense_epochs)
+        epoch, before = (settings.dense_epochs * at // steps for at in (step, step - 1))
+        if progress and epoch > before:
+            progress("split model", epoch, settings.dense_epochs)
 
     here, body = world(settings, seed), architecture(settings).whole(int(rng(seed, Purpose.INIT).integers(2**31)))
     assert isinstance(body, SplitBody)
@@ -179,7 +187,8 @@ def boundary(settings: Settings, body: SplitBody) -> Boundary:
     """What may cross, and its ledger."""
     down = settings.vq_down
     edge = lines(body.shape.wire, body.head.width, body.head.per, body.codes, settings.vq_up, down, answer=down)
-    return Boundary(edge, body.shape.pool)
+    shared = Line("labels", "up", Codes(body.head.width), 1, "example"), Line("loss", "down", Float32(), 1, "example")
+    return Boundary((*edge, *shared), body.shape.pool)
 
 
 def ends(settings: Settings, body: SplitBody) -> tuple[DeviceEnd, CloudEnd, Keeper | None]:
@@ -198,9 +207,8 @@ def side(settings: Settings, order: Order, end: DeviceEnd) -> DeviceSide:
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(mask(logits, own, order.masked), labels)
 
-    return DeviceSide(
-        end, of_ids(ids), y, loss, order.epochs, settings.batch_size, Where(order.seed, order.round, order.device)
-    )
+    where, share = Where(order.seed, order.round, order.device), settings.vq_labels == "shared"
+    return DeviceSide(end, of_ids(ids), y, loss, order.epochs, settings.batch_size, where, share)
 
 
 def profile(settings: Settings, order: Order, store: Store, with_importance: bool) -> dict[str, float | list[float]]:
@@ -255,13 +263,8 @@ class Replica:
         return self.side.step
 
     def turn(self, up: Mapping[str, bytes]) -> dict[str, bytes]:
-        """Codes up, logits down; their gradient up, that of the codes down. ValueError, StaleCodebook: others."""
-        match dict(up):
-            case {"codes": codes}:
-                return {"logits": self.side.answer(codes)}
-            case {"logit-gradient": gradient}:
-                return {"gradient": self.side.learn(gradient)}
-        raise ValueError(f"expected codes or the gradient of logits, got {sorted(up)}")
+        """What goes down, given what came up. ValueError, StaleCodebook: what came up does not belong here."""
+        return self.side.turn(up)
 
     def whole(self, trained: State) -> State:
         """What the device trained, and the cloud's half and head."""
@@ -283,23 +286,16 @@ def turn(
     settings: Settings, order: Order, store: Store, steps: int, down: Mapping[str, bytes], state: State | None
 ) -> dict[str, bytes] | Trained:
     """The device's answer to what came down; what it needs to go on lies in its store after every step."""
-    store = Store(
-        store.folder / "split"
-    )  # of this round alone: the cloud begins a round anew, and never goes back in it
+    store = Store(store.folder / "split")  # a round that the cloud goes back to begins anew
     if state is not None:
         store.save("start", state)
         _SIDES.pop(store.folder, None)  # of a round that broke off
     answered = "gradient" in down
     device, body, keeper = _side(settings, order, store, steps - answered, bool(down), answered)
-    if "logits" in down:
-        answer = device.answer(down["logits"])
-        store.save("tally", device.tally())
-        return {"logit-gradient": answer}
-    if answered:
-        device.learn(down["gradient"])
-        store.save("side", device.state())
-    if device.learned < device.steps:
-        return {"codes": device.send()}
+    if up := device.turn(down):
+        if "logits" in down:
+            store.save("tally", device.tally())
+        return up
     _SIDES.pop(store.folder)
     shutil.rmtree(store.folder)
     trained = finished(settings, body, device, keeper)
@@ -331,9 +327,10 @@ def _side(
         if found[0].learned != learned:
             raise NotHeld(f"device {order.device} has {found[0].learned} steps behind it, not {learned}")
         if pending:
-            found[0].send()
-        if answered:
+            found[0].turn({})
+        if answered and not found[0].share:
             found[0].recount(store.load("tally"))
+        found[0].keep = lambda own: store.save("side", own.state())
     return found
 
 

@@ -113,14 +113,18 @@ class Codebook:
         )
 
     def commitment(self, z: Tensor, q: Tensor) -> Tensor:
-        """Mean over positions and blocks of ||z - q||^2; q (n, width) is held fixed. A device adds beta times it."""
-        return (z - q.detach()).square().sum() / (len(z) * self.blocks)
+        """Mean square of z - q over positions and numbers; q (n, width) is held fixed. A device adds beta times it.
+
+        A sum over the numbers of a vector would outweigh the task the more, the wider the vectors are: devices then
+        learn to send the same code always.
+        """
+        return (z - q.detach()).square().mean()
 
     def gradient(self, z: Tensor, q: Tensor, g: Tensor, beta: float, estimator: Estimator) -> Tensor:
-        """dL/dz (n, width) on the device: the estimator's share of g = dL/dq, plus 2 beta (z - q) / (n blocks)."""
+        """dL/dz (n, width) on the device: the estimator's share of g = dL/dq, plus 2 beta (z - q) / (n width)."""
         z, q, shape = z.detach(), q.detach(), (len(z) * self.blocks, -1)
         through = estimator(z.reshape(shape), q.reshape(shape), g.reshape(shape)).view_as(z)
-        return through + 2 * beta * (z - q) / (len(z) * self.blocks)
+        return through + 2 * beta * (z - q) / z.numel()
 
     def through(self, z: Tensor, estimator: Estimator) -> tuple[Tensor, Tensor]:
         """Codes (n, m), and their lookup with a gradient to z: the composite in one graph."""

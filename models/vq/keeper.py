@@ -111,10 +111,22 @@ class Keeper:
     def settle(
         self, ask: Callable[[Codebook], Statistics], generator: np.random.Generator, iterations: int = 5
     ) -> "Keeper":
-        """Federated k-means: ``ask`` sums the statistics of one whole pass of every device under a codebook."""
-        keeper = self
-        for _ in range(iterations):
-            keeper = keeper.update(ask(keeper.codebook), decay=0.0).revive(generator)
+        """Federated k-means: ``ask`` sums the statistics of one whole pass of every device under a codebook.
+
+        The codebooks of a residual quantiser settle one after the other, for each codes what those before it leave.
+        """
+        keeper, vectors = self, self.codebook.vectors.clone()
+        if not self.codebook.residual:
+            for _ in range(iterations):
+                keeper = keeper.update(ask(keeper.codebook), decay=0.0).revive(generator)
+            return keeper.update(ask(keeper.codebook), decay=0.0)
+        for stage in range(self.codebook.groups):
+            own = Keeper(Codebook(vectors[stage : stage + 1], residual=True), self.running)
+            for _ in range(iterations):
+                seen = ask(Codebook(vectors[: stage + 1], residual=True))
+                own = own.update(Statistics(seen.counts[-1:], seen.sums[-1:]), decay=0.0).revive(generator)
+                vectors[stage] = own.codebook.vectors[0]
+        keeper = replace(self, codebook=replace(self.codebook, vectors=vectors))
         return keeper.update(ask(keeper.codebook), decay=0.0)
 
     def weighing(self, positions: float) -> "Keeper":

@@ -1,17 +1,21 @@
 """One device's round of split training: the same two sides in one process, or with a network between them.
 
-Step t = 0, 1, ... is a batch; every batch and every dropout is addressed by (seed, round, device, t), so that a side
-can be rebuilt at any step, from what it saved after the step before.
+    U shape          codes up, logits down, their gradient up, the gradient of the codes down
+    labels shared    codes and labels up, the loss and the gradient of the codes down
+
+A gradient of codes is answered by the codes of the next batch, so a step takes two round trips or one. Step t counts
+from 0 and is a batch; every batch and every dropout is addressed by (seed, round, device, t), so that a side can be
+rebuilt at any step, from what it saved after the step before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from models.axes import State
-from models.vq.boundary import Ledger
+from models.vq.boundary import HEADER, Ledger
 from models.vq.codebook import Statistics
 from models.vq.ends import CloudEnd, DeviceEnd
 from models.vq.tokens import Tokens, batches
@@ -45,6 +49,8 @@ class DeviceSide:
         end: with the half, and the codebook of the round.
         tokens, labels: n texts.
         epochs, batch: passes over them, texts of a step.
+        share: the labels go up with the codes; otherwise they and the loss stay here.
+        keep: called after every step.
         learned: steps behind it; losses: their sum over the texts of each epoch.
     """
 
@@ -55,6 +61,8 @@ class DeviceSide:
     epochs: int
     batch: int
     where: Where
+    share: bool = False
+    keep: Callable[["DeviceSide"], None] = lambda side: None
     learned: int = 0
     losses: list[float] = field(default_factory=list)
 
@@ -71,10 +79,33 @@ class DeviceSide:
     def steps(self) -> int:
         return len(self.rows)
 
+    def turn(self, down: Mapping[str, bytes]) -> dict[str, bytes]:
+        """What goes up, given what came down, nothing at first; nothing at the end."""
+        if "logits" in down:
+            return {"logit-gradient": self.answer(down["logits"])}
+        if "gradient" in down:
+            if self.share:
+                self._hear(down["loss"])
+            self.learn(down["gradient"])
+        if self.learned == self.steps:
+            return {}
+        return {"codes": self.send()} | ({"labels": self._labels()} if self.share else {})
+
     def send(self) -> bytes:
         """Codes of the next batch, going up."""
         self.pending = True
         return self.end.send(self.tokens[self.rows[self.learned][1]], "train", self.where.dropout(self.learned, 0))
+
+    def _labels(self) -> bytes:
+        """Labels of the batch that was just sent, going up."""
+        labels = self.labels[self.rows[self.learned][1]]
+        return self.end.boundary.encode("labels", labels[:, None], [1] * len(labels), "train")
+
+    def _hear(self, message: bytes) -> None:
+        """The loss of the batch that was sent, which came down."""
+        epoch, rows = self.rows[self.learned]
+        loss, _ = self.end.boundary.decode("loss", message, [1])
+        self.losses[epoch] += float(loss) * len(rows)
 
     def answer(self, logits: bytes) -> bytes:
         """The gradient of the loss with respect to the logits that came down, going up."""
@@ -88,6 +119,7 @@ class DeviceSide:
         self.end.learn(gradient)
         self.pending = False
         self.learned += 1
+        self.keep(self)
 
     def state(self) -> State:
         """All that the next step depends on, as tensors; not the codes that are on their way."""
@@ -133,6 +165,26 @@ class CloudSide:
     where: Where
     step: int = 0
 
+    def turn(self, up: Mapping[str, bytes]) -> dict[str, bytes]:
+        """What goes down, given what came up. ValueError: what came up does not belong here."""
+        match dict(up):
+            case {"codes": codes, "labels": labels}:
+                loss, gradient = self.learn_labels(codes, labels)
+                return {"loss": loss, "gradient": gradient}
+            case {"codes": codes}:
+                return {"logits": self.answer(codes)}
+            case {"logit-gradient": gradient}:
+                return {"gradient": self.learn(gradient)}
+        raise ValueError(f"expected codes or the gradient of logits, got {sorted(up)}")
+
+    def learn_labels(self, codes: bytes, labels: bytes) -> tuple[bytes, bytes]:
+        """One step along the gradient of the loss; the loss and the gradient in code space, going down."""
+        edge, (_, examples, _) = self.end.boundary, HEADER.unpack_from(labels)
+        classes, _ = edge.decode("labels", labels, [1] * examples)
+        loss, gradient = self.end.learn_labels(codes, classes[:, 0], self.where.dropout(self.step, 1))
+        self.step += 1
+        return edge.encode("loss", torch.tensor([[loss]]), [1], "train"), gradient
+
     def answer(self, codes: bytes) -> bytes:
         """The logits of codes that came up, going down."""
         return self.end.answer(codes, "train", self.where.dropout(self.step, 1))
@@ -145,8 +197,9 @@ class CloudSide:
 
 def train(device: DeviceSide, cloud: CloudSide) -> None:
     """A round without a network between the sides."""
-    while device.learned < device.steps:
-        device.learn(cloud.learn(device.answer(cloud.answer(device.send()))))
+    up = device.turn({})
+    while up:
+        up = device.turn(cloud.turn(up))
 
 
 def infer(one: DeviceEnd, two: CloudEnd, tokens: Tokens, batch: int = 64) -> Tensor:

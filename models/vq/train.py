@@ -177,8 +177,12 @@ class Split:
         return torch.cat([found[i] for i in range(len(tokens))])
 
     def perplexity(self) -> float:
-        """Mean over codebooks of how many vectors the last prediction used; NaN without a codebook."""
-        return float("nan") if self.usage is None else float(perplexity(self.usage).mean())
+        """Mean over codebooks of how many vectors the last prediction used; 0 without a codebook."""
+        return 0.0 if self.usage is None else float(perplexity(self.usage).mean())
+
+    def entropy(self) -> float:
+        """Bits of all codes of the last prediction if they took their entropy, not whole bits; 0 without codes."""
+        return 0.0 if self.usage is None else float(self.usage[0].sum() * perplexity(self.usage).log2().sum())
 
     def _ends(self, recipe: Recipe) -> tuple[DeviceEnd, CloudEnd]:
         of = self.plan.quantiser or Quantiser()

@@ -12,7 +12,7 @@ from experiments.plots.drift import drift
 from experiments.plots.overview import overview
 from experiments.plots.steps import steps
 from experiments.plots.style import FAMILIES, looks, save
-from experiments.studies import STUDIES, latency, routing, submodels, summarize_study
+from experiments.studies import STUDIES, boundary, latency, routing, spa, submodels, summarize_study
 from experiments.summary import summarize
 from fl.results import Row
 
@@ -171,8 +171,34 @@ def latency_rows() -> pd.DataFrame:
     return pd.DataFrame(made, columns=["experiment", "setting", "seed", *latency.Row.__dataclass_fields__])
 
 
+def boundary_rows() -> pd.DataFrame:
+    """Activations and codes, unpooled and pooled by 4, of two seeds one point apart."""
+    made = []
+    for seed in (1, 2):
+        for p in (1, 4):
+            for kind, at, up in (("float32", 0.8, 4000.0 / p), ("codes", 0.7, 40.0 / p)):
+                scores = (at + 0.01 * seed, 1.0, up, 16.0, up, up, 8.0, 5.0)
+                made.append(("toy", f"p={p} {kind}", seed, kind, p, 16, 4, *scores, 9, 9))
+    return pd.DataFrame(made, columns=["experiment", "setting", "seed", *boundary.Row.__dataclass_fields__])
+
+
+def spa_rows(row: type) -> pd.DataFrame:
+    """Two seeds of two variants, or of a threshold's curve, two prices of a fit, an oracle and a capped gate."""
+    if row is spa.ModeRow:
+        made = [(v, d, *[k / 10] * 18) for k, v in enumerate(("S1", "SPA"), 1) for d in (0, 1)]
+    else:
+        points = [("threshold", tau, (3 - tau) / 3, 0.9) for tau in (3, 2, 0)]
+        points += [("mixture", 0.3, 0.6, 0.95), ("mixture", 1.0, 0.4, 0.9), ("oracle", 0.3, 0.5, 1.0)]
+        points += [("capped", 1.7, 0.6, 0.98), ("capped", 1.2, 0.5, 0.96)]
+        made = [(by, at, 0, m, right, 0.1, 1 - right, 0.8, 0.2) for by, at, m, right in points]
+    rows = [("toy", "s", seed, *values) for seed in (1, 2) for values in made]
+    return pd.DataFrame(rows, columns=["experiment", "setting", "seed", *row.__dataclass_fields__])
+
+
 def inputs(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     studied = {"routing": routing_rows, "submodels": submodel_rows, "estimates": latency_rows}
+    studied |= {"boundary": boundary_rows}
+    studied |= {"spa-modes": lambda: spa_rows(spa.ModeRow), "spa-gate": lambda: spa_rows(spa.GateRow)}
     if name in studied:
         frame = studied[name]()
         return frame, summarize_study(frame, STUDIES[{"estimates": "latency"}.get(name, name)])

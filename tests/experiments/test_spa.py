@@ -23,7 +23,7 @@ def test_a_device_killed_in_mid_sentence_leaves_a_finished_marked_one(tmp_path: 
         [sys.executable, "-m", "experiments", "chat", *QUICK, *how],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
     )  # fmt: skip
-    stop = threading.Timer(120, chat.kill)
+    stop = threading.Timer(400, chat.kill)  # on a busy machine its imports alone take a minute
     stop.start()
     try:
         assert chat.stdin is not None and chat.stdout is not None
@@ -43,7 +43,7 @@ def test_a_device_killed_in_mid_sentence_leaves_a_finished_marked_one(tmp_path: 
         stop.cancel()
     assert chat.returncode == 0
     assert "{" in rest and "DEGRADED" in rest and rest.count(" tokens, ") == 2  # the next one is answered too
-    rows = list(csv.DictReader(trace.open()))
+    rows = list(csv.DictReader(trace.read_text().splitlines()))
     asked = [row["asked"] == "True" for row in rows]
     assert asked[0] and asked == sorted(asked, reverse=True)  # first with the device, then without
     assert all(row["degraded"] == "True" for row in rows if row["asked"] == "False")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pytest
-from test_plots import latency_rows, routing_rows, submodel_rows
+from test_plots import latency_rows, routing_rows, spa_rows, submodel_rows
 
 from experiments.studies import (
     FILE,
@@ -15,6 +15,7 @@ from experiments.studies import (
     latency,
     read_study,
     routing,
+    spa,
     submodels,
     summarize_study,
 )
@@ -91,6 +92,24 @@ def test_ratios_are_estimate_over_measurement():
     found = STUDIES["latency"].metrics(latency_rows())
     assert found["modular 1/4", "train_ms"] == 1000 and found["modular 1/4", "train_ratio"] == pytest.approx(1.1)
     assert found["dense", "inference_ratio"] == pytest.approx(0.9) and found["dense", "memory_ratio"] == 1
+
+
+def test_spa_means_over_devices_and_seconds_of_fifty_tokens():
+    """A variant whose numbers are all k / 10: 50 (k / 10 + k / 10) ms of base and side, and k / 10 s of network."""
+    rows = spa_rows(spa.ModeRow)
+    found = STUDIES["spa-modes"].metrics(rows[rows["seed"] == 1])
+    assert found["SPA", "token_accuracy"] == pytest.approx(0.2)
+    assert found["SPA", "total_lan_s"] == pytest.approx(0.02 + 0.2)
+
+
+def test_spa_gates_are_told_apart_by_price_and_the_capped_one_is_one():
+    rows = spa_rows(spa.GateRow)
+    found = STUDIES["spa-gate"].metrics(rows[rows["seed"] == 1])
+    assert {name for name, _ in found} == {
+        "mixture, price 0.3", "mixture, price 1", "oracle, price 0.3", "capped at 60 %",
+    }  # fmt: skip
+    assert found["capped at 60 %", "lost"] == pytest.approx(0.03)
+    assert found["mixture, price 1", "M"] == pytest.approx(0.4)
 
 
 def test_timed_sub_models_go_from_one_module_to_all(cloud_maker):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from flwr.app import MetricRecord
+from flwr.common import Array
 
 from fl import wire
 from fl.store import NotHeld, Store, forget
@@ -15,6 +16,13 @@ def test_a_state_survives_the_wire_with_types_and_shapes() -> None:
     assert back.keys() == STATE.keys()
     for name, value in STATE.items():
         assert back[name].dtype == value.dtype and torch.equal(back[name], value)
+
+
+@pytest.mark.parametrize(
+    "value", [torch.randn(3, 4).T, torch.tensor(7), torch.zeros(0, 3), torch.ones(2, dtype=torch.bool)]
+)
+def test_packing_is_flowers_own_to_the_byte(value: torch.Tensor) -> None:
+    assert wire.pack({"w": value})["w"] == Array(value.contiguous().numpy())
 
 
 def test_what_is_unpacked_is_a_copy() -> None:

@@ -1,5 +1,7 @@
 """Coverage, extract and the weighted sum: numbers worked by hand, and laws."""
 
+import pickle
+
 import hypothesis.extra.numpy as hnp
 import pytest
 import torch
@@ -96,8 +98,22 @@ def test_order_and_split_do_not_matter(entries: list, random) -> None:
     random.shuffle(shuffled)
     cut = random.randint(0, len(shuffled))
     left, right = _summed(shuffled[:cut]), _summed(shuffled[cut:])
-    left.merge(right)
+    left.merge(pickle.loads(pickle.dumps(right)))  # from another process
     torch.testing.assert_close(left.finish(old)["w"], one_go, rtol=1e-5, atol=1e-5)
+
+
+def test_a_sum_travels_whole_and_without_weights_that_are_all_the_same() -> None:
+    axes, like = {"w": ("out", "in"), "steps": ()}, {"w": torch.randn(40, 50), "steps": torch.tensor(3)}
+    total = WeightedSum(axes, like)
+    total.add(like, FULL, 7.0)
+    assert len(pickle.dumps(total)) < 8 * 40 * 50 + 1000
+    for _ in range(2):
+        sent = pickle.loads(pickle.dumps(total))
+        for part in (sent, total):  # the one that was sent goes on as the other does
+            part.add({"w": like["w"][:3]}, {"out": torch.arange(3)}, 2.0)
+        for name in like:
+            assert torch.equal(sent.total[name], total.total[name]), name
+            assert torch.equal(sent.weight[name], total.weight[name]), name
 
 
 @given(parts, st.floats(0.5, 4))

@@ -230,7 +230,7 @@ def test_eclm_merges_modules_by_importance_and_the_rest_by_examples(cloud_maker,
     scores = {0: [0.1, 0.1, 0.6, 0.2, 0, 0, 0, 0], 1: [0, 0, 0.2, 0, 0, 0.8, 0, 0]}
     asked = [Profile(d, None, {"block.modules": np.array(s)}) for d, s in scores.items()]
     held = {0: np.array([2, 3]), 1: np.array([2, 5])}
-    tasks = {d: method._task({"block.modules": kept}, 1) for d, kept in held.items()}
+    tasks = {d: method.lesson(asked[d], {"block.modules": kept}) for d, kept in held.items()}
     before = {name: value.clone() for name, value in method.model.items()}
     updates = [Update(0, trained(tasks[0], 0), 10), Update(1, trained(tasks[1], 1), 30)]
     method.absorb(1, tasks, updates, asked)
@@ -249,7 +249,7 @@ def test_eclm_merges_residual_modules_by_importance(cloud_maker, plan: Plan) -> 
     scores = {0: [0.1, 0, 0.6, 0, 0, 0, 0, 0, 0.3], 1: [0, 0, 0, 0, 0, 0.4, 0, 0, 0.6], 2: [0.9, *[0] * 7, 0.1]}
     asked = [Profile(d, None, {"block.modules": np.array(s)}) for d, s in scores.items()]
     held = {0: np.array([2, 8]), 1: np.array([5, 8]), 2: np.array([8])}
-    tasks = {d: method._task({"block.modules": kept}, 1) for d, kept in held.items()}
+    tasks = {d: method.lesson(asked[d], {"block.modules": kept}) for d, kept in held.items()}
     before = {name: value.clone() for name, value in method.model.items()}
     method.absorb(1, tasks, [Update(d, trained(tasks[d], d), 10) for d in tasks], asked)
     moved = {name: value - before[name] for name, value in method.model.items()}

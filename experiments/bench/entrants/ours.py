@@ -2,17 +2,36 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.bench.entrants.work import Enough, Turns
 from fl.config import Settings
-from fl.grid import LocalGrid
+from fl.grid import LocalGrid, OwnGrid
 from fl.run import Event, open_results, run
 from strategies import STRATEGIES
 from strategies.fedavg import FedAvg
 
 
-def main(folder: str, to: str, workers: int) -> None:
+@contextmanager
+def on_processes(settings: Settings, workers: int) -> Iterator[OwnGrid]:
+    with LocalGrid(settings.flat(), settings.devices, workers) as grid:
+        yield grid
+
+
+@contextmanager
+def on_ray(settings: Settings, workers: int) -> Iterator[OwnGrid]:
+    from fl.engines.actors import RayGrid, connected
+
+    with connected(workers, ""), RayGrid(settings.flat(), settings.devices, workers) as grid:
+        yield grid
+
+
+ENGINES = {"processes": on_processes, "ray": on_ray}
+
+
+def main(folder: str, to: str, workers: int, engine: str) -> None:
     turns, about = Turns(), json.loads((Path(folder) / "about.json").read_text())
     settings = Settings.parse(about["settings"])
     made = []
@@ -33,7 +52,7 @@ def main(folder: str, to: str, workers: int) -> None:
     try:
         with (
             open_results([settings], Path(to).with_suffix(""), overwrite=True) as results,
-            LocalGrid(settings.flat(), settings.devices, workers) as grid,
+            ENGINES[engine](settings, workers) as grid,
         ):
             run(settings, grid, results, observe)
     except Enough:
@@ -43,4 +62,4 @@ def main(folder: str, to: str, workers: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])

@@ -38,7 +38,7 @@ def exam_of(scratch: Path, kind: str = "mlp", **own: object) -> Exam:
 def test_the_bare_loop_and_we_end_at_the_same_weights(tmp_path: Path) -> None:
     """Two real programs, two rounds; float32 rounds differently, no more."""
     exam = exam_of(tmp_path)
-    entrants = [Entrant("bare", "bare", ["1"]), Entrant("ours", "ours", ["1"])]
+    entrants = [Entrant("bare", "bare", ["1"]), Entrant("ours", "ours", ["1", "processes"])]
     entrants += [Entrant("absent", "absent", missing="It is not installed.")]
     table = contest("Two rounds.", "bare", exam, entrants, options(tmp_path))
     with np.load(tmp_path / "bare.npz") as bare, np.load(tmp_path / "ours.npz") as ours:

@@ -107,5 +107,5 @@ def test_a_supernode_needs_its_key_and_its_data(tmp_path) -> None:
         CliRunner().invoke(app, words, catch_exceptions=False)
     (tmp_path / "keys").mkdir()
     (tmp_path / "keys" / "pi0").touch()
-    with pytest.raises(DeployError, match="not an existing folder"):
+    with pytest.raises(DeployError, match="it has no classes.txt"):
         CliRunner().invoke(app, [*words, "--data", str(tmp_path / "none")], catch_exceptions=False)

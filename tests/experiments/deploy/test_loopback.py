@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from experiments.catalog import EXPERIMENTS
+from experiments.deploy.commands import ADMITTED, REFUSED
 from experiments.deploy.identity import node_key
 from experiments.deploy.loopback import deployment, node_config
 from experiments.hermetic import lives, submit
@@ -35,8 +36,8 @@ def test_a_deployment_gives_the_simulations_rows_refuses_a_stranger_and_leaves_n
                 stranger.seek(0)
                 words = stranger.read().decode()
                 time.sleep(0.2)
-        assert "All SuperNodes must be registered" in words
-        assert "SuperNode ID" not in words
+        assert REFUSED in words and ADMITTED not in words
+        assert "No SuperNode found with the given public key" in (folder / "superlink" / "log").read_text()
     assert not lives(group)
     assert not folder.exists()
 

@@ -63,6 +63,18 @@ def test_a_service_that_hangs_is_ended(tmp_path, monkeypatch) -> None:
     assert service.pid() is None
 
 
+def test_ctrl_c_while_it_starts_ends_it(tmp_path) -> None:
+    service, pids = Service(tmp_path / "pi0"), []
+
+    def ready(log: str) -> bool:
+        pids.append(service.pid())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        service.start(["python", "-c", CHILD], ready)
+    assert pids[0] and not lives(pids[0]) and service.pid() is None
+
+
 def test_a_process_that_got_the_number_since_is_left_alone(tmp_path) -> None:
     service = Service(tmp_path / "pi0")
     service.folder.mkdir()

@@ -90,6 +90,28 @@ def test_really_split_gives_the_same_numbers(
     assert not vq._SIDES
 
 
+@pytest.mark.parametrize("forgetful", [False, True], ids=["lasting", "restarted"])
+def test_shared_labels_take_half_the_round_trips_and_give_the_same_numbers(
+    told: Path, play: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgetful: bool
+) -> None:
+    """As with labels on the device, but for the rounding of logits' gradients; simulated and split alike."""
+    turns: list[int] = []
+    honest = vq.turn
+    monkeypatch.setattr(vq, "turn", lambda *of: turns.append(1) or (forgetful and vq._SIDES.clear()) or honest(*of))
+    how = TEXT | {"vq-labels": "shared", "rounds": 1}
+    split, simulated = (play(tmp_path / mode, **how, split=mode) for mode in ("messages", "simulated"))
+    assert split == simulated
+    shared, device = read_measures(tmp_path / "messages"), read_measures(told).query("round == 1")
+    pd.testing.assert_frame_equal(shared, read_measures(tmp_path / "simulated"))
+    assert len(turns) == 2 * (2 + 1)  # two devices, each two steps of at most 16 texts: begin, and a gradient a step
+    up = [m.query("method == 'fedavg'").set_index("measure").value["train_up"] for m in (shared, device)]
+    assert up[0] < up[1] - 12  # a label takes 3 bits; the gradient of 8 logits took 16 bytes and a share of a scale
+    loss = [
+        read_rounds(out).query("round == 1 and method == 'fedavg'").loss.item() for out in (tmp_path / "messages", told)
+    ]
+    assert loss[0] == pytest.approx(loss[1], rel=1e-3)
+
+
 def test_the_ledger_counts_what_the_messages_hold(
     play: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

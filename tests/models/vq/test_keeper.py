@@ -55,6 +55,14 @@ def test_more_groups_code_better():
     assert errors == sorted(errors, reverse=True)
 
 
+def test_residual_codes_follow_what_groups_share():
+    """Numbers that hang together: groups code the same thing again and again, stages what is still missing."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(2000, 4, generator=generator) @ torch.randn(4, 32, generator=generator) + 1
+    product, residual = (error(start([z], 4, 32, residual=kind).codebook, z) for kind in (False, True))
+    assert residual < product / 4
+
+
 def test_revival_halves_the_most_used():
     book = Codebook(torch.tensor([[[0.0], [1.0], [5.0], [9.0]]]))
     running = Statistics(torch.tensor([[80.0, 0, 20, 0]]).double(), torch.tensor([[[8.0], [0], [100], [0]]]).double())

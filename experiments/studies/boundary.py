@@ -1,0 +1,167 @@
+"""Accuracy of a split transformer against the bytes on its wire, beside activations at the cut and the text itself.
+
+One setting is one training on the cloud's texts, without rounds or devices; its rows are the ways to use what was
+trained. Codes cross, or activations (``vq-codes = 0``) of 32, 16 or 8 bits a number. Unpooled and unprojected, the
+latter are the plain encoder that a cloud would run on the text, which a device sends as UTF-8 or as packed token ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from experiments.studies.study import Measured, Study, Tick
+from fl.config import Settings, SettingsError
+from fl.world import dataset, world
+
+if TYPE_CHECKING:  # transformers takes seconds to load: only who measures does
+    from models.vq.tokens import Tokens
+    from models.vq.train import Split
+
+DEEP = {"tiny": 1.0, "minilm": 0.1}  # learning rate of the layers, as a share of that of projections and head
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to use a trained model.
+
+    Args:
+        boundary: what crosses: 'codes', 'float32', 'float16', 'int8', 'tokens' or 'text'.
+        pool: tokens per position; codes: K; groups: m; 0 without codes.
+        accuracy: on the test texts, 0 to 1; loss: of the last epoch, nats.
+        up, down: payload bytes of a test text, in use.
+        train_up, train_down: of a training text and epoch; 0 where training crosses no cut.
+        perplexity: vectors of a codebook that the test texts use, 1 to K; entropy: bytes of a test text if codes took
+            their entropy instead of whole bits; both 0 without codes.
+        device, cloud: trained parameters on each side.
+    """
+
+    boundary: str
+    pool: int
+    codes: int
+    groups: int
+    accuracy: float
+    loss: float
+    up: float
+    down: float
+    train_up: float
+    train_down: float
+    perplexity: float
+    entropy: float
+    device: int
+    cloud: int
+
+
+def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
+    """Train on the cloud's texts, then answer all test texts through the boundary."""
+    from models.vq.boundary import LENGTH
+    from models.vq.codec import CODINGS, Codes
+    from models.vq.train import Split, accuracy
+
+    train, labels, test, answers, letters = read(settings, seed)
+    split = model(settings, seed)
+    losses = split.fit(train, labels, seed, lambda step, steps: tick("step", step, steps))
+    n, passed = len(test), len(train) * settings.dense_epochs
+    device, *cloud = (
+        sum(p.numel() for p in part.parameters() if p.requires_grad) for part in (split.device, split.cloud, split.head)
+    )
+    row = Row(
+        "", settings.vq_pool, settings.vq_codes, settings.vq_groups if settings.vq_codes else 0, 0.0, losses[-1], 0.0,
+        0.0, split.ledger.total(direction="up") / passed, split.ledger.total(direction="down") / passed, 0.0, 0.0,
+        device, sum(cloud),
+    )  # fmt: skip
+    for boundary in ("codes",) if settings.vq_codes else CODINGS:
+        plan = split.plan if settings.vq_codes else replace(split.plan, up=boundary)
+        used = Split(split.device, split.cloud, split.head, plan, split.keeper)
+        right = accuracy(used.predict(test), answers)
+        up, down = (used.ledger.total(direction=way) / n for way in ("up", "down"))
+        yield replace(
+            row, boundary=boundary, accuracy=right, up=up, down=down, perplexity=used.perplexity(),
+            entropy=used.entropy() / 8 / n,
+        )  # fmt: skip
+        if boundary == "float32" and not settings.vq_width and settings.vq_pool == 1:
+            packed = Codes(split.device.shape.vocabulary).size(test.lengths.tolist(), 1) / n + LENGTH.size
+            whole = replace(row, accuracy=right, down=down, train_up=0.0, train_down=0.0)
+            yield replace(whole, boundary="tokens", up=packed)
+            yield replace(whole, boundary="text", up=letters / n)
+
+
+def read(settings: Settings, seed: int) -> tuple[Tokens, Tensor, Tokens, Tensor, int]:
+    """The cloud's texts and their labels, the test texts and theirs, and the bytes that the latter are in UTF-8."""
+    from models.vq.body import of_ids
+    from models.vq.presets import minilm_tokenizer
+    from models.vq.tokens import encode
+
+    texts, here = dataset(settings), world(settings, seed)
+    proxy = here.proxy()
+    if settings.vq_preset == "minilm":
+        of = minilm_tokenizer()
+        train, test = (
+            encode(of, x[:, 0].tolist(), x[:, 1].tolist() if x.shape[1] > 1 else None, settings.tokens)
+            for x in (texts.x_train[proxy], texts.x_test)
+        )
+    else:
+        train, test = (
+            of_ids(torch.from_numpy(here.data.inputs(*of))) for of in (("train", proxy), ("test", slice(None)))
+        )
+    labels, answers = (torch.from_numpy(y) for y in (texts.labels("train", proxy), texts.labels("test")))
+    return train, labels, test, answers, sum(len(sentence.encode()) for sentence in texts.x_test.ravel().tolist())
+
+
+def model(settings: Settings, seed: int) -> Split:
+    """The untrained model.
+
+    Raises:
+        SettingsError: the data set holds no text, or the model cannot be built as asked.
+    """
+    from models.vq.halves import Shape, build
+    from models.vq.heads import head_for
+    from models.vq.presets import from_minilm, minilm
+    from models.vq.train import Plan, Quantiser, Split
+
+    texts = dataset(settings)
+    if not texts.text:
+        raise SettingsError(f"this study needs text, {texts.name} holds none: choose e.g. dataset = 'questions'")
+    width, pool, hidden, groups = settings.vq_width, settings.vq_pool, settings.vq_hidden, settings.vq_groups
+    pretrained = settings.vq_preset == "minilm"
+    try:
+        if pretrained:
+            shape = minilm(width=width, pool=pool)
+        else:
+            shape = Shape(settings.vocabulary, hidden, inner=4 * hidden, width=width, pool=pool)
+        if settings.vq_codes and not settings.vq_residual and shape.wire % groups:
+            raise ValueError(
+                f"vq-groups = {groups} do not divide a code space of {shape.wire} numbers; choose a divisor"
+            )
+        device, cloud = (from_minilm if pretrained else build)(shape, seed)
+    except (ValueError, ModuleNotFoundError) as error:
+        raise SettingsError(str(error)) from error
+    quantiser = Quantiser(
+        settings.vq_codes, groups, settings.vq_residual, settings.vq_beta, settings.vq_estimator,
+        decay=settings.vq_decay,
+    )  # fmt: skip
+    plan = Plan(
+        settings.dense_epochs, settings.offline_batch, settings.vq_lr * DEEP[settings.vq_preset], settings.vq_lr,
+        down=settings.vq_down, quantiser=quantiser if settings.vq_codes else None,
+    )  # fmt: skip
+    return Split(device, cloud, head_for("classify", shape, texts.num_classes, seed), plan)
+
+
+def check(settings: Settings, seed: int) -> None:
+    """Find what is wrong before anything is trained. SettingsError, DataError."""
+    model(settings, seed)
+    read(settings, seed)
+
+
+def metrics(rows: pd.DataFrame) -> Measured:
+    """Accuracy, bytes and use of the codebook, by what crosses."""
+    names = ("accuracy", "up", "down", "train_up", "train_down", "perplexity", "entropy")
+    return {(row.boundary, name): float(getattr(row, name)) for row in rows.itertuples() for name in names}
+
+
+BOUNDARY = Study(Row, measure, metrics, check)

@@ -1,0 +1,76 @@
+"""Workers that are processes of this machine, each at the other end of a pipe."""
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from typing import Any
+from unittest.mock import patch
+
+from fl.engines.crew import Crew, Died, Worker
+from fl.engines.host import ENVIRONMENT, Host
+
+
+class Process(Worker):
+    """One worker process."""
+
+    def __init__(self, host: Host):
+        spawn = multiprocessing.get_context("spawn")
+        self.pipe, theirs = spawn.Pipe()
+        self.process = spawn.Process(target=_serve, args=(theirs, host), daemon=True)
+        with patch.dict(os.environ, ENVIRONMENT):  # the allocator reads it when a process starts
+            self.process.start()
+        theirs.close()  # or the end of the process would not be the end of the pipe
+
+    def ask(self, verb: str, *args: Any) -> None:
+        with suppress(OSError):  # dead: its end of the pipe is closed, which `result` finds
+            self.pipe.send_bytes(pickle.dumps((verb, args), pickle.HIGHEST_PROTOCOL))
+
+    def result(self) -> bytes:
+        try:
+            return self.pipe.recv_bytes()
+        except (EOFError, OSError):
+            self.process.join(5)
+            raise Died(f"exit status {self.process.exitcode}") from None
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+class Processes(Crew):
+    """Worker processes; ``host`` is what each of them is."""
+
+    def __init__(self, size: int, host: Host):
+        super().__init__(size)
+        self.host = host
+
+    def hire(self) -> Worker:
+        return Process(self.host)
+
+    def ready(self, workers: Sequence[Worker], timeout: float) -> Sequence[Worker]:
+        pipes = {worker.pipe: worker for worker in workers if isinstance(worker, Process)}
+        return [pipes[pipe] for pipe in wait(pipes, timeout)]  # type: ignore[index]
+
+
+def _serve(pipe: Connection, host: Host) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    host.start()
+    pipe.send_bytes(b"")
+    while True:
+        verb, args = pickle.loads(pipe.recv_bytes())
+        pipe.send_bytes(getattr(host, verb)(*args))
+
+
+def _follow_parent() -> None:
+    """A worker ends with its parent, however that dies, also in the middle of its work."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)

@@ -1,0 +1,68 @@
+"""The study of accuracy against bytes: its bytes from the texts alone, and what it refuses before it trains."""
+
+from math import ceil
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.catalog import EXPERIMENTS
+from experiments.studies import STUDIES, boundary
+from fl.config import Settings, SettingsError
+from models.vq.tokens import Tokens
+
+STUDY = STUDIES["boundary"]
+LENGTHS = [3, 9, 6, 12]
+
+
+def settings(name: str, **changes) -> Settings:
+    of = EXPERIMENTS["vq-e1"]
+    return Settings.parse({**of.common, **of.settings["smoke"][name], "dense-epochs": 1, "vq-hidden": 16, **changes})
+
+
+def texts(lengths) -> tuple[Tokens, torch.Tensor]:
+    there = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    return Tokens(7 * there, 0 * there, torch.tensor(lengths)), torch.arange(len(lengths)) % 2
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    """Rows of a setting by what crosses, on 40 training texts and 4 test texts of 123 letters."""
+    monkeypatch.setattr(boundary, "read", lambda settings, seed: (*texts([5] * 40), *texts(LENGTHS), 123))
+    return lambda of: {row.boundary: row for row in STUDY.measure(of, 1, lambda what, at, n: None)}
+
+
+def test_bytes_of_every_rival(rows):
+    """T tokens of a text: 16 numbers each, or 10 bits each of a vocabulary of 1000; two bytes tell T."""
+    found, T = rows(settings("p=1 activations")), np.array(LENGTHS)
+    assert list(found) == ["float32", "tokens", "text", "float16", "int8"]
+    assert found["float32"].up == (4 * 16 * T + 2).mean()
+    assert found["float16"].up == (2 * 16 * T + 2).mean() + 4 / 4  # a scale for the message
+    assert found["int8"].up == ((16 + 2) * T + 2).mean() + 4 / 4
+    assert found["tokens"].up == (np.ceil(10 * T / 8) + 2).mean()
+    assert found["text"].up == 123 / 4
+    assert found["text"].accuracy == found["tokens"].accuracy == found["float32"].accuracy
+    assert (
+        found["text"].train_down == 0 and found["float32"].train_down == 5 * 16 * 4 + 8 * 2 + 2 * 4 / 40
+    )  # eight topics
+
+
+def test_bytes_of_codes(rows):
+    """m = 4 codes of 4 bits for [CLS] and every four tokens."""
+    (codes,) = rows(settings("p=4 residual K=16 m=4")).values()
+    assert codes.up == np.mean([2 * (1 + ceil((t - 1) / 4)) + 2 for t in LENGTHS])
+    assert 1 <= codes.perplexity <= 16 and 0 <= codes.entropy <= codes.up - 2
+    assert (codes.codes, codes.groups, codes.pool) == (16, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"dataset": "har-embedded"}, "needs text, har-embedded holds none"),
+        ({"vq-groups": 5}, "vq-groups = 5 do not divide a code space of 16 numbers"),
+        ({"vq-pool": 3}, "pool = 3; choose 1, 2 or 4"),
+    ],
+)
+def test_refused_before_it_trains(changes, says):
+    with pytest.raises(SettingsError, match=says):
+        STUDY.check(settings("p=1 product K=16 m=4", **changes), 1)
