@@ -1,20 +1,24 @@
-"""The command line: list, run, plot, drift, settings, data, deploy, chat, spa."""
+"""The command line: list, run, plot, drift, settings, data, deploy, chat, spa, bench."""
 
 import signal
 import sys
+import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import click
 import typer
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 
+from experiments.bench import BENCHMARKS, EntrantFailed, about, find
 from experiments.catalog import EXPERIMENTS, SCALES, VIEWS, Experiment, View
 from experiments.deploy.commands import app as deploy_app
 from experiments.deploy.identity import DeployError
 from experiments.hermetic import FlowerRunFailed
-from experiments.launch import ENGINES, launch, launch_study, progress_bar
+from experiments.launch import ENGINES, default_workers, launch, launch_study, progress_bar
 from experiments.options import Changes, changes_of
 from experiments.plots import PLOTS
 from experiments.plots.drift import drift as draw_drift
@@ -50,6 +54,9 @@ app.add_typer(spa_app, name="spa")
 app.command()(chat)
 console = Console()
 INTERRUPTED = 130
+MENDABLE = (
+    SettingsError, DataError, ResultsError, UnknownName, FlowerRunFailed, DeployError, EngineFailed, EntrantFailed,
+)  # fmt: skip
 OTHER = Experiment("", "", "rounds of an experiment that is not in the catalog", {}, {})
 
 
@@ -194,6 +201,33 @@ def settings() -> None:
     console.print(table)
 
 
+@app.command()
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(help="Benchmarks; without any, they are listed.")] = None,
+    blocks: Annotated[int, typer.Option(help="How often the turn comes round to each contestant.", min=1)] = 5,
+    rounds: Annotated[int, typer.Option(help="Rounds, or repetitions, in a turn.", min=1)] = 4,
+    workers: Annotated[int, typer.Option(help="Processes of each contestant; 0: one per core.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for <name>.csv and <name>.md.")] = Path("results") / "bench",
+) -> None:
+    """Measure what things cost, beside what others take for the same work: turn by turn, on a machine that is idle."""
+    from experiments.bench.table import Options
+
+    for name in names or ():
+        find(name)
+    for name in () if names else BENCHMARKS:
+        console.print(f"{name:<10}{about(name)}", highlight=False)
+    for name in names or ():
+        with console.status(name) as status, tempfile.TemporaryDirectory(prefix="driftfed-bench-") as scratch:
+            said = partial(_say, status, name)
+            table = find(name).bench(Options(blocks, rounds, workers or default_workers(), Path(scratch), said))
+        table.write(out, name)
+        console.print(table.markdown(), markup=False, highlight=False, soft_wrap=True)
+
+
+def _say(status: Status, name: str, text: str) -> None:
+    status.update(f"{name}: {text}")
+
+
 @data_app.command("where")
 def data_where(root: Annotated[str, typer.Option(help="Look here first.")] = "") -> None:
     """Show which data sets are there, and where."""
@@ -260,7 +294,7 @@ def main() -> None:
     except click.ClickException as error:  # wrong options: click's own words
         error.show()
         sys.exit(error.exit_code)
-    except (SettingsError, DataError, ResultsError, UnknownName, FlowerRunFailed, DeployError, EngineFailed) as error:
+    except MENDABLE as error:
         errors.print("error:", style="red", end=" ")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

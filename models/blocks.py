@@ -53,7 +53,7 @@ def use_dispatch(gates_BM: Tensor, execution: Execution, macs: float) -> bool:
     if macs < DISPATCH_MACS:
         return False
     active = float((gates_BM > 0).sum()) / max(1, len(gates_BM))
-    return gates_BM.shape[1] > DISPATCH_RATIO * active
+    return gates_BM.shape[1] >= DISPATCH_RATIO * active
 
 
 class Norm(nn.Module):

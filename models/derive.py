@@ -9,6 +9,7 @@ every layer, as the paper does. Modules are numbered as `models.body.gate_column
 """
 
 import ctypes
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from models.costs import CostModel
 
 Array = np.ndarray
 _TOLERANCE = 1e-9
+AT_ONCE = 16  # devices whose combinations are weighed at the same time: 16 x 4096 of them stay in the cache
 
 
 class Infeasible(ValueError):
@@ -56,26 +58,73 @@ def derive_counts(
     Raises:
         Infeasible: not even one module per layer fits.
     """
+    room = _check(base, np.sum(list(price.values()), axis=0), limits, names)
+    (chosen,) = _best_counts(
+        {layer: scores[None] for layer, scores in importance.items()}, price, room[None], limits[None]
+    )
+    return chosen
+
+
+def derive_many(
+    importance: Mapping[str, Array], base: Array, price: Mapping[str, Array], limits: Array, names: Sequence[str]
+) -> list[dict[str, Array] | Infeasible]:
+    """`derive_counts` for D devices at once: ``importance`` is (D, N) per layer, ``limits`` (D, J)."""
+    cheapest = np.sum(list(price.values()), axis=0)
+    out: list[dict[str, Array] | Infeasible] = []
+    rooms = np.zeros_like(limits)
+    for device, limit in enumerate(limits):
+        try:
+            rooms[device] = _check(base, cheapest, limit, names)
+            out.append({})
+        except Infeasible as error:
+            out.append(error)
+    able = np.array([device for device, found in enumerate(out) if isinstance(found, dict)], int)
+    for some in np.array_split(able, max(1, len(able) // AT_ONCE)):
+        scores = {layer: values[some] for layer, values in importance.items()}
+        for device, found in zip(some.tolist(), _best_counts(scores, price, rooms[some], limits[some]), strict=True):
+            out[device] = found
+    return out
+
+
+def _best_counts(
+    importance: Mapping[str, Array], price: Mapping[str, Array], room: Array, limits: Array
+) -> list[dict[str, Array]]:
+    """Of all counts of modules beyond the first of each layer, those that fit and gain most.
+
+    Args:
+        importance: (D, N) per layer; room, limits: (D, J).
+    """
     layers = list(importance)
-    room = _check(base, np.sum([price[layer] for layer in layers], axis=0), limits, names)
-    ranked = {layer: np.argsort(-importance[layer], kind="stable") for layer in layers}
-    # value[k]: importance gained by k modules beyond the first.
-    value = {layer: np.concatenate([[0], np.cumsum(importance[layer][ranked[layer][1:]])]) for layer in layers}
+    ranked = {layer: np.argsort(-importance[layer], axis=1, kind="stable") for layer in layers}
+    value = {}  # (D, N): importance gained by k = 0 ... N - 1 modules beyond the first
+    for layer in layers:
+        rest = np.take_along_axis(importance[layer], ranked[layer][:, 1:], 1)
+        value[layer] = np.concatenate([np.zeros((len(rest), 1)), np.cumsum(rest, axis=1)], axis=1)
     *outer, last = layers
-    grids = np.meshgrid(*[np.arange(len(value[layer])) for layer in outer], indexing="ij")
-    counts = np.stack([g.ravel() for g in grids], axis=1) if outer else np.zeros((1, 0), int)  # (combinations, L - 1)
-    spent = counts @ np.array([price[layer] for layer in outer]) if outer else np.zeros((1, len(room)))
-    left = room - spent
-    slack = _TOLERANCE * np.maximum(1, limits)
-    fits = (left >= -slack).all(axis=1)
+    shape = [importance[layer].shape[1] for layer in outer]
+    counts = np.indices(shape).reshape(len(outer), math.prod(shape))  # every combination in the layers but the last
+    spent = (
+        np.array([price[layer] for layer in outer]).reshape(len(outer), room.shape[1]).T @ counts
+    )  # (J, combinations)
+    gain = np.zeros((len(room), 1))
+    for layer in outer:
+        gain = (gain[:, :, None] + value[layer][:, None, :]).reshape(len(room), -1)
     # With the other counts fixed, the last layer takes as many as the scarcest resource allows.
-    with np.errstate(divide="ignore", invalid="ignore"):
-        most = np.where(price[last] > 0, (left + slack) / price[last], np.inf).min(axis=1)
-    most = np.clip(most, 0, len(value[last]) - 1).astype(int)
-    gain = value[last][most] + sum(value[layer][counts[:, i]] for i, layer in enumerate(outer))
-    best = int(np.where(fits, gain, -np.inf).argmax())
-    chosen = dict(zip(outer, counts[best], strict=True)) | {last: most[best]}
-    return {layer: np.sort(ranked[layer][: 1 + chosen[layer]]) for layer in layers}
+    reach = room + _TOLERANCE * np.maximum(1, limits)
+    most = np.full(gain.shape, float(value[last].shape[1] - 1))
+    for j, each in enumerate(price[last]):
+        left = reach[:, j, None] - spent[j]
+        gain[left < 0] = -np.inf
+        if each > 0:
+            np.minimum(most, left / each, out=most)
+    taken = np.maximum(most, 0).astype(int)
+    gain += np.take_along_axis(value[last], taken, 1)
+    best = gain.argmax(axis=1)
+    out = []
+    for device, at in enumerate(best.tolist()):
+        own = dict(zip(outer, counts[:, at].tolist(), strict=True)) | {last: int(taken[device, at])}
+        out.append({layer: np.sort(ranked[layer][device, : 1 + own[layer]]) for layer in layers})
+    return out
 
 
 def derive_milp(
@@ -140,6 +189,24 @@ def choose(
         price = {layer: np.array(cost.vector[1:]) for layer, cost in costs.module.items()}
         chosen = derive_counts(among, base, price, limits, names)
     return {layer: held[layer][at] for layer, at in chosen.items()}
+
+
+def choose_many(
+    costs: CostModel, importance: Sequence[Mapping[str, Array]], limits: Sequence[Array], names: Sequence[str]
+) -> list[dict[str, Array] | None]:
+    """`choose` for many devices, in one call where modules of a layer cost the same; None where nothing fits."""
+    if not costs.bypass and importance:
+        price = {layer: np.array(cost.vector[1:]) for layer, cost in costs.module.items()}
+        scores = {layer: np.stack([own[layer] for own in importance]) for layer in importance[0]}
+        found = derive_many(scores, np.array(costs.base.vector[1:]), price, np.stack(limits), names)
+        return [None if isinstance(one, Infeasible) else one for one in found]
+    out: list[dict[str, Array] | None] = []
+    for own, limit in zip(importance, limits, strict=True):
+        try:
+            out.append(choose(costs, own, limit, names))
+        except Infeasible:
+            out.append(None)
+    return out
 
 
 def smallest(importance: Mapping[str, Array], held: Mapping[str, Array] | None = None) -> dict[str, Array]:

@@ -12,7 +12,7 @@ import torch
 
 from models.axes import extract
 from models.body import by_axis, columns_coverage
-from models.derive import Infeasible, choose, smallest
+from models.derive import Infeasible, choose, choose_many, smallest
 from models.train import Masking
 from strategies.base import Averaging, Limits, Profile, Task, Update
 
@@ -57,15 +57,23 @@ class ECLM(Averaging):
         state = extract(self.model, self.axes, coverage)
         return Task("modular", coverage, state, epochs, price, masked=self.masked, blend=self.blend)
 
-    def serve(self, profile: Profile, epochs: int) -> Task:
+    def derive_all(self, profiles: Sequence[Profile]) -> list[dict[str, np.ndarray] | None]:
+        """`derive` for many devices in one call; None where it is infeasible."""
+        scores = [p.importance for p in profiles if p.importance is not None]
+        limits = [p.limits.vector for p in profiles if p.limits is not None]
+        return choose_many(self.cloud.modular_costs, scores, limits, Limits.names)
+
+    def serve(self, profile: Profile, epochs: int, derived: Mapping[str, np.ndarray] | None = None) -> Task:
         """A sub-model for use: what fits, or the smallest there is.
 
         With candidates, a device that can do with the modules that it holds goes on with these; any other is sent new
-        ones. Either way it re-selects among them by itself.
+        ones. Either way it re-selects among them by itself. ``derived``: what `derive` gives, where that is known.
         """
         assert profile.importance is not None
         try:
-            modules = profile.held or (self.candidates if self.plan.candidates else self.derive)(profile)
+            modules = profile.held or (
+                self.candidates(profile) if self.plan.candidates else derived or self.derive(profile)
+            )
         except Infeasible:
             modules = smallest(profile.importance)
         task = self._task(modules, epochs)
@@ -86,16 +94,15 @@ class ECLM(Averaging):
         return replace(task, along=along)
 
     def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
-        out = {}
-        for profile in profiles:
-            try:
-                out[profile.device] = self.lesson(profile, self.derive(profile))
-            except Infeasible:
-                continue  # too small to train: it sits the round out
-        return out
+        return {
+            profile.device: self.lesson(profile, modules)
+            for profile, modules in zip(profiles, self.derive_all(profiles), strict=True)
+            if modules is not None  # else too small to train: it sits the round out
+        }
 
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
-        return {p.device: self.serve(p, self.plan.adapt_epochs) for p in profiles}
+        derived = self.derive_all(profiles) if not self.plan.candidates else [None] * len(profiles)
+        return {p.device: self.serve(p, self.plan.adapt_epochs, d) for p, d in zip(profiles, derived, strict=True)}
 
 
 @dataclass

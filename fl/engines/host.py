@@ -4,6 +4,7 @@ import pickle
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ FAILED, DIED = 2, 0  # Flower's error codes for an exception in the ClientApp an
 # small convolutional network a fifth of its time.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",  # `fl.fits.together` has threads, of which one runs at a time
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
     "MALLOC_TOP_PAD_": str(64 << 20),
@@ -90,8 +92,10 @@ class Host:
         return pickle.dumps(self.replies(unpack(job, self.shared)))
 
     def replies(self, messages: list[Message]) -> list[Message]:
-        """The answers of devices that are asked at the same time, without what the fold takes of them."""
-        return [self.reply(message) for message in messages]
+        """The answers of devices that are trained side by side, without what the fold takes of them."""
+        from fl.fits import together
+
+        return together([partial(self.reply, message) for message in messages])  # type: ignore[return-value]
 
     def reply(self, message: Message) -> Message:
         """A device's answer; an exception becomes an error reply, as under Flower."""

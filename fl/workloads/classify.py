@@ -18,11 +18,13 @@ from torch import Tensor
 from fl.clock import BACKWARD
 from fl.config import Settings
 from fl.devices import Shares, Table, shares
+from fl.fits import Fit, fitted
 from fl.offline import prepare as prepare  # the cloud's side
 from fl.store import NotHeld, Store
 from fl.workloads.workload import Order, Scored, Trained
 from fl.world import architectures, recipe, routing, selector, tensors, world
 from models.axes import FULL, Coverage, State, WeightedSum, covered_sizes, extract
+from models.batched import Lesson
 from models.body import Body, columns_coverage
 from models.cloud import ModularModel
 from models.costs import CostModel
@@ -44,15 +46,25 @@ class Part:
 
     Args:
         held: the parameters of everything that it holds.
-        body: the network of what it activates.
+        state: the present parameters of what it activates.
+        body: a network for them, which other devices use too.
+        rate: of the network.
         modules: numbers in the cloud model of the modules activated, per layer, as in `Order.held`.
         inside: where those lie in ``held``.
     """
 
     held: State
+    state: State
     body: Body
+    rate: float
     modules: Mapping[str, np.ndarray]
     inside: Coverage
+
+    def network(self) -> Body:
+        """The network with the present parameters."""
+        self.body.load_state_dict(self.state)
+        self.body.rate = self.rate
+        return self.body
 
     @property
     def active(self) -> dict[str, int]:
@@ -62,9 +74,9 @@ class Part:
     def updated(self) -> State:
         """Everything held, with the present parameters of what is activated."""
         if not self.inside:
-            return self.body.state()
+            return self.state
         whole = WeightedSum(self.body.axes(), self.held)
-        whole.add(self.body.state(), self.inside, 1.0)
+        whole.add(self.state, self.inside, 1.0)
         return whole.finish(self.held)
 
 
@@ -102,11 +114,18 @@ def _load(settings: Settings, order: Order, store: Store, state: State | None) -
     if order.search:
         inside = _path(settings, order, held)
     body = _body(settings, order.architecture, tuple(sorted(covered_sizes(sizes, inside).items())))
-    body.load_state_dict(extract(held, body.axes(), inside))
-    body.rate = order.rate
+    active_state = extract(held, body.axes(), inside) if inside else held
+    if _shapes(active_state) != _shapes(body.state_dict()):  # in a stack it would be everybody's failure
+        raise ValueError("the model does not have the shapes that its sizes call for")
+    part = Part(held, active_state, body, order.rate, modules, inside)
     if order.search:
-        settle(body, samples(settings, order, "train")[0])
-    return Part(held, body, modules, inside)
+        settle(part.network(), samples(settings, order, "train")[0])
+        part.state = body.state()
+    return part
+
+
+def _shapes(state: State) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in state.items()}
 
 
 def _select(settings: Settings, order: Order, store: Store, held: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -234,7 +253,7 @@ def _content(settings: Settings, order: Order, store: Store) -> tuple[dict[str, 
     _fit(settings, trial, store, part, x[~out], y[~out])
     classes = world(settings, order.seed).data.num_classes
     shares = class_shares(settings, trial) if trial.masked == "prior" else None
-    got = score(part.body, x[out], y[out], classes, _gates(settings, trial, store, part, x[out]), shares)
+    got = score(part.network(), x[out], y[out], classes, _gates(settings, trial, store, part, x[out]), shares)
     macs = float(BACKWARD * _costs(settings, "modular").of(part.active).macs * int((~out).sum()) * trial.epochs)
     return (held if got.accuracy >= settings.required_accuracy else {}), macs
 
@@ -242,14 +261,13 @@ def _content(settings: Settings, order: Order, store: Store) -> tuple[dict[str, 
 def train(settings: Settings, order: Order, store: Store, state: State | None) -> Trained:
     """Local epochs on the device's current data, from the state sent or from the model that the device kept."""
     part = _load(settings, order, store, state)
-    before = part.body.state() if settings.upload_change else {}
+    before = part.state
     x, y = samples(settings, order, "train")
     loss = _fit(settings, order, store, part, x, y)
     if order.keep:
         _keep(settings, order, store, part, fresh=state is not None)
-    trained = part.body.state()
-    worth = not settings.upload_change or change(before, trained) >= settings.upload_change
-    return Trained(trained if worth else None, len(x), loss, y.unique().tolist(), part.active)
+    worth = not settings.upload_change or change(before, part.state) >= settings.upload_change
+    return Trained(part.state if worth else None, len(x), loss, y.unique().tolist(), part.active)
 
 
 def evaluate(settings: Settings, order: Order, store: Store, state: State | None) -> Scored:
@@ -263,16 +281,17 @@ def evaluate(settings: Settings, order: Order, store: Store, state: State | None
 
     def measured() -> list[tuple[float, float, float]]:
         """For the current test draw, and the former one where that is asked."""
-        scores = [score(part.body, x, y, classes, g, shares) for (x, y), g in zip(tests, gates, strict=True)]
+        body = part.network()
+        scores = [score(body, x, y, classes, g, shares) for (x, y), g in zip(tests, gates, strict=True)]
         return [(s.accuracy, s.balanced_accuracy, s.loss_sum / max(1, s.samples.sum())) for s in scores]
 
     delivered = adapted = measured()
     x, y = samples(settings, order, "train")
     if order.epochs:
-        before = part.body.state()
+        before = part.state
         _fit(settings, order, store, part, x, y)
         if order.blend < 1:
-            part.body.load_state_dict(blend(before, part.body.state(), order.blend))
+            part.state = blend(before, part.state, order.blend)
         adapted = measured()
     if order.keep:
         _keep(settings, order, store, part, fresh=state is not None)
@@ -316,10 +335,15 @@ def _keep(settings: Settings, order: Order, store: Store, part: Part, fresh: boo
 
 
 def _fit(settings: Settings, order: Order, store: Store, part: Part, x: Tensor, y: Tensor) -> float:
+    """Train the part; the mean loss of the last epoch."""
     shares = None if order.masked == "none" else class_shares(settings, order)
     gates = _gates(settings, order, store, part, x)
-    generator = rng(order.seed, Purpose.TRAIN, order.round, order.device)
-    body = part.body
+    generator, how = rng(order.seed, Purpose.TRAIN, order.round, order.device), recipe(settings)
     if order.rates:
-        body = ordered_dropout(architectures(settings)[order.architecture], body, order.rates, generator)
-    return fit(body, x, y, recipe(settings), order.epochs, generator, gates, shares, order.masked)
+        dropped = ordered_dropout(architectures(settings)[order.architecture], part.network(), order.rates, generator)
+        loss = fit(dropped, x, y, how, order.epochs, generator, gates, shares, order.masked)
+        part.state = part.body.state()
+    else:
+        lesson = Lesson(part.state, x, y, generator, gates, shares)
+        part.state, loss = fitted(Fit(part.body, order.rate, lesson, how, order.epochs, order.masked))
+    return loss

@@ -77,7 +77,7 @@ def test_a_device_takes_a_residual_module_out_of_what_it_holds(
     part = workload._load(settings(residual=True), order, store, sent)
     expected = columns_coverage(whole.sizes, {"block.modules": np.array(chosen)})
     for name, value in extract(body.state(), body.axes(), expected).items():
-        assert torch.equal(part.body.state_dict()[name], value), name
+        assert torch.equal(part.state[name], value), name
     assert part.active == dict(zip(("block.modules", "block.bypass"), active, strict=True))
     assert all(torch.equal(part.updated()[name], value) for name, value in sent.items())
 

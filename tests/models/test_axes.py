@@ -135,6 +135,34 @@ def test_extract_then_merge_restores_the_covered_part_and_nothing_else(value: to
     assert (new[outside] == 9).all()
 
 
+KEPT = [None, [0, 1, 2], [1, 2], [2], [0, 2], [2, 0], []]
+
+
+@pytest.mark.parametrize("rows", KEPT)
+@pytest.mark.parametrize("columns", KEPT)
+@pytest.mark.parametrize("weighed", ["", "out", "in"])
+def test_every_coverage_adds_entry_by_entry(
+    rows: list[int] | None, columns: list[int] | None, weighed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs of indices, others, all, none; one weight or one per index: against a loop over single entries."""
+    monkeypatch.setattr("models.axes.PIECE", 2)  # three entries take two pieces
+    sides = {"out": rows, "in": columns}
+    coverage = {axis: torch.tensor(kept, dtype=torch.long) for axis, kept in sides.items() if kept is not None}
+    at = {axis: kept if kept is not None else [0, 1, 2] for axis, kept in sides.items()}
+    part = 1 + torch.arange(9.0)[: len(at["out"]) * len(at["in"])].reshape(len(at["out"]), len(at["in"]))
+    along = {weighed: 0.5 + torch.arange(len(at[weighed]))} if weighed else {}
+    total = WeightedSum({"w": ("out", "in")}, {"w": torch.zeros(3, 3)})
+    total.add({"w": part}, coverage, 2.0, along)
+    sums, weights = torch.zeros(3, 3, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64)
+    for i, row in enumerate(at["out"]):
+        for k, column in enumerate(at["in"]):
+            weight = 0.5 + {"": 1.5, "out": i, "in": k}[weighed]
+            sums[row, column] += weight * float(part[i, k])
+            weights[row, column] += weight
+    torch.testing.assert_close(total.total["w"], sums)
+    torch.testing.assert_close(total.weight["w"], weights)
+
+
 def test_sizes_are_those_kept_where_the_coverage_names_an_axis() -> None:
     assert covered_sizes({"out": 4, "in": 3}, {"out": torch.tensor([3, 1])}) == {"out": 2, "in": 3}
 

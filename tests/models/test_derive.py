@@ -7,7 +7,7 @@ import pytest
 
 from models.body import columns_coverage
 from models.costs import CostModel
-from models.derive import Infeasible, choose, derive_counts, derive_milp, shift, smallest
+from models.derive import Infeasible, choose, choose_many, derive_counts, derive_many, derive_milp, shift, smallest
 from models.mlp import mlp
 from models.resnet import resnet18
 
@@ -92,6 +92,39 @@ def test_derivation_with_residual_modules_equals_brute_force() -> None:
         counts = {axis: len(kept) for axis, kept in columns_coverage(costs.architecture.sizes, chosen).items()}
         assert (np.array(costs.of(counts).vector[1:]) <= limits).all(), seed
         assert value(scores, chosen) == pytest.approx(best), seed
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_many_devices_at_once_get_what_each_gets_alone(seed: int) -> None:
+    """Forty devices, more than are weighed at a time, some of which nothing fits."""
+    _, base, price, _ = instance(seed)
+    g, sizes = np.random.default_rng(seed), dict(zip(price, (5, 1, 7), strict=False))
+    scores = {layer: g.dirichlet(np.ones(n), 40) for layer, n in sizes.items()}
+    each = (base + sum(price.values())) * g.uniform(0.7, 2.5, (40, 1))
+    together = derive_many(scores, base, price, each, NAMES)
+    assert {type(found) for found in together} == {dict, Infeasible}
+    for device, found in enumerate(together):
+        own = {layer: values[device] for layer, values in scores.items()}
+        try:
+            alone = derive_counts(own, base, price, each[device], NAMES)
+        except Infeasible as error:
+            assert str(found) == str(error)
+            continue
+        assert isinstance(found, dict) and all(np.array_equal(found[layer], alone[layer]) for layer in alone)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_choosing_for_many(cloud_maker, residual: bool) -> None:
+    costs = cloud_maker(residual=residual).modular_costs
+    g, whole = np.random.default_rng(0), np.array(costs.whole.vector[1:])
+    scores = [{"block.modules": g.dirichlet(np.ones(8 + residual))} for _ in range(5)]
+    limits = [whole * share for share in (0.01, 0.6, 0.8, 0.9, 1.0)]
+    found = choose_many(costs, scores, limits, NAMES)
+    assert found[0] is None
+    for own, limit, modules in zip(scores[1:], limits[1:], found[1:], strict=True):
+        expected = choose(costs, own, limit, NAMES)
+        assert modules is not None and np.array_equal(modules["block.modules"], expected["block.modules"])
+    assert choose_many(costs, [], [], NAMES) == []
 
 
 def test_by_hand() -> None:

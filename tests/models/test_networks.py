@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from models.axes import FULL, WeightedSum, covered_sizes, extract
 from models.blocks import ConvBlock, Execution, LinearBlock, Norm, execute, use_dispatch
 from models.body import Architecture, Body, columns_coverage, gate_columns
+from models.cnn import cnn
 from models.mlp import mlp
 from models.modularize import modularize
 from models.nested import width
@@ -17,6 +18,7 @@ from models.selector import Routing
 from models.vgg import vgg16
 
 ARCHITECTURES = {
+    "cnn": cnn((3, 11, 8), 5, width=8),
     "mlp": mlp((20,), 5, width=32),
     "resnet18": resnet18((3, 16, 16), 5, width=16),
     "resnet18-batch": resnet18((3, 16, 16), 5, width=16, norm="batch"),

@@ -1,0 +1,101 @@
+"""pfl-research (Granqvist et al. 2024, arXiv:2404.06430): its simulator.
+
+It goes through a device's samples in the same order in every epoch; here in the order of the others' first epoch.
+"""
+
+import os
+import sys
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("PFL_PYTORCH_DEVICE", "cpu")
+
+from itertools import count
+
+import torch
+import torch.nn.functional as F
+from pfl.aggregate.simulate import SimulatedBackend
+from pfl.algorithm.base import NNAlgorithmParams
+from pfl.algorithm.federated_averaging import FederatedAveraging
+from pfl.callback.base import TrainingProcessCallback
+from pfl.data.dataset import Dataset
+from pfl.data.federated_dataset import FederatedDataset
+from pfl.hyperparam.base import NNTrainHyperParams
+from pfl.metrics import Metrics, Weighted
+from pfl.model.pytorch import PyTorchModel
+
+from experiments.bench.entrants.work import Enough, Turns, Work
+
+
+class Network(torch.nn.Module):
+    """What pfl wants of a model."""
+
+    def __init__(self, work: Work):
+        super().__init__()
+        self.network = work.network()
+
+    def loss(self, x: torch.Tensor, y: torch.Tensor, is_eval: bool = False) -> torch.Tensor:
+        return F.cross_entropy(self.network(x), y)
+
+    def metrics(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, Weighted]:
+        return {"loss": Weighted(float(self.loss(x, y)) * len(y), len(y))}
+
+
+class Pause(TrainingProcessCallback):
+    """The first process asks before every round, and the others wait with it."""
+
+    def __init__(self, turns: Turns | None):
+        self.turns = turns
+
+    def _next(self) -> bool:
+        """Whether to stop."""
+        stop = torch.zeros(1)
+        if self.turns is not None:
+            try:
+                self.turns.next()
+            except Enough:
+                stop += 1
+        if torch.distributed.is_initialized():
+            torch.distributed.broadcast(stop, 0)
+        return bool(stop)
+
+    def on_train_begin(self, *, model: PyTorchModel) -> Metrics:
+        self._next()
+        return Metrics()
+
+    def after_central_iteration(
+        self, aggregate_metrics: Metrics, model: PyTorchModel, *, central_iteration: int
+    ) -> tuple[bool, Metrics]:
+        return self._next(), Metrics()
+
+
+def main(folder: str, to: str) -> None:
+    first = os.environ["RANK"] == "0"
+    turns, work = Turns() if first else None, Work(folder)
+    torch.set_num_threads(1)
+    slots, seen = count(), {}
+
+    def user(slot: int) -> Dataset:
+        round_, at = divmod(slot, work.cohorts.shape[1])
+        device = int(work.cohorts[round_, at])
+        if device not in seen:
+            seen[device] = work.samples(device)
+        order = torch.cat(work.batches(round_, at)[0])
+        return Dataset([values[order] for values in seen[device]])
+
+    network = Network(work)
+    model = PyTorchModel(network, torch.optim.SGD, torch.optim.SGD(network.parameters(), lr=1.0))
+    data = FederatedDataset(user, lambda: next(slots))
+    rounds, cohort = work.cohorts.shape
+    FederatedAveraging().run(
+        NNAlgorithmParams(rounds, evaluation_frequency=10 * rounds, train_cohort_size=cohort, val_cohort_size=0),
+        SimulatedBackend(data, data),
+        model,
+        NNTrainHyperParams(local_num_epochs=work.epochs, local_learning_rate=work.lr, local_batch_size=work.batch_size),
+        callbacks=[Pause(turns)],
+    )
+    if turns is not None:
+        turns.finish(list(network.parameters()), to)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])

@@ -1,0 +1,57 @@
+"""merge: 25 updates of a whole ResNet18 (45 MB each) into a running mean, beside copying them.
+
+Sub-models of half the modules are merged as ECLM does it, each module by its importance.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from statistics import median
+
+import torch
+
+from experiments.bench.table import Options, Table, interleave
+from models.axes import FULL, Coverage, State, WeightedSum, extract
+from models.resnet import resnet18
+
+UPDATES = 25
+DIFFERENT = 3  # updates in memory: they do not fit into a cache
+
+
+def bench(options: Options) -> Table:
+    dense = resnet18((3, 32, 32), 10)
+    modular = dense.modular(16, 16)
+    body, cut = dense.whole(0), modular.whole(0)
+    whole = [body.state() for _ in range(DIFFERENT)]
+    half: Coverage = {layer: torch.arange(0, 16, 2) for layer in cut.layers}
+    parts = [extract(cut.state(), cut.axes(), half) for _ in range(DIFFERENT)]
+    into, alone = body.state(), WeightedSum(body.axes(), body.state())
+    mean = WeightedSum(cut.axes(), cut.state())
+    importance = {layer: torch.full((8,), 0.1) for layer in half}
+
+    def copy() -> None:
+        for k in range(UPDATES):
+            for name, value in whole[k % DIFFERENT].items():
+                into[name].copy_(value)
+
+    def merge(total: WeightedSum, states: Sequence[State], coverage: Coverage, along: Coverage) -> None:
+        for k in range(UPDATES):
+            total.add(states[k % DIFFERENT], coverage, 100.0, along)
+
+    lines = interleave(
+        {
+            "copy": copy,
+            "merge": partial(merge, alone, whole, FULL, {}),
+            "merge of sub-models": partial(merge, mean, parts, half, importance),
+        },
+        options,
+    )
+    sizes = [sum(v.nbytes for v in state.values()) * UPDATES for state in (whole[0], whole[0], parts[0])]
+    for line, size in zip(lines, sizes, strict=True):
+        line.facts = {"GB/s": f"{size / median(line.cpu) / 1e9:.1f}"}
+    share = median(lines[0].cpu) / median(lines[1].cpu)
+    return Table(
+        "Merge of 25 updates of ResNet18 in one process, seconds; GB of updates per second of processor.",
+        "copy",
+        lines,
+        [f"Merging reaches {share:.2f} of the bandwidth of copying."],
+    )

@@ -1,0 +1,136 @@
+"""Trainings that devices ask for, so that those of one process can be trained side by side.
+
+What a device does with a message is a plain function that calls `fitted` for the training in it. `together` lets many
+such functions go on, one at a time, until each is done or waits for its training; then those that are alike are trained
+as one stack (`models.batched`). The outcome is the same as one by one, bit for bit as far as it is there.
+"""
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from models.axes import State
+from models.batched import Lesson, fit_many, stackable
+from models.body import Body
+from models.train import Masking, Recipe, fit
+
+T = TypeVar("T")
+Fitted = tuple[State, float]
+"""The trained state, and the mean training loss of the last epoch."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A training that a device asks for.
+
+    Args:
+        body: a network to do it with; others use it before and after.
+        rate: of the network.
+        lesson: what to start from and to learn from.
+        recipe, epochs, masking: as in `models.train.fit`.
+    """
+
+    body: Body
+    rate: float
+    lesson: Lesson
+    recipe: Recipe
+    epochs: int
+    masking: Masking
+
+    @property
+    def like(self) -> tuple[object, ...]:
+        """Equal for those that fit into one stack."""
+        gated = self.lesson.gates is not None
+        return type(self.body), tuple(self.body.sizes.items()), self.rate, gated, self.recipe, self.epochs, self.masking
+
+
+def make(fits: Sequence[Fit]) -> list[Fitted]:
+    """What comes of fits that are alike."""
+    first = fits[0]
+    body, how = first.body, (first.recipe, first.epochs)
+    body.rate = first.rate
+    if stackable(body):
+        return fit_many(body, [one.lesson for one in fits], *how, first.masking)
+    out = []
+    for lesson in (one.lesson for one in fits):
+        body.load_state_dict(lesson.state)
+        loss = fit(body, lesson.x, lesson.y, *how, lesson.generator, lesson.gates, lesson.shares, first.masking)
+        out.append((body.state(), loss))
+    return out
+
+
+def fitted(asked: Fit) -> Fitted:
+    """What comes of a fit; under `together` it is made along with those of the others."""
+    turn: _Turn | None = getattr(_here, "turn", None)
+    return make([asked])[0] if turn is None else turn.wait(asked)
+
+
+_here = threading.local()
+
+
+class _Turn(Generic[T]):
+    """A call that runs in a thread of its own, and only while whoever lets it `go_on` waits."""
+
+    def __init__(self, call: Callable[[], T]):
+        self.call = call
+        self.done: T | Exception | None = None
+        self.asked: Fit | None = None
+        self.made: Fitted | Exception | None = None
+        self._mine, self._theirs = threading.Semaphore(0), threading.Semaphore(0)
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def go_on(self, made: Fitted | Exception | None = None) -> None:
+        """Returns when the call is done or has asked for a fit; ``made`` is the one that it asked for before."""
+        self.asked, self.made = None, made
+        self._mine.release()
+        self._theirs.acquire()
+
+    def wait(self, asked: Fit) -> Fitted:
+        """In the call's own thread."""
+        self.asked = asked
+        self._theirs.release()
+        self._mine.acquire()
+        if isinstance(self.made, Exception):
+            raise self.made
+        assert self.made is not None
+        return self.made
+
+    def _run(self) -> None:
+        _here.turn = self
+        self._mine.acquire()
+        try:
+            self.done = self.call()
+        except Exception as error:
+            self.done = error
+        self._theirs.release()
+
+
+def together(calls: Sequence[Callable[[], T]]) -> list[T | Exception]:
+    """What each call returns, or the exception that it raised, which does not touch the others."""
+    turns = [_Turn(call) for call in calls]
+    waiting: list[_Turn[T]] = []
+    for turn in turns:
+        turn.go_on()
+        while turn.asked is not None and not stackable(turn.asked.body):  # made at once: others would only be in memory
+            turn.go_on(_try([turn.asked])[0])
+        if turn.asked is not None:
+            waiting.append(turn)
+    while waiting:
+        stacks: dict[tuple[object, ...], list[_Turn[T]]] = defaultdict(list)
+        for turn in waiting:
+            assert turn.asked is not None
+            stacks[turn.asked.like].append(turn)
+        for alike in stacks.values():
+            for turn, made in zip(alike, _try([turn.asked for turn in alike]), strict=True):
+                turn.go_on(made)
+        waiting = [turn for turn in waiting if turn.asked is not None]
+    return [turn.done for turn in turns]  # type: ignore[misc]
+
+
+def _try(fits: Sequence[Fit | None]) -> Sequence[Fitted | Exception]:
+    try:
+        return make(fits)  # type: ignore[arg-type]
+    except Exception as error:
+        return [error] * len(fits)
