@@ -50,14 +50,14 @@ SMALL: Overrides = {
     "lr": 0.003,  # of 0.01 and 0.003 the better one for FedAvg + fine-tuning
     "dense-epochs": 20,
     "modular-epochs": 2,
-    "ability-epochs": 30,
+    "ability-epochs": 12,
     "modules": 8,
     "shrink": 8,
-    "top-k": 8,
+    "top-k": 7,
     "kappa2": 3,
     "weight-decay": 5e-4,
-    "limit-low": 0.42,  # at 0.32 one module per layer fills the memory: at this size activations dominate
-    "limit-high": 0.49,
+    "limit-low": 0.5,  # at 0.32 one module per layer fills the memory: at this size activations dominate
+    "limit-high": 0.6,
 }
 SKEWED: Overrides = {"partition": "m-classes", "drift": "class-swap"}
 # What is not modular is a floor: in VGG16 the first blocks take 63 % of the MACs, in ResNet34 most of the activations.
