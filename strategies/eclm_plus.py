@@ -3,7 +3,8 @@
     prior      a device corrects the logits for its own class shares, in training and in use: it knows its sub-task, and
                need not spend its few samples on learning how often each class occurs (Menon et al. 2021,
                arXiv:2007.07314); classes that it lacks leave the softmax
-    tailored   the ability of modules is enhanced on sub-models as devices get them (`models.tailor`)
+    tailored   the ability of modules is enhanced on sub-models as devices get them, and every layer has a core module
+               that all of them hold (`models.tailor`)
     blend      a device serves the mean of its sub-model as delivered and as adapted (Wortsman et al. 2022,
                arXiv:2109.01903): a hundred samples teach, but they also overwrite
 
