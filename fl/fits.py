@@ -75,7 +75,7 @@ class _Turn(Generic[T]):
 
     def __init__(self, call: Callable[[], T]):
         self.call = call
-        self.done: T | Exception | None = None
+        self.done: T | BaseException | None = None
         self.asked: Fit | None = None
         self.made: Fitted | Exception | None = None
         self._mine, self._theirs = threading.Semaphore(0), threading.Semaphore(0)
@@ -86,6 +86,8 @@ class _Turn(Generic[T]):
         self.asked, self.made = None, made
         self._mine.release()
         self._theirs.acquire()
+        if isinstance(self.done, BaseException) and not isinstance(self.done, Exception):
+            raise self.done  # it is the process that is meant, not the call
 
     def wait(self, asked: Fit) -> Fitted:
         """In the call's own thread."""
@@ -102,7 +104,7 @@ class _Turn(Generic[T]):
         self._mine.acquire()
         try:
             self.done = self.call()
-        except Exception as error:
+        except BaseException as error:
             self.done = error
         self._theirs.release()
 

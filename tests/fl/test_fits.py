@@ -88,3 +88,13 @@ def test_devices_of_different_sizes_of_the_same_method(play: Callable, tmp_path:
     monkeypatch.setattr("fl.grid.AT_ONCE", 1)
     sizes.clear()
     assert play(tmp_path / "apart", strategies="eclm") == together_ and max(sizes) == 1
+
+
+def test_what_ends_the_process_is_raised_where_it_can_end_it() -> None:
+    """A worker that is told to stop while it answers must stop, not wait for an answer that never comes."""
+
+    def stopped() -> Fitted:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        together([partial(device, SMALL, 3), stopped])
