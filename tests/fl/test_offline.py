@@ -54,8 +54,9 @@ def test_progress_names_the_stage(cache: Path) -> None:
         ({"rounds": 9, "drift": "subject", "lr": 0.2, "cohort": 2}, set()),
         ({"kappa1": 2.0, "top-k": 3}, {"modular", "tailored"}),
         ({"residual": True}, {"modular", "tailored"}),
-        ({"ability-epochs": 7}, set(KEYS) - {"early"}),
-        ({"offline-lr": 0.1}, set(KEYS)),
+        ({"ability-epochs": 7}, set(KEYS) - {"early", "split"}),
+        ({"offline-lr": 0.1}, set(KEYS) - {"split"}),
+        ({"dense-epochs": 3}, set(KEYS)),
     ],
 )
 def test_a_setting_moves_only_what_it_decides(changes: dict, touched: set[str]) -> None:

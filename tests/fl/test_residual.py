@@ -10,6 +10,7 @@ from flwr.app import MetricRecord
 
 from fl.adapter import FlowerStrategy
 from fl.config import Settings
+from fl.fleet import Fleet
 from fl.offline import Stage, _keep, address
 from fl.results import read_devices, read_rounds
 from fl.store import Store
@@ -84,7 +85,7 @@ def test_a_device_takes_a_residual_module_out_of_what_it_holds(
 
 @pytest.fixture
 def cloud_side(cloud_maker, plan: Plan) -> FlowerStrategy:
-    return FlowerStrategy(ECLM(cloud_maker(residual=True), plan, 3), "eclm", settings(), fleet=None, run="1")  # type: ignore[arg-type]
+    return FlowerStrategy(ECLM(cloud_maker(residual=True), plan, 3), "eclm", settings(), Fleet([0]), run="1")
 
 
 def test_the_residual_module_is_the_ninth(cloud_side: FlowerStrategy) -> None:

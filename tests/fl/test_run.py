@@ -262,13 +262,16 @@ def test_a_dead_worker_costs_one_device_not_the_round(tmp_path, monkeypatch) -> 
     settings = Settings.parse(SMALL)
     with LocalGrid(settings.flat(), 6, workers=2) as grid:
         monkeypatch.setattr("fl.engines.host.answer", _answer_or_die)
-        hello = [
-            Message(RecordDict({wire.TASK: wire.task_record({"what": "hello"})}), node, "query") for node in range(6)
-        ]
-        replies = list(grid.send_and_receive(hello))
+        replies = list(grid.send_and_receive([_who(node) for node in range(6)]))
     assert [reply.has_error() for reply in replies] == [node == 2 for node in range(6)]
     assert replies[2].error.code == 0
-    assert [int(wire.metrics(r.content)["partition-id"]) for r in replies if not r.has_error()] == [0, 1, 3, 4, 5]
+    assert [int(wire.metrics(r.content)["device"]) for r in replies if not r.has_error()] == [0, 1, 3, 4, 5]
+
+
+def _who(node: int) -> Message:
+    """Asks a device what it can spare."""
+    task = {"what": "limits", "method": "na", "device": node, "seed": 1, "round": 1, "step": 0, "run": "1", "moment": 1}
+    return Message(RecordDict({wire.TASK: wire.task_record(task)}), node, "query")
 
 
 def _answer_or_die(message: Message, context) -> Message:
@@ -312,14 +315,12 @@ def test_nobody_there_is_said_in_time() -> None:
 ORPHANS = """
 import sys, time
 from flwr.app import Message, RecordDict
-from fl import wire
 from fl.config import Settings
 from fl.grid import LocalGrid
 
 if __name__ == "__main__":
     with LocalGrid(Settings().flat(), 4, workers=2) as grid:
-        hello = [Message(RecordDict({wire.TASK: wire.task_record({"what": "hello"})}), n, "query") for n in range(4)]
-        assert not any(reply.has_error() for reply in grid.send_and_receive(hello))
+        list(grid.send_and_receive([Message(RecordDict(), n, "query") for n in range(4)]))
         print(*(hand.worker.process.pid for hand in grid._crew.hands), flush=True)
         time.sleep(60)
 """
