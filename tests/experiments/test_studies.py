@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pytest
-from test_plots import latency_rows, routing_rows, spa_rows, submodel_rows
 
 from experiments.studies import (
     FILE,
@@ -21,6 +20,7 @@ from experiments.studies import (
 )
 from fl.config import Settings
 from fl.results import ResultsError
+from tests.experiments.test_plots import latency_rows, routing_rows, spa_rows, submodel_rows
 
 
 @dataclass(frozen=True)

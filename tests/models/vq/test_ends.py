@@ -72,7 +72,7 @@ def test_a_split_step_is_the_composite_step(small, texts, quantised, head, label
     assert loss == pytest.approx(float(whole.detach()), abs=1e-6)
     composite = gradients(again)
     for name, gradient in gradients(parts).items():
-        torch.testing.assert_close(gradient, composite[name], rtol=1e-5, atol=1e-7, msg=str(name))
+        torch.testing.assert_close(gradient, composite[name], rtol=1e-5, atol=1e-6, msg=str(name))
 
 
 def test_label_sharing_gives_the_same_step(small, texts):
