@@ -11,7 +11,7 @@ from partitions.dataset import Dataset
 from partitions.errors import DataError
 from partitions.root import Root, cache_folder
 from partitions.sources import store
-from partitions.sources.source import Source
+from partitions.sources.source import Shipped
 
 WINDOW = 64  # grid points at 50 Hz: 1.28 s, about as long as a turn or a sit-down
 HOP = 16  # 0.32 s; overlapping windows share a run, and runs never straddle train and test
@@ -20,18 +20,9 @@ PAIRS = ((0, 1), (0, 2), (1, 2), (3, 4), (3, 5), (4, 5))  # axes of one sensor w
 PLACEMENTS = ("phone", "watch")
 
 
-class HarEmbedded(Source):
+class HarEmbedded(Shipped):
     name = "har-embedded"
-
-    def find(self, place: Path) -> Path | None:
-        path = place / "har" / "har.npz"
-        return path if path.is_file() else None
-
-    def remedy(self) -> str:
-        return "it ships with the project, so reinstall it with `pip install .`"
-
-    def fetch(self, place: Path) -> Path:
-        raise DataError(f"{self.name} is not downloaded: {self.remedy()}")
+    file = "har/har.npz"
 
     def load(self, root: Root, image_size: int = 0) -> Dataset:
         """Features of windows, float32 (N, 166), standardised by the train part; a domain is one's phone or watch."""

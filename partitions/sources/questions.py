@@ -1,31 +1,20 @@
 """Questions about 48 encyclopaedia articles, shipped with the project (``data/questions/README.md``): which topic?"""
 
 import json
-from pathlib import Path
 
 import numpy as np
 
 from partitions.dataset import Dataset
-from partitions.errors import DataError
 from partitions.root import Root
-from partitions.sources.source import Source
+from partitions.sources.source import Shipped
 from partitions.sources.texts import strings
 
 
-class Questions(Source):
+class Questions(Shipped):
     """A class is a topic, a domain an article, a group the questions about one paragraph."""
 
     name = "questions"
-
-    def find(self, place: Path) -> Path | None:
-        path = place / "questions" / "questions.jsonl"
-        return path if path.is_file() else None
-
-    def remedy(self) -> str:
-        return "it ships with the project, so reinstall it with `pip install .`"
-
-    def fetch(self, place: Path) -> Path:
-        raise DataError(f"{self.name} is not downloaded: {self.remedy()}")
+    file = "questions/questions.jsonl"
 
     def load(self, root: Root, image_size: int = 0) -> Dataset:
         self.refuse_size(image_size)

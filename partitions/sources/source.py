@@ -45,3 +45,19 @@ class Source(ABC):
     def refuse_size(self, image_size: int) -> None:
         if image_size:
             raise ValueError(f"{self.name} holds no images, so image size must be 0, not {image_size}")
+
+
+class Shipped(Source):
+    """A data set that comes with the project, in one file."""
+
+    file: str  # below the data folder
+
+    def find(self, place: Path) -> Path | None:
+        path = place / self.file
+        return path if path.is_file() else None
+
+    def remedy(self) -> str:
+        return "it ships with the project, so reinstall it with `pip install .`"
+
+    def fetch(self, place: Path) -> Path:
+        raise DataError(f"{self.name} is not downloaded: {self.remedy()}")
