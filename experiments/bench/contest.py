@@ -90,6 +90,19 @@ class Runner:
         self.process.communicate()
 
 
+def take_turns(runners: Sequence[Runner], options: Options) -> None:
+    """Blocks of rounds, each runner one block after the other, so that what disturbs one disturbs all."""
+    for block in range(options.blocks):
+        for runner in runners:
+            options.say(f"block {block + 1} of {options.blocks}: {runner.line.what}")
+            for _ in range(options.rounds):
+                wall, cpu = runner.round()
+                runner.line.wall.append(wall)
+                runner.line.cpu.append(cpu)
+    for runner in runners:
+        runner.end()
+
+
 def contest(title: str, reference: str, exam: Exam, entrants: Sequence[Entrant], options: Options) -> Table:
     """Every entrant does the same rounds; the first is for warming up.
 
@@ -108,15 +121,7 @@ def contest(title: str, reference: str, exam: Exam, entrants: Sequence[Entrant],
             runner.hear()
             runner.round()
             runner.line.start = perf_counter() - runner.began
-        for block in range(options.blocks):
-            for runner in runners:
-                options.say(f"block {block + 1} of {options.blocks}: {runner.line.what}")
-                for _ in range(options.rounds):
-                    wall, cpu = runner.round()
-                    runner.line.wall.append(wall)
-                    runner.line.cpu.append(cpu)
-        for runner in runners:
-            runner.end()
+        take_turns(runners, options)
         found = {runner.line.what: exam.judge(runner.weights) for runner in runners}
     finally:
         for runner in runners:

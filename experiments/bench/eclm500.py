@@ -8,7 +8,7 @@ from statistics import median
 
 import numpy as np
 
-from experiments.bench.contest import Entrant, Runner
+from experiments.bench.contest import Entrant, Runner, take_turns
 from experiments.bench.exam import SEED, Exam
 from experiments.bench.table import Line, Options, Table
 from experiments.catalog.tasks import SKEWED, SMALL
@@ -37,15 +37,7 @@ def bench(options: Options) -> Table:
             options.say(f"{what}: the cloud trains, and a first round")
             runners.append(runner := Runner(Entrant(what, "shares", [method]), Exam(folder, settings), options.scratch))
             runner.hear()
-        for block in range(options.blocks):
-            for runner in runners:
-                options.say(f"block {block + 1} of {options.blocks}: {runner.line.what}")
-                for _ in range(options.rounds):
-                    wall, cpu = runner.round()
-                    runner.line.wall.append(wall)
-                    runner.line.cpu.append(cpu)
-        for runner in runners:
-            runner.end()
+        take_turns(runners, options)
     finally:
         for runner in runners:
             runner.kill()
