@@ -174,6 +174,8 @@ def _add(total: Tensor, value: Tensor, weight: float, piece: Tensor) -> None:
     """``total += weight * value`` by way of ``piece``, which has the precision of ``total`` and stays in the cache."""
     if not (total.is_contiguous() and value.is_contiguous()):
         total.add_(value.to(total.dtype), alpha=weight)
-        return
-    for into, what in zip(total.view(-1).split(len(piece)), value.view(-1).split(len(piece)), strict=True):
-        into.add_(piece[: len(what)].copy_(what), alpha=weight)
+    elif (n := value.numel()) <= PIECE:
+        total.view(-1).add_(piece[:n].copy_(value.view(-1)), alpha=weight)
+    else:
+        for into, what in zip(total.view(-1).split(PIECE), value.view(-1).split(PIECE), strict=True):
+            into.add_(piece[: what.numel()].copy_(what), alpha=weight)

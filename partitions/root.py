@@ -3,6 +3,7 @@
 import os
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from partitions.errors import DataError
@@ -46,7 +47,12 @@ def make(place: Path) -> None:
 
 def cache_folder() -> Path:
     """``$XDG_CACHE_HOME/driftfed``, or that below ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "driftfed"
+    return _cache_folder(os.environ.get("XDG_CACHE_HOME"), os.environ.get("HOME"))
+
+
+@lru_cache(maxsize=1)  # devices ask for it with every message
+def _cache_folder(chosen: str | None, _home: str | None) -> Path:
+    return Path(chosen or Path.home() / ".cache") / "driftfed"
 
 
 def installed() -> Path:

@@ -1,6 +1,6 @@
 """What every device holds at every step: a pure function of (seed, device, step)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -26,12 +26,26 @@ MISMATCH = {
 
 @dataclass(frozen=True)
 class Draw:
-    """Indices into the data set's train and test parts, and how the device sees those samples (`partitions.apply`)."""
+    """Indices into the data set's train and test parts, and how the device sees those samples (`partitions.apply`).
+
+    The test part is drawn when it is asked for: most messages are about training.
+    """
 
     train: np.ndarray
-    test: np.ndarray
-    train_look: Look = ()
-    test_look: Look = ()
+    train_look: Look
+    draw_test: Callable[[], tuple[np.ndarray, Look]]
+
+    @cached_property
+    def _tested(self) -> tuple[np.ndarray, Look]:
+        return self.draw_test()
+
+    @property
+    def test(self) -> np.ndarray:
+        return self._tested[0]
+
+    @property
+    def test_look(self) -> Look:
+        return self._tested[1]
 
 
 @dataclass(frozen=True)
@@ -164,15 +178,17 @@ class World:
 
         The test part follows the current distribution and stays while that does: ``test_samples``, or all there are.
         """
-        state = self._state(device, step)
-        counts = apportion(self.test_samples, state.p, sizes(self._test_cells))
-        test = take(rng(self.seed, Purpose.TEST, device, state.since), self._test_cells, counts)
+        state, event = self._state(device, step), self._event(step)
+
+        def test() -> tuple[np.ndarray, Look]:
+            counts = apportion(self.test_samples, state.p, sizes(self._test_cells))
+            drawn = take(rng(self.seed, Purpose.TEST, device, state.since), self._test_cells, counts)
+            return drawn, self._seen(device, event, 1, drawn, np.ones(len(drawn), bool))
+
         if not self.drift.pictures:
-            return Draw(state.held.copy(), test)
-        event = self._event(step)
+            return Draw(state.held.copy(), (), test)
         seen = [self._seen(device, born, 0, state.held, state.born == born) for born in np.unique(state.born).tolist()]
-        tested = self._seen(device, event, 1, test, np.ones(len(test), bool))
-        return Draw(state.held.copy(), test, sum(seen, ()), tested)
+        return Draw(state.held.copy(), sum(seen, ()), test)
 
     def _seen(self, device: int, event: int, split: int, samples: np.ndarray, chosen: np.ndarray) -> Look:
         """How the ``chosen`` (n,) ones of ``samples`` (n,) look if they entered at ``event``."""

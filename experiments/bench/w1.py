@@ -44,6 +44,7 @@ def fedavg(options: Options, samples: int, epochs: int, batch: int, lr: float, *
             **{"eval-every": rounds, "partition": "iid", "drift": "none", "schedule": "never"},
             **{"samples-min": samples, "samples-max": samples, "local-epochs": epochs, "batch-size": batch},
             **{"optimizer": "sgd", "momentum": 0.0, "clip": 0.0, "lr": lr},
+            "measure-divergence": False,  # of updates, which nobody else measures
             **{"dense-epochs": 0, "modular-epochs": 0, "ability-epochs": 0},
         }
     )

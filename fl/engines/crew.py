@@ -15,6 +15,7 @@ from flwr.app import ArrayRecord, Error, Message
 from fl.engines.host import DIED, Fold, pack
 
 PARTS = 4  # a job is the PARTS-th part of a worker's even share of what is left: few trips, and all finish together
+QUICK_S = 0.2  # a round that takes less is shared out evenly at once: devices trained side by side gain more
 START_S = 180.0  # longest wait for the first worker
 
 
@@ -51,7 +52,7 @@ class Hand:
     """A worker and what it is at.
 
     Args:
-        doing: '' is nothing; job: the messages that it answers.
+        doing: '' is nothing; job: the messages that it answers, since when.
         summed: messages whose answers are in a sum that only this worker has.
         begun: it knows of the present round; knows: the shared records that it has.
     """
@@ -59,6 +60,7 @@ class Hand:
     worker: Worker
     doing: str = "start"
     job: list[Message] = field(default_factory=list)
+    since: float = 0.0
     summed: list[Message] = field(default_factory=list)
     begun: bool = False
     knows: set[int] = field(default_factory=set)
@@ -79,6 +81,7 @@ class Crew(ABC):
         self.size = size
         self.hands: list[Hand] = []
         self.dead = 0  # since anybody answered anything
+        self.pace = math.inf  # seconds that a worker takes for a device, as of the last job
 
     @abstractmethod
     def hire(self) -> Worker:
@@ -122,6 +125,8 @@ class _Round:
     def __init__(self, crew: Crew, messages: Sequence[Message], fold: Fold | None, heard: Callable[[], None] | None):
         self.crew, self.fold, self.heard = crew, fold, heard
         self.todo = deque(messages)
+        even = math.ceil(len(messages) / crew.size)
+        self.least = even if even * crew.pace < QUICK_S else 0
         self.alone: deque[Message] = deque()  # in the hands of a worker that died: asked again, one by one
         self.deaths: Counter[str] = Counter()
         self.answers: dict[str, Message] = {}
@@ -163,8 +168,8 @@ class _Round:
 
     def _next(self) -> list[Message]:
         if self.todo:
-            size = math.ceil(len(self.todo) / self.crew.size / PARTS)
-            return [self.todo.popleft() for _ in range(size)]
+            size = self.least or math.ceil(len(self.todo) / self.crew.size / PARTS)
+            return [self.todo.popleft() for _ in range(min(size, len(self.todo)))]
         return [self.alone.popleft()] if self.alone else []
 
     def _give(self, hand: Hand, job: list[Message]) -> None:
@@ -174,7 +179,7 @@ class _Round:
         packed, used = pack(job, self.keys)
         for key in used - self.handles.keys():
             self.handles[key] = self.crew.put(pickle.dumps(self.records[key]))
-        hand.job = job
+        hand.job, hand.since = job, time.monotonic()
         hand.ask("work", blank, packed, {key: self.handles[key] for key in used - hand.knows})
         hand.knows |= used
 
@@ -192,6 +197,7 @@ class _Round:
         elif done == "work":
             self.crew.dead = 0
             self.answers |= {reply.metadata.reply_to_message_id: reply for reply in pickle.loads(result)}
+            self.crew.pace = (time.monotonic() - hand.since) / len(hand.job)
             if self.fold is not None:
                 hand.summed += hand.job
             if self.heard:

@@ -267,7 +267,7 @@ def train(settings: Settings, order: Order, store: Store, state: State | None) -
     if order.keep:
         _keep(settings, order, store, part, fresh=state is not None)
     worth = not settings.upload_change or change(before, part.state) >= settings.upload_change
-    return Trained(part.state if worth else None, len(x), loss, y.unique().tolist(), part.active)
+    return Trained(part.state if worth else None, len(x), loss, np.unique(y.numpy()).tolist(), part.active)
 
 
 def evaluate(settings: Settings, order: Order, store: Store, state: State | None) -> Scored:

@@ -9,8 +9,6 @@ import sys
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("PFL_PYTORCH_DEVICE", "cpu")
 
-from itertools import count
-
 import torch
 import torch.nn.functional as F
 from pfl.aggregate.simulate import SimulatedBackend
@@ -72,10 +70,13 @@ def main(folder: str, to: str) -> None:
     first = os.environ["RANK"] == "0"
     turns, work = Turns() if first else None, Work(folder)
     torch.set_num_threads(1)
-    slots, seen = count(), {}
+    seen = {}
+    # Every process is asked for its own users alone, with numbers of pfl's that run apart where cohorts do not divide.
+    mine = range(int(os.environ["RANK"]), work.cohorts.shape[1], int(os.environ["WORLD_SIZE"]))
+    turn = ((round_, at) for round_ in range(len(work.cohorts)) for at in mine)
 
-    def user(slot: int) -> Dataset:
-        round_, at = divmod(slot, work.cohorts.shape[1])
+    def user(_: int) -> Dataset:
+        round_, at = next(turn)
         device = int(work.cohorts[round_, at])
         if device not in seen:
             seen[device] = work.samples(device)
@@ -84,7 +85,7 @@ def main(folder: str, to: str) -> None:
 
     network = Network(work)
     model = PyTorchModel(network, torch.optim.SGD, torch.optim.SGD(network.parameters(), lr=1.0))
-    data = FederatedDataset(user, lambda: next(slots))
+    data = FederatedDataset(user, lambda: 0)
     rounds, cohort = work.cohorts.shape
     FederatedAveraging().run(
         NNAlgorithmParams(rounds, evaluation_frequency=10 * rounds, train_cohort_size=cohort, val_cohort_size=0),

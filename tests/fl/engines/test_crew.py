@@ -136,11 +136,23 @@ def test_workers_that_die_whatever_they_do_end_the_run() -> None:
         Objects(2, Plan(Counter(dict.fromkeys(range(30), 9)))).share_out(messages(30), None)
 
 
-def test_jobs_shrink_so_that_all_finish_together() -> None:
-    """25 messages and 2 workers: an eighth of what is left each time, rounded up."""
+@pytest.mark.parametrize(
+    ("quick", "jobs"),
+    [
+        (0.0, [4, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1]),  # an eighth of what is left each time, rounded up
+        (1e9, [13, 12]),  # at once, as soon as it is known that a round is quick
+    ],
+)
+def test_jobs_shrink_so_that_all_finish_together(
+    monkeypatch: pytest.MonkeyPatch, quick: float, jobs: list[int]
+) -> None:
+    """25 messages and 2 workers."""
+    monkeypatch.setattr("fl.engines.crew.QUICK_S", quick)
     plan = Plan()
-    Objects(2, plan).share_out(messages(25), None)
-    assert plan.jobs == [4, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1]
+    crew = Objects(2, plan)
+    crew.share_out(messages(1), None)
+    crew.share_out(messages(25), None)
+    assert plan.jobs == [1, *jobs]
 
 
 def test_what_all_are_sent_reaches_each_worker_once_a_round() -> None:
