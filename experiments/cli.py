@@ -18,7 +18,7 @@ from experiments.catalog import EXPERIMENTS, SCALES, VIEWS, Experiment, View
 from experiments.deploy.commands import app as deploy_app
 from experiments.deploy.identity import DeployError
 from experiments.hermetic import FlowerRunFailed
-from experiments.launch import ENGINES, default_workers, launch, launch_study, progress_bar
+from experiments.launch import ENGINES, launch, launch_study, progress_bar
 from experiments.options import Changes, changes_of
 from experiments.plots import PLOTS
 from experiments.plots.drift import drift as draw_drift
@@ -32,6 +32,7 @@ from experiments.studies import FILE, STUDIES, read_study, summarize_study
 from experiments.summary import summarize, write_summary
 from fl.config import Settings, SettingsError
 from fl.engines.crew import EngineFailed
+from fl.grid import cores
 from fl.privacy import epsilon
 from fl.results import ResultsError, atomic_write, csv_text, read_config, read_rounds
 from fl.run import Event
@@ -219,7 +220,7 @@ def bench(
     for name in names or ():
         with console.status(name) as status, tempfile.TemporaryDirectory(prefix="driftfed-bench-") as scratch:
             said = partial(_say, status, name)
-            table = find(name).bench(Options(blocks, rounds, workers or default_workers(), Path(scratch), said))
+            table = find(name).bench(Options(blocks, rounds, workers or cores(), Path(scratch), said))
         table.write(out, name)
         console.print(table.markdown(), markup=False, highlight=False, soft_wrap=True)
 

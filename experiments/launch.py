@@ -1,12 +1,12 @@
 """Run the settings of an experiment on an engine, with progress."""
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from rich.console import Console
@@ -20,12 +20,14 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from experiments.deploy.loopback import loopback_run
 from experiments.hermetic import flwr_run
 from experiments.studies import Study, StudyResults
 from fl.config import Settings
-from fl.grid import LocalGrid, OwnGrid
+from fl.grid import LocalGrid, OwnGrid, cores
+from fl.results import Row
 from fl.run import Event, complete, open_results, run
 from fl.workloads import find
 from strategies import STRATEGIES
@@ -108,21 +110,22 @@ def _check(settings: Sequence[Settings]) -> None:
 def progress_bar(console: Console, unit: str) -> Progress:
     """A bar with the time that is left, counting in ``unit``."""
     columns = (
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-        TextColumn(unit), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        SpinnerColumn(), TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True)),
+        BarColumn(bar_width=12), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TextColumn("left"),
+        TimeRemainingColumn(),
     )  # fmt: skip
-    return Progress(*columns, console=console, transient=not console.is_terminal)
+    return Progress(*columns, console=console, expand=True, transient=not console.is_terminal)
 
 
 def _local(order: Launch) -> None:
-    workers = order.workers or default_workers()
+    workers = order.workers or cores()
     _own(order, lambda s: LocalGrid(s.flat(), s.devices, workers))
 
 
 def _ray(order: Launch) -> None:
     from fl.engines.actors import RayGrid, connected  # takes a second
 
-    workers = order.workers or (0 if order.address else default_workers())
+    workers = order.workers or (0 if order.address else cores())
     with connected(workers, order.address):
         _own(order, lambda s: RayGrid(s.flat(), s.devices, workers))
 
@@ -134,14 +137,14 @@ def _own(order: Launch, grid_for: Callable[[Settings], OwnGrid]) -> None:
         with open_results(order.settings, order.out, order.overwrite) as results:
             for s in order.settings:
                 with grid_for(s) as grid:
-                    run(s, grid, results, partial(order.observe, s.setting))
+                    run(s, grid, results, partial(order.observe, s.setting, of=grid))
     finally:
         torch.set_num_threads(threads)
 
 
 def _flower(order: Launch, start: Callable[..., None] = flwr_run) -> None:
     """A `flwr run` for each of the settings, as ``start`` does it."""
-    settings, out, workers = order.settings, order.out, order.workers or default_workers()
+    settings, out, workers = order.settings, order.out, order.workers or cores()
 
     def echo(line: str) -> None:
         order.console.print(line, style="dim", markup=False, highlight=False)
@@ -164,18 +167,55 @@ ENGINES: dict[str, Callable[[Launch], None]] = {
     "flower": _flower,
     "loopback": partial(_flower, start=loopback_run),
 }
-Observe = Callable[[str, Event], None]
+
+
+class Observe(Protocol):
+    """Shows what happens; ``of``: the grid that it happens on, if it is ours."""
+
+    def __call__(self, setting: str, event: Event, of: OwnGrid | None = None) -> None: ...
+
+
+@dataclass
+class Pace:
+    """How fast rounds go, since the first.
+
+    Args:
+        devices: trained or scored; seconds: of the rounds; trained_s: of that, spent on training by one of the workers.
+        counted: of ``grid``, the one in use.
+    """
+
+    devices: int = 0
+    seconds: float = 0.0
+    trained_s: float = 0.0
+    grid: OwnGrid | None = None
+    counted: float = 0.0
+
+    def add(self, row: Row, grid: OwnGrid | None) -> None:
+        self.devices += row.devices + row.evaluated
+        self.seconds += row.wall_s
+        if grid is not self.grid:
+            self.grid, self.counted = grid, 0.0
+        if grid is not None:
+            self.trained_s += (grid.trained_s - self.counted) / grid.size
+            self.counted = grid.trained_s
+
+    def __str__(self) -> str:
+        if not self.seconds:
+            return ""
+        share = f", {1 - self.trained_s / self.seconds:.0%} not training" if self.trained_s else ""
+        return f"{self.devices / self.seconds:.0f} devices/s{share}"
 
 
 @contextmanager
 def _progress(settings: Sequence[Settings], console: Console) -> Iterator[Observe]:
-    """A bar over all rounds of all runs, with the time that is left and the latest scores."""
+    """A bar over all rounds of all runs, with the time that is left, the pace and the latest scores."""
     total = sum(s.rounds * len(s.methods) * len(s.seed_list) for s in settings)
     done: dict[tuple[str, int, str], int] = {}
+    pace = Pace()
     with progress_bar(console, "rounds") as progress:
         bar: TaskID = progress.add_task("starting", total=total)
 
-        def observe(setting: str, event: Event) -> None:
+        def observe(setting: str, event: Event, of: OwnGrid | None = None) -> None:
             where = f"{setting}  seed {event.seed}"
             if event.kind == "offline":
                 progress.update(bar, description=f"{where}  cloud: {event.what} {event.at + 1}/{event.of}")
@@ -185,12 +225,17 @@ def _progress(settings: Sequence[Settings], console: Console) -> Iterator[Observ
             if event.kind == "resumed":
                 console.print(f"{where}  {event.what}: goes on after round {event.at}", style="dim")
             done[setting, event.seed, event.what] = event.at
-            progress.update(bar, description=f"{where}  {event.what}", completed=sum(done.values()))
+            if event.rows:
+                pace.add(event.rows[0], of)
+            what = f"{where}  {event.what}  {pace}"
+            progress.update(bar, description=what, completed=sum(done.values()))
             if event.rows and event.rows[0].evaluated:
                 scores = "   ".join(f"{row.method} {100 * row.accuracy_mean:5.1f} %" for row in event.rows)
                 console.print(f"{where}  round {event.at:>3}/{event.of}  {scores}", highlight=False)
 
         yield observe
+        if pace.devices:
+            console.print(f"{pace.devices} devices trained or scored in {pace.seconds:.0f} s: {pace}", style="dim")
 
 
 @contextmanager
@@ -216,8 +261,3 @@ def _following(settings: Settings, out: Path, observe: Observe) -> Iterator[None
     finally:
         stop.set()
         thread.join()
-
-
-def default_workers() -> int:
-    """One process per core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -23,7 +23,7 @@ from strategies import STRATEGIES
 # Keys that name where things lie or what is looked at, not what is computed.
 ELSEWHERE = frozenset(
     """
-    experiment setting strategies seeds out overwrite data-root state-root per-device timeout-s placement
+    experiment setting strategies seeds out overwrite data-root state-root per-device timeout-s placement engine workers
     """.split()
 )
 
@@ -48,6 +48,11 @@ class Settings(BaseModel):
     overwrite: bool = Field(False, description="start the folder anew if it holds results of another configuration")
     data_root: str = Field("", description="folder of the data sets; empty: see `python -m experiments data where`")
     state_root: str = Field("", description="folder where devices keep models of their own; empty: the cache folder")
+    engine: Literal["flower", "local"] = Field(
+        "flower",
+        description="who stands in for devices: flower: the SuperNodes; local: processes of the ServerApp, far faster",
+    )
+    workers: int = Field(0, ge=0, description="processes of engine local; 0: one per core")
     per_device: bool = Field(False, description="also write devices.csv, one row per scored device")
 
     # What devices do
@@ -249,6 +254,8 @@ class Settings(BaseModel):
             raise ValueError("update-noise hides an update of bounded norm only; set update-clip, e.g. 1.0")
         if self.update_noise and self.upload_change:
             raise ValueError("upload-change tells how much an update changed, update-noise hides it; use one of them")
+        if self.engine == "local" and self.placement == "own":
+            raise ValueError("engine = 'local' stands in for devices; with placement = 'own' they are there themselves")
         if self.top_k > self.modules:
             raise ValueError(f"top-k = {self.top_k} is more than there are modules per layer ({self.modules})")
         return self

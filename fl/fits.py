@@ -6,6 +6,7 @@ as one stack (`models.batched`). The outcome is the same as one by one, bit for 
 """
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -109,14 +110,20 @@ class _Turn(Generic[T]):
         self._theirs.release()
 
 
-def together(calls: Sequence[Callable[[], T]]) -> list[T | Exception]:
-    """What each call returns, or the exception that it raised, which does not touch the others."""
+def together(
+    calls: Sequence[Callable[[], T]], spent: Callable[[float], None] = lambda seconds: None
+) -> list[T | Exception]:
+    """What each call returns, or the exception that it raised, which does not touch the others.
+
+    Args:
+        spent: is told the seconds that each stack of trainings took.
+    """
     turns = [_Turn(call) for call in calls]
     waiting: list[_Turn[T]] = []
     for turn in turns:
         turn.go_on()
         while turn.asked is not None and not stackable(turn.asked.body):  # made at once: others would only be in memory
-            turn.go_on(_try([turn.asked])[0])
+            turn.go_on(_try([turn.asked], spent)[0])
         if turn.asked is not None:
             waiting.append(turn)
     while waiting:
@@ -125,14 +132,17 @@ def together(calls: Sequence[Callable[[], T]]) -> list[T | Exception]:
             assert turn.asked is not None
             stacks[turn.asked.like].append(turn)
         for alike in stacks.values():
-            for turn, made in zip(alike, _try([turn.asked for turn in alike]), strict=True):
+            for turn, made in zip(alike, _try([turn.asked for turn in alike], spent), strict=True):
                 turn.go_on(made)
         waiting = [turn for turn in waiting if turn.asked is not None]
     return [turn.done for turn in turns]  # type: ignore[misc]
 
 
-def _try(fits: Sequence[Fit | None]) -> Sequence[Fitted | Exception]:
+def _try(fits: Sequence[Fit | None], spent: Callable[[float], None]) -> Sequence[Fitted | Exception]:
+    began = time.perf_counter()
     try:
         return make(fits)  # type: ignore[arg-type]
     except Exception as error:
         return [error] * len(fits)
+    finally:
+        spent(time.perf_counter() - began)

@@ -43,9 +43,15 @@ class OwnGrid(Grid):
     ):
         self.run_config, self.nodes, self.on_reply = run_config, nodes, on_reply
         self.run_id = run_id if run_id is not None else int.from_bytes(os.urandom(6))
+        self.trained_s = 0.0  # that devices' trainings took so far, summed over the workers
         self._crew: Crew | None = None
         self._mailbox: dict[str, Message] = {}
         identify(self.run_id)
+
+    @property
+    def size(self) -> int:
+        """How many processes stand in for devices."""
+        return self._crew.size if self._crew else 1
 
     def __enter__(self) -> Self:
         return self
@@ -100,7 +106,9 @@ class OwnGrid(Grid):
         self._crew = self._crew or self._hire()
         if self._crew is None:
             return self._alone(messages, fold)
+        before = self._crew.trained_s
         replies = self._crew.share_out(messages, fold, self.on_reply)
+        self.trained_s += self._crew.trained_s - before
         return [replies[message.metadata.message_id] for message in messages]
 
     def _alone(self, messages: list[Message], fold: Fold | None) -> list[Message]:
@@ -111,6 +119,7 @@ class OwnGrid(Grid):
             if self.on_reply:
                 for _ in messages[at : at + AT_ONCE]:
                     self.on_reply()
+        self.trained_s += here.trained_s
         return replies
 
     @property
@@ -120,6 +129,11 @@ class OwnGrid(Grid):
     @abstractmethod
     def _hire(self) -> Crew | None:
         """The workers; None to do without."""
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class LocalGrid(OwnGrid):

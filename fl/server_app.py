@@ -5,6 +5,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its absence is a FutureWarning of Ray
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from logging import INFO
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
 from fl.config import Settings
+from fl.grid import LocalGrid, cores
 from fl.run import Event, open_results, run
 
 app = ServerApp()
@@ -38,12 +41,25 @@ def out_folder(settings: Settings, run_id: int) -> Path:
     return Path.home() / "driftfed-results" / f"{settings.experiment}-{run_id}"
 
 
+@contextmanager
+def _engine(settings: Settings, grid: Grid, run_id: int) -> Iterator[Grid]:
+    """Who the messages go to."""
+    if settings.engine == "flower":
+        yield grid
+    else:
+        with LocalGrid(settings.flat(), settings.devices, settings.workers or cores(), run_id) as own:
+            yield own
+
+
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Entry point of `flwr run`."""
     settings = Settings.parse(context.run_config)
     out = out_folder(settings, context.run_id)
-    with open_results([settings], out, settings.overwrite) as results:
+    with (
+        open_results([settings], out, settings.overwrite) as results,
+        _engine(settings, grid, context.run_id) as engine,
+    ):
         log(INFO, "results: %s", out)
-        run(settings, grid, results, report)
+        run(settings, engine, results, report)
     log(INFO, "done: %s", out / "rounds.csv")

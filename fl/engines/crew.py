@@ -82,6 +82,7 @@ class Crew(ABC):
         self.hands: list[Hand] = []
         self.dead = 0  # since anybody answered anything
         self.pace = math.inf  # seconds that a worker takes for a device, as of the last job
+        self.trained_s = 0.0  # that workers spent on training
 
     @abstractmethod
     def hire(self) -> Worker:
@@ -196,7 +197,9 @@ class _Round:
             hand.summed = []
         elif done == "work":
             self.crew.dead = 0
-            self.answers |= {reply.metadata.reply_to_message_id: reply for reply in pickle.loads(result)}
+            replies, trained_s = pickle.loads(result)
+            self.answers |= {reply.metadata.reply_to_message_id: reply for reply in replies}
+            self.crew.trained_s += trained_s
             self.crew.pace = (time.monotonic() - hand.since) / len(hand.job)
             if self.fold is not None:
                 hand.summed += hand.job

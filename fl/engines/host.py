@@ -61,6 +61,7 @@ class Host:
         answer: calls the ClientApp.
         fold: takes the answers of this round; blank: makes a new one when its part was sent home.
         shared: records of this round that several messages hold.
+        trained_s: seconds that trainings took.
     """
 
     run_id: int
@@ -70,6 +71,7 @@ class Host:
     fold: Fold | None = None
     blank: bytes = b""
     shared: dict[int, ArrayRecord] = field(default_factory=dict)
+    trained_s: float = 0.0
 
     def start(self) -> None:
         """Once per worker, before anything else."""
@@ -78,7 +80,7 @@ class Host:
         identify(self.run_id)
 
     def work(self, blank: bytes | None, job: bytes, fresh: Mapping[int, bytes]) -> bytes:
-        """Answer messages.
+        """Answer messages. Returns the pickle of the answers and of the seconds that were spent on training.
 
         Args:
             blank: begins a round; the pickle of its empty fold.
@@ -89,13 +91,18 @@ class Host:
             self.blank, self.fold = blank, pickle.loads(blank)
             self.shared.clear()
         self.shared |= {key: pickle.loads(record) for key, record in fresh.items()}
-        return pickle.dumps(self.replies(unpack(job, self.shared)))
+        before = self.trained_s
+        replies = self.replies(unpack(job, self.shared))
+        return pickle.dumps((replies, self.trained_s - before))
 
     def replies(self, messages: list[Message]) -> list[Message]:
         """The answers of devices that are trained side by side, without what the fold takes of them."""
         from fl.fits import together
 
-        return together([partial(self.reply, message) for message in messages])  # type: ignore[return-value]
+        return together([partial(self.reply, message) for message in messages], self._spent)  # type: ignore[return-value]
+
+    def _spent(self, seconds: float) -> None:
+        self.trained_s += seconds
 
     def reply(self, message: Message) -> Message:
         """A device's answer; an exception becomes an error reply, as under Flower."""

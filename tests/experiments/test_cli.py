@@ -32,13 +32,13 @@ def without_clock(path: Path) -> list[str]:
 
 
 def test_all_engines_write_the_same_csv(tmp_path: Path) -> None:
-    """One real `flwr run` with two Ray actors, our two Ray actors, two worker processes, and none.
+    """A real `flwr run` with two Ray actors, one with our workers, our two Ray actors, two worker processes, and none.
 
     Sums are made in another order each time, in double precision: what is trained differs in a last bit at most.
     """
     outs = {}
     engines = {"flower": ["--engine", "flower"], "two": ["--workers", "2"], "one": ["--workers", "1"]}
-    engines["ray"] = ["--engine", "ray", "--workers", "2"]
+    engines |= {"ray": ["--engine", "ray", "--workers", "2"], "inside": ["--engine", "flower", "--set", "engine=local"]}
     for name, options in engines.items():
         outs[name] = tmp_path / name
         done = experiments("run", "main", "--scale", "smoke", *SMALL.split(), "--out", str(outs[name]), *options)
@@ -46,7 +46,7 @@ def test_all_engines_write_the_same_csv(tmp_path: Path) -> None:
         assert (outs[name] / "figure.png").stat().st_size > 10_000
         assert "eclm" in (outs[name] / "summary.csv").read_text()
     tables = {name: read_rounds(out).drop(columns="wall_s") for name, out in outs.items()}
-    for name in ("flower", "two", "ray"):
+    for name in ("flower", "inside", "two", "ray"):
         pd.testing.assert_frame_equal(tables[name], tables["one"], rtol=1e-6, obj=name)
     assert len(tables["one"]) == 2 * 11
 

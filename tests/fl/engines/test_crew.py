@@ -72,7 +72,7 @@ class Object(Worker):
             self.left = getattr(self.host, verb)(*args)
             if verb == "work":
                 assert self.left is not None
-                self.plan.jobs.append(len(pickle.loads(self.left)))
+                self.plan.jobs.append(len(pickle.loads(self.left)[0]))
         except KeyboardInterrupt:
             self.left = None
 
