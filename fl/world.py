@@ -78,12 +78,20 @@ def tensors(data: Dataset, split: str, indices: np.ndarray | slice = slice(None)
 
 
 def hyper(settings: Settings) -> dict[str, int | str]:
-    """The hyper-parameters of the dense model; what is left out takes the model's own default."""
+    """The hyper-parameters of the dense model; what is left out takes the model's own default.
+
+    Raises:
+        SettingsError: it has no stages to choose.
+    """
     own: dict[str, int | str] = {"width": settings.width} if settings.width else {}
     if _convolves(settings):
         own["norm"] = settings.norm
         if settings.module_layers:
             own["layers"] = settings.module_layers
+    elif settings.module_layers:
+        raise SettingsError(
+            f"module-layers chooses stages of a convolutional model, model = '{settings.model}' has none"
+        )
     return own
 
 

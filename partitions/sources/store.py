@@ -24,9 +24,20 @@ def holds(place: Path, name: str) -> bool:
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays by name, mapped read-only, and the facts written beside them."""
-    arrays = {file.stem: np.load(file, mmap_mode="r") for file in sorted(path.glob("*.npy"))}
-    return arrays, json.loads((path / ABOUT).read_text())
+    """Arrays by name, mapped read-only, and the facts written beside them.
+
+    Raises:
+        DataError: a file is torn, or not what it should be.
+    """
+    arrays = {}
+    try:
+        for file in sorted(path.glob("*.npy")):
+            arrays[file.stem] = np.load(file, mmap_mode="r")
+        return arrays, json.loads((file := path / ABOUT).read_text())
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{file} cannot be read ({str(error).splitlines()[0]}): delete {path}, and fetch or import the data again"
+        ) from error
 
 
 def write(place: Path, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Path:

@@ -12,7 +12,8 @@ def test_samples_that_cannot_be_shrunk_are_a_mistake_of_the_settings() -> None:
 
 
 def test_a_model_is_given_only_what_it_knows_and_what_was_set() -> None:
-    assert hyper(Settings(model="mlp", module_layers=2)) == {}
+    with pytest.raises(SettingsError, match="^module-layers chooses stages .* 'mlp' has none$"):
+        hyper(Settings(model="mlp", module_layers=2))
     assert hyper(Settings(model="mlp", width=32)) == {"width": 32}
     assert hyper(Settings(model="vgg16")) == {"norm": "group"}
     assert hyper(Settings(model="resnet18", width=8, norm="batch", module_layers=2)) == {

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import os
 import pickle
 import struct
 import tarfile
@@ -172,6 +173,21 @@ def test_a_size_that_does_not_divide(alone, size):
 def test_shrink_by_hand():
     x = np.array([[0, 2, 10, 10], [4, 6, 10, 11], [255, 255, 0, 0], [255, 255, 0, 1]], np.uint8)
     assert images.shrink(x[None, None], 2).tolist() == [[[[3, 10], [255, 0]]]]
+
+
+@pytest.mark.parametrize(("file", "content"), [("x.npy", b"junk"), ("x.npy", b""), ("about.json", b"{")])
+def test_a_torn_file_is_one_sentence_that_names_it(tmp_path, file, content):
+    place = store.write(tmp_path, "toy", {"x": np.zeros(3)}, {})
+    (place / file).write_bytes(content)
+    with pytest.raises(DataError, match=rf"{file} cannot be read .*: delete .*toy, and fetch or import"):
+        store.read(place)
+
+
+def test_a_file_that_was_cut_off_is_noticed(tmp_path):
+    place = store.write(tmp_path, "toy", {"x": np.zeros(300)}, {})
+    os.truncate(place / "x.npy", 1000)
+    with pytest.raises(DataError, match=r"x.npy cannot be read"):
+        store.read(place)
 
 
 def test_the_slower_of_two_writers_gives_way(alone):
