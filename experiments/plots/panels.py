@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.plots.style import Look, key
 
-LEGEND_IN, PER_ROW = 0.3, 7
+LEGEND_IN, ENTRY_IN, LETTER_IN = 0.3, 0.6, 0.075  # height of a row; width of an entry, and of a letter of its name
 
 
 def grid(
@@ -24,9 +24,11 @@ def grid(
     """
     columns = max(1, min(columns, len(names)))
     rows = max(1, math.ceil(len(names) / columns))
-    legend_rows = math.ceil(len(looks) / PER_ROW)
+    width = max(5.0, columns * size[0])
+    per_row = max(1, int(width / (ENTRY_IN + LETTER_IN * max(map(len, looks), default=0))))
+    legend_rows = math.ceil(len(looks) / per_row)
     legend = LEGEND_IN * legend_rows
-    width, height = max(5.0, columns * size[0]), rows * size[1] + legend
+    height = rows * size[1] + legend
     room = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1, rect=(0, 0, 1, 1 - legend / height))
     figure = Figure(figsize=(width, height), layout=room)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
