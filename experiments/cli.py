@@ -29,7 +29,7 @@ from experiments.soak import Load
 from experiments.soak import soak as endure
 from experiments.spa import chat, spa_app
 from experiments.studies import FILE, STUDIES, read_study, summarize_study
-from experiments.summary import summarize, write_summary
+from experiments.summary import in_order, summarize, write_summary
 from fl.config import Settings, SettingsError
 from fl.engines.crew import EngineFailed
 from fl.grid import cores
@@ -268,7 +268,7 @@ def _finish(folder: Path, asked: str = "") -> None:
         rows = read_study(folder, study)
         summary = summarize_study(rows, study, experiment.paper)
     else:
-        rows = read_rounds(folder)
+        rows = in_order(read_rounds(folder), read_config(folder)["methods"])
         experiment = EXPERIMENTS.get(str(rows["experiment"].iloc[0]) if len(rows) else "", OTHER)
         summary = summarize(rows, experiment.paper, experiment.sweep)
     write_summary(folder, summary)

@@ -62,6 +62,15 @@ Line = tuple[str | float, ...]  # cells of `COLUMNS`
 Paper = Mapping[tuple[str, str], Mapping[str, float]]  # {(setting, method): {metric: value}}
 
 
+def in_order(rounds: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """The rows by setting, as they came, and by method, as ``methods`` has them: some may have been added later."""
+    place = {method: at for at, method in enumerate(methods)}
+    keys = {"setting": dict(zip(rounds["setting"].unique(), range(len(rounds)), strict=False)), "method": place}
+    return rounds.sort_values(
+        ["setting", "method"], key=lambda column: column.map(keys[column.name]), kind="stable", ignore_index=True
+    )
+
+
 def summarize(rounds: pd.DataFrame, paper: Paper | None = None, sweep: bool = False) -> pd.DataFrame:
     """The summary of the rows of ``rounds.csv``; settings and methods in the order of their first row.
 

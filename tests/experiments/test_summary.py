@@ -10,7 +10,7 @@ from rich.console import Console
 
 from experiments.catalog.experiment import OVERVIEW
 from experiments.report import markdown, show
-from experiments.summary import COLUMNS, METRICS, summarize, unfinished, write_summary
+from experiments.summary import COLUMNS, METRICS, in_order, summarize, unfinished, write_summary
 from fl.results import Row
 
 # Accuracy where scored: (round, step) -> per seed. Round 1 is the best one and must not count; round 3 is not scored.
@@ -35,6 +35,15 @@ def rows(
 
 def lines(frame: pd.DataFrame, method: str = "fedavg") -> dict[str, pd.Series]:
     return {line["metric"]: line for _, line in frame[frame["method"] == method].iterrows()}
+
+
+def test_what_was_added_later_stands_where_it_belongs():
+    came = [("m=5", "na"), ("m=2", "eclm"), ("m=5", "eclm"), ("m=2", "na"), ("m=5", "other")]
+    frame = pd.DataFrame([row for setting, method in came for row in rows(method, setting=setting, seeds=[0])])
+    ordered = in_order(frame, ["na", "eclm"])
+    found = list(dict.fromkeys(zip(ordered["setting"], ordered["method"], strict=True)))
+    assert found == [("m=5", "na"), ("m=5", "eclm"), ("m=5", "other"), ("m=2", "na"), ("m=2", "eclm")]
+    assert ordered["round"].tolist() == [1, 2, 3, 4] * 5
 
 
 def test_by_hand():
