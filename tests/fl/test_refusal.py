@@ -230,6 +230,16 @@ def test_no_message_ends_a_device_or_leaves_half_a_file(round_: Round, kind: str
         load_file(path)
 
 
+@pytest.mark.parametrize("epochs", [-1, 1e9])
+def test_a_device_trains_no_longer_than_the_run_config_says(round_: Round, epochs: float) -> None:
+    """Whoever asks: a billion epochs would be its memory, or its battery."""
+    honest = next(m for m in round_.asked if m.metadata.dst_node_id == LIAR).content
+    task = ConfigRecord({**honest[wire.TASK], "epochs": epochs})
+    message = Message(RecordDict({wire.TASK: task, wire.MODEL: honest[wire.MODEL]}), LIAR, "train")
+    message.metadata.__dict__["_message_id"] = "1"
+    assert "the run-config says at most" in round_.grid._host.reply(message).error.reason
+
+
 def test_a_device_that_lost_its_own_model_is_sent_one_again(play, tmp_path: Path) -> None:
     """LA: device 2's disk is wiped after the first step; it fails once and then starts anew."""
     from fl.results import read_rounds
