@@ -59,6 +59,12 @@ class OwnGrid(Grid):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def start(self) -> None:
+        """Start the workers now, not when the first messages are sent."""
+        self._crew = self._crew or self._hire()
+        if self._crew is not None:
+            self._crew.start()
+
     def close(self) -> None:
         """Stop the workers, also in the middle of their work."""
         if self._crew is not None:

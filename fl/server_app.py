@@ -48,6 +48,7 @@ def _engine(settings: Settings, grid: Grid, run_id: int) -> Iterator[Grid]:
         yield grid
     else:
         with LocalGrid(settings.flat(), settings.devices, settings.workers or cores(), run_id) as own:
+            own.start()
             yield own
 
 

@@ -96,6 +96,11 @@ class Crew(ABC):
         """What workers are sent for a shared record."""
         return record
 
+    def start(self) -> None:
+        """Hire everybody before there is anything to do: starting takes seconds, in which others may prepare."""
+        while len(self.hands) < self.size:
+            self.hands.append(Hand(self.hire()))
+
     def share_out(
         self, messages: Sequence[Message], fold: Fold | None, heard: Callable[[], None] | None = None
     ) -> dict[str, Message]:
