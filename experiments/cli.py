@@ -268,7 +268,8 @@ def _finish(folder: Path, asked: str = "") -> None:
         rows = read_study(folder, study)
         summary = summarize_study(rows, study, experiment.paper)
     else:
-        rows = in_order(read_rounds(folder), read_config(folder)["methods"])
+        methods = read_config(folder)["methods"] if (folder / "config.toml").exists() else []
+        rows = in_order(read_rounds(folder), methods)
         experiment = EXPERIMENTS.get(str(rows["experiment"].iloc[0]) if len(rows) else "", OTHER)
         summary = summarize(rows, experiment.paper, experiment.sweep)
     write_summary(folder, summary)

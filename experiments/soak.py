@@ -7,17 +7,17 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 from torch import Tensor
 
 from fl import wire
 from fl.config import Settings
 from fl.grid import LocalGrid
+from fl.relay import Relay
 from fl.results import CHECKPOINTS, ResultsError, read_rounds
 from fl.run import Event, open_results, run
 from partitions import Purpose, rng
@@ -50,23 +50,22 @@ class Breakdown(Exception):
     """The cloud is gone; what it had in memory with it."""
 
 
-@dataclass
-class FaultyGrid(Grid):
+class FaultyGrid(Relay):
     """Passes messages on to another grid and spoils a share of the answers, as the addresses of its dice say.
 
     Args:
+        inner: carries every message.
         rate: share of the answers; seen: how often which fault was made; broken: moments at which the cloud broke down.
     """
 
-    grid: Grid
-    rate: float
-    seen: Counter[str] = field(default_factory=Counter)
-    broken: set[tuple[str, int]] = field(default_factory=set)
-    earlier: Message | None = None
+    def __init__(self, inner: Grid, rate: float, seen: Counter[str], broken: set[tuple[str, int]]):
+        super().__init__(inner)
+        self.rate, self.seen, self.broken = rate, seen, broken
+        self.earlier: Message | None = None
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         asked = list(messages)
-        replies = list(self.grid.send_and_receive(asked, timeout=timeout))
+        replies = list(self.inner.send_and_receive(asked, timeout=timeout))
         spoiled = [a for message, reply in zip(asked, replies, strict=True) for a in self._spoil(message, reply)]
         if asked:
             task = asked[0].content[wire.TASK]
@@ -103,29 +102,6 @@ class FaultyGrid(Grid):
         if isinstance(model, ArrayRecord):
             content[wire.MODEL] = wire.pack({k: SPOIL.get(fault, same)(v) for k, v in wire.unpack(model).items()})
         return [Message(content, reply_to=message)]
-
-    # everything else is the other grid's
-
-    def set_run(self, run: Run) -> None:
-        self.grid.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        return self.grid.run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        return self.grid.create_message(content, message_type, dst_node_id, group_id, ttl)
-
-    def get_node_ids(self) -> Iterable[int]:
-        return self.grid.get_node_ids()
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        return self.grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        return self.grid.pull_messages(message_ids)
 
 
 @dataclass(frozen=True)

@@ -112,20 +112,20 @@ class OwnGrid(Grid):
         self._crew = self._crew or self._hire()
         if self._crew is None:
             return self._alone(messages, fold)
-        before = self._crew.trained_s
         replies = self._crew.share_out(messages, fold, self.on_reply)
-        self.trained_s += self._crew.trained_s - before
+        self.trained_s += self._crew.trained_s
         return [replies[message.metadata.message_id] for message in messages]
 
     def _alone(self, messages: list[Message], fold: Fold | None) -> list[Message]:
         """Without workers, in this process."""
-        here, replies = replace(self._host, fold=fold), []
+        here, replies = replace(self._host, fold=fold), list[Message]()
         for at in range(0, len(messages), AT_ONCE):
-            replies += here.replies(messages[at : at + AT_ONCE])
+            some, trained_s = here.replies(messages[at : at + AT_ONCE])
+            replies += some
+            self.trained_s += trained_s
             if self.on_reply:
                 for _ in messages[at : at + AT_ONCE]:
                     self.on_reply()
-        self.trained_s += here.trained_s
         return replies
 
     @property

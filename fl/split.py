@@ -19,10 +19,10 @@ from uuid import uuid4
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 from fl import wire, workloads
 from fl.config import Settings, SettingsError
+from fl.relay import Relay
 from fl.workloads.workload import Order, Replica, SplitWorkload
 
 ADDRESS = ("device", "seed", "round", "step", "epochs")
@@ -45,7 +45,7 @@ def _is_split(message: Message) -> bool:
     return message.metadata.message_type == "train" and wire.MODEL in message.content and bool(task.get("upload", True))
 
 
-class SplitGrid(Grid):
+class SplitGrid(Relay):
     """A grid whose training messages are conversations; all others pass.
 
     Args:
@@ -59,7 +59,8 @@ class SplitGrid(Grid):
         workload = workloads.find(settings.workload)
         if not isinstance(workload, SplitWorkload):
             raise SettingsError(f"workload = '{settings.workload}' has no cut: use split = 'simulated'")
-        self.inner, self.settings, self.workload = inner, settings, workload
+        super().__init__(inner)
+        self.settings, self.workload = settings, workload
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Replies to all messages; ``timeout`` is that of each message sent, not of a conversation."""
@@ -124,26 +125,3 @@ class SplitGrid(Grid):
             return Message(RecordDict({wire.REPORT: report, wire.MODEL: whole}), reply_to=talk.message)
         except Exception:  # whatever a device sends, it must not end the run
             return Message(Error(REFUSED, traceback.format_exc(limit=-3)), reply_to=talk.message)
-
-    # the rest passes
-
-    def set_run(self, run: Run) -> None:
-        self.inner.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        return self.inner.run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        return self.inner.create_message(content, message_type, dst_node_id, group_id, ttl)
-
-    def get_node_ids(self) -> Iterable[int]:
-        return self.inner.get_node_ids()
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        return self.inner.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        return self.inner.pull_messages(message_ids)

@@ -141,9 +141,8 @@ def fault(part: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
             if not math.isfinite(distance := _square(got - value)) and not bool(got.isfinite().all()):
                 return f"{name} is not finite"
             moved += distance
-    norm = 1.0
     if moved > HUGE**2:  # else the norm of what was sent has no say
-        norm = max(norm, sum(_square(value) for value in expected.values() if value.dtype.is_floating_point))
-    if moved > HUGE**2 * norm:
-        return f"moved by {math.sqrt(moved):.3g}, the norm of what was sent is {math.sqrt(norm):.3g}"
+        norm = max(1.0, sum(_square(value) for value in expected.values() if value.dtype.is_floating_point))
+        if moved > HUGE**2 * norm:
+            return f"moved by {math.sqrt(moved):.3g}, the norm of what was sent is {math.sqrt(norm):.3g}"
     return None

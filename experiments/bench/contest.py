@@ -13,9 +13,8 @@ from time import perf_counter
 from experiments.bench import EntrantFailed
 from experiments.bench.exam import Exam
 from experiments.bench.table import Line, Options, Table
+from fl.engines.host import KEEP_MEMORY
 
-# Memory that a worker frees stays with it: gradients given back to the kernel are faulted in again at every step.
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(64 << 20)}
 PATIENCE_S = 600.0  # with an entrant that starts or trains a round
 ACCURACY, NORM = 0.03, 0.02  # by how much two that did the same work may differ: absolute, relative
 

@@ -82,7 +82,7 @@ class Crew(ABC):
         self.hands: list[Hand] = []
         self.dead = 0  # since anybody answered anything
         self.pace = math.inf  # seconds that a worker takes for a device, as of the last job
-        self.trained_s = 0.0  # that workers spent on training
+        self.trained_s = 0.0  # that training took in the last round, summed over the workers
 
     @abstractmethod
     def hire(self) -> Worker:
@@ -114,6 +114,7 @@ class Crew(ABC):
         Raises:
             EngineFailed: workers die whatever they do, or none starts.
         """
+        self.trained_s = 0.0
         try:
             return _Round(self, messages, fold, heard).run()
         except BaseException:
@@ -132,7 +133,7 @@ class _Round:
         self.crew, self.fold, self.heard = crew, fold, heard
         self.todo = deque(messages)
         even = math.ceil(len(messages) / crew.size)
-        self.least = even if even * crew.pace < QUICK_S else 0
+        self.even = even if even * crew.pace < QUICK_S else 0
         self.alone: deque[Message] = deque()  # in the hands of a worker that died: asked again, one by one
         self.deaths: Counter[str] = Counter()
         self.answers: dict[str, Message] = {}
@@ -174,7 +175,7 @@ class _Round:
 
     def _next(self) -> list[Message]:
         if self.todo:
-            size = self.least or math.ceil(len(self.todo) / self.crew.size / PARTS)
+            size = self.even or math.ceil(len(self.todo) / self.crew.size / PARTS)
             return [self.todo.popleft() for _ in range(min(size, len(self.todo)))]
         return [self.alone.popleft()] if self.alone else []
 

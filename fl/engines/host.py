@@ -14,16 +14,12 @@ from flwr.supercore.task_identity import TaskIdentity
 SERVER = 1  # the node id of whoever asks
 FAILED, DIED = 2, 0  # Flower's error codes for an exception in the ClientApp and for a dead process
 
-# Set before a worker starts. One thread per process: measured faster than two on models of this size. And memory that
-# is freed stays with the process: gradients given back to the kernel are faulted in again at every step, which costs a
-# small convolutional network a fifth of its time.
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "1",  # `fl.fits.together` has threads, of which one runs at a time
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
-    "MALLOC_TOP_PAD_": str(64 << 20),
-}
+# Memory that is freed stays with the process: gradients given back to the kernel are faulted in again at every step,
+# which costs a small convolutional network a fifth of its time.
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(64 << 20)}
+# Set before a worker starts. One thread per process: measured faster than two on models of this size. One arena: of the
+# threads of `fl.fits.together` one runs at a time.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", **KEEP_MEMORY}
 
 
 class Fold(Protocol):
@@ -61,7 +57,6 @@ class Host:
         answer: calls the ClientApp.
         fold: takes the answers of this round; blank: makes a new one when its part was sent home.
         shared: records of this round that several messages hold.
-        trained_s: seconds that trainings took.
     """
 
     run_id: int
@@ -71,7 +66,6 @@ class Host:
     fold: Fold | None = None
     blank: bytes = b""
     shared: dict[int, ArrayRecord] = field(default_factory=dict)
-    trained_s: float = 0.0
 
     def start(self) -> None:
         """Once per worker, before anything else."""
@@ -80,7 +74,7 @@ class Host:
         identify(self.run_id)
 
     def work(self, blank: bytes | None, job: bytes, fresh: Mapping[int, bytes]) -> bytes:
-        """Answer messages. Returns the pickle of the answers and of the seconds that were spent on training.
+        """Answer messages. Returns the pickle of what `replies` gives.
 
         Args:
             blank: begins a round; the pickle of its empty fold.
@@ -91,18 +85,17 @@ class Host:
             self.blank, self.fold = blank, pickle.loads(blank)
             self.shared.clear()
         self.shared |= {key: pickle.loads(record) for key, record in fresh.items()}
-        before = self.trained_s
-        replies = self.replies(unpack(job, self.shared))
-        return pickle.dumps((replies, self.trained_s - before))
+        return pickle.dumps(self.replies(unpack(job, self.shared)))
 
-    def replies(self, messages: list[Message]) -> list[Message]:
-        """The answers of devices that are trained side by side, without what the fold takes of them."""
+    def replies(self, messages: list[Message]) -> tuple[list[Message], float]:
+        """The answers of devices that are trained side by side, without what the fold takes of them.
+
+        And the seconds that their training took.
+        """
         from fl.fits import together
 
-        return together([partial(self.reply, message) for message in messages], self._spent)  # type: ignore[return-value]
-
-    def _spent(self, seconds: float) -> None:
-        self.trained_s += seconds
+        spent: list[float] = []
+        return together([partial(self.reply, message) for message in messages], spent.append), sum(spent)  # type: ignore[return-value]
 
     def reply(self, message: Message) -> Message:
         """A device's answer; an exception becomes an error reply, as under Flower."""

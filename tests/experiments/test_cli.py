@@ -49,6 +49,8 @@ def test_all_engines_write_the_same_csv(tmp_path: Path) -> None:
     for name in ("flower", "inside", "two", "ray"):
         pd.testing.assert_frame_equal(tables[name], tables["one"], rtol=1e-6, obj=name)
     assert len(tables["one"]) == 2 * 11
+    (outs["one"] / "config.toml").unlink()
+    assert experiments("plot", str(outs["one"])).returncode == 0  # from the CSVs alone
 
 
 def test_text_really_split_under_flower_gives_what_is_simulated_locally(tmp_path: Path) -> None:

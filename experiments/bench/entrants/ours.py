@@ -2,8 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from experiments.bench.entrants.work import Enough, Turns
@@ -14,10 +14,8 @@ from strategies import STRATEGIES
 from strategies.fedavg import FedAvg
 
 
-@contextmanager
-def on_processes(settings: Settings, workers: int) -> Iterator[OwnGrid]:
-    with LocalGrid(settings.flat(), settings.devices, workers) as grid:
-        yield grid
+def on_processes(settings: Settings, workers: int) -> OwnGrid:
+    return LocalGrid(settings.flat(), settings.devices, workers)
 
 
 @contextmanager
@@ -28,7 +26,10 @@ def on_ray(settings: Settings, workers: int) -> Iterator[OwnGrid]:
         yield grid
 
 
-ENGINES = {"processes": on_processes, "ray": on_ray}
+ENGINES: dict[str, Callable[[Settings, int], AbstractContextManager[OwnGrid]]] = {
+    "processes": on_processes,
+    "ray": on_ray,
+}
 
 
 def main(folder: str, to: str, workers: int, engine: str) -> None:
