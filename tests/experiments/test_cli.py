@@ -1,11 +1,13 @@
 """The commands as a user types them."""
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 import pytest
@@ -111,6 +113,18 @@ def test_a_figure_that_cannot_be_written_is_one_sentence(
         main()
     assert end.value.code == 1
     assert capsys.readouterr().err.startswith(f"error: cannot write to '{tmp_path}': ")
+
+
+def test_interrupted_while_modules_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(ModuleType):
+        def __getattr__(self, name: str) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["experiments", "list"])
+    monkeypatch.setitem(sys.modules, "experiments.cli", Slow("experiments.cli"))
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("experiments", run_name="__main__")
+    assert end.value.code == 130
 
 
 def test_help_names_every_command_and_settings_every_key() -> None:
