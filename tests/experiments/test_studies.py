@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
+from experiments.launch import launch_study
 from experiments.studies import (
     FILE,
     STUDIES,
@@ -137,3 +139,10 @@ def test_matched_sub_models_have_the_derived_ones_size_and_the_sizes_span_everyt
     assert derived.tolist() == [6, 7]  # a fifth of the seven modules beyond the first: 1.4
     (matched,) = submodels.draw_modules(np.random.default_rng(0), costs, {layer: 2}).values()
     assert len(set(matched.tolist())) == 2
+
+
+def test_a_folder_with_rows_of_methods_is_refused_before_anything_is_measured(tmp_path):
+    (tmp_path / "rounds.csv").write_text("experiment\n")
+    with pytest.raises(ResultsError, match=r"another kind of experiment \(rounds.csv\); choose another folder"):
+        launch_study(TOY, settings(), tmp_path, True, Console())
+    assert [path.name for path in tmp_path.iterdir()] == ["rounds.csv"]
