@@ -64,6 +64,17 @@ def test_the_folder_of_another_config_is_refused(tmp_path):
         assert not results.done("NA", 1)
 
 
+@pytest.mark.parametrize("damage", ["", "experiment,setting", "experiment,setting,seed,who,count,value\ntoy,NA,1,x"])
+def test_a_damaged_file_is_one_sentence_and_stays(tmp_path, damage: str):
+    with StudyResults(tmp_path, TOY, settings()) as results:
+        results.add("NA", 1, [Toy("x", 1, 0.1)])
+    (tmp_path / FILE).write_text(damage)
+    for read in (lambda: read_study(tmp_path, TOY), lambda: StudyResults(tmp_path, TOY, settings())):
+        with pytest.raises(ResultsError, match="does not read|does not have the columns"):
+            read()
+    assert (tmp_path / FILE).read_text() == damage
+
+
 def test_overlap_of_routing_by_hand():
     """a and b use module 0, c and d module 1: all shared within a pair, nothing across, 2 of the 6 pairs in all."""
     assert STUDIES["routing"].metrics(routing_rows()) == pytest.approx(
