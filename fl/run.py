@@ -16,6 +16,7 @@ from fl.client_app import state_root
 from fl.config import Settings
 from fl.fleet import Fleet
 from fl.measures import NAN, forgetting
+from fl.relay import Paced
 from fl.results import DeviceRow, MeasureRow, ResultsWriter, Row
 from fl.split import SplitGrid
 from fl.store import forget
@@ -70,6 +71,8 @@ def run(settings: Settings, grid: Grid, results: ResultsWriter, observe: Observe
     torch.set_num_threads(1)  # as devices do: the same arithmetic on every engine
     for seed in settings.seed_list:
         find(settings.workload).prepare(settings, seed)
+    if settings.at_once:
+        grid = Paced(grid, settings.at_once)
     if settings.split == "messages":
         grid = SplitGrid(grid, settings)
     fleet = Fleet.find(grid, settings)

@@ -31,6 +31,7 @@ from fl.devices import Table, shares
 
 AT_ONCE = 4  # SuperNodes that start together: more would wait for each other and give up
 PATIENCE_S = 600.0  # with these
+PER_CORE = 2  # messages under way at a time: half of the time of each goes by in polls
 
 RunConfig = Mapping[str, str | int | float | bool]
 
@@ -51,7 +52,9 @@ def loopback_run(
     settings = Settings.parse(run_config)
     for seed in settings.seed_list:
         with deployment(settings, seed, say) as site:
-            own = {"seeds": str(seed), "placement": "own", "state-root": str(site.folder / "devices")}
+            at_once = PER_CORE * len(os.sched_getaffinity(0))
+            own: dict[str, Any] = {"seeds": str(seed), "placement": "own", "at-once": at_once}
+            own |= {"state-root": str(site.folder / "devices")}
             submit(site.group, project, {**run_config, **own}, on_line=on_line)
 
 
