@@ -85,9 +85,12 @@ def run(settings: Settings, grid: Grid, results: ResultsWriter, observe: Observe
                 _run_method(settings, name, seed, grid, fleet, results, checkpoints, observe)
                 for report in STRATEGIES[name].reports:
                     results.finish(settings.setting, report, seed)
-            if settings.placement == "shared":  # what the devices kept is on this machine, and nobody needs it now
-                forget(state_root(settings), checkpoints.run)
-            checkpoints.clear()
+            if checkpoints.begun:  # by us, or by a life that ended just before it said so
+                if settings.placement == "shared":  # what the devices kept is on this machine, and nobody needs it now
+                    forget(state_root(settings), checkpoints.run)
+                else:
+                    fleet.dismiss(grid, checkpoints.run, settings.timeout_s)
+                checkpoints.clear()
 
 
 def _run_method(

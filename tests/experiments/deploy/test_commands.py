@@ -109,3 +109,14 @@ def test_a_supernode_needs_its_key_and_its_data(tmp_path) -> None:
     (tmp_path / "keys" / "pi0").touch()
     with pytest.raises(DeployError, match="it has no classes.txt"):
         CliRunner().invoke(app, [*words, "--data", str(tmp_path / "none")], catch_exceptions=False)
+
+
+def test_the_image_is_given_all_that_its_build_needs() -> None:
+    project, copied = Path(__file__).parents[3], []
+    for line in (project / "experiments" / "deploy" / "Dockerfile").read_text().splitlines():
+        if line.startswith("COPY "):
+            copied += line.split()[1:-1]
+    wheel = tomllib.loads((project / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = ["pyproject.toml", "README.md", *wheel["packages"], *wheel["shared-data"]]
+    assert [path for path in needed if path not in copied and path.split("/")[0] not in copied] == []
+    assert all((project / path).exists() for path in copied)
