@@ -1,6 +1,8 @@
 """The connection entry, the link's speed, the unit: what the commands write and measure."""
 
 import http.server
+import shutil
+import subprocess
 import threading
 import time
 import tomllib
@@ -80,6 +82,19 @@ def test_a_unit_runs_the_same_command_in_the_foreground(tmp_path) -> None:
     (line,) = [line for line in said.output.splitlines() if line.startswith("ExecStart=")]
     assert line.endswith('deploy supernode pi0 --superlink lab:8000 --device 0 --class "Raspberry Pi 4B" --foreground')
     assert f"Environment=DRIFTFED_DEPLOY={tmp_path}" in said.output
+
+
+def test_a_unit_survives_odd_names_and_systemd_finds_nothing_wrong(tmp_path) -> None:
+    folder = tmp_path / "50 % of it"
+    words = ["supernode", "pi0", "--superlink", "lab:8000", "--device", "0", "--data", 'a "b" $HOME\\c']
+    said = CliRunner().invoke(app, ["unit", "--folder", str(folder), "--", *words])
+    assert f'Environment="DRIFTFED_DEPLOY={tmp_path}/50 %% of it"' in said.output
+    assert '--device 0 --data "a \\"b\\" $$HOME\\\\c" --foreground' in said.output
+    if shutil.which("systemd-analyze"):
+        unit = tmp_path / "driftfed.service"
+        unit.write_text(said.output)
+        done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
