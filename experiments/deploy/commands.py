@@ -54,7 +54,7 @@ Folder = Annotated[
 ]
 HOME = Path("~/.driftfed")
 Connection = Annotated[str, typer.Option(help="Name of the connection, as in `flwr run . lab`.")]
-REFUSED = "[code: 2004]"  # what it logs if the SuperLink does not know its key
+REFUSED = "[code: 2004]"  # what it logs if the SuperLink does not know its key, or takes it for running
 MARK = "=== "  # before what is said about each key
 REGISTER = f"""
 import sys
@@ -252,7 +252,8 @@ def supernode(
     except DeployError as error:
         if REFUSED in str(error):
             raise DeployError(
-                f"the SuperLink refuses {name}: run `deploy register {name}.pub` on the server"
+                f"the SuperLink refuses {name}: run `deploy register {name}.pub` on the server; if it is registered and "
+                "was killed just now, the SuperLink takes it for running: try again in a minute"
             ) from error
         raise
     _say(f"SuperNode {name}, process {service.pid()}: started as device {device}, {node['link-mbit-s']:.1f} Mbit/s")
