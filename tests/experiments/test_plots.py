@@ -185,7 +185,7 @@ def boundary_rows() -> pd.DataFrame:
 def spa_rows(row: type) -> pd.DataFrame:
     """Two seeds of two variants, or of a threshold's curve, two prices of a fit, an oracle and a capped gate."""
     if row is spa.ModeRow:
-        made = [(v, d, *[k / 10] * 18) for k, v in enumerate(("S1", "SPA"), 1) for d in (0, 1)]
+        made = [(v, d, *[k / 10] * 22) for k, v in enumerate(("zero-shot", "SPA"), 1) for d in (0, 1)]
     else:
         points = [("threshold", tau, (3 - tau) / 3, 0.9) for tau in (3, 2, 0)]
         points += [("mixture", 0.3, 0.6, 0.95), ("mixture", 1.0, 0.4, 0.9), ("oracle", 0.3, 0.5, 1.0)]
@@ -197,11 +197,12 @@ def spa_rows(row: type) -> pd.DataFrame:
 
 def inputs(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     studied = {"routing": routing_rows, "submodels": submodel_rows, "estimates": latency_rows}
-    studied |= {"boundary": boundary_rows}
-    studied |= {"spa-modes": lambda: spa_rows(spa.ModeRow), "spa-gate": lambda: spa_rows(spa.GateRow)}
+    studied |= {"boundary": boundary_rows, "spa-gate": lambda: spa_rows(spa.GateRow)}
+    studied |= dict.fromkeys(("spa-modes", "spa-costs", "spa-effect"), lambda: spa_rows(spa.ModeRow))
+    of = {"estimates": "latency", "spa-costs": "spa-modes", "spa-effect": "spa-modes"}
     if name in studied:
         frame = studied[name]()
-        return frame, summarize_study(frame, STUDIES[{"estimates": "latency"}.get(name, name)])
+        return frame, summarize_study(frame, STUDIES[of.get(name, name)])
     return sweep_rounds(), summarize(sweep_rounds(), sweep=name == "speedup")
 
 

@@ -95,11 +95,11 @@ def test_ratios_are_estimate_over_measurement():
 
 
 def test_spa_means_over_devices_and_seconds_of_fifty_tokens():
-    """A variant whose numbers are all k / 10: 50 (k / 10 + k / 10) ms of base and side, and k / 10 s of network."""
+    """Variants whose numbers are all 0.1 or 0.2: 50 (0.15 + 0.2) ms of any base and one's side, 0.2 s of network."""
     rows = spa_rows(spa.ModeRow)
     found = STUDIES["spa-modes"].metrics(rows[rows["seed"] == 1])
     assert found["SPA", "token_accuracy"] == pytest.approx(0.2)
-    assert found["SPA", "total_lan_s"] == pytest.approx(0.02 + 0.2)
+    assert found["SPA", "total_lan_s"] == pytest.approx(0.0175 + 0.2)
 
 
 def test_spa_gates_are_told_apart_by_price_and_the_capped_one_is_one():
