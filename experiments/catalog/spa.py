@@ -22,6 +22,16 @@ PAPER: dict[str, dict[str, float]] = {  # LLaMA-7B on XSum; seconds for 50 token
     },
 }  # fmt: skip
 
+
+def _shared(sizes: Overrides) -> dict[str, Overrides]:
+    """What of the plugin is averaged; those who average nothing need to run once."""
+    return {
+        "all shared": {**sizes, "strategies": "na,la,fedavg"},
+        "own gate": {**sizes, "strategies": "fedavg", "spa-personal": "gate"},
+        "own gate and output": {**sizes, "strategies": "fedavg", "spa-personal": "gate+out"},
+    }
+
+
 SPA_MODES = Experiment(
     name="spa-modes",
     reference="SPA, Tables 1, 3",
@@ -55,6 +65,36 @@ SPA_EFFECT = View(
     table=("M", "diff", "diff_pick", "recall", "waste"),
     note="diff: base and side guess differently; diff pick: they do and the side is asked, both of all tokens; "
     "recall = diff pick / diff; waste: asked though the same, of the same ones.",
+)
+SPA_SIZE = Experiment(
+    name="spa-size",
+    reference="SPA, Tables 5 to 7, Fig. 4",
+    summary="SPA by the side's width, the states that it reads and how much data it has; S1 and S3 by epochs",
+    settings=AT,
+    cost={"smoke": "30 s", "cpu": "5 min", "paper": "hours"},
+    common={**COMMON, "lr": 1e-2},
+    study="spa-size",
+    plot="spa-size",
+    table=("M", "token_accuracy", "lost", "recall", "waste", "parameters", "call_bytes"),
+    note="width: d / r; states: that the side reads; data: training examples; S1, S3: epochs. call bytes: of a token "
+    "asked about, both ways. Paper: ROUGE-L on XSum 31.5, 33.8, 35.5 and M 82.3, 71.5, 61.8 % with 4, 44 and 100 % of "
+    "the data; S1 is better after a few epochs than S3 after 20.",
+)
+SPA_FEDERATED = Experiment(
+    name="spa-federated",
+    reference="",
+    summary="plugins of non-IID, drifting people: alone, averaged, averaged but for the gate, and then trained on",
+    settings={
+        "smoke": _shared({"tiny-steps": 20, "devices": 3, "spa-facts": 1, "rounds": 2, "rounds-per-step": 1}),
+        "cpu": _shared({"devices": 12, "cohort": 6, "rounds": 8, "rounds-per-step": 4, "eval-every": 4}),
+        "paper": _shared(
+            {"base": "smollm2", "spa-every": 5, "devices": 40, "cohort": 10, "rounds": 40, "rounds-per-step": 10}
+        ),
+    },
+    cost={"smoke": "1 min", "cpu": "8 min", "paper": "days"},
+    common={**COMMON, "local-epochs": 2, "adapt-epochs": 2},
+    table=("accuracy_mean", "accuracy_p10", "loss", "up_mb_per_round", "mb_per_device_round"),
+    note="Accuracy: of answer tokens, with the gate. +ft, la: after local epochs on the device.",
 )
 SPA_GATE = Experiment(
     name="spa-gate",

@@ -103,3 +103,27 @@ def spa_gate(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
             axes.set_ylabel("token accuracy")
         drawn[0].legend(fontsize=7)
     return figure
+
+
+def spa_size(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
+    """Token accuracy, and M where a gate decides it, by each size; mean over devices, a line over seeds' means."""
+    panels = {"width": "d / r", "states": "states read", "data": "training examples", "epochs": "epochs"}
+    lines = {"S1": ("#e69f00", "^"), "S3": ("#009e73", "v")}
+    with styled():
+        figure, drawn = grid(list(panels), {}, len(panels), (3.2, 3.4))
+        means = rows.groupby(["by", "at"])[["token_accuracy", "M"]].mean()
+        for axes, (by, label) in zip(drawn, panels.items(), strict=True):
+            if by == "epochs":
+                for name, (color, marker) in lines.items():
+                    of = means.loc[name]
+                    axes.plot(of.index, of["token_accuracy"], marker=marker, color=color, label=f"{name}, accuracy")
+            else:
+                of = means.loc[by]
+                axes.plot(of.index, of["token_accuracy"], marker="o", color="#d55e00", label="SPA, accuracy")
+                axes.plot(of.index, of["M"], marker="s", color="#0072b2", linestyle="--", label="SPA, M")
+            axes.set_ylim(0, 1.02)
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.set_xlabel(label)
+            axes.legend(fontsize=7)
+    return figure

@@ -98,7 +98,7 @@ class GateRow:
     waste: float
 
 
-def _known(settings: Settings, seed: int, device: int) -> "list[list[Known]]":
+def known_of(settings: Settings, seed: int, device: int) -> "list[list[Known]]":
     """What the base says of a device's examples: to train, to calibrate, to test."""
     from fl.workloads import spa
     from models.spa.activations import Activations
@@ -109,7 +109,7 @@ def _known(settings: Settings, seed: int, device: int) -> "list[list[Known]]":
     return [known(who.examples(device, 0, split)) for split in ("train", "calibrate", "test")]
 
 
-def _trained(settings: Settings, seed: int, device: int, known: "list[list[Known]]") -> "Plugin":
+def trained(settings: Settings, seed: int, device: int, known: "list[list[Known]]") -> "Plugin":
     """A device's plugin after ``adapt-epochs`` on its own."""
     from fl.workloads import spa
     from models.spa.train import train
@@ -234,8 +234,8 @@ def _ladder(settings: Settings, seed: int, device: int, name: str) -> Seen:
     how = mode(own.spa_mode)
     if not how.plugged:
         own = own.model_copy(update={"lr": FROM_NOTHING * own.lr})
-    base, known = spa.base(own), _known(own, seed, device)
-    plugin, (learn, _, test) = _trained(own, seed, device, known), known
+    base, known = spa.base(own), known_of(own, seed, device)
+    plugin, (learn, _, test) = trained(own, seed, device, known), known
     judged = judge(base, plugin, own.spa_mode, test, own.spa_policy)
     asked = judged.score > plugin.gate.tau if how.gated else np.ones(len(judged.score), bool)
     link, terms = join(base, DeviceHalf(plugin, base.checksum, own.spa_mode, own.spa_policy))
@@ -265,8 +265,8 @@ def measure_gates(settings: Settings, seed: int, tick: Tick) -> Iterator[GateRow
     base = spa.base(settings, tick)
     for device in range(settings.devices):
         tick("device", device, settings.devices)
-        known = _known(settings, seed, device)
-        (learn, calibrate, test), plugin = known, _trained(settings, seed, device, known)
+        known = known_of(settings, seed, device)
+        (learn, calibrate, test), plugin = known, trained(settings, seed, device, known)
         judged = judge(base, plugin, "spa", test)
         always = float(judged.side_right.mean())
 
@@ -288,7 +288,7 @@ def measure_gates(settings: Settings, seed: int, tick: Tick) -> Iterator[GateRow
                     none = rng(seed, Purpose.STUDY, device)
                     other, _ = train(base, plugin, spa.training(own), learn, calibrate, 0, none)
                 else:
-                    other = _trained(own, seed, device, known)
+                    other = trained(own, seed, device, known)
                 seen = judge(base, other, "spa", test)
                 yield row(fit, price, rates(seen, seen.score > 0))
 

@@ -12,7 +12,7 @@ from experiments.plots.drift import drift
 from experiments.plots.overview import overview
 from experiments.plots.steps import steps
 from experiments.plots.style import FAMILIES, looks, save
-from experiments.studies import STUDIES, boundary, latency, routing, spa, submodels, summarize_study
+from experiments.studies import STUDIES, boundary, latency, routing, spa, spa_size, submodels, summarize_study
 from experiments.summary import summarize
 from fl.results import Row
 
@@ -195,9 +195,19 @@ def spa_rows(row: type) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["experiment", "setting", "seed", *row.__dataclass_fields__])
 
 
+def size_rows() -> pd.DataFrame:
+    """Two seeds of two devices; accuracy grows by 0.1 with each size, and between the devices."""
+    by = {"width": (4, 8), "states": (2, 5), "data": (1, 12), "S1": (1, 20), "S3": (1, 20)}
+    made = [
+        ("toy", "s", seed, name, at, device, 0.2, 0.6 + 0.1 * k + 0.1 * device, 0.01, 0.9, 0.1, 1000 * at, 1152)
+        for seed in (1, 2) for name, sizes in by.items() for k, at in enumerate(sizes) for device in (0, 1)
+    ]  # fmt: skip
+    return pd.DataFrame(made, columns=["experiment", "setting", "seed", *spa_size.SizeRow.__dataclass_fields__])
+
+
 def inputs(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     studied = {"routing": routing_rows, "submodels": submodel_rows, "estimates": latency_rows}
-    studied |= {"boundary": boundary_rows, "spa-gate": lambda: spa_rows(spa.GateRow)}
+    studied |= {"boundary": boundary_rows, "spa-gate": lambda: spa_rows(spa.GateRow), "spa-size": size_rows}
     studied |= dict.fromkeys(("spa-modes", "spa-costs", "spa-effect"), lambda: spa_rows(spa.ModeRow))
     of = {"estimates": "latency", "spa-costs": "spa-modes", "spa-effect": "spa-modes"}
     if name in studied:

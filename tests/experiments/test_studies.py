@@ -20,7 +20,7 @@ from experiments.studies import (
 )
 from fl.config import Settings
 from fl.results import ResultsError
-from tests.experiments.test_plots import latency_rows, routing_rows, spa_rows, submodel_rows
+from tests.experiments.test_plots import latency_rows, routing_rows, size_rows, spa_rows, submodel_rows
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,13 @@ def test_spa_gates_are_told_apart_by_price_and_the_capped_one_is_one():
     }  # fmt: skip
     assert found["capped at 60 %", "lost"] == pytest.approx(0.03)
     assert found["mixture, price 1", "M"] == pytest.approx(0.4)
+
+
+def test_spa_sizes_are_told_apart_and_averaged_over_devices():
+    rows = size_rows()
+    found = STUDIES["spa-size"].metrics(rows[rows["seed"] == 1])
+    assert found["width 8", "token_accuracy"] == pytest.approx(0.75)
+    assert found["S3 1", "token_accuracy"] == pytest.approx(0.65) and found["data 12", "parameters"] == 12000
 
 
 def test_timed_sub_models_go_from_one_module_to_all(cloud_maker):
