@@ -7,6 +7,8 @@ AT: dict[str, dict[str, Overrides]] = {
     "cpu": {"tiny": {"tiny-steps": 400, "devices": 3, "adapt-epochs": 15}},
     "paper": {"smollm2": {"base": "smollm2", "spa-every": 5, "devices": 8, "adapt-epochs": 15}},
 }
+WEAK: Overrides = {"tiny-steps": 100, "spa-facts": 12}  # a base that knows little of people who tell more
+BOTH = {**AT, "cpu": {**AT["cpu"], "tiny, weak base": {**AT["cpu"]["tiny"], **WEAK}}}
 COMMON: Overrides = {"workload": "spa", "cohort": 1, "lr": 3e-3, "batch-size": 8, "strategies": "la"}
 
 PAPER: dict[str, dict[str, float]] = {  # LLaMA-7B on XSum; seconds for 50 tokens
@@ -36,8 +38,8 @@ SPA_MODES = Experiment(
     name="spa-modes",
     reference="SPA, Tables 1, 3",
     summary="ways to combine base, side and gate, and their rivals: how often devices are asked, quality, bytes, time",
-    settings=AT,
-    cost={"smoke": "30 s", "cpu": "6 min", "paper": "hours"},
+    settings=BOTH,
+    cost={"smoke": "30 s", "cpu": "8 min", "paper": "hours"},
     common={**COMMON, "lr": 1e-2},
     study="spa-modes",
     plot="spa-modes",
@@ -70,8 +72,8 @@ SPA_SIZE = Experiment(
     name="spa-size",
     reference="SPA, Tables 5 to 7, Fig. 4",
     summary="SPA by the side's width, the states that it reads and how much data it has; S1 and S3 by epochs",
-    settings=AT,
-    cost={"smoke": "30 s", "cpu": "5 min", "paper": "hours"},
+    settings=BOTH,
+    cost={"smoke": "30 s", "cpu": "6 min", "paper": "hours"},
     common={**COMMON, "lr": 1e-2},
     study="spa-size",
     plot="spa-size",
@@ -86,7 +88,7 @@ SPA_FEDERATED = Experiment(
     summary="plugins of non-IID, drifting people: alone, averaged, averaged but for the gate, and then trained on",
     settings={
         "smoke": _shared({"tiny-steps": 20, "devices": 3, "spa-facts": 1, "rounds": 2, "rounds-per-step": 1}),
-        "cpu": _shared({"devices": 12, "cohort": 6, "rounds": 8, "rounds-per-step": 4, "eval-every": 4}),
+        "cpu": _shared({**WEAK, "devices": 12, "cohort": 6, "rounds": 8, "rounds-per-step": 4, "eval-every": 4}),
         "paper": _shared(
             {"base": "smollm2", "spa-every": 5, "devices": 40, "cohort": 10, "rounds": 40, "rounds-per-step": 10}
         ),
