@@ -93,6 +93,8 @@ KINDS: dict[str, Kind] = {
     "down": Kind("down", "B", "down, B per token"),
     "up": Kind("up", "B", "up, B per token"),
     "infer_s": Kind("infer", "s", "base and device, s"),
+    "wifi_s": Kind("Wi-Fi", "s", "network, Wi-Fi, s"),
+    "wire_s": Kind("20 ms", "s", "network, measured with 20 ms, s"),
     "lan_s": Kind("LAN", "s", "network, LAN, s"),
     "total_lan_s": Kind("total", "LAN, s", "total, LAN, s"),
     "total_mobile_s": Kind("total", "4G, s", "total, 4G, s"),

@@ -3,7 +3,9 @@
 The language model's libraries are imported when a study runs.
 """
 
-from collections.abc import Iterator
+import socket
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,9 @@ from partitions import Purpose, rng
 
 if TYPE_CHECKING:
     from models.spa.activations import Known
+    from models.spa.bases import Base
     from models.spa.cloud import Token
+    from models.spa.device import DeviceHalf
     from models.spa.train import Plugin
 
 SHOTS = ("zero-shot", "one-shot")
@@ -34,6 +38,7 @@ FITS = ("two-stage", "mixture", "expectation", "straight-through")
 PRICES = (0.05, 0.3, 1.0, 2.5)
 SHARE = 0.6  # of calibration tokens, for the gate that may ask that much and no more
 LONGEST = 48  # tokens of an answer that is written freely
+WIRE = "wifi"  # whose exchanges' time a device waits before it answers, when answers are written freely
 LENGTH = 50  # tokens of the paper's latency table
 
 
@@ -46,7 +51,8 @@ class ModeRow:
         rouge_1, rouge_2, rouge_l, exact_text: of answers to all test questions, written freely, float16 states.
         written_M: M of these; down, up: their payload bytes per token, the prompt's included.
         base_ms, side_ms: measured per written token, in the base and in the device's part.
-        lan_s, wifi_s, mobile_s: modelled network time of 50 tokens.
+        lan_s, wifi_s, mobile_s: modelled network time of 50 tokens; wire_s: measured, over a stream on this machine
+            whose device waits 20 ms, as Wi-Fi's exchanges take, before each answer; NaN for LoRA and adapters.
         parameters: that the device trains; train_kb: 1e3 bytes of a training step beside the frozen base: these
             parameters, their gradients, AdamW's moments, and what autograd keeps of one batch.
     """
@@ -73,6 +79,7 @@ class ModeRow:
     lan_s: float
     wifi_s: float
     mobile_s: float
+    wire_s: float
     parameters: int
     train_kb: float
 
@@ -126,7 +133,7 @@ class Seen:
     Args:
         rates: under teacher forcing; parameters, kept: that the device trains, bytes that autograd keeps of a batch.
         answers: written freely; side_ms: all of them together.
-        traffic: (answers, 3), exchanges, bytes down and up.
+        traffic: (answers, 3), exchanges, bytes down and up; wire_ms: waiting for the network, of a token.
     """
 
     rates: dict[str, float]
@@ -135,6 +142,7 @@ class Seen:
     answers: "list[list[Token]]"
     side_ms: float
     traffic: np.ndarray
+    wire_ms: float = float("nan")
 
 
 def measure_modes(settings: Settings, seed: int, tick: Tick) -> Iterator[ModeRow]:
@@ -166,7 +174,7 @@ def measure_modes(settings: Settings, seed: int, tick: Tick) -> Iterator[ModeRow
                 variant, device, **seen.rates, rouge_1=scores["rouge1"], rouge_2=scores["rouge2"],
                 rouge_l=scores["rougeL"], exact_text=scores["exact_text"], written_M=calls, down=down, up=up,
                 base_ms=pass_ms - (side_ms if variant in RIVALS else 0.0), side_ms=side_ms,
-                lan_s=times[0], wifi_s=times[1], mobile_s=times[2],
+                lan_s=times[0], wifi_s=times[1], mobile_s=times[2], wire_s=LENGTH * seen.wire_ms / 1e3,
                 parameters=seen.parameters, train_kb=(seen.kept + 4 * 4 * seen.parameters) / 1e3,
             )  # fmt: skip
 
@@ -187,7 +195,7 @@ def _alone(settings: Settings, seed: int, device: int, shots: int) -> Seen:
     answers = [list(Session(base, None, None, base.encode(q)[0]).greedy(LONGEST)) for q in told]
     no_device = {"M": 0.0, **dict.fromkeys(("diff", "diff_pick", "recall", "waste"), float("nan"))}
     got = rates(judged, np.ones(len(judged.same), bool)) | no_device
-    return Seen(got, 0, 0, answers, 0.0, np.zeros((len(answers), 3)))
+    return Seen(got, 0, 0, answers, 0.0, np.zeros((len(answers), 3)), wire_ms=0.0)
 
 
 def _rival(settings: Settings, seed: int, device: int, name: str) -> Seen:
@@ -224,7 +232,6 @@ def _ladder(settings: Settings, seed: int, device: int, name: str) -> Seen:
     """A side beside the base: the paper's S1 to S3, LST and SPA."""
     from fl.workloads import spa
     from models.spa.activations import Batch
-    from models.spa.cloud import Session, join
     from models.spa.device import DeviceHalf
     from models.spa.metrics import judge, kept, rates
     from models.spa.modes import mode
@@ -238,9 +245,9 @@ def _ladder(settings: Settings, seed: int, device: int, name: str) -> Seen:
     plugin, (learn, _, test) = trained(own, seed, device, known), known
     judged = judge(base, plugin, own.spa_mode, test, own.spa_policy)
     asked = judged.score > plugin.gate.tau if how.gated else np.ones(len(judged.score), bool)
-    link, terms = join(base, DeviceHalf(plugin, base.checksum, own.spa_mode, own.spa_policy))
+    half = DeviceHalf(plugin, base.checksum, own.spa_mode, own.spa_policy)
     prompts = [base.encode(question)[0] for question in spa.people(own, seed).examples(device, 0, "test")]
-    answers = [list(Session(base, link, terms, prompt).greedy(LONGEST)) for prompt in prompts]
+    answers = _over_a_stream(base, half, prompts)
     batch = Batch.of(learn[: own.batch_size])
     weights = [*plugin.side.parameters(), *base.model.parameters()]
     return Seen(
@@ -250,7 +257,25 @@ def _ladder(settings: Settings, seed: int, device: int, name: str) -> Seen:
         answers,
         sum(token.side_ms for answer in answers for token in answer),
         np.array([[sum(getattr(t, x) for t in answer) for x in ("asked", "down", "up")] for answer in answers]),
+        float(np.mean([token.call_ms - token.side_ms for answer in answers for token in answer])),
     )
+
+
+def _over_a_stream(base: "Base", half: "DeviceHalf", prompts: Sequence[list[int]]) -> "list[list[Token]]":
+    """Answers written with a device in a thread of its own, at the end of a stream, with the delay of `WIRE`."""
+    from models.spa.cloud import Session, accept
+    from models.spa.device import serve
+    from models.spa.latency import LINES
+
+    half.delay = LINES[WIRE].call_s
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        device = threading.Thread(target=serve, args=(half, *listener.getsockname()))
+        device.start()
+        link, terms = accept(base, listener, timeout=60.0)
+        answers = [list(Session(base, link, terms, prompt).greedy(LONGEST)) for prompt in prompts]
+        link.close()
+        device.join()
+    return answers
 
 
 def measure_gates(settings: Settings, seed: int, tick: Tick) -> Iterator[GateRow]:

@@ -185,7 +185,7 @@ def boundary_rows() -> pd.DataFrame:
 def spa_rows(row: type) -> pd.DataFrame:
     """Two seeds of two variants, or of a threshold's curve, two prices of a fit, an oracle and a capped gate."""
     if row is spa.ModeRow:
-        made = [(v, d, *[k / 10] * 22) for k, v in enumerate(("zero-shot", "SPA"), 1) for d in (0, 1)]
+        made = [(v, d, *[k / 10] * 23) for k, v in enumerate(("zero-shot", "SPA"), 1) for d in (0, 1)]
     else:
         points = [("threshold", tau, (3 - tau) / 3, 0.9) for tau in (3, 2, 0)]
         points += [("mixture", 0.3, 0.6, 0.95), ("mixture", 1.0, 0.4, 0.9), ("oracle", 0.3, 0.5, 1.0)]
