@@ -39,6 +39,7 @@ PRICES = (0.05, 0.3, 1.0, 2.5)
 SHARE = 0.6  # of calibration tokens, for the gate that may ask that much and no more
 LONGEST = 48  # tokens of an answer that is written freely
 WIRE = "wifi"  # whose exchanges' time a device waits before it answers, when answers are written freely
+QUICK = 0.1  # quantile over tokens of a measured time: what it takes when the machine does nothing else meanwhile
 LENGTH = 50  # tokens of the paper's latency table
 
 
@@ -50,7 +51,8 @@ class ModeRow:
         M: exchanges per token: the share of tokens asked about; of LoRA and adapters, their sites in the base.
         rouge_1, rouge_2, rouge_l, exact_text: of answers to all test questions, written freely, float16 states.
         written_M: M of these; down, up: their payload bytes per token, the prompt's included.
-        base_ms, side_ms: measured per written token, in the base and in the device's part.
+        base_ms, side_ms: measured per written token, in the base and in the device's part (the `QUICK` quantile of the
+            tokens that it takes part in, times their share).
         lan_s, wifi_s, mobile_s: modelled network time of 50 tokens; wire_s: measured, over a stream on this machine
             whose device waits 20 ms, as Wi-Fi's exchanges take, before each answer; NaN for LoRA and adapters.
         parameters: that the device trains; train_kb: 1e3 bytes of a training step beside the frozen base: these
@@ -132,17 +134,17 @@ class Seen:
 
     Args:
         rates: under teacher forcing; parameters, kept: that the device trains, bytes that autograd keeps of a batch.
-        answers: written freely; side_ms: all of them together.
-        traffic: (answers, 3), exchanges, bytes down and up; wire_ms: waiting for the network, of a token.
+        answers: written freely; traffic: (answers, 3), exchanges, bytes down and up.
+        side_ms: in the device's part, of each pass that it takes part in; wire_ms: waiting for the network in each.
     """
 
     rates: dict[str, float]
     parameters: int
     kept: int
     answers: "list[list[Token]]"
-    side_ms: float
     traffic: np.ndarray
-    wire_ms: float = float("nan")
+    side_ms: Sequence[float]
+    wire_ms: Sequence[float]
 
 
 def measure_modes(settings: Settings, seed: int, tick: Tick) -> Iterator[ModeRow]:
@@ -167,16 +169,21 @@ def measure_modes(settings: Settings, seed: int, tick: Tick) -> Iterator[ModeRow
             scores = text_scores(texts, wanted)
             tokens = sum(map(len, seen.answers))
             calls, down, up = (float(x) for x in seen.traffic.sum(0) / tokens)
-            pass_ms = float(np.median([token.base_ms for answer in seen.answers for token in answer]))
-            side_ms = seen.side_ms / tokens
+            pass_ms = _quick([token.base_ms for answer in seen.answers for token in answer])
+            side_ms = _quick(seen.side_ms) * len(seen.side_ms) / tokens
+            wire_ms = _quick(seen.wire_ms) * len(seen.wire_ms) / tokens if variant not in RIVALS else float("nan")
             times = [LINES[line].seconds(LENGTH * calls, LENGTH * down, LENGTH * up) for line in ("lan", "wifi", "4g")]
             yield ModeRow(
                 variant, device, **seen.rates, rouge_1=scores["rouge1"], rouge_2=scores["rouge2"],
                 rouge_l=scores["rougeL"], exact_text=scores["exact_text"], written_M=calls, down=down, up=up,
                 base_ms=pass_ms - (side_ms if variant in RIVALS else 0.0), side_ms=side_ms,
-                lan_s=times[0], wifi_s=times[1], mobile_s=times[2], wire_s=LENGTH * seen.wire_ms / 1e3,
+                lan_s=times[0], wifi_s=times[1], mobile_s=times[2], wire_s=LENGTH * wire_ms / 1e3,
                 parameters=seen.parameters, train_kb=(seen.kept + 4 * 4 * seen.parameters) / 1e3,
             )  # fmt: skip
+
+
+def _quick(times: Sequence[float]) -> float:
+    return float(np.quantile(times, QUICK)) if len(times) else 0.0
 
 
 def _alone(settings: Settings, seed: int, device: int, shots: int) -> Seen:
@@ -195,7 +202,7 @@ def _alone(settings: Settings, seed: int, device: int, shots: int) -> Seen:
     answers = [list(Session(base, None, None, base.encode(q)[0]).greedy(LONGEST)) for q in told]
     no_device = {"M": 0.0, **dict.fromkeys(("diff", "diff_pick", "recall", "waste"), float("nan"))}
     got = rates(judged, np.ones(len(judged.same), bool)) | no_device
-    return Seen(got, 0, 0, answers, 0.0, np.zeros((len(answers), 3)), wire_ms=0.0)
+    return Seen(got, 0, 0, answers, np.zeros((len(answers), 3)), [], [])
 
 
 def _rival(settings: Settings, seed: int, device: int, name: str) -> Seen:
@@ -214,17 +221,25 @@ def _rival(settings: Settings, seed: int, device: int, name: str) -> Seen:
     tune(tuned, learn, settings.adapt_epochs, settings.lr, settings.batch_size, generator)
     plain, changed = (Activations(each, (base.layers,), whole=False) for each in (base, tuned.base))
     judged = compare(base, plain(test), changed(test))
-    tuned.watch.ms = 0.0
     prompts = [base.encode(question)[0] for question in test]
-    answers = [list(Session(tuned.base, None, None, prompt).greedy(LONGEST)) for prompt in prompts]
+    answers: list[list[Token]] = []
+    side_ms: list[float] = []
+    for prompt in prompts:
+        answers.append([])
+        since = tuned.watch.ms
+        for token in Session(tuned.base, None, None, prompt).greedy(LONGEST):
+            answers[-1].append(token)
+            side_ms.append(tuned.watch.ms - since)
+            since = tuned.watch.ms
     batch = learn[: settings.batch_size]
     return Seen(
         rates(judged, np.ones(len(judged.same), bool)) | {"M": float(tuned.sites)},
         tuned.parameters,
         kept(lambda: answers_loss(tuned.base, batch), tuned.base.model.parameters()),
         answers,
-        tuned.watch.ms,
         np.array([tuned.traffic(len(p), len(a)) for p, a in zip(prompts, answers, strict=True)]),
+        side_ms,
+        [],
     )
 
 
@@ -255,9 +270,9 @@ def _ladder(settings: Settings, seed: int, device: int, name: str) -> Seen:
         sum(value.numel() for value in (plugin.state() if how.gated else plugin.side.state_dict()).values()),
         kept(lambda: side_loss(base, plugin.side, spa.training(own), batch, batch.scored), weights),
         answers,
-        sum(token.side_ms for answer in answers for token in answer),
         np.array([[sum(getattr(t, x) for t in answer) for x in ("asked", "down", "up")] for answer in answers]),
-        float(np.mean([token.call_ms - token.side_ms for answer in answers for token in answer])),
+        [token.side_ms for answer in answers for token in answer if token.asked],
+        [token.call_ms - token.side_ms for answer in answers for token in answer if token.asked],
     )
 
 
