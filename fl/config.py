@@ -36,7 +36,11 @@ class Settings(BaseModel):
     """The run-config. Keys are written with hyphens (``drift-fraction``), fields with underscores."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=lambda name: name.replace("_", "-"), populate_by_name=True
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        alias_generator=lambda name: name.replace("_", "-"),
+        populate_by_name=True,
     )
 
     # What runs, and where its results go
