@@ -23,7 +23,8 @@ from strategies import STRATEGIES
 # Keys that name where things lie or what is looked at, not what is computed.
 ELSEWHERE = frozenset(
     """
-    experiment setting strategies seeds out overwrite data-root state-root per-device timeout-s placement engine workers
+    experiment setting strategies seeds out overwrite data-root state-root per-device timeout-s at-once placement engine
+    workers
     """.split()
 )
 
@@ -186,6 +187,9 @@ class Settings(BaseModel):
     )
     measure_divergence: bool = Field(
         True, description="measure how far the updates of a round disagree; takes two more sums of the model's size"
+    )
+    at_once: int = Field(
+        0, ge=0, description="messages under way at a time, for SuperNodes that share a machine; 0: all of a round"
     )
     timeout_s: float = Field(600.0, gt=0, description="longest wait for the answers of a round, seconds")
 

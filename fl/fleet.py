@@ -19,7 +19,7 @@ from fl.config import Settings, SettingsError
 from fl.devices import Hardware
 
 TRIES = 3  # to get to know a machine
-HELLO_S = 300.0  # patience with each of them
+HELLO_S = 300.0  # patience with each of them, then and when the run is over
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,14 @@ class Fleet:
             )
         own = [found[device] for device in range(settings.devices)]
         return cls([node for node, _ in own], {device: hardware for device, (_, hardware) in enumerate(own)})
+
+    def dismiss(self, grid: Grid, run: str, timeout_s: float) -> None:
+        """A run is complete: machines remove what they kept of it. One that does not hear of it keeps it."""
+        goodbye = wire.task_record({"what": "goodbye", "run": run})
+        messages = [Message(RecordDict({wire.TASK: goodbye}), node, "query") for node in self.nodes]
+        heard = [m for m in grid.send_and_receive(messages, timeout=min(timeout_s, HELLO_S)) if not m.has_error()]
+        if len(heard) < len(messages):
+            log(WARNING, "%d SuperNodes keep what they held of run %s", len(messages) - len(heard), run)
 
 
 def _introductions(grid: Grid, nodes: Sequence[int], timeout_s: float) -> Iterator[tuple[int, int, Hardware]]:
