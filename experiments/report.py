@@ -82,6 +82,22 @@ KINDS: dict[str, Kind] = {
     "peak_mb": Kind("peak", "MB", "peak memory, MB"),
     "memory_ratio": Kind("peak", "ratio", "memory, estimate / measured", 1, 2),
     "overlap": Kind("overlap", "", "overlap", 1, 2),
+    "token_accuracy": Kind("tokens", "right", "token accuracy"),
+    "exact_text": Kind("texts", "exact", "exact texts"),
+    "rouge_1": Kind("ROUGE", "1", "ROUGE-1"),
+    "rouge_2": Kind("ROUGE", "2", "ROUGE-2"),
+    "rouge_l": Kind("ROUGE", "L", "ROUGE-L"),
+    "diff_pick": Kind("diff", "pick", "diff pick"),
+    "parameters": Kind("parts", "", "parameters trained"),
+    "train_kb": Kind("train", "kB", "training memory, kB"),
+    "down": Kind("down", "B", "down, B per token"),
+    "up": Kind("up", "B", "up, B per token"),
+    "infer_s": Kind("infer", "s", "base and device, s"),
+    "wifi_s": Kind("Wi-Fi", "s", "network, Wi-Fi, s"),
+    "wire_s": Kind("20 ms", "s", "network, measured with 20 ms, s"),
+    "lan_s": Kind("LAN", "s", "network, LAN, s"),
+    "total_lan_s": Kind("total", "LAN, s", "total, LAN, s"),
+    "total_mobile_s": Kind("total", "4G, s", "total, 4G, s"),
 }
 BOLD = ("accuracy_mean",)  # as a table's first column: the best are bold
 WITH_INTERVAL = (

@@ -12,7 +12,7 @@ from experiments.catalog.latency import LATENCY
 from experiments.catalog.loopback import LOOPBACK
 from experiments.catalog.poison import POISON
 from experiments.catalog.quickstart import MAIN, QUICKSTART
-from experiments.catalog.spa import SPA_GATE, SPA_MODES
+from experiments.catalog.spa import SPA_COSTS, SPA_EFFECT, SPA_FEDERATED, SPA_GATE, SPA_MODES, SPA_SIZE
 from experiments.catalog.table1 import FIG7, FIG8, FIG9, TABLE1
 from experiments.catalog.text import TEXT
 from experiments.catalog.vq_e1 import VQ_E1
@@ -38,9 +38,11 @@ EXPERIMENTS: dict[str, Experiment] = {
         TEXT,
         SPA_MODES,
         SPA_GATE,
+        SPA_SIZE,
+        SPA_FEDERATED,
         VQ_E1,
     )
 }
-VIEWS: dict[str, View] = {v.name: v for v in (FIG7, FIG8, FIG9, FIG11)}
+VIEWS: dict[str, View] = {v.name: v for v in (FIG7, FIG8, FIG9, FIG11, SPA_COSTS, SPA_EFFECT)}
 
 __all__ = ["EXPERIMENTS", "SCALES", "VIEWS", "Experiment", "View"]

@@ -22,7 +22,7 @@ from experiments.studies import (
 )
 from fl.config import Settings
 from fl.results import ResultsError
-from tests.experiments.test_plots import latency_rows, routing_rows, spa_rows, submodel_rows
+from tests.experiments.test_plots import latency_rows, routing_rows, size_rows, spa_rows, submodel_rows
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,11 @@ def test_ratios_are_estimate_over_measurement():
 
 
 def test_spa_means_over_devices_and_seconds_of_fifty_tokens():
-    """A variant whose numbers are all k / 10: 50 (k / 10 + k / 10) ms of base and side, and k / 10 s of network."""
+    """Variants whose numbers are all 0.1 or 0.2: 50 (0.15 + 0.2) ms of any base and one's side, 0.2 s of network."""
     rows = spa_rows(spa.ModeRow)
     found = STUDIES["spa-modes"].metrics(rows[rows["seed"] == 1])
     assert found["SPA", "token_accuracy"] == pytest.approx(0.2)
-    assert found["SPA", "total_lan_s"] == pytest.approx(0.02 + 0.2)
+    assert found["SPA", "total_lan_s"] == pytest.approx(0.0175 + 0.2)
 
 
 def test_spa_gates_are_told_apart_by_price_and_the_capped_one_is_one():
@@ -123,6 +123,13 @@ def test_spa_gates_are_told_apart_by_price_and_the_capped_one_is_one():
     }  # fmt: skip
     assert found["capped at 60 %", "lost"] == pytest.approx(0.03)
     assert found["mixture, price 1", "M"] == pytest.approx(0.4)
+
+
+def test_spa_sizes_are_told_apart_and_averaged_over_devices():
+    rows = size_rows()
+    found = STUDIES["spa-size"].metrics(rows[rows["seed"] == 1])
+    assert found["width 8", "token_accuracy"] == pytest.approx(0.75)
+    assert found["S3 1", "token_accuracy"] == pytest.approx(0.65) and found["data 12", "parameters"] == 12000
 
 
 def test_timed_sub_models_go_from_one_module_to_all(cloud_maker):
