@@ -3,10 +3,12 @@
 One setting is one training on the cloud's texts, without rounds or devices; its rows are the ways to use what was
 trained. Codes cross, or activations (``vq-codes = 0``) of 32, 16 or 8 bits a number. Unpooled and unprojected, the
 latter are the plain encoder that a cloud would run on the text, which a device sends as UTF-8 or as packed token ids.
+With ``vq-late`` codes are also put into the model that was trained with activations, without training it further.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -21,7 +23,7 @@ from fl.world import dataset, world
 
 if TYPE_CHECKING:  # transformers takes seconds to load: only who measures does
     from models.vq.tokens import Tokens
-    from models.vq.train import Split
+    from models.vq.train import Quantiser, Split
 
 DEEP = {"tiny": 1.0, "minilm": 0.1}  # learning rate of the layers, as a share of that of projections and head
 
@@ -31,11 +33,12 @@ class Row:
     """One way to use a trained model.
 
     Args:
-        boundary: what crosses: 'codes', 'float32', 'float16', 'int8', 'tokens' or 'text'.
+        boundary: what crosses: 'codes' that training knew, 'float32', 'float16', 'int8', 'tokens', 'text', or codes
+            that came after training: 'late' weighed by the gradients of the task, 'late-plain' by squared error.
         pool: tokens per position; codes: K; groups: m; 0 without codes.
         accuracy: on the test texts, 0 to 1; loss: of the last epoch, nats.
         up, down: payload bytes of a test text, in use.
-        train_up, train_down: of a training text and epoch; 0 where training crosses no cut.
+        train_up, train_down: of a training text and epoch; 0 where training crosses no cut. Late codes: activations'.
         perplexity: vectors of a codebook that the test texts use, 1 to K; entropy: bytes of a test text if codes took
             their entropy instead of whole bits; both 0 without codes.
         device, cloud: trained parameters on each side.
@@ -89,6 +92,27 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
             whole = replace(row, accuracy=right, down=down, train_up=0.0, train_down=0.0)
             yield replace(whole, boundary="tokens", up=packed)
             yield replace(whole, boundary="text", up=letters / n)
+    for late in split.quantised(train, labels, _late(settings), seed) if settings.vq_late else ():
+        of = late.plan.quantiser
+        assert of is not None
+        tick("late codes", 0, 1)
+        right = accuracy(late.predict(test), answers)
+        up, down = (late.ledger.total(direction=way) / n for way in ("up", "down"))
+        yield replace(
+            row, boundary="late" if of.weigh else "late-plain", codes=of.size, groups=of.groups, accuracy=right, up=up,
+            down=down, perplexity=late.perplexity(), entropy=late.entropy() / 8 / n,
+        )  # fmt: skip
+
+
+def _late(settings: Settings) -> list[Quantiser]:
+    """Weighed and plain quantisers of ``vq-late``. ValueError: it is not written 'KxM,...'."""
+    from models.vq.train import Quantiser
+
+    words = [word.strip() for word in settings.vq_late.split(",") if word]
+    if not all(re.fullmatch("[1-9][0-9]*x[1-9][0-9]*", word) for word in words):
+        raise ValueError(f"vq-late = '{settings.vq_late}': write codes as KxM, e.g. '256x8,1024x12'")
+    sizes = [[int(number) for number in word.split("x")] for word in words]
+    return [Quantiser(K, m, weigh=weigh) for K, m in sizes for weigh in (True, False)]
 
 
 def read(settings: Settings, seed: int) -> tuple[Tokens, Tensor, Tokens, Tensor, int]:
@@ -138,6 +162,10 @@ def model(settings: Settings, seed: int) -> Split:
             raise ValueError(
                 f"vq-groups = {groups} do not divide a code space of {shape.wire} numbers; choose a divisor"
             )
+        for late in _late(settings):
+            if settings.vq_codes or settings.vq_width or shape.wire % late.groups:
+                needs = f"vq-codes = 0, vq-width = 0 and groups that divide {shape.wire}"
+                raise ValueError(f"vq-late = '{settings.vq_late}' needs {needs}")
         device, cloud = (from_minilm if pretrained else build)(shape, seed)
     except (ValueError, ModuleNotFoundError) as error:
         raise SettingsError(str(error)) from error
@@ -159,9 +187,19 @@ def check(settings: Settings, seed: int) -> None:
 
 
 def metrics(rows: pd.DataFrame) -> Measured:
-    """Accuracy, bytes and use of the codebook, by what crosses."""
+    """Accuracy, bytes and use of the codebook, by what crosses; ``gap``: accuracy less than with float32.
+
+    Late codes are told apart by K and m, and their gap is within one trained model.
+    """
     names = ("accuracy", "up", "down", "train_up", "train_down", "perplexity", "entropy")
-    return {(row.boundary, name): float(getattr(row, name)) for row in rows.itertuples() for name in names}
+    float32 = rows[rows.boundary == "float32"].accuracy.sum()
+    found: dict[tuple[str, str], float] = {}
+    for row in rows.itertuples():
+        what = f"{row.boundary} {row.codes}x{row.groups}" if row.boundary.startswith("late") else row.boundary
+        found |= {(what, name): float(getattr(row, name)) for name in names}
+        if float32 and row.boundary != "float32":
+            found[what, "gap"] = float32 - row.accuracy
+    return found
 
 
 BOUNDARY = Study(Row, measure, metrics, check)

@@ -9,7 +9,8 @@ halves one ordinary encoder.
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -277,6 +278,23 @@ def weigh(device: DeviceHalf, cloud: CloudHalf, z: Tensor, slopes: Tensor, group
         cloud.out.weight.copy_(cloud.out.weight.double() @ back)
         device.into.bias.copy_(there @ (device.into.bias.double() - mean))
         device.into.weight.copy_(there @ device.into.weight.double())
+
+
+def uncut(device: DeviceHalf, cloud: CloudHalf) -> tuple[DeviceHalf, CloudHalf]:
+    """Copies with a code space of all d numbers, whose projection does nothing yet.
+
+    Raises:
+        ValueError: they have a projection already.
+    """
+    if device.shape.width:
+        raise ValueError(f"code space has {device.shape.width} numbers already; train with a width of 0")
+    device, cloud = deepcopy(device), deepcopy(cloud)
+    device.shape = cloud.shape = replace(device.shape, width=device.shape.hidden)
+    device.into, cloud.out = (nn.Linear(device.shape.hidden, device.shape.hidden) for _ in range(2))
+    for same in (device.into, cloud.out):
+        nn.init.eye_(same.weight)
+        nn.init.zeros_(same.bias)
+    return device, cloud
 
 
 @contextmanager

@@ -5,8 +5,8 @@ one whole pass of the texts gives the first codebook, and codes cross from there
 ``round_steps`` steps; at its end the server moves the codebook as a federated one does.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from models.vq.boundary import Boundary, Ledger, lines
 from models.vq.codebook import ESTIMATORS, Codebook, Statistics, perplexity
 from models.vq.ends import CloudEnd, DeviceEnd, Recipe
-from models.vq.halves import CloudHalf, DeviceHalf, principal, weigh
+from models.vq.halves import CloudHalf, DeviceHalf, principal, uncut, weigh
 from models.vq.heads import Head
 from models.vq.keeper import Keeper, Moments
 from models.vq.pooling import flatten, unflatten
@@ -181,6 +181,24 @@ class Split:
                 self.usage = usage if self.usage is None else self.usage + usage
         return torch.cat([found[i] for i in range(len(tokens))])
 
+    def quantised(
+        self, tokens: Tokens, labels: Tensor, quantisers: Iterable[Quantiser], seed: int
+    ) -> Iterator["Split"]:
+        """This trained model with codes across the cut, by each of the quantisers, and without further training.
+
+        With ``weigh`` error is what it costs the trained task, otherwise plain squared error of the states; both times
+        code space has all their numbers, dealt out to the groups. Schedules of the quantisers mean nothing here.
+
+        Raises:
+            ValueError: the model has a projection already.
+        """
+        stems = Stems(self.device, tokens)
+        h, slopes = self._states(stems), self._slopes(stems, labels)
+        for of in quantisers:
+            other = Split(*uncut(self.device, self.cloud), self.head, replace(self.plan, quantiser=of))
+            other._settle(h, slopes if of.weigh else torch.eye(h.shape[1]), len(tokens), seed)
+            yield other
+
     def perplexity(self) -> float:
         """Mean over codebooks of how many vectors the last prediction used; 0 without a codebook."""
         return 0.0 if self.usage is None else float(perplexity(self.usage).mean())
@@ -230,24 +248,36 @@ class Split:
         return found
 
     @torch.no_grad()
+    def _states(self, stems: Stems) -> Tensor:
+        """(N, d): what the device half would project, of all positions of all texts."""
+        return torch.cat([self.device.hidden(*stem) for stem in self._pass(stems)])
+
     def _start(self, stems: Stems, labels: Tensor, seed: int) -> None:
-        """Moments, then Lloyd iterations, of one pass over all texts."""
         of = self.plan.quantiser
         assert of is not None
+        self._settle(self._states(stems), self._slopes(stems, labels) if of.weigh else None, len(stems.tokens), seed)
         if of.weigh:
-            with torch.enable_grad():
-                slopes = self._slopes(stems, labels)
-            z = torch.cat([self.device.encode(*stem) for stem in self._pass(stems)])
-            weigh(self.device, self.cloud, z, slopes, 1 if of.residual else of.groups)
             self.device.into.requires_grad_(False)
-        z = torch.cat([self.device.encode(*stem) for stem in self._pass(stems)])
-        generator = rng(seed, Purpose.INIT, 0)
+
+    @torch.no_grad()
+    def _settle(self, h: Tensor, slopes: Tensor | None, texts: int, seed: int) -> None:
+        """Weigh code space; then moments and Lloyd iterations of one pass.
+
+        Args:
+            h: (N, d), states of all positions of so many ``texts``.
+            slopes: (width, width) as `weigh` takes them; None: code space stays as it is.
+        """
+        of = self.plan.quantiser
+        assert of is not None
+        if slopes is not None:
+            weigh(self.device, self.cloud, self.device.into(h), slopes, 1 if of.residual else of.groups)
+        z, generator = self.device.into(h), rng(seed, Purpose.INIT, 0)
 
         def ask(codebook: Codebook) -> Statistics:
             return codebook.statistics(z, codebook.assign(z))
 
         keeper = Keeper.start(Moments.of(z), of.groups, of.size, of.residual, generator).settle(ask, generator)
-        self.keeper = keeper.weighing(len(z) * of.round_steps * self.plan.batch / len(stems.tokens))
+        self.keeper = keeper.weighing(len(z) * of.round_steps * self.plan.batch / texts)
 
     def _update(self, one: DeviceEnd, seed: int, step: int) -> None:
         of = self.plan.quantiser

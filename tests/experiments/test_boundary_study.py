@@ -3,6 +3,7 @@
 from math import ceil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -55,9 +56,26 @@ def test_bytes_of_codes(rows):
     assert (codes.codes, codes.groups, codes.pool) == (16, 4, 4)
 
 
+def test_late_codes_and_how_far_they_fall_short(monkeypatch):
+    """Weighed and plain codes in one trained model, each against what the model says with float32."""
+    monkeypatch.setattr(boundary, "read", lambda settings, seed: (*texts([5] * 40), *texts(LENGTHS), 123))
+    late = list(STUDY.measure(settings("p=4 activations", **{"vq-late": "16x4,2x1"}), 1, lambda what, at, n: None))[-4:]
+    assert [(row.boundary, row.codes, row.groups) for row in late] == [
+        ("late", 16, 4), ("late-plain", 16, 4), ("late", 2, 1), ("late-plain", 2, 1),
+    ]  # fmt: skip
+    positions = [1 + ceil((t - 1) / 4) for t in LENGTHS]
+    assert [row.up for row in late[::2]] == [np.mean([2 * n + 2 for n in positions]), np.mean([1 + 2] * 4)]
+    frame = pd.DataFrame([{**vars(late[0]), "accuracy": right} for right in (0.875, 0.75)])
+    frame.loc[0, "boundary"] = "float32"
+    assert STUDY.metrics(frame)["late 16x4", "gap"] == 0.125
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
+        ({"vq-late": "16x5"}, "vq-late = '16x5' needs vq-codes = 0, vq-width = 0 and groups that divide 16"),
+        ({"vq-late": "16x4"}, "vq-late = '16x4' needs vq-codes = 0, vq-width = 0 and groups that divide 16"),
+        ({"vq-late": "many"}, "vq-late = 'many': write codes as KxM, e.g. '256x8,1024x12'"),
         ({"dataset": "har-embedded"}, "needs text, har-embedded holds none"),
         ({"vq-groups": 5}, "vq-groups = 5 do not divide a code space of 16 numbers"),
         ({"vq-pool": 3}, "pool = 3; choose 1, 2 or 4"),
