@@ -39,6 +39,7 @@ class Row:
         accuracy: on the test texts, 0 to 1; loss: of the last epoch, nats.
         up, down: payload bytes of a test text, in use.
         train_up, train_down: of a training text and epoch; 0 where training crosses no cut. Late codes: activations'.
+        recovered: share of the tokens of test texts that a linear probe reads from what crosses; 1 where the text does.
         perplexity: vectors of a codebook that the test texts use, 1 to K; entropy: bytes of a test text if codes took
             their entropy instead of whole bits; both 0 without codes.
         device, cloud: trained parameters on each side.
@@ -54,6 +55,7 @@ class Row:
     down: float
     train_up: float
     train_down: float
+    recovered: float
     perplexity: float
     entropy: float
     device: int
@@ -64,7 +66,7 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
     """Train on the cloud's texts, then answer all test texts through the boundary."""
     from models.vq.boundary import LENGTH
     from models.vq.codec import CODINGS, Codes
-    from models.vq.train import Split, accuracy
+    from models.vq.train import Split
 
     train, labels, test, answers, letters = read(settings, seed)
     split = model(settings, seed)
@@ -75,33 +77,39 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
     )
     row = Row(
         "", settings.vq_pool, settings.vq_codes, settings.vq_groups if settings.vq_codes else 0, 0.0, losses[-1], 0.0,
-        0.0, split.ledger.total(direction="up") / passed, split.ledger.total(direction="down") / passed, 0.0, 0.0,
+        0.0, split.ledger.total(direction="up") / passed, split.ledger.total(direction="down") / passed, 1.0, 0.0, 0.0,
         device, sum(cloud),
     )  # fmt: skip
     for boundary in ("codes",) if settings.vq_codes else CODINGS:
         plan = split.plan if settings.vq_codes else replace(split.plan, up=boundary)
         used = Split(split.device, split.cloud, split.head, plan, split.keeper)
-        right = accuracy(used.predict(test), answers)
-        up, down = (used.ledger.total(direction=way) / n for way in ("up", "down"))
-        yield replace(
-            row, boundary=boundary, accuracy=right, up=up, down=down, perplexity=used.perplexity(),
-            entropy=used.entropy() / 8 / n,
-        )  # fmt: skip
+        found = _used(row, boundary, used, test, answers)
+        yield found
         if boundary == "float32" and not settings.vq_width and settings.vq_pool == 1:
             packed = Codes(split.device.shape.vocabulary).size(test.lengths.tolist(), 1) / n + LENGTH.size
-            whole = replace(row, accuracy=right, down=down, train_up=0.0, train_down=0.0)
+            whole = replace(found, train_up=0.0, train_down=0.0, recovered=1.0)
             yield replace(whole, boundary="tokens", up=packed)
             yield replace(whole, boundary="text", up=letters / n)
     for late in split.quantised(train, labels, _late(settings), seed) if settings.vq_late else ():
         of = late.plan.quantiser
         assert of is not None
         tick("late codes", 0, 1)
-        right = accuracy(late.predict(test), answers)
-        up, down = (late.ledger.total(direction=way) / n for way in ("up", "down"))
-        yield replace(
-            row, boundary="late" if of.weigh else "late-plain", codes=of.size, groups=of.groups, accuracy=right, up=up,
-            down=down, perplexity=late.perplexity(), entropy=late.entropy() / 8 / n,
-        )  # fmt: skip
+        own = replace(row, codes=of.size, groups=of.groups)
+        yield _used(own, "late" if of.weigh else "late-plain", late, test, answers)
+
+
+def _used(row: Row, boundary: str, split: Split, test: Tokens, answers: Tensor) -> Row:
+    """The row of a trained model whose boundary has carried nothing yet."""
+    from models.vq.probe import recovered
+    from models.vq.train import accuracy
+
+    right, n = accuracy(split.predict(test), answers), len(test)
+    up, down = (split.ledger.total(direction=way) / n for way in ("up", "down"))
+    assert split.arrived is not None
+    return replace(
+        row, boundary=boundary, accuracy=right, up=up, down=down, recovered=recovered(split.arrived, test, row.pool),
+        perplexity=split.perplexity(), entropy=split.entropy() / 8 / n,
+    )  # fmt: skip
 
 
 def _late(settings: Settings) -> list[Quantiser]:
@@ -133,7 +141,7 @@ def read(settings: Settings, seed: int) -> tuple[Tokens, Tensor, Tokens, Tensor,
         train, test = (
             of_ids(torch.from_numpy(here.data.inputs(*of))) for of in (("train", proxy), ("test", slice(None)))
         )
-    labels, answers = (torch.from_numpy(y) for y in (texts.labels("train", proxy), texts.labels("test")))
+    labels, answers = (torch.tensor(y) for y in (texts.labels("train", proxy), texts.labels("test")))
     return train, labels, test, answers, sum(len(sentence.encode()) for sentence in texts.x_test.ravel().tolist())
 
 
@@ -191,7 +199,7 @@ def metrics(rows: pd.DataFrame) -> Measured:
 
     Late codes are told apart by K and m, and their gap is within one trained model.
     """
-    names = ("accuracy", "up", "down", "train_up", "train_down", "perplexity", "entropy")
+    names = ("accuracy", "up", "down", "train_up", "train_down", "recovered", "perplexity", "entropy")
     float32 = rows[rows.boundary == "float32"].accuracy.sum()
     found: dict[tuple[str, str], float] = {}
     for row in rows.itertuples():

@@ -20,7 +20,7 @@ from models.vq.ends import CloudEnd, DeviceEnd, Recipe
 from models.vq.halves import CloudHalf, DeviceHalf, principal, uncut, weigh
 from models.vq.heads import Head
 from models.vq.keeper import Keeper, Moments
-from models.vq.pooling import flatten, unflatten
+from models.vq.pooling import flatten, pooled_lengths, unflatten
 from models.vq.tokens import Tokens, batches
 from partitions.rng import Purpose, rng
 
@@ -116,6 +116,7 @@ class Split:
         keeper: of the codebook, once there is one.
         ledger: bytes of all that crossed.
         usage: (m, K) how often the last prediction used each vector.
+        arrived: (N, width) what the cloud got in the last prediction, of all positions of all texts in their order.
     """
 
     device: DeviceHalf
@@ -125,6 +126,7 @@ class Split:
     keeper: Keeper | None = None
     ledger: Ledger = field(default_factory=Ledger)
     usage: Tensor | None = None
+    arrived: Tensor | None = None
 
     def __post_init__(self) -> None:
         of, shape = self.plan.quantiser, self.device.shape
@@ -171,14 +173,19 @@ class Split:
         one, two = self._ends(Recipe())
         self._use(one, two)
         found: dict[int, Tensor] = {}
+        arrived: dict[int, Tensor] = {}
         self.usage = None
         for rows in tokens.lengths.argsort(stable=True).split(batch):
-            logits = one.read(two.answer(one.send(tokens[rows], "infer"), "infer"))
+            message = one.send(tokens[rows], "infer")
+            logits = one.read(two.answer(message, "infer"))
             sizes = tokens.lengths[rows].tolist() if self.head.per == "token" else [1] * len(rows)
             found |= zip(rows.tolist(), logits.split(sizes), strict=True)
+            positions = pooled_lengths(tokens.lengths[rows], self.device.shape.pool).tolist()
+            arrived |= zip(rows.tolist(), two.read(message).split(positions), strict=True)
             if one.codebook:
                 usage = one.codebook.usage(one.codes)
                 self.usage = usage if self.usage is None else self.usage + usage
+        self.arrived = torch.cat([arrived[i] for i in range(len(tokens))])
         return torch.cat([found[i] for i in range(len(tokens))])
 
     def quantised(

@@ -36,12 +36,14 @@ def rows(monkeypatch):
 def test_bytes_of_every_rival(rows):
     """T tokens of a text: 16 numbers each, or 10 bits each of a vocabulary of 1000; two bytes tell T."""
     found, T = rows(settings("p=1 activations")), np.array(LENGTHS)
-    assert list(found) == ["float32", "tokens", "text", "float16", "int8"]
+    assert list(found) == ["float32", "tokens", "text", "float16", "int8", "late", "late-plain"]
     assert found["float32"].up == (4 * 16 * T + 2).mean()
     assert found["float16"].up == (2 * 16 * T + 2).mean() + 4 / 4  # a scale for the message
     assert found["int8"].up == ((16 + 2) * T + 2).mean() + 4 / 4
     assert found["tokens"].up == (np.ceil(10 * T / 8) + 2).mean()
     assert found["text"].up == 123 / 4
+    assert found["text"].recovered == found["tokens"].recovered == 1.0
+    assert found["float32"].recovered == 1.0  # all these texts are the same token over and over
     assert found["text"].accuracy == found["tokens"].accuracy == found["float32"].accuracy
     assert (
         found["text"].train_down == 0 and found["float32"].train_down == 5 * 16 * 4 + 8 * 2 + 2 * 4 / 40

@@ -1,0 +1,115 @@
+"""Really split training on three SuperNodes: the simulation's rows, and its bytes on the sockets."""
+
+import os
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from flwr.app import Message
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+
+from experiments.catalog import EXPERIMENTS
+from experiments.deploy.loopback import deployment
+from experiments.hermetic import submit
+from fl import wire
+from fl.config import Settings
+from fl.grid import LocalGrid
+from fl.relay import Relay
+from fl.results import read_measures
+from fl.run import open_results, run
+from tests.fl.conftest import without_clock
+
+ROOT = Path(__file__).parents[3]
+WIDE = {"vq-width": 512, "vq-groups": 128, "vq-down": "float32", "samples-min": 60, "samples-max": 64, "batch-size": 32}
+
+
+class Tap:
+    """Between SuperNodes and SuperLink: relays what is sent, undeciphered, and counts bytes 'up' and 'down'."""
+
+    def __init__(self) -> None:
+        self.bytes: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def by(self, address: str) -> str:
+        """Where to go instead of ``address``."""
+        host, _, port = address.rpartition(":")
+        door = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._serve, args=(door, (host, int(port))), daemon=True).start()
+        return f"127.0.0.1:{door.getsockname()[1]}"
+
+    def _serve(self, door: socket.socket, inside: tuple[str, int]) -> None:
+        while True:
+            here, there = door.accept()[0], socket.create_connection(inside)
+            self.bytes["connections"] += 1
+            for way, ends in (("up", (here, there)), ("down", (there, here))):
+                threading.Thread(target=self._pass, args=(way, *ends), daemon=True).start()
+
+    def _pass(self, way: str, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                with self._lock:
+                    self.bytes[way] += len(data)
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+
+class Scale(Relay):
+    """Weighs what passes a grid, as Flower writes messages: all of them, and of that what crosses the cut."""
+
+    def __init__(self, inner: LocalGrid):
+        super().__init__(inner)
+        self.all: Counter[str] = Counter()
+        self.edge: Counter[str] = Counter()
+        self.messages = 0
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        return self.inner.push_messages([self._weighed(message, "down") for message in messages])
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return [self._weighed(message, "up") for message in self.inner.pull_messages(message_ids)]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        asked = [self._weighed(message, "down") for message in messages]
+        return [self._weighed(message, "up") for message in self.inner.send_and_receive(asked, timeout=timeout)]
+
+    def _weighed(self, message: Message, way: str) -> Message:
+        self.messages += 1
+        self.all[way] += sum(len(part.deflate()) for part in get_all_nested_objects(message).values())
+        self.edge[way] += sum(map(len, message.content.get(wire.EDGE, {}).values()))
+        return message
+
+
+def settings(split: str) -> Settings:
+    """Three devices, one round of two steps each, in which most of what is sent crosses the cut."""
+    few = {"devices": 3, "cohort": 3, "rounds": 1, "adapt-epochs": 0, "strategies": "fedavg", "background-load": 0.0}
+    (found,) = EXPERIMENTS["text"].resolve("smoke", [1], {**few, **WIDE, "split": split}, ["codes"])
+    return found
+
+
+def play(of: Settings, out: Path) -> Scale:
+    """The run in this process."""
+    with open_results([of], out, False) as results, LocalGrid(of.flat(), of.devices) as grid:
+        scale = Scale(grid)
+        run(of, scale, results)
+    return scale
+
+
+@pytest.mark.skipif("DRIFTFED_SLOW" not in os.environ, reason="two minutes of two idle cores: set DRIFTFED_SLOW=1")
+def test_a_deployment_really_splits_to_the_simulations_numbers_and_bytes(tmp_path: Path) -> None:
+    split, tap, said = settings("messages"), Tap(), []
+    with deployment(split, 1, said.append, tap.by) as site:
+        own = {"placement": "own", "state-root": str(site.folder / "devices"), "out": str(tmp_path / "deployed")}
+        submit(site.group, ROOT, {**split.flat(), **own}, on_line=said.append, timeout_s=500)
+        bundle = max(path.stat().st_size for path in (site.folder / "superlink").rglob("*") if path.is_file())
+    play(settings("simulated"), tmp_path / "simulated")
+    scale = play(split, tmp_path / "split")
+
+    assert without_clock(tmp_path / "deployed") == without_clock(tmp_path / "simulated")
+    measured = [read_measures(tmp_path / name) for name in ("deployed", "simulated")]
+    pd.testing.assert_frame_equal(*measured)
+    print(tap.bytes, scale.all, scale.edge, scale.messages, bundle)
