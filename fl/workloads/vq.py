@@ -71,6 +71,7 @@ def architecture(settings: Settings) -> Architecture:
             settings.vocabulary,
             settings.vq_hidden,
             inner=4 * settings.vq_hidden,
+            cloud_layers=settings.vq_cloud_layers,
             pool=settings.vq_pool,
             width=settings.vq_width,
             tokens=settings.tokens,

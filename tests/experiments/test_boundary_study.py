@@ -67,7 +67,7 @@ def test_late_codes_and_how_far_they_fall_short(monkeypatch):
     ]  # fmt: skip
     positions = [1 + ceil((t - 1) / 4) for t in LENGTHS]
     assert [row.up for row in late[::2]] == [np.mean([2 * n + 2 for n in positions]), np.mean([1 + 2] * 4)]
-    frame = pd.DataFrame([{**vars(late[0]), "accuracy": right} for right in (0.875, 0.75)])
+    frame = pd.DataFrame([{**vars(late[0]), "score": right} for right in (0.875, 0.75)])
     frame.loc[0, "boundary"] = "float32"
     assert STUDY.metrics(frame)["late 16x4", "gap"] == 0.125
 
