@@ -54,6 +54,10 @@ class Shape:
     def __post_init__(self) -> None:
         if self.pool not in (1, 2, 4):
             raise ValueError(f"pool = {self.pool}; choose 1, 2 or 4")
+        if self.width > self.hidden:
+            raise ValueError(
+                f"width = {self.width} is more than the {self.hidden} numbers of a state; choose less, or 0"
+            )
         if not 0 <= self.frozen <= 1 + self.device_layers:
             most = 1 + self.device_layers
             raise ValueError(f"frozen = {self.frozen}; a device half of {self.device_layers} layers has 0 to {most}")

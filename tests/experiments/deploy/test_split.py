@@ -5,7 +5,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pandas as pd
@@ -25,29 +25,44 @@ from fl.run import open_results, run
 from tests.fl.conftest import without_clock
 
 ROOT = Path(__file__).parents[3]
-WIDE = {"vq-width": 512, "vq-groups": 128, "vq-down": "float32", "samples-min": 60, "samples-max": 64, "batch-size": 32}
+FEW = {
+    "devices": 3, "cohort": 3, "rounds": 1, "adapt-epochs": 0, "strategies": "fedavg", "background-load": 0.0,
+    "samples-min": 250, "samples-max": 250, "batch-size": 128, "vq-hidden": 64, "vq-width": 64, "vq-groups": 32,
+    "vq-down": "float32",
+}  # fmt: skip
 
 
 class Tap:
     """Between SuperNodes and SuperLink: relays what is sent, undeciphered, and counts bytes 'up' and 'down'."""
 
-    def __init__(self) -> None:
+    def __init__(self, stack: ExitStack) -> None:
         self.bytes: Counter[str] = Counter()
-        self._lock = threading.Lock()
+        self.stack, self._lock = stack, threading.Lock()
 
     def by(self, address: str) -> str:
-        """Where to go instead of ``address``."""
+        """Where to go instead of ``address``; until the stack ends."""
         host, _, port = address.rpartition(":")
-        door = socket.create_server(("127.0.0.1", 0))
-        threading.Thread(target=self._serve, args=(door, (host, int(port))), daemon=True).start()
+        door = self.stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        serving = threading.Thread(target=self._serve, args=(door, (host, int(port))))
+        serving.start()
+        self.stack.callback(serving.join)
+        self.stack.callback(door.shutdown, socket.SHUT_RDWR)
         return f"127.0.0.1:{door.getsockname()[1]}"
 
     def _serve(self, door: socket.socket, inside: tuple[str, int]) -> None:
-        while True:
-            here, there = door.accept()[0], socket.create_connection(inside)
-            self.bytes["connections"] += 1
-            for way, ends in (("up", (here, there)), ("down", (there, here))):
-                threading.Thread(target=self._pass, args=(way, *ends), daemon=True).start()
+        with suppress(OSError):
+            while True:
+                here = door.accept()[0]
+                there = socket.create_connection(inside)
+                self.bytes["connections"] += 1
+                threading.Thread(target=self._carry, args=(here, there)).start()
+
+    def _carry(self, here: socket.socket, there: socket.socket) -> None:
+        with here, there:
+            back = threading.Thread(target=self._pass, args=("down", there, here))
+            back.start()
+            self._pass("up", here, there)
+            back.join()
 
     def _pass(self, way: str, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
@@ -55,6 +70,7 @@ class Tap:
                 with self._lock:
                     self.bytes[way] += len(data)
                 target.sendall(data)
+        with suppress(OSError):
             target.shutdown(socket.SHUT_WR)
 
 
@@ -86,8 +102,7 @@ class Scale(Relay):
 
 def settings(split: str) -> Settings:
     """Three devices, one round of two steps each, in which most of what is sent crosses the cut."""
-    few = {"devices": 3, "cohort": 3, "rounds": 1, "adapt-epochs": 0, "strategies": "fedavg", "background-load": 0.0}
-    (found,) = EXPERIMENTS["text"].resolve("smoke", [1], {**few, **WIDE, "split": split}, ["codes"])
+    (found,) = EXPERIMENTS["text"].resolve("smoke", [1], {**FEW, "split": split}, ["codes"])
     return found
 
 
@@ -101,8 +116,8 @@ def play(of: Settings, out: Path) -> Scale:
 
 @pytest.mark.skipif("DRIFTFED_SLOW" not in os.environ, reason="two minutes of two idle cores: set DRIFTFED_SLOW=1")
 def test_a_deployment_really_splits_to_the_simulations_numbers_and_bytes(tmp_path: Path) -> None:
-    split, tap, said = settings("messages"), Tap(), []
-    with deployment(split, 1, said.append, tap.by) as site:
+    split, said = settings("messages"), []
+    with ExitStack() as stack, deployment(split, 1, said.append, (tap := Tap(stack)).by) as site:
         own = {"placement": "own", "state-root": str(site.folder / "devices"), "out": str(tmp_path / "deployed")}
         submit(site.group, ROOT, {**split.flat(), **own}, on_line=said.append, timeout_s=500)
         bundle = max(path.stat().st_size for path in (site.folder / "superlink").rglob("*") if path.is_file())
@@ -112,4 +127,4 @@ def test_a_deployment_really_splits_to_the_simulations_numbers_and_bytes(tmp_pat
     assert without_clock(tmp_path / "deployed") == without_clock(tmp_path / "simulated")
     measured = [read_measures(tmp_path / name) for name in ("deployed", "simulated")]
     pd.testing.assert_frame_equal(*measured)
-    print(tap.bytes, scale.all, scale.edge, scale.messages, bundle)
+    print(dict(tap.bytes), scale.all, scale.edge, scale.messages, bundle)
