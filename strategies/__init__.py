@@ -6,7 +6,7 @@ from strategies.eclm import ECLM, ECLMLocal
 from strategies.eclm_plus import ECLMBlended, ECLMPlus, ECLMPrior, ECLMTailored
 from strategies.fedavg import FedAvg, FedAvgPrior
 from strategies.fedrolex import FedRolex
-from strategies.fjord import FjORD
+from strategies.fjord import FjORD, FjORDPrior
 from strategies.heterofl import HeteroFL
 from strategies.local import LocalAdaptation, NoAdaptation
 from strategies.static import StaticSubModel
@@ -19,6 +19,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "fedavg-prior": FedAvgPrior,
     "heterofl": HeteroFL,
     "fjord": FjORD,
+    "fjord-prior": FjORDPrior,
     "fedrolex": FedRolex,
     "eclm": ECLM,
     "eclm-local": ECLMLocal,

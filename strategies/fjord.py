@@ -25,3 +25,12 @@ class FjORD(HeteroFL):
         task = self.part(level, self.plan.local_epochs)
         mean_macs = float(np.mean([price.macs for price in self.prices[level:]]))
         return replace(task, rates=self.rates[level:], cost=replace(task.cost, macs=mean_macs))
+
+
+class FjORDPrior(FjORD):
+    """FjORD whose devices correct for their class shares, as in `strategies.eclm_plus`."""
+
+    reports = {"fjord-prior": "delivered", "fjord-prior+ft": "adapted"}
+
+    def part(self, level: int, epochs: int) -> Task:
+        return replace(super().part(level, epochs), masked="prior")

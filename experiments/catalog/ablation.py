@@ -1,9 +1,9 @@
-"""What each of the changes from ECLM to ECLM+ brings, alone and together; FedAvg gets the one that it can have."""
+"""What each of the changes from ECLM to ECLM+ brings, alone and together; FedAvg and FjORD get the prior."""
 
 from experiments.catalog.experiment import SCALES, Experiment
 from experiments.catalog.tasks import setting
 
-METHODS = "fedavg-prior,eclm,eclm-prior,eclm-tailored,eclm-blend,eclm-plus"
+METHODS = "fedavg-prior,fjord-prior,eclm,eclm-prior,eclm-tailored,eclm-blend,eclm-plus"
 PARTS = ("har m=2", "cifar10 m=2", "cifar10 m=5")
 
 ABLATION = Experiment(

@@ -28,9 +28,11 @@ from experiments.deploy.service import BOOT_S, Service, healthy, limit_memory
 from experiments.hermetic import Group, free_port, private_folder, submit
 from fl.config import Settings
 from fl.devices import Table, shares
+from fl.node import free_memory
 
 AT_ONCE = 4  # SuperNodes that start together: more would wait for each other and give up
 PATIENCE_S = 600.0  # with these
+NODE_BYTES = 0.65e9  # measured: a SuperNode, its SuperExec, and the ClientApp that a message starts
 
 RunConfig = Mapping[str, str | int | float | bool]
 
@@ -89,8 +91,14 @@ def deployment(
         by: where SuperNodes find the SuperLink of an address, if something lies between.
 
     Raises:
-        DeployError: one of them did not get up, with the end of its log.
+        DeployError: they would not fit into memory, or one did not get up, with the end of its log.
     """
+    needed, free = settings.devices * NODE_BYTES, free_memory()
+    if needed > free:
+        raise DeployError(
+            f"{settings.devices} SuperNodes take {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free: "
+            "stop what else runs, or deploy fewer (--set devices=n)"
+        )
     with private_folder() as folder, Group(folder) as group:
         site = _superlink(folder, group)
         site = replace(site, address=by(site.address))

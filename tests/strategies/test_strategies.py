@@ -10,12 +10,12 @@ from models.axes import extract
 from models.body import gate_columns
 from strategies import STRATEGIES
 from strategies.adaptivenet import AdaptiveNet
-from strategies.base import Limits, Plan, Profile, Strategy, Task, Update
+from strategies.base import Averaging, Limits, Plan, Profile, Strategy, Task, Update
 from strategies.eclm import ECLM, ECLMLocal
 from strategies.eclm_plus import ECLMBlended, ECLMPlus, ECLMPrior, ECLMTailored
-from strategies.fedavg import FedAvg
+from strategies.fedavg import FedAvg, FedAvgPrior
 from strategies.fedrolex import FedRolex
-from strategies.fjord import FjORD
+from strategies.fjord import FjORD, FjORDPrior
 from strategies.heterofl import HeteroFL
 from strategies.local import LocalAdaptation
 
@@ -326,6 +326,19 @@ def test_eclm_plus_is_three_changes_and_each_variant_one_of_them(cloud_maker, pl
         everyone = profiles(method)
         for task in (*method.tasks(1, everyone).values(), *method.deliver(everyone).values()):
             assert (task.masked, task.blend) == (masked, blend)
+
+
+@pytest.mark.parametrize("kind", [FedAvgPrior, FjORDPrior])
+def test_a_rival_with_class_prior_differs_in_the_mask_alone(cloud_maker, plan: Plan, kind: type[Averaging]) -> None:
+    with_prior, without = kind(cloud_maker(), plan, 3), kind.__mro__[1](cloud_maker(), plan, 3)
+    asked = profiles(with_prior)
+    for told, usual in (
+        (with_prior.tasks(1, asked), without.tasks(1, asked)),
+        (with_prior.deliver(asked), without.deliver(asked)),
+    ):
+        assert all(task.masked == "none" for task in usual.values())
+        masks = {device: replace(task, masked="prior") for device, task in usual.items()}
+        assert str(told) == str(masks)
 
 
 def test_sub_models_of_eclm_are_cut_from_the_current_cloud_model(cloud_maker, plan: Plan) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.catalog import EXPERIMENTS
 from experiments.deploy.commands import ADMITTED, REFUSED
-from experiments.deploy.identity import node_key
+from experiments.deploy.identity import DeployError, node_key
 from experiments.deploy.loopback import deployment, node_config
 from experiments.hermetic import lives, submit
 from fl.config import Settings
@@ -52,6 +52,13 @@ def test_a_deployment_gives_the_simulations_rows_refuses_a_stranger_and_leaves_n
     told, drawn = ((tmp_path / out / "devices.csv").read_text() for out in ("deployed", "here"))
     assert told == drawn
     assert "registering 3 keys" in said[0]
+
+
+def test_more_nodes_than_memory_holds_are_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.deploy.loopback.free_memory", lambda: 1.9e9)
+    words = r"^3 SuperNodes take 1\.9 GB of memory and 1\.9 GB are free: .*devices=n"
+    with pytest.raises(DeployError, match=words), deployment(smoke(), 1, say=pytest.fail):
+        pass
 
 
 def test_every_board_of_the_testbed_is_given_what_the_simulation_draws() -> None:
