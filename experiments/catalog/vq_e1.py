@@ -66,7 +66,7 @@ VQ_E1 = Experiment(
     cost={"smoke": "1 min", "cpu": "1 h", "paper": "GPU day"},
     study="boundary",
     plot="boundary",
-    table=("accuracy", "gap", "up", "down", "train_up", "train_down", "perplexity", "entropy"),
+    table=("accuracy", "gap", "up", "down", "train_up", "train_down", "probed", "perplexity", "entropy"),
     note="The DCCT paper reports neither bytes nor accuracy against them. Bytes are payload per text; one in training "
     "goes up as codes or activations and its gradient comes down in float32. Late codes were put into the model that "
     "was trained with activations; the gap is what they lose against float32 in the same model.",

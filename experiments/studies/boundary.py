@@ -42,7 +42,7 @@ class Row:
         score: accuracy, unless the task is scored otherwise: Pearson's correlation of grades, Matthews' of cola.
         up, down: payload bytes of a test text, in use.
         train_up, train_down: of a training text and epoch; 0 where training crosses no cut. Late codes: activations'.
-        recovered: share of the tokens of test texts that a linear probe reads from what crosses; 1 where the text does.
+        probed: share of the tokens of test texts that a linear probe reads from what crosses; 1 where the text does.
         perplexity: vectors of a codebook that the test texts use, 1 to K; entropy: bytes of a test text if codes took
             their entropy instead of whole bits; both 0 without codes.
         device, cloud: trained parameters on each side.
@@ -59,7 +59,7 @@ class Row:
     down: float
     train_up: float
     train_down: float
-    recovered: float
+    probed: float
     perplexity: float
     entropy: float
     device: int
@@ -94,7 +94,7 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
         yield found
         if boundary == "float32" and not settings.vq_width and settings.vq_pool == 1:
             packed = Codes(split.device.shape.vocabulary).size(test.lengths.tolist(), 1) / n + LENGTH.size
-            whole = replace(found, train_up=0.0, train_down=0.0, recovered=1.0)
+            whole = replace(found, train_up=0.0, train_down=0.0, probed=1.0)
             yield replace(whole, boundary="tokens", up=packed)
             yield replace(whole, boundary="text", up=letters / n)
     for late in split.quantised(train, labels, _late(settings), seed) if settings.vq_late else ():
@@ -118,7 +118,7 @@ def _used(row: Row, boundary: str, split: Split, test: Tokens, answers: Tensor, 
     assert split.arrived is not None
     return replace(
         row, boundary=boundary, accuracy=right, score=score, up=up, down=down,
-        recovered=recovered(split.arrived, test, row.pool), perplexity=split.perplexity(),
+        probed=recovered(split.arrived, test, row.pool), perplexity=split.perplexity(),
         entropy=split.entropy() / 8 / n,
     )  # fmt: skip
 
@@ -230,7 +230,7 @@ def metrics(rows: pd.DataFrame) -> Measured:
 
     Late codes are told apart by K and m, and their gap is within one trained model.
     """
-    names = ("accuracy", "score", "up", "down", "train_up", "train_down", "recovered", "perplexity", "entropy")
+    names = ("accuracy", "score", "up", "down", "train_up", "train_down", "probed", "perplexity", "entropy")
     float32 = rows[rows.boundary == "float32"].score
     found: dict[tuple[str, str], float] = {}
     for row in rows.itertuples():

@@ -42,8 +42,8 @@ def test_bytes_of_every_rival(rows):
     assert found["int8"].up == ((16 + 2) * T + 2).mean() + 4 / 4
     assert found["tokens"].up == (np.ceil(10 * T / 8) + 2).mean()
     assert found["text"].up == 123 / 4
-    assert found["text"].recovered == found["tokens"].recovered == 1.0
-    assert found["float32"].recovered == 1.0  # all these texts are the same token over and over
+    assert found["text"].probed == found["tokens"].probed == 1.0
+    assert found["float32"].probed == 1.0  # all these texts are the same token over and over
     assert found["text"].accuracy == found["tokens"].accuracy == found["float32"].accuracy
     assert (
         found["text"].train_down == 0 and found["float32"].train_down == 5 * 16 * 4 + 8 * 2 + 2 * 4 / 40
