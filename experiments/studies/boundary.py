@@ -187,8 +187,8 @@ def model(settings: Settings, seed: int) -> Split:
                 f"vq-groups = {groups} do not divide a code space of {shape.wire} numbers; choose a divisor"
             )
         for late in _late(settings):
-            if settings.vq_codes or settings.vq_width or shape.wire % late.groups:
-                needs = f"vq-codes = 0, vq-width = 0 and groups that divide {shape.wire}"
+            if settings.vq_codes or shape.wire % late.groups:
+                needs = f"vq-codes = 0 and groups that divide {shape.wire}"
                 raise ValueError(f"vq-late = '{settings.vq_late}' needs {needs}")
         device, cloud = (from_minilm if pretrained else build)(shape, seed)
     except (ValueError, ModuleNotFoundError) as error:

@@ -284,20 +284,15 @@ def weigh(device: DeviceHalf, cloud: CloudHalf, z: Tensor, slopes: Tensor, group
         device.into.weight.copy_(there @ device.into.weight.double())
 
 
-def uncut(device: DeviceHalf, cloud: CloudHalf) -> tuple[DeviceHalf, CloudHalf]:
-    """Copies with a code space of all d numbers, whose projection does nothing yet.
-
-    Raises:
-        ValueError: they have a projection already.
-    """
-    if device.shape.width:
-        raise ValueError(f"code space has {device.shape.width} numbers already; train with a width of 0")
+def projected(device: DeviceHalf, cloud: CloudHalf) -> tuple[DeviceHalf, CloudHalf]:
+    """Copies that have a projection into code space; where there was none, one of all d numbers that does nothing."""
     device, cloud = deepcopy(device), deepcopy(cloud)
-    device.shape = cloud.shape = replace(device.shape, width=device.shape.hidden)
-    device.into, cloud.out = (nn.Linear(device.shape.hidden, device.shape.hidden) for _ in range(2))
-    for same in (device.into, cloud.out):
-        nn.init.eye_(same.weight)
-        nn.init.zeros_(same.bias)
+    if not device.shape.width:
+        device.shape = cloud.shape = replace(device.shape, width=device.shape.hidden)
+        device.into, cloud.out = (nn.Linear(device.shape.hidden, device.shape.hidden) for _ in range(2))
+        for same in (device.into, cloud.out):
+            nn.init.eye_(same.weight)
+            nn.init.zeros_(same.bias)
     return device, cloud
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from models.vq.boundary import Boundary, Ledger, lines
 from models.vq.codebook import ESTIMATORS, Codebook, Statistics, perplexity
 from models.vq.ends import CloudEnd, DeviceEnd, Recipe
-from models.vq.halves import CloudHalf, DeviceHalf, principal, uncut, weigh
+from models.vq.halves import CloudHalf, DeviceHalf, principal, projected, weigh
 from models.vq.heads import Head
 from models.vq.keeper import Keeper, Moments
 from models.vq.pooling import flatten, pooled_lengths, unflatten
@@ -193,17 +193,14 @@ class Split:
     ) -> Iterator["Split"]:
         """This trained model with codes across the cut, by each of the quantisers, and without further training.
 
-        With ``weigh`` error is what it costs the trained task, otherwise plain squared error of the states; both times
-        code space has all their numbers, dealt out to the groups. Schedules of the quantisers mean nothing here.
-
-        Raises:
-            ValueError: the model has a projection already.
+        With ``weigh`` error is what it costs the trained task, otherwise plain squared error; both times what crosses
+        is turned to its principal coordinates, dealt out to the groups. Schedules of the quantisers mean nothing here.
         """
         stems = Stems(self.device, tokens)
         h, slopes = self._states(stems), self._slopes(stems, labels)
         for of in quantisers:
-            other = Split(*uncut(self.device, self.cloud), self.head, replace(self.plan, quantiser=of))
-            other._settle(h, slopes if of.weigh else torch.eye(h.shape[1]), len(tokens), seed)
+            other = Split(*projected(self.device, self.cloud), self.head, replace(self.plan, quantiser=of))
+            other._settle(h, slopes if of.weigh else torch.eye(self.device.shape.wire), len(tokens), seed)
             yield other
 
     def perplexity(self) -> float:

@@ -75,8 +75,8 @@ def test_late_codes_and_how_far_they_fall_short(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"vq-late": "16x5"}, "vq-late = '16x5' needs vq-codes = 0, vq-width = 0 and groups that divide 16"),
-        ({"vq-late": "16x4"}, "vq-late = '16x4' needs vq-codes = 0, vq-width = 0 and groups that divide 16"),
+        ({"vq-late": "16x5"}, "vq-late = '16x5' needs vq-codes = 0 and groups that divide 16"),
+        ({"vq-late": "16x4"}, "vq-late = '16x4' needs vq-codes = 0 and groups that divide 16"),
         ({"vq-late": "many"}, "vq-late = 'many': write codes as KxM, e.g. '256x8,1024x12'"),
         ({"dataset": "har-embedded"}, "needs text, har-embedded holds none"),
         ({"vq-groups": 5}, "vq-groups = 5 do not divide a code space of 16 numbers"),
