@@ -104,6 +104,9 @@ class Settings(BaseModel):
     )
     vq_pretrain_epochs: int = Field(10, ge=1, description="vq: passes over the text of pretraining")
     vq_cloud_layers: int = Field(2, ge=1, description="vq: layers of the cloud's half; the device's has 2")
+    vq_frozen: int = Field(
+        1, ge=1, le=3, description="vq: minilm: 1: its word table stays as it is; 2, 3: its first one or two layers too"
+    )
     vq_hidden: int = Field(128, ge=4, multiple_of=4, description="vq: width of both halves")
     vq_residual: bool = Field(False, description="vq: codes follow one another (residual), only in the study vq-e1")
     vq_width: int = Field(64, ge=0, description="vq: numbers per position that codes stand for; 0: all, unprojected")

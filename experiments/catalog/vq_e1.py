@@ -24,25 +24,26 @@ CPU: Overrides = {
     "dataset": "sst2",
     "proxy-fraction": 0.05,  # 3367 phrases
     "vq-preset": "minilm",
-    "dense-epochs": 3,
+    "vq-frozen": 3,
+    "dense-epochs": 4,
     "offline-batch": 32,
 }
 SCALE: dict[str, Overrides] = {
     "smoke": SMOKE,
     "cpu": CPU,
-    "paper": {**CPU, "proxy-fraction": 0.9},
+    "paper": {**CPU, "proxy-fraction": 0.9, "vq-frozen": 1},
 }
 # (K, m, residual) of codes that training knows: one vector, groups, and stages of the same rate as the groups.
 CODES = {
     "smoke": ((16, 4, False), (16, 4, True)),
-    "cpu": ((256, 1, False), (256, 8, False)),
+    "cpu": ((256, 8, False),),
     "paper": tuple(
         (K, m, residual)
         for K in (16, 256, 1024)
         for m, residual in ((1, False), (4, True), (8, False), (8, True), (12, False))
     ),
 }
-LATE = {"smoke": "16x4", "cpu": "2x1,16x1,256x1,256x2,256x8,1024x12", "paper": "2x1,16x1,256x1,256x2,256x8,1024x12"}
+LATE = {"smoke": "16x4", "cpu": "2x1,256x1,256x8,1024x12", "paper": "2x1,16x1,256x1,256x2,256x8,1024x12"}
 POOLS = {"smoke": (1, 4), "cpu": (1, 4), "paper": (1, 2, 4)}
 
 
@@ -54,6 +55,8 @@ def _settings(scale: str) -> dict[str, Overrides]:
         for K, m, residual in CODES[scale]:
             kind = "residual" if residual else "product" if m > 1 else "single"
             found[f"p={p} {kind} K={K} m={m}"] = {**own, "vq-codes": K, "vq-groups": m, "vq-residual": residual}
+    if scale == "cpu":
+        found["p=1 device trained"] = {**found["p=1 activations"], "vq-frozen": 1, "vq-late": "256x8,1024x12"}
     return found
 
 

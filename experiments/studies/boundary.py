@@ -24,7 +24,7 @@ from partitions.tokens import MASK, SPECIAL
 
 if TYPE_CHECKING:  # transformers takes seconds to load: only who measures does
     from models.vq.tokens import Tokens
-    from models.vq.train import Quantiser, Split
+    from models.vq.train import Quantiser, Split, Stems
 
 CORRELATED = ("cola",)  # data sets of two classes that are scored by Matthews' correlation, which is Pearson's of both
 DEEP = {"tiny": 1.0, "minilm": 0.1}  # learning rate of the layers, as a share of that of projections and head
@@ -70,7 +70,7 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
     """Train on the cloud's texts, then answer all test texts through the boundary."""
     from models.vq.boundary import LENGTH
     from models.vq.codec import CODINGS, Codes
-    from models.vq.train import Split
+    from models.vq.train import Split, Stems
 
     train, labels, test, answers, letters = read(settings, seed)
     split = model(settings, seed)
@@ -78,6 +78,7 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
         tick("pretraining", 0, 1)
         _pretrain(settings, split, train, seed)
     losses = split.fit(train, labels, seed, lambda step, steps: tick("step", step, steps))
+    stems = Stems(split.device, test)
     n, passed = len(test), len(train) * settings.dense_epochs
     device, *cloud = (
         sum(p.numel() for p in part.parameters() if p.requires_grad) for part in (split.device, split.cloud, split.head)
@@ -90,7 +91,7 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
     for boundary in ("codes",) if settings.vq_codes else CODINGS:
         plan = split.plan if settings.vq_codes else replace(split.plan, up=boundary)
         used = Split(split.device, split.cloud, split.head, plan, split.keeper)
-        found = _used(row, boundary, used, test, answers, settings.dataset)
+        found = _used(row, boundary, used, stems, answers, settings.dataset)
         yield found
         if boundary == "float32" and not settings.vq_width and settings.vq_pool == 1:
             packed = Codes(split.device.shape.vocabulary).size(test.lengths.tolist(), 1) / n + LENGTH.size
@@ -102,14 +103,14 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
         assert of is not None
         tick("late codes", 0, 1)
         own = replace(row, codes=of.size, groups=of.groups)
-        yield _used(own, "late" if of.weigh else "late-plain", late, test, answers, settings.dataset)
+        yield _used(own, "late" if of.weigh else "late-plain", late, stems, answers, settings.dataset)
 
 
-def _used(row: Row, boundary: str, split: Split, test: Tokens, answers: Tensor, name: str) -> Row:
+def _used(row: Row, boundary: str, split: Split, test: Stems, answers: Tensor, name: str) -> Row:
     """The row of a trained model whose boundary has carried nothing yet."""
     from models.vq.probe import recovered
 
-    logits, n = split.predict(test), len(test)
+    logits, n = split.predict(test.tokens, stems=test), len(test.tokens)
     said = logits[:, 0] if answers.is_floating_point() else logits.argmax(1)
     right = float((said.round() == answers.round()).float().mean())
     alike = answers.is_floating_point() or name in CORRELATED
@@ -118,7 +119,7 @@ def _used(row: Row, boundary: str, split: Split, test: Tokens, answers: Tensor, 
     assert split.arrived is not None
     return replace(
         row, boundary=boundary, accuracy=right, score=score, up=up, down=down,
-        probed=recovered(split.arrived, test, row.pool), perplexity=split.perplexity(),
+        probed=recovered(split.arrived, test.tokens, row.pool), perplexity=split.perplexity(),
         entropy=split.entropy() / 8 / n,
     )  # fmt: skip
 
@@ -176,7 +177,7 @@ def model(settings: Settings, seed: int) -> Split:
     pretrained = settings.vq_preset == "minilm"
     try:
         if pretrained:
-            shape = minilm(settings.vq_cloud_layers, width=width, pool=pool)
+            shape = minilm(settings.vq_cloud_layers, width=width, pool=pool, frozen=settings.vq_frozen)
         else:
             shape = Shape(
                 settings.vocabulary, hidden, inner=4 * hidden, cloud_layers=settings.vq_cloud_layers, width=width,

