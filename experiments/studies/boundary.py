@@ -36,7 +36,7 @@ class Row:
 
     Args:
         boundary: what crosses: 'codes' that training knew, 'float32', 'float16', 'int8', 'tokens', 'text', or codes
-            that came after training: 'late' weighed by the gradients of the task, 'late-plain' by squared error.
+            that came after training: 'late' weighed by the gradients of answers, 'late-plain' by squared error.
         pool: tokens per position; codes: K; groups: m; 0 without codes.
         accuracy: on the test texts, 0 to 1, grades rounded; loss: of the last epoch.
         score: accuracy, unless the task is scored otherwise: Pearson's correlation of grades, Matthews' of cola.
@@ -98,7 +98,7 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
             whole = replace(found, train_up=0.0, train_down=0.0, probed=1.0)
             yield replace(whole, boundary="tokens", up=packed)
             yield replace(whole, boundary="text", up=letters / n)
-    for late in split.quantised(train, labels, _late(settings), seed) if settings.vq_late else ():
+    for late in split.quantised(train, _late(settings), seed) if settings.vq_late else ():
         of = late.plan.quantiser
         assert of is not None
         tick("late codes", 0, 1)

@@ -253,9 +253,9 @@ def principal(device: DeviceHalf, cloud: CloudHalf, count: float, sums: Tensor, 
 def weigh(device: DeviceHalf, cloud: CloudHalf, z: Tensor, slopes: Tensor, groups: int, floor: float = 0.01) -> None:
     """Change the coordinates of code space, and nothing else, so that squared error is what it costs the task.
 
-    An error e of a position costs g e to first order, where g is the gradient of the loss there: e^T G e in the mean
-    square, G = mean of g g^T. The new coordinates are the principal ones of G^(1/2) z; they are dealt out so that the
-    variances of each group have a like product (Ge et al. 2013, optimised product quantisation).
+    An error e of a position costs g e to first order, where g is the gradient there of what matters: e^T G e in the
+    mean square, G = mean of g g^T. The new coordinates are the principal ones of G^(1/2) z; they are dealt out so that
+    the variances of each group have a like product (Ge et al. 2013, optimised product quantisation).
 
     Args:
         z: (n, width), what the device sends of many positions; of it only mean and covariance matter.

@@ -37,7 +37,7 @@ class Quantiser:
         beta: weight of the commitment; estimator: of the gradient, by name.
         float_share: share of the steps before the quantiser is there.
         round_steps: steps between two updates of the codebook; decay: what they keep of the statistics before.
-        weigh: then also weigh code space by the gradients of the task (`models.vq.halves.weigh`), and hold its
+        weigh: then also weigh code space by the gradients of the answers (`models.vq.halves.weigh`), and hold its
             projection fixed from there on.
         learn: 'mean' moves the codebook; 'frozen' leaves it as k-means gave it.
         revive: replace vectors that fell out of use.
@@ -155,7 +155,7 @@ class Split:
             total = 0.0
             for rows in batches(tokens.lengths, plan.batch, rng(seed, Purpose.TRAIN, epoch)):
                 if step == starts:
-                    self._start(stems, labels, seed)
+                    self._start(stems, seed)
                     self._use(one, two)
                 where = (seed, Purpose.TRAIN, epoch, step)
                 total += _step(one, two, tokens[rows], stems[rows], labels[rows], where) * len(rows)
@@ -192,16 +192,14 @@ class Split:
         self.arrived = torch.cat([arrived[i] for i in range(len(tokens))])
         return torch.cat([found[i] for i in range(len(tokens))])
 
-    def quantised(
-        self, tokens: Tokens, labels: Tensor, quantisers: Iterable[Quantiser], seed: int
-    ) -> Iterator["Split"]:
+    def quantised(self, tokens: Tokens, quantisers: Iterable[Quantiser], seed: int) -> Iterator["Split"]:
         """This trained model with codes across the cut, by each of the quantisers, and without further training.
 
-        With ``weigh`` error is what it costs the trained task, otherwise plain squared error; both times what crosses
-        is turned to its principal coordinates, dealt out to the groups. Schedules of the quantisers mean nothing here.
+        With ``weigh`` error is how far it moves the trained model's answers, otherwise plain squared error; both times
+        what crosses is turned to its principal coordinates, dealt out to the groups. Schedules mean nothing here.
         """
         stems = Stems(self.device, tokens)
-        h, slopes = self._states(stems), self._slopes(stems, labels)
+        h, slopes = self._states(stems), self._slopes(stems, seed)
         for of in quantisers:
             other = Split(*projected(self.device, self.cloud), self.head, replace(self.plan, quantiser=of))
             other._settle(h, slopes if of.weigh else torch.eye(self.device.shape.wire), len(tokens), seed)
@@ -239,19 +237,24 @@ class Split:
             count, sums, products = count + len(h), sums + h.sum(0), products + h.T @ h
         principal(self.device, self.cloud, count, sums, products, seed)
 
-    def _slopes(self, stems: Stems, labels: Tensor) -> Tensor:
-        """(width, width): the sum over all positions of g g^T, where g is the gradient of its text's loss there."""
+    def _slopes(self, stems: Stems, seed: int) -> Tensor:
+        """(width, width): the sum over all positions of g g^T, where g is how the answer to a text moves with them.
+
+        Its answer is the logit of a random class less the mean of all, so that the sum is in the mean that over all
+        classes. The loss's gradients would be those of the few texts that a trained model still has wrong.
+        """
         found = torch.zeros(self.device.shape.wire, self.device.shape.wire, dtype=torch.float64)
         for part in (self.device, self.cloud, self.head):
             part.eval()
-        for rows in stems.tokens.lengths.argsort(stable=True).split(64):
+        for at, rows in enumerate(stems.tokens.lengths.argsort(stable=True).split(64)):
             tokens = stems.tokens[rows]
             with torch.no_grad():
                 z = self.device.encode(*(stems[rows] or self.device.stem(tokens)))
             z.requires_grad_()
             logits = self.head(*self.cloud(z, tokens.lengths), tokens.lengths)
-            loss = self.head.loss(logits, labels[rows], tokens.lengths) * len(rows)
-            (g,) = torch.autograd.grad(loss, z)
+            chosen = rng(seed, Purpose.INIT, 1, at).integers(logits.shape[1], size=len(logits))
+            answers = logits.gather(1, torch.from_numpy(chosen)[:, None])[:, 0] - logits.mean(1) * (logits.shape[1] > 1)
+            (g,) = torch.autograd.grad(answers.sum(), z)
             found += (g.T @ g).double()
         return found
 
@@ -260,10 +263,10 @@ class Split:
         """(N, d): what the device half would project, of all positions of all texts."""
         return torch.cat([self.device.hidden(*stem) for stem in self._pass(stems)])
 
-    def _start(self, stems: Stems, labels: Tensor, seed: int) -> None:
+    def _start(self, stems: Stems, seed: int) -> None:
         of = self.plan.quantiser
         assert of is not None
-        self._settle(self._states(stems), self._slopes(stems, labels) if of.weigh else None, len(stems.tokens), seed)
+        self._settle(self._states(stems), self._slopes(stems, seed) if of.weigh else None, len(stems.tokens), seed)
         if of.weigh:
             self.device.into.requires_grad_(False)
 

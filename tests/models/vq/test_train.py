@@ -89,9 +89,9 @@ def test_late_codes_leave_the_model_as_it_is_and_weighing_spares_what_the_task_r
     own = split(small(dropout=0.1, width=width))
     own.fit(train, labels, seed=1)
     logits, weights = own.predict(test), [p.clone() for p in (*own.device.parameters(), *own.cloud.parameters())]
-    h, slopes = own._states(Stems(own.device, train)), own._slopes(Stems(own.device, train), labels).float()
+    h, slopes = own._states(Stems(own.device, train)), own._slopes(Stems(own.device, train), 1).float()
     sent, found, cost = own.device.into(h), {}, {}
-    for late in own.quantised(train, labels, [Quantiser(16, 2, weigh=of) for of in (True, False)], seed=1):
+    for late in own.quantised(train, [Quantiser(16, 2, weigh=of) for of in (True, False)], seed=1):
         weigh, z = late.plan.quantiser.weigh, late.device.into(h).detach()
         found[weigh] = accuracy(late.predict(test), answers)
         turn = torch.linalg.lstsq(z - z.mean(0), (sent - sent.mean(0)).detach()).solution  # back to what was sent
