@@ -22,10 +22,10 @@ SMOKE: Overrides = {
 }
 CPU: Overrides = {
     "dataset": "sst2",
-    "proxy-fraction": 0.05,  # 3367 phrases
+    "proxy-fraction": 0.03,  # 2020 phrases
     "vq-preset": "minilm",
     "vq-frozen": 3,
-    "dense-epochs": 4,
+    "dense-epochs": 3,
     "offline-batch": 32,
 }
 SCALE: dict[str, Overrides] = {
@@ -43,7 +43,7 @@ CODES = {
         for m, residual in ((1, False), (4, True), (8, False), (8, True), (12, False))
     ),
 }
-LATE = {"smoke": "16x4", "cpu": "2x1,256x1,256x8,1024x12", "paper": "2x1,16x1,256x1,256x2,256x8,1024x12"}
+LATE = {"smoke": "16x4", "cpu": "256x1,256x8,1024x12", "paper": "2x1,16x1,256x1,256x2,256x8,1024x12"}
 POOLS = {"smoke": (1, 4), "cpu": (1, 4), "paper": (1, 2, 4)}
 
 
@@ -66,7 +66,7 @@ VQ_E1 = Experiment(
     summary="split transformer: accuracy against bytes, for codes, activations and the text itself",
     common=COMMON,
     settings={scale: _settings(scale) for scale in SCALES},
-    cost={"smoke": "1 min", "cpu": "1 h", "paper": "GPU day"},
+    cost={"smoke": "1 min", "cpu": "20 min", "paper": "GPU day"},
     study="boundary",
     plot="boundary",
     table=("accuracy", "gap", "up", "down", "train_up", "train_down", "probed", "perplexity", "entropy"),
