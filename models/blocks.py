@@ -14,6 +14,8 @@ O output channels.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -21,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.axes import Axes
+from models.descent import Descent
 
 Execution = Literal["auto", "fused", "dispatch"]
 
@@ -114,6 +117,19 @@ def execute(network: nn.Module, execution: Execution) -> None:
             layer.execution = execution
 
 
+@contextmanager
+def descending(network: nn.Module, descent: Descent | None) -> Iterator[None]:
+    """Within it, a backward pass trains the linear maps of every module layer."""
+    layers = [layer for layer in network.modules() if isinstance(layer, Block)]
+    for layer in layers:
+        layer.descent = descent
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.descent = None
+
+
 class Bypass(nn.Module):
     """The residual module of a layer (ECLM 4.1): its input as it is, or through one linear map where the shape changes.
 
@@ -163,11 +179,13 @@ class Block(nn.Module, ABC):
         second: the last linear map of the shrunk modules, (O, M, H, ...).
         bypass: the residual module, None in a layer that has none.
         execution: how the shrunk modules run.
+        descent: how linear maps are trained in the backward pass, None where an optimizer does it.
     """
 
     second: nn.Parameter
     bypass: Bypass | None
     execution: Execution = "auto"
+    descent: Descent | None = None
 
     def forward(self, x: Tensor, gates: Tensor | None = None) -> Tensor:
         """Run the block with ``gates`` (B, M + R); without, every module counts 1 and a residual module 0."""
@@ -210,10 +228,11 @@ class LinearBlock(Block):
                 h = F.relu(F.linear(x[rows], self.first[m], self.first_bias[m]) * gates_BM[rows, m, None])
                 out = out.index_add(0, rows, F.linear(h, self.second[:, m]))
             return out
-        h = F.linear(x, self.first.flatten(0, 1), self.first_bias.flatten())
+        linear = self.descent.linear if self.descent else F.linear
+        h = linear(x, self.first.view(-1, x.shape[1]), self.first_bias.flatten())
         if gates_BM is not None:
             h = (h.unflatten(1, (modules, hidden)) * gates_BM[:, :, None]).flatten(1)
-        return F.linear(F.relu(h), self.second.flatten(1), self.bias)
+        return linear(F.relu(h), self.second.view(outputs, -1), self.bias)
 
     def axes(self, modules: str, hidden: str, inputs: str | None, outputs: str, bypass: str) -> Axes:
         """Names of the axes of each parameter."""

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.blocks import descending
 from models.body import Body
+from models.descent import Descent
 
 Augment = Callable[[Tensor, np.random.Generator], Tensor]
 Extra = Callable[[Tensor, Tensor], Tensor]
@@ -58,6 +60,12 @@ class Recipe:
         if self.optimizer == "sgd":
             return torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
         return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
+
+    @property
+    def descent(self) -> Descent | None:
+        """The step of plain SGD, which needs no gradient but a parameter's own; None for any other."""
+        plain = self.optimizer == "sgd" and not self.momentum and not self.clip
+        return Descent(self.lr, self.weight_decay) if plain else None
 
     @property
     def slots(self) -> int:
@@ -117,24 +125,26 @@ def fit(
     steps = max(1, epochs * -(-len(x) // recipe.batch_size))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if cosine else None
     loss_sum = float("nan")
-    for epoch in range(epochs):
-        if on_epoch:
-            on_epoch(epoch, epochs)
-        loss_sum = 0.0
-        for rows in batches(len(x), recipe.batch_size, generator):
-            inputs = augment(x[rows], generator) if augment else x[rows]
-            logits = body(inputs, None if gates is None else [g[rows] for g in gates])
-            loss = F.cross_entropy(mask(logits, shares, masking), y[rows])
-            if extra is not None:
-                loss = loss + extra(inputs, logits)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if recipe.clip:
-                torch.nn.utils.clip_grad_norm_(body.parameters(), recipe.clip)
-            optimizer.step()
-            if schedule:
-                schedule.step()
-            loss_sum += float(loss.detach()) * len(rows)
+    once = extra is None and not cosine  # a map is used once in a pass, and the learning rate stays
+    with descending(body, recipe.descent if once else None):
+        for epoch in range(epochs):
+            if on_epoch:
+                on_epoch(epoch, epochs)
+            loss_sum = 0.0
+            for rows in batches(len(x), recipe.batch_size, generator):
+                inputs = augment(x[rows], generator) if augment else x[rows]
+                logits = body(inputs, None if gates is None else [g[rows] for g in gates])
+                loss = F.cross_entropy(mask(logits, shares, masking), y[rows])
+                if extra is not None:
+                    loss = loss + extra(inputs, logits)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                if recipe.clip:
+                    torch.nn.utils.clip_grad_norm_(body.parameters(), recipe.clip)
+                optimizer.step()
+                if schedule:
+                    schedule.step()
+                loss_sum += float(loss.detach()) * len(rows)
     return loss_sum / len(x)
 
 
