@@ -120,11 +120,14 @@ def test_a_deployment_really_splits_to_the_simulations_numbers_and_bytes(tmp_pat
     with ExitStack() as stack, deployment(split, 1, said.append, (tap := Tap(stack)).by) as site:
         own = {"placement": "own", "state-root": str(site.folder / "devices"), "out": str(tmp_path / "deployed")}
         submit(site.group, ROOT, {**split.flat(), **own}, on_line=said.append, timeout_s=900)
-        bundle = max(path.stat().st_size for path in (site.folder / "superlink").rglob("*") if path.is_file())
     play(settings("simulated"), tmp_path / "simulated")
     scale = play(split, tmp_path / "split")
 
     assert without_clock(tmp_path / "deployed") == without_clock(tmp_path / "simulated")
     measured = [read_measures(tmp_path / name) for name in ("deployed", "simulated")]
     pd.testing.assert_frame_equal(*measured)
-    print(dict(tap.bytes), scale.all, scale.edge, scale.messages, bundle)
+    for way in ("up", "down"):  # what crosses the cut is in Flower's messages, and they are on the sockets
+        assert 0 < scale.edge[way] < scale.all[way] < tap.bytes[way]
+    print(
+        f"on the sockets {dict(tap.bytes)}, in {scale.messages} messages {dict(scale.all)}, the cut {dict(scale.edge)}"
+    )
