@@ -445,9 +445,13 @@ class FlowerStrategy(FlowerBase):
         Raises:
             ValueError: what it claims is no amount of work.
         """
-        macs = float(told.get("macs", 0.0))  # type: ignore[arg-type]
-        if not (math.isfinite(macs) and macs >= 0):
-            raise ValueError(f"{macs} MACs of a trial")
+        if "macs" not in told:
+            return
+        macs = float(told["macs"])  # type: ignore[arg-type]
+        settings, whole = self.settings, self.method.cloud.modular_costs.whole
+        most = BACKWARD * whole.macs * settings.samples_max * settings.adapt_epochs
+        if not 0 <= macs <= most:
+            raise ValueError(f"{macs:g} MACs of a trial, the whole model takes {most:g}")
         self.ledger.train_macs += macs
         self._spend_own(device, macs / self.hardware[device].mac_per_s)
 
@@ -483,9 +487,9 @@ class FlowerStrategy(FlowerBase):
             if not (0 <= accuracy <= 1 and 0 <= balanced <= 1 and 0 <= loss < math.inf):
                 raise ValueError(f"accuracy {accuracy}, balanced accuracy {balanced}, loss {loss}")
         cost, hardware = self._cost(task, told), self.hardware[device]
-        examples = int(told["examples"])  # type: ignore[arg-type]
-        if not 0 <= examples <= self.settings.samples_max:
-            raise ValueError(f"{examples} examples, a device holds at most {self.settings.samples_max}")
+        samples, examples = int(told["num-examples"]), int(told["examples"])  # type: ignore[arg-type]
+        if samples < 0 or not 0 <= examples <= self.settings.samples_max:
+            raise ValueError(f"{samples} and {examples} examples, a device holds at most {self.settings.samples_max}")
         self._examples[device] = examples
         former = None
         if "former" in told:
@@ -496,7 +500,7 @@ class FlowerStrategy(FlowerBase):
         ready = self._own.get(device, 0.0) + link_seconds(hardware, deliver_bytes)
         return DeviceScore(
             device,
-            int(told["num-examples"]),  # type: ignore[arg-type]
+            samples,
             tuple(delivered.tolist()),
             tuple(adapted.tolist()),
             deliver_bytes,

@@ -114,7 +114,12 @@ class Checkpoints:
     def __init__(self, results: Path, setting: str, method: str, seed: int, run: int):
         self.folder = results / CHECKPOINTS / quote(setting, safe=" =,") / f"{method}-{seed}"
         self._name = self.folder / "run"
-        self.run = self._name.read_text() if self._name.is_file() else f"{run:016x}"
+        self.run = self._name.read_text() if self.begun else f"{run:016x}"
+
+    @property
+    def begun(self) -> bool:
+        """Whether the run began and is not complete."""
+        return self._name.is_file()
 
     def save(self, round_: int, tree: Any) -> None:
         """Keep what a run needs to go on after ``round_``, and the checkpoint before."""

@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from fl import poison, privacy, wire, workloads
 from fl.config import Settings
 from fl.node import Node
-from fl.store import NotHeld, Store
+from fl.store import NotHeld, Store, forget
 from fl.workloads.workload import Order, SplitWorkload, Trained
 from models.axes import State
 from partitions.root import cache_folder
@@ -79,11 +79,14 @@ def _model(message: Message) -> State | None:
 
 @app.query()
 def query(message: Message, context: Context) -> Message:
-    """Who am I (a SuperNode of its own), or: what can the device spare, and what does it need?"""
+    """Who am I, and goodbye (a SuperNode of its own); or: what can the device spare, and what does it need?"""
     task = message.content[wire.TASK]
     if task["what"] == "hello":
         node = Node.parse(context.node_config)
         return Message(wire.hello(node.partition_id, node.hardware(_settings_of(context))), reply_to=message)
+    if task["what"] == "goodbye":
+        forget(state_root(_settings_of(context)), str(task["run"]))
+        return Message(RecordDict(), reply_to=message)
     settings, order, store, task = _read(message, context)
     if wire.SELECTOR in message.content:
         store.save("selector", wire.unpack(message.content[wire.SELECTOR]))  # type: ignore[arg-type]

@@ -23,7 +23,8 @@ from strategies import STRATEGIES
 # Keys that name where things lie or what is looked at, not what is computed.
 ELSEWHERE = frozenset(
     """
-    experiment setting strategies seeds out overwrite data-root state-root per-device timeout-s placement engine workers
+    experiment setting strategies seeds out overwrite data-root state-root per-device timeout-s at-once placement engine
+    workers
     """.split()
 )
 
@@ -36,7 +37,11 @@ class Settings(BaseModel):
     """The run-config. Keys are written with hyphens (``drift-fraction``), fields with underscores."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=lambda name: name.replace("_", "-"), populate_by_name=True
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        alias_generator=lambda name: name.replace("_", "-"),
+        populate_by_name=True,
     )
 
     # What runs, and where its results go
@@ -193,6 +198,9 @@ class Settings(BaseModel):
     )
     measure_divergence: bool = Field(
         True, description="measure how far the updates of a round disagree; takes two more sums of the model's size"
+    )
+    at_once: int = Field(
+        0, ge=0, description="messages under way at a time, for SuperNodes that share a machine; 0: all of a round"
     )
     timeout_s: float = Field(600.0, gt=0, description="longest wait for the answers of a round, seconds")
 

@@ -19,7 +19,7 @@ from fl.config import Settings, SettingsError
 from fl.devices import Hardware
 
 TRIES = 3  # to get to know a machine
-HELLO_S = 300.0  # patience with each of them
+HELLO_S = 300.0  # patience with each of them, then and when the run is over
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,22 @@ class Fleet:
                 found[device] = node, hardware
         missing = [device for device in range(settings.devices) if device not in found]
         if missing:
+            fewer = f"set devices = {missing[0]}, " if missing[0] else ""  # all those before it are there
             raise SettingsError(
                 f"placement = 'own' needs a SuperNode for each of the {settings.devices} devices; none has the "
                 f"partition-id {', '.join(map(str, missing[:8]))}{' ...' if len(missing) > 8 else ''}: start them, "
-                f"set devices = {len(found)}, or use placement = 'shared' in simulation"
+                f"{fewer}or use placement = 'shared' in simulation"
             )
         own = [found[device] for device in range(settings.devices)]
         return cls([node for node, _ in own], {device: hardware for device, (_, hardware) in enumerate(own)})
+
+    def dismiss(self, grid: Grid, run: str, timeout_s: float) -> None:
+        """A run is complete: machines remove what they kept of it. One that does not hear of it keeps it."""
+        goodbye = wire.task_record({"what": "goodbye", "run": run})
+        messages = [Message(RecordDict({wire.TASK: goodbye}), node, "query") for node in self.nodes]
+        heard = [m for m in grid.send_and_receive(messages, timeout=min(timeout_s, HELLO_S)) if not m.has_error()]
+        if len(heard) < len(messages):
+            log(WARNING, "%d SuperNodes keep what they held of run %s", len(messages) - len(heard), run)
 
 
 def _introductions(grid: Grid, nodes: Sequence[int], timeout_s: float) -> Iterator[tuple[int, int, Hardware]]:

@@ -16,6 +16,7 @@ from fl.client_app import state_root
 from fl.config import Settings
 from fl.fleet import Fleet
 from fl.measures import NAN, forgetting
+from fl.relay import Paced
 from fl.results import DeviceRow, MeasureRow, ResultsWriter, Row
 from fl.split import SplitGrid
 from fl.store import forget
@@ -70,6 +71,8 @@ def run(settings: Settings, grid: Grid, results: ResultsWriter, observe: Observe
     torch.set_num_threads(1)  # as devices do: the same arithmetic on every engine
     for seed in settings.seed_list:
         find(settings.workload).prepare(settings, seed)
+    if settings.at_once:
+        grid = Paced(grid, settings.at_once)
     if settings.split == "messages":
         grid = SplitGrid(grid, settings)
     fleet = Fleet.find(grid, settings)
@@ -82,9 +85,12 @@ def run(settings: Settings, grid: Grid, results: ResultsWriter, observe: Observe
                 _run_method(settings, name, seed, grid, fleet, results, checkpoints, observe)
                 for report in STRATEGIES[name].reports:
                     results.finish(settings.setting, report, seed)
-            if settings.placement == "shared":  # what the devices kept is on this machine, and nobody needs it now
-                forget(state_root(settings), checkpoints.run)
-            checkpoints.clear()
+            if checkpoints.begun:  # by us, or by a life that ended just before it said so
+                if settings.placement == "shared":  # what the devices kept is on this machine, and nobody needs it now
+                    forget(state_root(settings), checkpoints.run)
+                else:
+                    fleet.dismiss(grid, checkpoints.run, settings.timeout_s)
+                checkpoints.clear()
 
 
 def _run_method(

@@ -10,8 +10,6 @@ The devices of a cohort take their steps side by side, each with a replica of th
 for use is not split: it is scored in simulation, through the same codec.
 """
 
-import math
-import time
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,11 +20,10 @@ from flwr.serverapp import Grid
 
 from fl import wire, workloads
 from fl.config import Settings, SettingsError
-from fl.relay import Relay
+from fl.relay import Relay, exchange
 from fl.workloads.workload import Order, Replica, SplitWorkload
 
 ADDRESS = ("device", "seed", "round", "step", "epochs")
-POLL_S = 0.05  # Flower itself looks for answers every 3 s, which a step would have to wait for
 REFUSED = 2  # Flower's error code of an exception
 
 
@@ -71,7 +68,7 @@ class SplitGrid(Relay):
         while talks:
             sent = [self._message(talk) for talk in talks]
             going = []
-            for talk, answer in zip(talks, self._exchange(sent, timeout), strict=True):
+            for talk, answer in zip(talks, exchange(self.inner, sent, timeout), strict=True):
                 last = None if answer is None else self._answered(talk, answer)  # who is too late has lost its round
                 if last is not None:
                     replies.append(last)
@@ -79,17 +76,6 @@ class SplitGrid(Relay):
                     going.append(talk)
             talks = going
         return replies
-
-    def _exchange(self, messages: list[Message], timeout: float | None) -> list[Message | None]:
-        """The answer to each message, None if there was none in time; asked for far more often than Flower does."""
-        numbers, heard = list(self.inner.push_messages(messages)), dict[str, Message]()
-        waiting, end = set(numbers), time.monotonic() + (math.inf if timeout is None else timeout)
-        while True:
-            heard |= {answer.metadata.reply_to_message_id: answer for answer in self.inner.pull_messages(waiting)}
-            waiting -= heard.keys()
-            if not waiting or time.monotonic() > end:
-                return [heard.get(number) for number in numbers]
-            time.sleep(POLL_S)
 
     def _open(self, message: Message) -> Talk:
         task, model = message.content[wire.TASK], message.content[wire.MODEL]

@@ -41,10 +41,7 @@ class Store:
         Raises:
             ValueError: a name that a cloud of ours does not give; it would lie somewhere else.
         """
-        for name in (run, method):
-            if not _PLAIN.fullmatch(name):
-                raise ValueError(f"'{name}' is no name of a run or a method")
-        store = cls(root / run / f"{method}-{seed}" / str(device), moment)
+        store = cls(root / _plain(run) / f"{_plain(method)}-{seed}" / str(device), moment)
         for made, path in store._files("*"):
             if made >= moment:
                 path.unlink(missing_ok=True)
@@ -85,5 +82,15 @@ class Store:
 
 
 def forget(root: Path, run: str) -> None:
-    """Remove everything that the devices of a run kept on this machine."""
-    shutil.rmtree(root / run, ignore_errors=True)
+    """Remove everything that the devices of a run kept on this machine.
+
+    Raises:
+        ValueError: as in `Store.of`.
+    """
+    shutil.rmtree(root / _plain(run), ignore_errors=True)
+
+
+def _plain(name: str) -> str:
+    if not _PLAIN.fullmatch(name):
+        raise ValueError(f"'{name}' is no name of a run or a method")
+    return name

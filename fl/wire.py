@@ -18,6 +18,8 @@ from models.axes import State
 
 TASK, MODEL, SELECTOR, REPORT, NODE = "task", "model", "selector", "report", "node"
 EDGE = "edge"  # what crosses the cut of a split model
+POSSIBLE = {"ram-gb": (1e-3, 1e6), "mac-per-s": (1e3, 1e18), "link-mbit-s": (1e-4, 1e7)}  # of a machine
+LONG = 200  # letters of its name
 HUGE = 100.0  # times the norm of what was sent, or 1 if that is less: no local training moves a model so far
 
 
@@ -91,10 +93,18 @@ def introduced(content: RecordDict) -> tuple[int, Hardware]:
     record = content.get(NODE)
     if not isinstance(record, ConfigRecord):
         raise ValueError("it does not say what it is")
-    numbers = [float(record.get(key, math.nan)) for key in ("ram-gb", "mac-per-s", "link-mbit-s")]  # type: ignore[arg-type]
-    if not all(math.isfinite(value) and value > 0 for value in numbers):
-        raise ValueError(f"memory, MAC/s and Mbit/s of {numbers} are not positive numbers")
-    return int(record["partition-id"]), Hardware(str(record["name"]), *numbers)  # type: ignore[arg-type]
+    numbers = []
+    for key, (low, high) in POSSIBLE.items():
+        value = record.get(key)
+        if not isinstance(value, int | float) or not low <= value <= high:
+            raise ValueError(f"{key} = {value!r:.80} is not between {low:g} and {high:g}")
+        numbers.append(float(value))
+    device, name = record.get("partition-id"), record.get("name")
+    if type(device) is not int or device < 0:
+        raise ValueError(f"partition-id = {device!r:.80} is no number of a device")
+    if not isinstance(name, str) or not name.isprintable() or len(name) > LONG:
+        raise ValueError(f"device-class = {name!r:.80} is no name of at most {LONG} printable letters")
+    return device, Hardware(name, *numbers)
 
 
 def measures(record: MetricRecord, prefix: str, known: Container[str]) -> dict[str, float]:

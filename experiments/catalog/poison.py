@@ -23,7 +23,7 @@ POISON = Experiment(
         for scale in SCALES
     },
     cost={"smoke": "20 s", "cpu": "3 min", "paper": "10 min"},
-    plot="sweep",
+    plot="compared",
     table=("accuracy_mean", "final_accuracy_mean", "global_accuracy"),
     sweep=True,
     note="Scores are of all devices, on their own data, and poisoned devices score honestly. Nobody adapts, so that "

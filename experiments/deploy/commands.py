@@ -54,7 +54,7 @@ Folder = Annotated[
 ]
 HOME = Path("~/.driftfed")
 Connection = Annotated[str, typer.Option(help="Name of the connection, as in `flwr run . lab`.")]
-REFUSED = "[code: 2004]"  # what it logs if the SuperLink does not know its key
+REFUSED = "[code: 2004]"  # what it logs if the SuperLink does not know its key, or takes it for running
 MARK = "=== "  # before what is said about each key
 REGISTER = f"""
 import sys
@@ -252,7 +252,8 @@ def supernode(
     except DeployError as error:
         if REFUSED in str(error):
             raise DeployError(
-                f"the SuperLink refuses {name}: run `deploy register {name}.pub` on the server"
+                f"the SuperLink refuses {name}: run `deploy register {name}.pub` on the server; if it is registered "
+                "and was killed just now, the SuperLink takes it for running: try again in a minute"
             ) from error
         raise
     _say(f"SuperNode {name}, process {service.pid()}: started as device {device}, {node['link-mbit-s']:.1f} Mbit/s")
@@ -332,12 +333,13 @@ def unit(
         )
     text = files("experiments.deploy").joinpath("driftfed.service").read_text(encoding="utf-8")
     python = Path(os.path.abspath(os.path.join(os.path.dirname(script("python")), "python")))  # noqa: PTH100, PTH118, PTH120
+    words = " ".join(_quoted(word).replace("$", "$$") for word in command)
     values = {
         "@WHAT@": " ".join(command[:2]),
         "@USER@": os.environ.get("USER", "driftfed"),
-        "@PROJECT@": str(Path(__file__).resolve().parents[2]),
-        "@FOLDER@": str(_resolved(folder)),
-        "@COMMAND@": " ".join([str(python), "-m experiments deploy", *map(_quoted, command), "--foreground"]),
+        "@PROJECT@": str(Path(__file__).resolve().parents[2]).replace("%", "%%"),
+        "@FOLDER@": _quoted(f"DRIFTFED_DEPLOY={_resolved(folder)}"),
+        "@COMMAND@": f"{_quoted(str(python))} -m experiments deploy {words} --foreground",
     }
     for mark, value in values.items():
         text = text.replace(mark, value)
@@ -363,8 +365,9 @@ def _write(path: Path, text: str) -> None:
 
 
 def _quoted(word: str) -> str:
-    """A word as systemd reads it."""
-    return f'"{word}"' if set(word) & set(" \t") else word
+    """A word as systemd reads it; in a command a dollar sign is two."""
+    word = word.replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{word}"' if set(word) & set(" \t'\"\\;") else word
 
 
 def _become(service: Service, command: list[str], limit_bytes: int = 0) -> None:

@@ -16,7 +16,7 @@ from experiments.plots.routing import routing
 from experiments.plots.spa import spa_gate, spa_modes
 from experiments.plots.steps import steps
 from experiments.plots.submodels import submodels
-from experiments.plots.sweep import speedup, sweep
+from experiments.plots.sweep import compared, speedup, sweep
 
 Plot = Callable[[pd.DataFrame, pd.DataFrame], Figure]  # (rows of rounds.csv or study.csv, lines of summary.csv)
 
@@ -32,6 +32,7 @@ PLOTS: dict[str, Plot] = {
     "adaptation": adaptation,
     "divergence": divergence,
     "sweep": sweep,
+    "compared": compared,
     "speedup": speedup,
     "routing": routing,
     "submodels": submodels,

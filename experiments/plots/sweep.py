@@ -16,6 +16,15 @@ def sweep(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     return _lines(summary, [("accuracy_mean", "accuracy, %", 100.0)])
 
 
+def compared(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
+    """The same on one y-axis: panels are ways of doing the same."""
+    figure = sweep(rounds, summary)
+    limits = [axes.get_ylim() for axes in figure.axes]
+    for axes in figure.axes:
+        axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    return figure
+
+
 def speedup(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     """Fig. 15(c): rounds and virtual minutes to the accuracy that the method reaches at every point."""
     return _lines(

@@ -232,6 +232,14 @@ def test_a_sweep_has_its_values_in_order_on_x():
     assert line.get_xydata().tolist() == [[5.0, pytest.approx(81.0)], [10.0, pytest.approx(81.0)]]
 
 
+def test_what_is_compared_shares_an_axis():
+    one = sweep_rounds()
+    two = one.assign(setting=one["setting"].str.replace("toy", "other"), accuracy_mean=one["accuracy_mean"] / 2)
+    both = pd.concat([one, two])
+    apart, alike = ([a.get_ylim() for a in PLOTS[n](both, summarize(both)).axes] for n in ("sweep", "compared"))
+    assert alike == [(apart[1][0], apart[0][1])] * 2
+
+
 def test_speedup_times_every_method_to_what_it_reaches_itself():
     left, right = PLOTS["speedup"](*inputs("speedup")).axes
     line = {c.get_label(): c.lines[0] for c in left.containers}["na"]

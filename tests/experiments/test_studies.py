@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
+from experiments.launch import launch_study
 from experiments.studies import (
     FILE,
     STUDIES,
@@ -60,6 +62,17 @@ def test_the_folder_of_another_config_is_refused(tmp_path):
         StudyResults(tmp_path, TOY, settings(modules=8))
     with StudyResults(tmp_path, TOY, settings(modules=8), overwrite=True) as results:
         assert not results.done("NA", 1)
+
+
+@pytest.mark.parametrize("damage", ["", "experiment,setting", "experiment,setting,seed,who,count,value\ntoy,NA,1,x"])
+def test_a_damaged_file_is_one_sentence_and_stays(tmp_path, damage: str):
+    with StudyResults(tmp_path, TOY, settings()) as results:
+        results.add("NA", 1, [Toy("x", 1, 0.1)])
+    (tmp_path / FILE).write_text(damage)
+    for read in (lambda: read_study(tmp_path, TOY), lambda: StudyResults(tmp_path, TOY, settings())):
+        with pytest.raises(ResultsError, match="does not read|does not have the columns"):
+            read()
+    assert (tmp_path / FILE).read_text() == damage
 
 
 def test_overlap_of_routing_by_hand():
@@ -137,3 +150,10 @@ def test_matched_sub_models_have_the_derived_ones_size_and_the_sizes_span_everyt
     assert derived.tolist() == [6, 7]  # a fifth of the seven modules beyond the first: 1.4
     (matched,) = submodels.draw_modules(np.random.default_rng(0), costs, {layer: 2}).values()
     assert len(set(matched.tolist())) == 2
+
+
+def test_a_folder_with_rows_of_methods_is_refused_before_anything_is_measured(tmp_path):
+    (tmp_path / "rounds.csv").write_text("experiment\n")
+    with pytest.raises(ResultsError, match=r"another kind of experiment \(rounds.csv\); choose another folder"):
+        launch_study(TOY, settings(), tmp_path, True, Console())
+    assert [path.name for path in tmp_path.iterdir()] == ["rounds.csv"]

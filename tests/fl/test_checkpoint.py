@@ -23,7 +23,7 @@ from fl.config import Settings
 from fl.grid import LocalGrid
 from fl.results import CHECKPOINTS, ResultsError
 from fl.run import open_results, run
-from fl.store import MOMENTS, NotHeld, Store
+from fl.store import MOMENTS, NotHeld, Store, forget
 from models.costs import Cost
 from strategies import STRATEGIES
 from strategies.base import Limits, Profile, Task, Update
@@ -208,6 +208,8 @@ def test_nobody_can_name_a_folder_elsewhere(name: str, tmp_path: Path) -> None:
     for run_, method in ((name, "la"), ("1", name)):
         with pytest.raises(ValueError, match="no name of a run or a method"):
             Store.of(tmp_path, run_, method, 0, 5, 4)
+    with pytest.raises(ValueError, match="no name of a run or a method"):
+        forget(tmp_path, name)
 
 
 def test_a_disk_that_fills_at_any_write_leaves_what_can_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """Whatever a device sends, the run goes on and the model is what the others make of it; whatever a device is sent, it
-answers or says why not."""
+answers or says why not. DRIFTFED_FUZZ=10 tries ten times as much, --hypothesis-seed=7 something else."""
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,17 +16,20 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from fl import wire
-from fl.adapter import FlowerStrategy, Ledger
+from fl.adapter import DeviceScore, FlowerStrategy, Ledger
 from fl.checkpoint import dumps, loads
+from fl.clock import link_seconds, train_seconds
 from fl.config import Settings
 from fl.fleet import Fleet
 from fl.grid import LocalGrid
 from fl.offline import prepare
+from fl.results import cell
 from strategies import STRATEGIES
 from strategies.base import Plan
 from tests.fl.conftest import SMALL
 
 LIAR, OTHER = 1, 2
+LONGER = int(os.environ.get("DRIFTFED_FUZZ", "1"))
 
 
 class Round:
@@ -43,12 +47,29 @@ class Round:
         self.asked = sorted(asked, key=lambda message: message.metadata.dst_node_id)
         self.before = dumps(self.strategy.saved())
         self.replies = list(self.grid.send_and_receive(self.asked))
+        training = self._state()
+        profiles = self.strategy._ask(self.grid, range(4), 1, 2)
+        self.delivered = sorted(self.strategy._deliver(profiles, 1), key=lambda message: message.metadata.dst_node_id)
+        self.scored = list(self.grid.send_and_receive(self.delivered))
+        self.serving = self._state()
+        vars(self.strategy).update(training)
+
+    def _state(self) -> dict[str, object]:
+        """What belongs to the messages that are under way."""
+        return {name: getattr(self.strategy, name) for name in ("_tasks", "_sent", "_down")}
 
     def merge(self, replies: list[Message]) -> tuple[Ledger, dict[str, torch.Tensor]]:
         self.strategy.load(loads(self.before))
         self.strategy.ledger, self.strategy._spent = Ledger(), {}
         self.strategy.aggregate_train(1, replies)
         return self.strategy.ledger, self.strategy.method.model
+
+    def scores(self, replies: list[Message]) -> list[DeviceScore]:
+        training = self._state()
+        vars(self.strategy).update(self.serving)
+        scores = self.strategy._scores(replies)
+        vars(self.strategy).update(training)
+        return scores
 
     def lie(self, content: RecordDict) -> Message:
         return Message(content, reply_to=self.asked[LIAR])
@@ -66,6 +87,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(a[name], value) for name, value in b.items())
 
 
+figures = st.floats() | st.lists(st.floats() | st.floats(0, 1), max_size=4) | st.integers(-9, 9)
 numbers = st.floats() | st.integers(-(2**63), 2**63 - 1)
 reports = st.dictionaries(
     st.sampled_from(["device", "num-examples", "loss", "classes", "active.block.modules", "trained.x", "lost"])
@@ -90,7 +112,7 @@ contents = st.dictionaries(
 ).map(RecordDict)
 
 
-@budget(max_examples=40, deadline=None)
+@budget(max_examples=40 * LONGER, deadline=None)
 @given(data=st.data())
 def test_no_answer_ends_the_run_or_reaches_the_model(round_: Round, data: st.DataObject) -> None:
     """Anything at all; or an honest answer with some of its arrays and numbers replaced by anything."""
@@ -164,7 +186,7 @@ def test_a_device_that_never_answers_is_a_failure(round_: Round) -> None:
     assert (ledger.devices, ledger.failures, ledger.refused) == (3, 1, 0)
 
 
-@budget(max_examples=40, deadline=None)
+@budget(max_examples=40 * LONGER, deadline=None)
 @given(data=st.data())
 def test_no_profile_ends_the_run(round_: Round, data: st.DataObject) -> None:
     strategy = round_.strategy
@@ -175,6 +197,8 @@ def test_no_profile_ends_the_run(round_: Round, data: st.DataObject) -> None:
     told: dict = {"device": LIAR}
     for name in data.draw(st.sets(st.sampled_from(["link", "compute", "memory"]))):
         told[name] = data.draw(values)
+    if data.draw(st.booleans()):
+        told["macs"] = data.draw(st.floats())
     for layer, n in columns.items():
         told[f"importance.{layer}"] = data.draw(st.lists(values, min_size=n - 1, max_size=n + 1))
         if data.draw(st.booleans()):
@@ -190,9 +214,48 @@ def test_no_profile_ends_the_run(round_: Round, data: st.DataObject) -> None:
     strategy.load({**loads(round_.before), "profiles": {}, "equipped": set()})
     profiles = strategy._ask(Liars(round_.settings.flat(), 4), range(4), 1, 0)
     assert {0, 2, 3} <= {p.device for p in profiles}
+    assert 0 <= strategy.ledger.train_macs < 1e18
     tasks = strategy.method.tasks(1, profiles)
     assert all(torch.isfinite(v).all() for task in tasks.values() for v in (task.state or {}).values())
     assert len(strategy.method.deliver(profiles)) == len(profiles)
+
+
+@budget(max_examples=40 * LONGER, deadline=None)
+@given(data=st.data())
+def test_no_score_ends_the_run(round_: Round, data: st.DataObject) -> None:
+    """The others' scores count; the liar's only if it could be one."""
+    honest = round_.scored[LIAR].content
+    content = data.draw(contents)
+    if data.draw(st.booleans()):
+        changed = data.draw(st.dictionaries(st.sampled_from([*honest[wire.REPORT], "former"]), figures, max_size=3))
+        content = RecordDict({wire.REPORT: MetricRecord({**honest[wire.REPORT], **changed})})
+    replies = [*round_.scored[:LIAR], Message(content, reply_to=round_.delivered[LIAR]), *round_.scored[LIAR + 1 :]]
+    scores = round_.scores(replies)
+    assert {0, 2, 3} <= {score.device for score in scores} and len(scores) <= 4
+    for score in scores:
+        for accuracy, balanced, loss in (score.delivered, score.adapted):
+            assert 0 <= accuracy <= 1 and 0 <= balanced <= 1 and 0 <= loss < math.inf
+        assert score.samples >= 0 and all(0 <= value <= 1 for value in (score.former or {}).values())
+        assert all(0 <= seconds < math.inf for seconds in score.seconds.values()) and 0 <= score.macs < math.inf
+
+
+words = st.text(max_size=8) | st.text(min_size=100, max_size=300)
+machines = st.fixed_dictionaries(
+    {"partition-id": st.integers(-3, 3) | st.floats() | words, "name": words | st.booleans()},
+    optional={key: figures | st.sampled_from([1.0, 1e9]) | words for key in wire.POSSIBLE},
+).map(lambda about: RecordDict({wire.NODE: ConfigRecord(about)}))
+
+
+@budget(max_examples=100 * LONGER, deadline=None)
+@given(contents | machines)
+def test_a_machine_says_what_it_is_or_why_not(content: RecordDict) -> None:
+    """And what it is fits into a line of a CSV, and gives a finite time to whatever it is sent."""
+    try:
+        device, hardware = wire.introduced(content)
+    except ValueError:
+        return
+    assert device >= 0 and cell(hardware.name) == hardware.name
+    assert math.isfinite(train_seconds(hardware, 1e15, 10**6, 100)) and math.isfinite(link_seconds(hardware, 10**12))
 
 
 plain = (
@@ -204,7 +267,7 @@ KEYS = (
 ).split()
 
 
-@budget(max_examples=60, deadline=None)
+@budget(max_examples=60 * LONGER, deadline=None)
 @given(
     kind=st.sampled_from(["query", "train", "evaluate"]),
     drop=st.sets(st.sampled_from(KEYS), max_size=2),

@@ -1,6 +1,8 @@
 """The connection entry, the link's speed, the unit: what the commands write and measure."""
 
 import http.server
+import shutil
+import subprocess
 import threading
 import time
 import tomllib
@@ -82,6 +84,19 @@ def test_a_unit_runs_the_same_command_in_the_foreground(tmp_path) -> None:
     assert f"Environment=DRIFTFED_DEPLOY={tmp_path}" in said.output
 
 
+def test_a_unit_survives_odd_names_and_systemd_finds_nothing_wrong(tmp_path) -> None:
+    folder = tmp_path / "50 % of it"
+    words = ["supernode", "pi0", "--superlink", "lab:8000", "--device", "0", "--data", 'a "b" $HOME\\c']
+    said = CliRunner().invoke(app, ["unit", "--folder", str(folder), "--", *words])
+    assert f'Environment="DRIFTFED_DEPLOY={tmp_path}/50 %% of it"' in said.output
+    assert '--device 0 --data "a \\"b\\" $$HOME\\\\c" --foreground' in said.output
+    if shutil.which("systemd-analyze"):
+        unit = tmp_path / "driftfed.service"
+        unit.write_text(said.output)
+        done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -109,3 +124,14 @@ def test_a_supernode_needs_its_key_and_its_data(tmp_path) -> None:
     (tmp_path / "keys" / "pi0").touch()
     with pytest.raises(DeployError, match="it has no classes.txt"):
         CliRunner().invoke(app, [*words, "--data", str(tmp_path / "none")], catch_exceptions=False)
+
+
+def test_the_image_is_given_all_that_its_build_needs() -> None:
+    project, copied = Path(__file__).parents[3], []
+    for line in (project / "experiments" / "deploy" / "Dockerfile").read_text().splitlines():
+        if line.startswith("COPY "):
+            copied += line.split()[1:-1]
+    wheel = tomllib.loads((project / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = ["pyproject.toml", "README.md", *wheel["packages"], *wheel["shared-data"]]
+    assert [path for path in needed if path not in copied and path.split("/")[0] not in copied] == []
+    assert all((project / path).exists() for path in copied)

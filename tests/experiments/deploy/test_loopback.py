@@ -55,8 +55,9 @@ def test_a_deployment_gives_the_simulations_rows_refuses_a_stranger_and_leaves_n
 
 
 def test_more_nodes_than_memory_holds_are_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.deploy.loopback.free_memory", lambda: 1.9e9)
-    words = r"^3 SuperNodes take 1\.9 GB of memory and 1\.9 GB are free: .*devices=n"
+    monkeypatch.setattr("experiments.deploy.loopback.free_memory", lambda: 1.7e9)
+    monkeypatch.setattr("experiments.deploy.loopback.at_once", lambda: 2)  # 3 x 0.2 + 2 x 0.6
+    words = r"^3 SuperNodes take 1\.8 GB of memory and 1\.7 GB are free: .*devices=n"
     with pytest.raises(DeployError, match=words), deployment(smoke(), 1, say=pytest.fail):
         pass
 

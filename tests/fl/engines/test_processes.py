@@ -1,0 +1,36 @@
+"""A worker process that is killed from outside."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from fl.config import Settings
+from fl.engines.crew import Hand
+from fl.grid import LocalGrid
+from fl.results import read_rounds
+from fl.run import open_results, run
+from tests.fl.conftest import SMALL
+
+HOW = {"strategies": "fedavg", "cohort": 6, "rounds": 2}
+
+
+def test_a_worker_killed_with_a_sum_and_a_job_in_its_hands_changes_nothing(play: Callable, tmp_path: Path) -> None:
+    settings = Settings.parse({**SMALL, **HOW})
+    killed: list[Hand] = []
+
+    def on_reply() -> None:
+        for hand in grid._crew.hands:
+            if hand.summed and hand.doing == "work" and not killed:
+                killed.append(hand)
+                hand.worker.process.kill()
+
+    with (
+        open_results([settings], tmp_path / "two", False) as results,
+        LocalGrid(settings.flat(), settings.devices, workers=2, on_reply=on_reply) as grid,
+    ):
+        run(settings, grid, results)
+        assert len(killed) == 1 and len(grid._crew.hands) == 2 and killed[0] not in grid._crew.hands
+    play(tmp_path / "one", **HOW)
+    cut, whole = (read_rounds(tmp_path / name).drop(columns="wall_s") for name in ("two", "one"))
+    pd.testing.assert_frame_equal(cut, whole, rtol=1e-6)
