@@ -73,6 +73,8 @@ KINDS: dict[str, Kind] = {
     "mb_to_target": Kind("target", "MB", "MB to target"),
     "accuracy": Kind("accuracy", "%", "accuracy, %", 100, 1),
     "gap": Kind("gap", "points", "gap, points", 100, 1),
+    "probed": Kind("probed", "%", "tokens that a probe reads, %", 100, 0),
+    "score": Kind("score", "%", "score, %", 100, 1),
     "ability_gain": Kind("gain 1/5", "points", "ability gain at a fifth of the modules, points", 100, 1),
     "ability_gain_all": Kind("gain", "points", "ability gain, points", 100, 1),
     "train_ms": Kind("train", "ms", "training step, ms"),
@@ -103,6 +105,7 @@ BOLD = ("accuracy_mean",)  # as a table's first column: the best are bold
 WITH_INTERVAL = (
     *BOLD,
     "accuracy",
+    "score",
     "gap",
     "ability_gain",
     "ability_gain_all",

@@ -16,6 +16,9 @@ from experiments.catalog.spa import SPA_COSTS, SPA_EFFECT, SPA_FEDERATED, SPA_GA
 from experiments.catalog.table1 import FIG7, FIG8, FIG9, TABLE1
 from experiments.catalog.text import TEXT
 from experiments.catalog.vq_e1 import VQ_E1
+from experiments.catalog.vq_e2 import VQ_E2
+from experiments.catalog.vq_e3 import VQ_E3
+from experiments.catalog.vq_tables import VQ_TABLE2, VQ_TABLE3
 
 EXPERIMENTS: dict[str, Experiment] = {
     e.name: e
@@ -40,7 +43,11 @@ EXPERIMENTS: dict[str, Experiment] = {
         SPA_GATE,
         SPA_SIZE,
         SPA_FEDERATED,
+        VQ_TABLE2,
+        VQ_TABLE3,
         VQ_E1,
+        VQ_E2,
+        VQ_E3,
     )
 }
 VIEWS: dict[str, View] = {v.name: v for v in (FIG7, FIG8, FIG9, FIG11, SPA_COSTS, SPA_EFFECT)}

@@ -177,7 +177,7 @@ def boundary_rows() -> pd.DataFrame:
     for seed in (1, 2):
         for p in (1, 4):
             for kind, at, up in (("float32", 0.8, 4000.0 / p), ("codes", 0.7, 40.0 / p)):
-                scores = (at + 0.01 * seed, 1.0, up, 16.0, up, up, 8.0, 5.0)
+                scores = (at + 0.01 * seed, at + 0.01 * seed, 1.0, up, 16.0, up, up, 0.5, 8.0, 5.0)
                 made.append(("toy", f"p={p} {kind}", seed, kind, p, 16, 4, *scores, 9, 9))
     return pd.DataFrame(made, columns=["experiment", "setting", "seed", *boundary.Row.__dataclass_fields__])
 
