@@ -1,5 +1,7 @@
 """SPA: what each way gives and costs, where the device is asked, and quality against how often it is."""
 
+from itertools import product
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -31,12 +33,15 @@ FITS = {
 def spa_modes(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     """Token accuracy against exchanges and bytes per token, a point per seed; the base needs none: a line, the mean."""
     panels = {"M": "exchanges per token", "bytes": "payload, bytes per token"}
+    settings = rows["setting"].unique()
     with styled():
-        figure, drawn = grid(["quality and calls", "quality and bytes"], {}, 2, (4.6, 3.6))
-        means = rows.assign(bytes=rows["down"] + rows["up"]).groupby(["variant", "seed"], sort=False)
+        figure, drawn = grid(
+            [f"{setting}: accuracy and {x}" for setting in settings for x in panels], {}, 2, (4.6, 3.6)
+        )
+        means = rows.assign(bytes=rows["down"] + rows["up"]).groupby(["setting", "variant", "seed"], sort=False)
         points = means[[*panels, "token_accuracy"]].mean().reset_index()
-        for axes, (x, label) in zip(drawn, panels.items(), strict=True):
-            for variant, of in points.groupby("variant", sort=False):
+        for axes, (setting, x) in zip(drawn, product(settings, panels), strict=True):
+            for variant, of in points[points["setting"] == setting].groupby("variant", sort=False):
                 color, marker = MODES[str(variant)]
                 if variant in ("zero-shot", "one-shot"):
                     line = "--" if variant == "zero-shot" else ":"
@@ -45,41 +50,49 @@ def spa_modes(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
                     axes.plot(of[x], of["token_accuracy"], marker, color=color, label=variant, markerfacecolor="none")
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter("{x:g}")
-            axes.set_xlabel(label)
+            axes.set_xlabel(panels[x])
             axes.set_ylabel("token accuracy")
-        drawn[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        drawn[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
 def spa_costs(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     """Seconds of 50 tokens, mean over seeds: base and device as measured, network as modelled, on a LAN and on 4G."""
-    means = summary.pivot_table(index="method", columns="metric", values="value", sort=False)
-    names, infer = list(means.index), means["infer_s"]
+    lines = {"lan_s": "LAN, 3.8 ms, 1 Gb/s", "mobile_s": "4G, 50 ms, 10 Mb/s"}
+    settings = rows["setting"].unique()
     with styled():
-        figure, drawn = grid(["LAN, 3.8 ms, 1 Gb/s", "4G, 50 ms, 10 Mb/s"], {}, 2, (4.4, 3.6))
-        for axes, line in zip(drawn, ("lan_s", "mobile_s"), strict=True):
-            axes.barh(names, infer, color="#7f7f7f", label="base and device")
-            axes.barh(names, means[line], left=infer, color="#0072b2", label="network")
+        figure, drawn = grid(
+            [f"{setting}: {text}" for setting in settings for text in lines.values()], {}, 2, (4.4, 3.6)
+        )
+        for axes, (setting, line) in zip(drawn, product(settings, lines), strict=True):
+            of = summary[summary["setting"] == setting]
+            means = of.pivot_table(index="method", columns="metric", values="value", sort=False)
+            axes.barh(means.index, means["infer_s"], color="#7f7f7f", label="base and device")
+            axes.barh(means.index, means[line], left=means["infer_s"], color="#0072b2", label="network")
             axes.invert_yaxis()
             axes.set_xlabel("seconds for 50 tokens")
-        drawn[1].set_yticklabels([])
+        for axes in drawn[1::2]:
+            axes.set_yticklabels([])
         drawn[0].legend(fontsize=7)
     return figure
 
 
 def spa_effect(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     """Gated ways: the share asked about of the tokens that base and side see alike, and differently; per seed."""
+    settings = rows["setting"].unique()
     with styled():
-        figure, (axes,) = grid(["where the device is asked"], {}, 1, (5.0, 3.8))
-        means = rows.groupby(["variant", "seed"], sort=False)[["recall", "waste"]].mean().reset_index()
-        for variant, of in means[means["waste"] < 1].groupby("variant", sort=False):
-            color, marker = MODES[str(variant)]
-            axes.plot(of["waste"], of["recall"], marker, color=color, label=variant, markerfacecolor="none")
-        axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=":", label="asked at random")
-        axes.plot(0.24, 0.73, "*", color="#000000", markersize=9, label="the paper's")
-        axes.set_xlabel("waste: asked, of tokens seen alike")
-        axes.set_ylabel("recall: asked, of those seen differently")
-        axes.legend(fontsize=7)
+        figure, drawn = grid([f"{setting}: where the device is asked" for setting in settings], {}, 2, (5.0, 3.8))
+        means = rows.groupby(["setting", "variant", "seed"], sort=False)[["recall", "waste"]].mean().reset_index()
+        for axes, setting in zip(drawn, settings, strict=True):
+            gated = means[(means["setting"] == setting) & (means["waste"] < 1)]
+            for variant, of in gated.groupby("variant", sort=False):
+                color, marker = MODES[str(variant)]
+                axes.plot(of["waste"], of["recall"], marker, color=color, label=variant, markerfacecolor="none")
+            axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=":", label="asked at random")
+            axes.plot(0.24, 0.73, "*", color="#000000", markersize=9, label="the paper's")
+            axes.set_xlabel("waste: asked, of tokens seen alike")
+            axes.set_ylabel("recall: asked, of those seen differently")
+        drawn[0].legend(fontsize=7)
     return figure
 
 
@@ -106,24 +119,26 @@ def spa_gate(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
 
 
 def spa_size(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """Token accuracy, and M where a gate decides it, by each size; mean over devices, a line over seeds' means."""
+    """Token accuracy, and M where a gate decides it, by each size; a row of panels for each base, means of the rest."""
     panels = {"width": "d / r", "states": "states read", "data": "training examples", "epochs": "epochs"}
     lines = {"S1": ("#e69f00", "^"), "S3": ("#009e73", "v")}
+    settings = rows["setting"].unique()
     with styled():
-        figure, drawn = grid(list(panels), {}, len(panels), (3.2, 3.4))
-        means = rows.groupby(["by", "at"])[["token_accuracy", "M"]].mean()
-        for axes, (by, label) in zip(drawn, panels.items(), strict=True):
+        names = [f"{setting}: {by}" for setting in settings for by in panels]
+        figure, drawn = grid(names, {}, len(panels), (3.2, 3.4))
+        means = rows.groupby(["setting", "by", "at"])[["token_accuracy", "M"]].mean()
+        for axes, (setting, by) in zip(drawn, product(settings, panels), strict=True):
             if by == "epochs":
                 for name, (color, marker) in lines.items():
-                    of = means.loc[name]
+                    of = means.loc[setting, name]
                     axes.plot(of.index, of["token_accuracy"], marker=marker, color=color, label=f"{name}, accuracy")
             else:
-                of = means.loc[by]
+                of = means.loc[setting, by]
                 axes.plot(of.index, of["token_accuracy"], marker="o", color="#d55e00", label="SPA, accuracy")
                 axes.plot(of.index, of["M"], marker="s", color="#0072b2", linestyle="--", label="SPA, M")
             axes.set_ylim(0, 1.02)
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter("{x:g}")
-            axes.set_xlabel(label)
+            axes.set_xlabel(panels[by])
             axes.legend(fontsize=7)
     return figure

@@ -227,6 +227,19 @@ def test_files_are_small_and_the_same_every_time(name, tmp_path):
     assert (tmp_path / "one" / "fig.png").stat().st_size < 300_000
 
 
+@pytest.mark.parametrize("name", ["spa-modes", "spa-costs", "spa-effect", "spa-size"])
+def test_two_bases_are_never_one_average(name: str) -> None:
+    rows, summary = inputs(name)
+    worse = rows.assign(setting="t", token_accuracy=rows["token_accuracy"] / 2)
+    both, summaries = pd.concat([rows, worse]), pd.concat([summary, summary.assign(setting="t")])
+    alone, beside = PLOTS[name](rows, summary).axes, PLOTS[name](both, summaries).axes
+    assert len(beside) == 2 * len(alone)
+    for one, same, other in zip(alone, beside[: len(alone)], beside[len(alone) :], strict=True):
+        assert one.get_title("left") == same.get_title("left") and other.get_title("left").startswith("t: ")
+        for line, again in zip(one.lines, same.lines, strict=True):
+            assert list(line.get_ydata()) == list(again.get_ydata())
+
+
 def test_steps_reads_the_end_of_each_step():
     (left, _) = steps(*inputs("steps")).axes
     drawn = lines(left)
