@@ -252,8 +252,8 @@ def supernode(
     except DeployError as error:
         if REFUSED in str(error):
             raise DeployError(
-                f"the SuperLink refuses {name}: run `deploy register {name}.pub` on the server; if it is registered and "
-                "was killed just now, the SuperLink takes it for running: try again in a minute"
+                f"the SuperLink refuses {name}: run `deploy register {name}.pub` on the server; if it is registered "
+                "and was killed just now, the SuperLink takes it for running: try again in a minute"
             ) from error
         raise
     _say(f"SuperNode {name}, process {service.pid()}: started as device {device}, {node['link-mbit-s']:.1f} Mbit/s")
