@@ -3,8 +3,11 @@
 import sys
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["deploy"]:
-        from experiments.deploy.commands import main
-    else:
-        from experiments.cli import main
+    try:
+        if sys.argv[1:2] == ["deploy"]:
+            from experiments.deploy.commands import main
+        else:
+            from experiments.cli import main
+    except KeyboardInterrupt:  # while modules load: nothing has begun
+        sys.exit(130)
     main()

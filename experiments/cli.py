@@ -34,7 +34,7 @@ from fl.config import Settings, SettingsError
 from fl.engines.crew import EngineFailed
 from fl.grid import cores
 from fl.privacy import epsilon
-from fl.results import ResultsError, atomic_write, csv_text, read_config, read_rounds
+from fl.results import ResultsError, atomic_write, csv_text, read_config, read_rounds, told
 from fl.run import Event
 from fl.world import world
 from partitions import DATASETS, DataError, Here, UnknownName, fetch, import_, lookup, where
@@ -90,7 +90,7 @@ def run(
             "SuperNode per device, deployed on this machine; by default the experiment's own, mostly local."
         ),
     ] = "",
-    workers: Annotated[int, typer.Option(help="Processes that stand in for devices; 0: one per core.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that stand in for devices; 0: one per core.", min=0)] = 0,
     ray_address: Annotated[
         str, typer.Option(help="Of a Ray cluster, HOST:PORT or auto, for --engine ray; by default this machine alone.")
     ] = "",
@@ -113,6 +113,9 @@ def run(
     engine = engine or experiment.engine
     lookup("engine", engine, ENGINES)
     changes = changes_of(set_)
+    for key in ("out", "overwrite"):
+        if key in changes:
+            raise SettingsError(f"--set {key}={changes[key]}: with `run` this is said by --{key}")
     chosen = list(experiment.seeds)
     if seeds:
         chosen = Settings.parse({"seeds": seeds}).seed_list
@@ -146,9 +149,10 @@ def drift(
         raise SettingsError("placement = 'own' leaves data with the machines that hold them: nothing to draw here")
     rows = shares(here, min(devices, chosen.devices), steps)
     folder = out.expanduser().absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(folder / "drift.csv", csv_text([rows.columns, *rows.itertuples(index=False, name=None)]))
-    save(draw_drift(rows), folder, "drift")
+    with told(f"write to '{folder}'"):
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_write(folder / "drift.csv", csv_text([rows.columns, *rows.itertuples(index=False, name=None)]))
+        save(draw_drift(rows), folder, "drift")
     console.print(f"{folder / 'drift.csv'}\n{folder / 'drift.png'}", style="dim", highlight=False, soft_wrap=True)
 
 
@@ -207,7 +211,7 @@ def bench(
     names: Annotated[list[str] | None, typer.Argument(help="Benchmarks; without any, they are listed.")] = None,
     blocks: Annotated[int, typer.Option(help="How often the turn comes round to each contestant.", min=1)] = 5,
     rounds: Annotated[int, typer.Option(help="Rounds, or repetitions, in a turn.", min=1)] = 4,
-    workers: Annotated[int, typer.Option(help="Processes of each contestant; 0: one per core.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes of each contestant; 0: one per core.", min=0)] = 0,
     out: Annotated[Path, typer.Option(help="Folder for <name>.csv and <name>.md.")] = Path("results") / "bench",
 ) -> None:
     """Measure what things cost, beside what others take for the same work: turn by turn, on a machine that is idle."""
@@ -263,24 +267,27 @@ def _finish(folder: Path, asked: str = "") -> None:
     """Summary, tables and figures of a results folder; the table of ``asked``, by default the experiment, is shown."""
     if (folder / FILE).exists():
         config = read_config(folder)
-        experiment = lookup("experiment", config["experiment"], EXPERIMENTS)
+        studies = {name: experiment for name, experiment in EXPERIMENTS.items() if experiment.study}
+        experiment = lookup("study", config.get("experiment", ""), studies)
         study = STUDIES[experiment.study]
         rows = read_study(folder, study)
         summary = summarize_study(rows, study, experiment.paper)
     else:
-        methods = read_config(folder)["methods"] if (folder / "config.toml").exists() else []
+        methods = read_config(folder).get("methods", []) if (folder / "config.toml").exists() else []
         rows = in_order(read_rounds(folder), methods)
         experiment = EXPERIMENTS.get(str(rows["experiment"].iloc[0]) if len(rows) else "", OTHER)
         summary = summarize(rows, experiment.paper, experiment.sweep)
-    write_summary(folder, summary)
+    with told(f"write to '{folder}'"):
+        write_summary(folder, summary)
     written = [FILE if experiment.study else "rounds.csv", "summary.csv"]
     views: dict[str, Experiment | View] = {"figure": experiment} | {
         view.name: view for view in VIEWS.values() if view.of == experiment.name
     }
     for stem, view in views.items():
         page = "table.md" if stem == "figure" else f"{stem}.md"
-        atomic_write(folder / page, markdown(summary, view.table, view.name, view.note))
-        save(PLOTS[view.plot](rows, summary), folder, stem)
+        with told(f"write to '{folder}'"):
+            atomic_write(folder / page, markdown(summary, view.table, view.name, view.note))
+            save(PLOTS[view.plot](rows, summary), folder, stem)
         written += [page, f"{stem}.png"]
         if view.name == (asked or experiment.name):
             show(summary, view.table, view.note, console)

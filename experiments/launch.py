@@ -27,7 +27,7 @@ from experiments.hermetic import flwr_run
 from experiments.studies import Study, StudyResults
 from fl.config import Settings
 from fl.grid import LocalGrid, OwnGrid, cores
-from fl.results import Row
+from fl.results import Row, refuse_beside
 from fl.run import Event, complete, open_results, run
 from fl.workloads import find
 from strategies import STRATEGIES
@@ -76,6 +76,7 @@ def launch_study(study: Study, settings: Sequence[Settings], out: Path, overwrit
     Raises:
         SettingsError, DataError, ResultsError: before anything starts.
     """
+    refuse_beside(out, "rounds.csv")
     for s in settings:
         for seed in s.seed_list:
             study.check(s, seed)

@@ -1,6 +1,7 @@
 """What the commands of SPA do: get a base, train a plugin, be its device, chat with a base that asks it."""
 
 import csv
+import logging
 import select
 import socket
 import subprocess
@@ -160,7 +161,8 @@ def talk(
             rows: list[Row] = []
             for number, line in enumerate(_lines(), 1):
                 session = Session(model, link, terms, model.prompt(line))
-                rows += [Row(number, *row) for row in _answer(session, limit, beams)]
+                with _told_afterwards():
+                    rows += [Row(number, *row) for row in _answer(session, limit, beams)]
                 if trace is not None:
                     write_trace(trace, rows)
                 if session.gone and select.select([listener], [], [], 0)[0]:  # it came back
@@ -209,6 +211,22 @@ class Row:
     base_ms: float
     call_ms: float
     side_ms: float
+
+
+@contextmanager
+def _told_afterwards() -> Iterator[None]:
+    """What the cloud's half logs is printed at the end, not in the middle of a sentence."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    cloud = logging.getLogger(Session.__module__)
+    cloud.addHandler(handler)
+    try:
+        yield
+    finally:
+        cloud.removeHandler(handler)
+        for line in said:
+            console.print(line, style="dim", soft_wrap=True)
 
 
 def _answer(session: Session, limit: int, beams: int) -> list[tuple]:

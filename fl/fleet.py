@@ -71,10 +71,11 @@ class Fleet:
                 found[device] = node, hardware
         missing = [device for device in range(settings.devices) if device not in found]
         if missing:
+            fewer = f"set devices = {missing[0]}, " if missing[0] else ""  # all those before it are there
             raise SettingsError(
                 f"placement = 'own' needs a SuperNode for each of the {settings.devices} devices; none has the "
                 f"partition-id {', '.join(map(str, missing[:8]))}{' ...' if len(missing) > 8 else ''}: start them, "
-                f"set devices = {len(found)}, or use placement = 'shared' in simulation"
+                f"{fewer}or use placement = 'shared' in simulation"
             )
         own = [found[device] for device in range(settings.devices)]
         return cls([node for node, _ in own], {device: hardware for device, (_, hardware) in enumerate(own)})

@@ -62,13 +62,13 @@ KEYS: dict[str, list[str]] = {
     "supernet": EARLY + LATER + ["module-layers", "shrink"],
     "split": """
         dataset proxy-fraction tokens vocabulary dense-epochs offline-batch vq-codes vq-groups vq-hidden vq-width
-        vq-pool vq-beta vq-decay vq-estimator vq-lr
+        vq-preset vq-frozen vq-cloud-layers vq-pool vq-beta vq-decay vq-estimator vq-lr
     """.split(),
 }
 
 
 # Raise one when the code that makes the artefact changes what it computes.
-VERSIONS = dict.fromkeys(KEYS, 3) | {"tailored": 4}
+VERSIONS = dict.fromkeys(KEYS, 3) | {"tailored": 4, "split": 4}
 
 
 def address(settings: Settings, seed: int, artefact: str) -> Path:

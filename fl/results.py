@@ -86,6 +86,7 @@ MEASURE_COLUMNS: dict[str, str] = {
 }
 FILES = (
     "rounds.csv",
+    "study.csv",
     "devices.csv",
     "measures.csv",
     "summary.csv",
@@ -313,6 +314,7 @@ class ResultsWriter:
             for name in FILES:
                 (self.out / name).unlink(missing_ok=True)
             shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)
+        refuse_beside(self.out, "study.csv")
         rounds = self.out / "rounds.csv"
         holds_rows = rounds.exists() and len(_whole_lines(rounds)) > 1
         try:
@@ -333,6 +335,16 @@ class ResultsWriter:
             if row.experiment != self._config["experiment"] or row.setting not in self._config["settings"]:
                 raise ResultsError(f"'{row.experiment}', setting '{row.setting}' is not in the config of '{self.out}'")
         return rows
+
+
+def refuse_beside(out: Path, other: str) -> None:
+    """A folder holds the rows of methods or those of a study: the summary of one would replace that of the other.
+
+    Raises:
+        ResultsError: ``other`` is there.
+    """
+    if (out / other).exists():
+        raise ResultsError(f"'{out}' holds results of another kind of experiment ({other}); choose another folder")
 
 
 def read_rounds(out: Path) -> pd.DataFrame:
@@ -485,7 +497,10 @@ def _key(line: Mapping[str, str]) -> RowKey:
 def _whole_lines(path: Path) -> list[str]:
     """The lines of a file with their ends; what follows the last line end was cut off in mid-write."""
     text = path.read_bytes()
-    return [line + "\n" for line in text[: text.rfind(b"\n") + 1].decode().split("\n")[:-1]]
+    try:
+        return [line + "\n" for line in text[: text.rfind(b"\n") + 1].decode().split("\n")[:-1]]
+    except UnicodeDecodeError as error:
+        raise ResultsError(f"'{path}' is damaged, it is not text: put it back or choose another folder") from error
 
 
 def _read(path: Path, kind: type[Row] | type[DeviceRow] | type[MeasureRow]) -> pd.DataFrame:

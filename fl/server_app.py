@@ -28,7 +28,7 @@ def report(event: Event) -> None:
     elif event.kind == "resumed":
         log(INFO, "seed %d, %s: goes on after round %d of %d", event.seed, event.what, event.at, event.of)
     elif event.kind == "offline" and event.at == 0:
-        log(INFO, "seed %d, cloud: %s, %d epochs", event.seed, event.what, event.of)
+        log(INFO, "seed %d, cloud: %s, 0 of %d", event.seed, event.what, event.of)
     elif event.kind == "round" and event.rows[0].evaluated:
         scores = ", ".join(f"{row.method} {100 * row.accuracy_mean:.1f} %" for row in event.rows)
         log(INFO, "seed %d, %s: round %d of %d, %s", event.seed, event.what, event.at, event.of, scores)

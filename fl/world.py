@@ -1,11 +1,13 @@
 """The settings' world, architectures and recipe: what the cloud and every device build alike, once per process."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from inspect import signature
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from fl.config import Settings, SettingsError
@@ -23,6 +25,16 @@ DRIFT_KEYS = {
     "recurring": ("contexts",),
     "feature": ("corruption", "severity_step"),
 }
+
+
+def _minilm() -> Tokenizer:
+    from models.vq.presets import minilm_tokenizer  # takes seconds
+
+    return minilm_tokenizer()
+
+
+TOKENIZERS: dict[str, Callable[[], Tokenizer | None]] = {"tiny": lambda: None, "minilm": _minilm}
+"""By vq-preset; None: one that is trained on the proxy."""
 
 
 def dataset(settings: Settings) -> Dataset:
@@ -65,9 +77,10 @@ def world(settings: Settings, seed: int) -> World | Here:
             drift_steps=settings.drift_steps,
         )
         if here.data.text:
-            here = replace(here, data=tokenised(here.data, here.proxy(), settings.vocabulary, settings.tokens))
+            there = TOKENIZERS[settings.vq_preset]()
+            here = replace(here, data=tokenised(here.data, here.proxy(), settings.vocabulary, settings.tokens, there))
         return here
-    except ValueError as error:
+    except (ValueError, ModuleNotFoundError) as error:
         raise SettingsError(str(error)) from error
 
 

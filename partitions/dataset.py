@@ -5,6 +5,8 @@ from typing import Literal
 
 import numpy as np
 
+from partitions.errors import DataError
+
 Split = Literal["train", "test"]
 
 
@@ -33,6 +35,18 @@ class Dataset:
     target_test: np.ndarray | None = None
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        """DataError if examples and classes do not belong together."""
+        parts = (("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test))
+        for part, x, y in parts:
+            if len(x) != len(y):
+                raise DataError(f"the {part} part of {self.name} has {len(x)} examples and {len(y)} labels")
+            if len(y) and not 0 <= y.min() <= y.max() < len(self.classes):
+                raise DataError(
+                    f"the {part} part of {self.name} has labels {y.min()} to {y.max()}, and its {len(self.classes)} "
+                    f"classes are 0 to {len(self.classes) - 1}"
+                )
 
     @property
     def num_classes(self) -> int:

@@ -55,19 +55,23 @@ def encode(tokenizer: Tokenizer, texts: np.ndarray, length: int) -> np.ndarray:
     return np.array(ids, np.int32).reshape(len(rows), length)
 
 
-def tokenised(data: Dataset, proxy: np.ndarray, vocabulary: int, length: int) -> Dataset:
+def tokenised(
+    data: Dataset, proxy: np.ndarray, vocabulary: int, length: int, tokenizer: Tokenizer | None = None
+) -> Dataset:
     """The text set with int32 ids (N, ``length``) for its strings, cached for every process of the machine.
 
     Args:
         proxy: the train examples (P,) that the vocabulary is trained on.
+        tokenizer: one that is there already, with the special tokens of `SPECIAL` and 0 for [PAD].
     """
     said = hashlib.sha256(repr((data.name, vocabulary, length, tokenizers.__version__)).encode())
+    said.update(tokenizer.to_str().encode() if tokenizer else b"")
     said.update(proxy.astype(np.int64).tobytes())
     for texts in (data.x_train, data.x_test):
         said.update("\0".join(texts.ravel().tolist()).encode())
     place, name = cache_folder(), f"tokens-{said.hexdigest()[:20]}"
     if not store.holds(place, name):
-        tokenizer = train(data.x_train[proxy].ravel().tolist(), vocabulary)
+        tokenizer = tokenizer or train(data.x_train[proxy].ravel().tolist(), vocabulary)
         arrays = {split: encode(tokenizer, getattr(data, f"x_{split}"), length) for split in ("train", "test")}
         store.write(place, name, arrays, {"tokenizer": tokenizer.to_str()})
     arrays, _ = store.read(store.folder(place, name))

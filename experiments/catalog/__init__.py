@@ -12,10 +12,13 @@ from experiments.catalog.latency import LATENCY
 from experiments.catalog.loopback import LOOPBACK
 from experiments.catalog.poison import POISON
 from experiments.catalog.quickstart import MAIN, QUICKSTART
-from experiments.catalog.spa import SPA_GATE, SPA_MODES
+from experiments.catalog.spa import SPA_COSTS, SPA_EFFECT, SPA_FEDERATED, SPA_GATE, SPA_MODES, SPA_SIZE
 from experiments.catalog.table1 import FIG7, FIG8, FIG9, TABLE1
 from experiments.catalog.text import TEXT
 from experiments.catalog.vq_e1 import VQ_E1
+from experiments.catalog.vq_e2 import VQ_E2
+from experiments.catalog.vq_e3 import VQ_E3
+from experiments.catalog.vq_tables import VQ_TABLE2, VQ_TABLE3
 
 EXPERIMENTS: dict[str, Experiment] = {
     e.name: e
@@ -38,9 +41,15 @@ EXPERIMENTS: dict[str, Experiment] = {
         TEXT,
         SPA_MODES,
         SPA_GATE,
+        SPA_SIZE,
+        SPA_FEDERATED,
+        VQ_TABLE2,
+        VQ_TABLE3,
         VQ_E1,
+        VQ_E2,
+        VQ_E3,
     )
 }
-VIEWS: dict[str, View] = {v.name: v for v in (FIG7, FIG8, FIG9, FIG11)}
+VIEWS: dict[str, View] = {v.name: v for v in (FIG7, FIG8, FIG9, FIG11, SPA_COSTS, SPA_EFFECT)}
 
 __all__ = ["EXPERIMENTS", "SCALES", "VIEWS", "Experiment", "View"]

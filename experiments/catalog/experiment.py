@@ -61,7 +61,8 @@ class Experiment:
                 empty: all.
 
         Raises:
-            fl.config.SettingsError: the changes make no sense, or a text of ``only`` is in no setting's name.
+            fl.config.SettingsError: the changes make no sense, a text of ``only`` is in no setting's name, or several
+                settings would get one name.
         """
         settings = self.settings[scale]
 
@@ -71,19 +72,24 @@ class Experiment:
         for text in only:
             if not any(holds(name, text) for name in settings):
                 raise SettingsError(f"no setting of '{self.name}' is called '{text}'; known: {', '.join(settings)}")
+        chosen = [name for name in settings if not only or any(holds(name, text) for text in only)]
+        if "setting" in changes and len(chosen) > 1:
+            raise SettingsError(
+                f"setting = {changes['setting']!r} would be the name of {len(chosen)} settings ({', '.join(chosen)}); "
+                "choose one of them with --settings"
+            )
         return [
             Settings.parse(
                 {
                     **self.common,
-                    **overrides,
+                    **settings[setting],
                     "experiment": self.name,
                     "setting": setting,
                     "seeds": ",".join(map(str, seeds)),
                     **changes,
                 }
             )
-            for setting, overrides in settings.items()
-            if not only or any(holds(setting, text) for text in only)
+            for setting in chosen
         ]
 
 

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -90,8 +90,13 @@ class Site:
 
 
 @contextmanager
-def deployment(settings: Settings, seed: int, say: Callable[[str], None]) -> Iterator[Site]:
+def deployment(
+    settings: Settings, seed: int, say: Callable[[str], None], by: Callable[[str], str] = str
+) -> Iterator[Site]:
     """A SuperLink and a SuperNode for each device of the settings; all of it ends with the block, or with us.
+
+    Args:
+        by: where SuperNodes find the SuperLink of an address, if something lies between.
 
     Raises:
         DeployError: they would not fit into memory, or one did not get up, with the end of its log.
@@ -105,6 +110,7 @@ def deployment(settings: Settings, seed: int, say: Callable[[str], None]) -> Ite
         )
     with private_folder() as folder, Group(folder) as group:
         site = _superlink(folder, group)
+        site = replace(site, address=by(site.address))
         names = [f"device-{device:02d}" for device in range(settings.devices)]
         for name in names:
             node_key(folder, name)

@@ -13,7 +13,7 @@ from experiments.plots.divergence import divergence
 from experiments.plots.estimates import estimates
 from experiments.plots.overview import overview
 from experiments.plots.routing import routing
-from experiments.plots.spa import spa_gate, spa_modes
+from experiments.plots.spa import spa_costs, spa_effect, spa_gate, spa_modes, spa_size
 from experiments.plots.steps import steps
 from experiments.plots.submodels import submodels
 from experiments.plots.sweep import compared, speedup, sweep
@@ -22,7 +22,10 @@ Plot = Callable[[pd.DataFrame, pd.DataFrame], Figure]  # (rows of rounds.csv or 
 
 PLOTS: dict[str, Plot] = {
     "spa-modes": spa_modes,
+    "spa-costs": spa_costs,
+    "spa-effect": spa_effect,
     "spa-gate": spa_gate,
+    "spa-size": spa_size,
     "overview": overview,
     "accuracy": accuracy,
     "traffic": traffic,

@@ -1,4 +1,4 @@
-"""SPA: what each mode costs and gives, and quality against how often the device is asked."""
+"""SPA: what each way gives and costs, where the device is asked, and quality against how often it is."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -6,7 +6,19 @@ from matplotlib.figure import Figure
 from experiments.plots.panels import grid
 from experiments.plots.style import styled
 
-MODES = ("#7f7f7f", "#e69f00", "#cc79a7", "#000000", "#d55e00", "#882255", "#56b4e9")
+MODES = {
+    "zero-shot": ("#7f7f7f", "x"),
+    "one-shot": ("#7f7f7f", "+"),
+    "LoRA": ("#0072b2", "s"),
+    "adapter": ("#56b4e9", "s"),
+    "S1": ("#e69f00", "^"),
+    "S2": ("#cc79a7", "v"),
+    "S3": ("#009e73", "v"),
+    "LST": ("#000000", "v"),
+    "SPA": ("#d55e00", "o"),
+    "SPA attentive": ("#882255", "o"),
+    "SPA sparse": ("#882255", "D"),
+}
 FITS = {
     "two-stage": ("#d55e00", "o"),
     "mixture": ("#0072b2", "s"),
@@ -17,18 +29,57 @@ FITS = {
 
 
 def spa_modes(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """Token accuracy against M, and against the network time of 50 tokens over 4G; a point per seed."""
-    panels = (("M", "share of tokens asked about"), ("mobile_s", "network for 50 tokens on 4G, s"))
+    """Token accuracy against exchanges and bytes per token, a point per seed; the base needs none: a line, the mean."""
+    panels = {"M": "exchanges per token", "bytes": "payload, bytes per token"}
     with styled():
-        figure, drawn = grid([label for _, label in panels], {}, len(panels), (4.4, 3.6))
-        means = rows.groupby(["variant", "seed"], sort=False)[["M", "mobile_s", "token_accuracy"]].mean().reset_index()
-        for axes, (x, label) in zip(drawn, panels, strict=True):
-            for color, (variant, of) in zip(MODES, means.groupby("variant", sort=False), strict=False):
-                axes.plot(of[x], of["token_accuracy"], "o", color=color, label=variant)
-            axes.set_xlim(left=0)
+        figure, drawn = grid(["quality and calls", "quality and bytes"], {}, 2, (4.6, 3.6))
+        means = rows.assign(bytes=rows["down"] + rows["up"]).groupby(["variant", "seed"], sort=False)
+        points = means[[*panels, "token_accuracy"]].mean().reset_index()
+        for axes, (x, label) in zip(drawn, panels.items(), strict=True):
+            for variant, of in points.groupby("variant", sort=False):
+                color, marker = MODES[str(variant)]
+                if variant in ("zero-shot", "one-shot"):
+                    line = "--" if variant == "zero-shot" else ":"
+                    axes.axhline(of["token_accuracy"].mean(), color=color, linestyle=line, label=variant)
+                else:
+                    axes.plot(of[x], of["token_accuracy"], marker, color=color, label=variant, markerfacecolor="none")
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter("{x:g}")
             axes.set_xlabel(label)
             axes.set_ylabel("token accuracy")
+        drawn[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def spa_costs(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
+    """Seconds of 50 tokens, mean over seeds: base and device as measured, network as modelled, on a LAN and on 4G."""
+    means = summary.pivot_table(index="method", columns="metric", values="value", sort=False)
+    names, infer = list(means.index), means["infer_s"]
+    with styled():
+        figure, drawn = grid(["LAN, 3.8 ms, 1 Gb/s", "4G, 50 ms, 10 Mb/s"], {}, 2, (4.4, 3.6))
+        for axes, line in zip(drawn, ("lan_s", "mobile_s"), strict=True):
+            axes.barh(names, infer, color="#7f7f7f", label="base and device")
+            axes.barh(names, means[line], left=infer, color="#0072b2", label="network")
+            axes.invert_yaxis()
+            axes.set_xlabel("seconds for 50 tokens")
+        drawn[1].set_yticklabels([])
         drawn[0].legend(fontsize=7)
+    return figure
+
+
+def spa_effect(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
+    """Gated ways: the share asked about of the tokens that base and side see alike, and differently; per seed."""
+    with styled():
+        figure, (axes,) = grid(["where the device is asked"], {}, 1, (5.0, 3.8))
+        means = rows.groupby(["variant", "seed"], sort=False)[["recall", "waste"]].mean().reset_index()
+        for variant, of in means[means["waste"] < 1].groupby("variant", sort=False):
+            color, marker = MODES[str(variant)]
+            axes.plot(of["waste"], of["recall"], marker, color=color, label=variant, markerfacecolor="none")
+        axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=":", label="asked at random")
+        axes.plot(0.24, 0.73, "*", color="#000000", markersize=9, label="the paper's")
+        axes.set_xlabel("waste: asked, of tokens seen alike")
+        axes.set_ylabel("recall: asked, of those seen differently")
+        axes.legend(fontsize=7)
     return figure
 
 
@@ -51,4 +102,28 @@ def spa_gate(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
             axes.set_xlabel("M, share of tokens asked about")
             axes.set_ylabel("token accuracy")
         drawn[0].legend(fontsize=7)
+    return figure
+
+
+def spa_size(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
+    """Token accuracy, and M where a gate decides it, by each size; mean over devices, a line over seeds' means."""
+    panels = {"width": "d / r", "states": "states read", "data": "training examples", "epochs": "epochs"}
+    lines = {"S1": ("#e69f00", "^"), "S3": ("#009e73", "v")}
+    with styled():
+        figure, drawn = grid(list(panels), {}, len(panels), (3.2, 3.4))
+        means = rows.groupby(["by", "at"])[["token_accuracy", "M"]].mean()
+        for axes, (by, label) in zip(drawn, panels.items(), strict=True):
+            if by == "epochs":
+                for name, (color, marker) in lines.items():
+                    of = means.loc[name]
+                    axes.plot(of.index, of["token_accuracy"], marker=marker, color=color, label=f"{name}, accuracy")
+            else:
+                of = means.loc[by]
+                axes.plot(of.index, of["token_accuracy"], marker="o", color="#d55e00", label="SPA, accuracy")
+                axes.plot(of.index, of["M"], marker="s", color="#0072b2", linestyle="--", label="SPA, M")
+            axes.set_ylim(0, 1.02)
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.set_xlabel(label)
+            axes.legend(fontsize=7)
     return figure

@@ -4,6 +4,7 @@ from experiments.studies.boundary import BOUNDARY
 from experiments.studies.latency import LATENCY
 from experiments.studies.routing import ROUTING
 from experiments.studies.spa import SPA_GATE, SPA_MODES
+from experiments.studies.spa_size import SPA_SIZE
 from experiments.studies.study import FILE, Study, StudyResults, read_study, summarize_study
 from experiments.studies.submodels import SUBMODELS
 
@@ -13,6 +14,7 @@ STUDIES: dict[str, Study] = {
     "latency": LATENCY,
     "spa-modes": SPA_MODES,
     "spa-gate": SPA_GATE,
+    "spa-size": SPA_SIZE,
     "boundary": BOUNDARY,
 }
 

@@ -3,10 +3,12 @@
 One setting is one training on the cloud's texts, without rounds or devices; its rows are the ways to use what was
 trained. Codes cross, or activations (``vq-codes = 0``) of 32, 16 or 8 bits a number. Unpooled and unprojected, the
 latter are the plain encoder that a cloud would run on the text, which a device sends as UTF-8 or as packed token ids.
+With ``vq-late`` codes are also put into the model that was trained with activations, without training it further.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -17,13 +19,14 @@ from torch import Tensor
 
 from experiments.studies.study import Measured, Study, Tick
 from fl.config import Settings, SettingsError
-from fl.world import dataset, world
+from fl.world import TOKENIZERS, dataset, world
+from partitions.tokens import MASK, SPECIAL
 
 if TYPE_CHECKING:  # transformers takes seconds to load: only who measures does
     from models.vq.tokens import Tokens
-    from models.vq.train import Split
+    from models.vq.train import Quantiser, Split, Stems
 
-DEEP = {"tiny": 1.0, "minilm": 0.1}  # learning rate of the layers, as a share of that of projections and head
+CORRELATED = ("cola",)  # data sets of two classes that are scored by Matthews' correlation, which is Pearson's of both
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,14 @@ class Row:
     """One way to use a trained model.
 
     Args:
-        boundary: what crosses: 'codes', 'float32', 'float16', 'int8', 'tokens' or 'text'.
+        boundary: what crosses: 'codes' that training knew, 'float32', 'float16', 'int8', 'tokens', 'text', or codes
+            that came after training: 'late' weighed by the gradients of answers, 'late-plain' by squared error.
         pool: tokens per position; codes: K; groups: m; 0 without codes.
-        accuracy: on the test texts, 0 to 1; loss: of the last epoch, nats.
+        accuracy: on the test texts, 0 to 1, grades rounded; loss: of the last epoch.
+        score: accuracy, unless the task is scored otherwise: Pearson's correlation of grades, Matthews' of cola.
         up, down: payload bytes of a test text, in use.
-        train_up, train_down: of a training text and epoch; 0 where training crosses no cut.
+        train_up, train_down: of a training text and epoch; 0 where training crosses no cut. Late codes: activations'.
+        probed: share of the tokens of test texts that a linear probe reads from what crosses; 1 where the text does.
         perplexity: vectors of a codebook that the test texts use, 1 to K; entropy: bytes of a test text if codes took
             their entropy instead of whole bits; both 0 without codes.
         device, cloud: trained parameters on each side.
@@ -46,11 +52,13 @@ class Row:
     codes: int
     groups: int
     accuracy: float
+    score: float
     loss: float
     up: float
     down: float
     train_up: float
     train_down: float
+    probed: float
     perplexity: float
     entropy: float
     device: int
@@ -61,55 +69,81 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
     """Train on the cloud's texts, then answer all test texts through the boundary."""
     from models.vq.boundary import LENGTH
     from models.vq.codec import CODINGS, Codes
-    from models.vq.train import Split, accuracy
+    from models.vq.train import Split, Stems
 
     train, labels, test, answers, letters = read(settings, seed)
     split = model(settings, seed)
+    if settings.vq_pretrain != "none":
+        tick("pretraining", 0, 1)
+        _pretrain(settings, split, train, seed)
     losses = split.fit(train, labels, seed, lambda step, steps: tick("step", step, steps))
+    stems = Stems(split.device, test)
     n, passed = len(test), len(train) * settings.dense_epochs
     device, *cloud = (
         sum(p.numel() for p in part.parameters() if p.requires_grad) for part in (split.device, split.cloud, split.head)
     )
     row = Row(
-        "", settings.vq_pool, settings.vq_codes, settings.vq_groups if settings.vq_codes else 0, 0.0, losses[-1], 0.0,
-        0.0, split.ledger.total(direction="up") / passed, split.ledger.total(direction="down") / passed, 0.0, 0.0,
-        device, sum(cloud),
+        "", settings.vq_pool, settings.vq_codes, settings.vq_groups if settings.vq_codes else 0, 0.0, 0.0,
+        losses[-1], 0.0, 0.0, split.ledger.total(direction="up") / passed,
+        split.ledger.total(direction="down") / passed, 1.0, 0.0, 0.0, device, sum(cloud),
     )  # fmt: skip
     for boundary in ("codes",) if settings.vq_codes else CODINGS:
         plan = split.plan if settings.vq_codes else replace(split.plan, up=boundary)
         used = Split(split.device, split.cloud, split.head, plan, split.keeper)
-        right = accuracy(used.predict(test), answers)
-        up, down = (used.ledger.total(direction=way) / n for way in ("up", "down"))
-        yield replace(
-            row, boundary=boundary, accuracy=right, up=up, down=down, perplexity=used.perplexity(),
-            entropy=used.entropy() / 8 / n,
-        )  # fmt: skip
+        found = _used(row, boundary, used, stems, answers, settings.dataset)
+        yield found
         if boundary == "float32" and not settings.vq_width and settings.vq_pool == 1:
             packed = Codes(split.device.shape.vocabulary).size(test.lengths.tolist(), 1) / n + LENGTH.size
-            whole = replace(row, accuracy=right, down=down, train_up=0.0, train_down=0.0)
+            whole = replace(found, train_up=0.0, train_down=0.0, probed=1.0)
             yield replace(whole, boundary="tokens", up=packed)
             yield replace(whole, boundary="text", up=letters / n)
+    for late in split.quantised(train, _late(settings), seed) if settings.vq_late else ():
+        of = late.plan.quantiser
+        assert of is not None
+        tick("late codes", 0, 1)
+        own = replace(row, codes=of.size, groups=of.groups)
+        yield _used(own, "late" if of.weigh else "late-plain", late, stems, answers, settings.dataset)
+
+
+def _used(row: Row, boundary: str, split: Split, test: Stems, answers: Tensor, name: str) -> Row:
+    """The row of a trained model whose boundary has carried nothing yet."""
+    from models.vq.probe import recovered
+
+    logits, n = split.predict(test.tokens, stems=test), len(test.tokens)
+    said = logits[:, 0] if answers.is_floating_point() else logits.argmax(1)
+    right = float((said.round() == answers.round()).float().mean())
+    alike = answers.is_floating_point() or name in CORRELATED
+    score = float(torch.corrcoef(torch.stack([said, answers]).double())[0, 1].nan_to_num()) if alike else right
+    up, down = (split.ledger.total(direction=way) / n for way in ("up", "down"))
+    assert split.arrived is not None
+    return replace(
+        row, boundary=boundary, accuracy=right, score=score, up=up, down=down,
+        probed=recovered(split.arrived, test.tokens, row.pool), perplexity=split.perplexity(),
+        entropy=split.entropy() / 8 / n,
+    )  # fmt: skip
+
+
+def _late(settings: Settings) -> list[Quantiser]:
+    """Weighed and plain quantisers of ``vq-late``. ValueError: it is not written 'KxM,...'."""
+    from models.vq.train import Quantiser
+
+    words = [word.strip() for word in settings.vq_late.split(",") if word]
+    if not all(re.fullmatch("[1-9][0-9]*x[1-9][0-9]*", word) for word in words):
+        raise ValueError(f"vq-late = '{settings.vq_late}': write codes as KxM, e.g. '256x8,1024x12'")
+    sizes = [[int(number) for number in word.split("x")] for word in words]
+    return [Quantiser(K, m, weigh=weigh) for K, m in sizes for weigh in (True, False)]
 
 
 def read(settings: Settings, seed: int) -> tuple[Tokens, Tensor, Tokens, Tensor, int]:
     """The cloud's texts and their labels, the test texts and theirs, and the bytes that the latter are in UTF-8."""
     from models.vq.body import of_ids
-    from models.vq.presets import minilm_tokenizer
-    from models.vq.tokens import encode
 
     texts, here = dataset(settings), world(settings, seed)
     proxy = here.proxy()
-    if settings.vq_preset == "minilm":
-        of = minilm_tokenizer()
-        train, test = (
-            encode(of, x[:, 0].tolist(), x[:, 1].tolist() if x.shape[1] > 1 else None, settings.tokens)
-            for x in (texts.x_train[proxy], texts.x_test)
-        )
-    else:
-        train, test = (
-            of_ids(torch.from_numpy(here.data.inputs(*of))) for of in (("train", proxy), ("test", slice(None)))
-        )
-    labels, answers = (torch.from_numpy(y) for y in (texts.labels("train", proxy), texts.labels("test")))
+    train, test = (of_ids(torch.from_numpy(here.data.inputs(*of))) for of in (("train", proxy), ("test", slice(None))))
+    y_train = texts.y_train if texts.target_train is None else texts.target_train
+    y_test = texts.y_test if texts.target_test is None else texts.target_test
+    labels, answers = torch.tensor(y_train[proxy]), torch.tensor(y_test[:])
     return train, labels, test, answers, sum(len(sentence.encode()) for sentence in texts.x_test.ravel().tolist())
 
 
@@ -119,26 +153,25 @@ def model(settings: Settings, seed: int) -> Split:
     Raises:
         SettingsError: the data set holds no text, or the model cannot be built as asked.
     """
-    from models.vq.halves import Shape, build
+    from fl.workloads.vq import shape_of
     from models.vq.heads import head_for
-    from models.vq.presets import from_minilm, minilm
+    from models.vq.presets import DEEP, PRESETS
     from models.vq.train import Plan, Quantiser, Split
 
-    texts = dataset(settings)
+    texts, groups = dataset(settings), settings.vq_groups
     if not texts.text:
         raise SettingsError(f"this study needs text, {texts.name} holds none: choose e.g. dataset = 'questions'")
-    width, pool, hidden, groups = settings.vq_width, settings.vq_pool, settings.vq_hidden, settings.vq_groups
-    pretrained = settings.vq_preset == "minilm"
     try:
-        if pretrained:
-            shape = minilm(width=width, pool=pool)
-        else:
-            shape = Shape(settings.vocabulary, hidden, inner=4 * hidden, width=width, pool=pool)
+        shape = shape_of(settings)
         if settings.vq_codes and not settings.vq_residual and shape.wire % groups:
             raise ValueError(
                 f"vq-groups = {groups} do not divide a code space of {shape.wire} numbers; choose a divisor"
             )
-        device, cloud = (from_minilm if pretrained else build)(shape, seed)
+        for late in _late(settings):
+            if settings.vq_codes or shape.wire % late.groups:
+                needs = f"vq-codes = 0 and groups that divide {shape.wire}"
+                raise ValueError(f"vq-late = '{settings.vq_late}' needs {needs}")
+        device, cloud = PRESETS[settings.vq_preset](shape, seed)
     except (ValueError, ModuleNotFoundError) as error:
         raise SettingsError(str(error)) from error
     quantiser = Quantiser(
@@ -149,7 +182,19 @@ def model(settings: Settings, seed: int) -> Split:
         settings.dense_epochs, settings.offline_batch, settings.vq_lr * DEEP[settings.vq_preset], settings.vq_lr,
         down=settings.vq_down, quantiser=quantiser if settings.vq_codes else None,
     )  # fmt: skip
-    return Split(device, cloud, head_for("classify", shape, texts.num_classes, seed), plan)
+    task, outputs = ("classify", texts.num_classes) if texts.target_train is None else ("regress", 1)
+    return Split(device, cloud, head_for(task, shape, outputs, seed), plan)
+
+
+def _pretrain(settings: Settings, split: Split, texts: Tokens, seed: int) -> None:
+    from models.vq.pretrain import pretrain
+
+    own = TOKENIZERS[settings.vq_preset]()
+    marks = [own.get_vocab()[mark] for mark in SPECIAL] if own else range(len(SPECIAL))
+    pretrain(
+        split.device, split.cloud, settings.vq_pretrain, texts, marks, marks[MASK], settings.vq_pretrain_epochs,
+        settings.offline_batch, split.plan.lr, seed,
+    )  # fmt: skip
 
 
 def check(settings: Settings, seed: int) -> None:
@@ -159,9 +204,19 @@ def check(settings: Settings, seed: int) -> None:
 
 
 def metrics(rows: pd.DataFrame) -> Measured:
-    """Accuracy, bytes and use of the codebook, by what crosses."""
-    names = ("accuracy", "up", "down", "train_up", "train_down", "perplexity", "entropy")
-    return {(row.boundary, name): float(getattr(row, name)) for row in rows.itertuples() for name in names}
+    """Accuracy, bytes and use of the codebook, by what crosses; ``gap``: by how much float32 scores better.
+
+    Late codes are told apart by K and m, and their gap is within one trained model.
+    """
+    names = ("accuracy", "score", "up", "down", "train_up", "train_down", "probed", "perplexity", "entropy")
+    float32 = rows[rows.boundary == "float32"].score
+    found: dict[tuple[str, str], float] = {}
+    for row in rows.itertuples():
+        what = f"{row.boundary} {row.codes}x{row.groups}" if row.boundary.startswith("late") else row.boundary
+        found |= {(what, name): float(getattr(row, name)) for name in names}
+        if len(float32) and row.boundary != "float32":
+            found[what, "gap"] = float(float32.iloc[0] - row.score)
+    return found
 
 
 BOUNDARY = Study(Row, measure, metrics, check)

@@ -1,10 +1,12 @@
-"""SPA on people whom the base has never met: modes and their costs, and quality against how often the device is asked.
+"""SPA on people whom the base has never met: modes and rivals with their costs; quality by how often they are asked.
 
 The language model's libraries are imported when a study runs.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,21 +18,28 @@ from partitions import Purpose, rng
 
 if TYPE_CHECKING:
     from models.spa.activations import Known
+    from models.spa.bases import Base
+    from models.spa.cloud import Token
+    from models.spa.device import DeviceHalf
     from models.spa.train import Plugin
 
-VARIANTS: dict[str, dict[str, str]] = {
+SHOTS = ("zero-shot", "one-shot")
+LADDERS: dict[str, dict[str, str]] = {
     "S1": {"spa_mode": "s1"},
     "S2": {"spa_mode": "s2"},
     "S3": {"spa_mode": "s3"},
     "LST": {"spa_mode": "s3", "spa_side": "attentive"},
     "SPA": {"spa_mode": "spa"},
-    "SPA, attentive": {"spa_mode": "spa", "spa_side": "attentive"},
-    "SPA, attentive, sparse": {"spa_mode": "spa", "spa_side": "attentive", "spa_policy": "sparse"},
+    "SPA attentive": {"spa_mode": "spa", "spa_side": "attentive"},
+    "SPA sparse": {"spa_mode": "spa", "spa_side": "attentive", "spa_policy": "sparse"},
 }
+FROM_NOTHING = 3.0  # times the learning rate, for a side that takes the base's place and cannot start from it
 FITS = ("two-stage", "mixture", "expectation", "straight-through")
 PRICES = (0.05, 0.3, 1.0, 2.5)
 SHARE = 0.6  # of calibration tokens, for the gate that may ask that much and no more
-WRITTEN = 4  # test questions answered freely, by each device
+LONGEST = 48  # tokens of an answer that is written freely
+WIRE = "wifi"  # whose exchanges' time a device waits before it answers, when answers are written freely
+QUICK = 0.1  # quantile over tokens of a measured time: what it takes when the machine does nothing else meanwhile
 LENGTH = 50  # tokens of the paper's latency table
 
 
@@ -39,9 +48,15 @@ class ModeRow:
     """One device with one variant; rates as in `models.spa.metrics`, under teacher forcing.
 
     Args:
-        rouge_l, exact_text: of answers written freely, float16 states; written_M: their share of tokens asked about.
-        down, up: payload bytes per written token; base_ms, side_ms: measured, per written token.
-        lan_s, wifi_s, mobile_s: modelled network time of 50 tokens.
+        M: exchanges per token: the share of tokens asked about; of LoRA and adapters, their sites in the base.
+        rouge_1, rouge_2, rouge_l, exact_text: of answers to all test questions, written freely, float16 states.
+        written_M: M of these; down, up: their payload bytes per token, the prompt's included.
+        base_ms, side_ms: measured per written token, in the base and in the device's part (the `QUICK` quantile of the
+            tokens that it takes part in, times their share).
+        lan_s, wifi_s, mobile_s: modelled network time of 50 tokens; wire_s: measured, over a stream on this machine
+            whose device waits 20 ms, as Wi-Fi's exchanges take, before each answer; NaN for LoRA and adapters.
+        parameters: that the device trains; train_kb: 1e3 bytes of a training step beside the frozen base: these
+            parameters, their gradients, AdamW's moments, and what autograd keeps of one batch.
     """
 
     variant: str
@@ -54,6 +69,8 @@ class ModeRow:
     diff_pick: float
     recall: float
     waste: float
+    rouge_1: float
+    rouge_2: float
     rouge_l: float
     exact_text: float
     written_M: float
@@ -64,6 +81,9 @@ class ModeRow:
     lan_s: float
     wifi_s: float
     mobile_s: float
+    wire_s: float
+    parameters: int
+    train_kb: float
 
 
 @dataclass(frozen=True)
@@ -87,7 +107,7 @@ class GateRow:
     waste: float
 
 
-def _known(settings: Settings, seed: int, device: int) -> "list[list[Known]]":
+def known_of(settings: Settings, seed: int, device: int) -> "list[list[Known]]":
     """What the base says of a device's examples: to train, to calibrate, to test."""
     from fl.workloads import spa
     from models.spa.activations import Activations
@@ -98,7 +118,7 @@ def _known(settings: Settings, seed: int, device: int) -> "list[list[Known]]":
     return [known(who.examples(device, 0, split)) for split in ("train", "calibrate", "test")]
 
 
-def _trained(settings: Settings, seed: int, device: int, known: "list[list[Known]]") -> "Plugin":
+def trained(settings: Settings, seed: int, device: int, known: "list[list[Known]]") -> "Plugin":
     """A device's plugin after ``adapt-epochs`` on its own."""
     from fl.workloads import spa
     from models.spa.train import train
@@ -108,40 +128,169 @@ def _trained(settings: Settings, seed: int, device: int, known: "list[list[Known
     return train(spa.base(settings), fresh, how, learn, calibrate, settings.adapt_epochs, generator)[0]
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A variant on one device, before it is boiled down to a `ModeRow`.
+
+    Args:
+        rates: under teacher forcing; parameters, kept: that the device trains, bytes that autograd keeps of a batch.
+        answers: written freely; traffic: (answers, 3), exchanges, bytes down and up.
+        side_ms: in the device's part, of each pass that it takes part in; wire_ms: waiting for the network in each.
+    """
+
+    rates: dict[str, float]
+    parameters: int
+    kept: int
+    answers: "list[list[Token]]"
+    traffic: np.ndarray
+    side_ms: Sequence[float]
+    wire_ms: Sequence[float]
+
+
 def measure_modes(settings: Settings, seed: int, tick: Tick) -> Iterator[ModeRow]:
     """Every variant on every device: trained alone, scored on questions in other words."""
     from fl.workloads import spa
-    from models.spa.cloud import Session, join
-    from models.spa.device import DeviceHalf
     from models.spa.latency import LINES
-    from models.spa.metrics import judge, rates, text_scores
+    from models.spa.metrics import text_scores
+    from models.spa.rivals import RIVALS
 
     base = spa.base(settings, tick)
-    for variant, changes in VARIANTS.items():
-        own = settings.model_copy(update=changes)
+    for variant in (*SHOTS, *RIVALS, *LADDERS):
         for device in range(settings.devices):
             tick(f"{variant}, device", device, settings.devices)
-            known = _known(own, seed, device)
-            plugin, test = _trained(own, seed, device, known), known[2]
-            judged = judge(base, plugin, own.spa_mode, test, own.spa_policy)
-            gated = own.spa_mode in ("s2", "spa")
-            asked = judged.score > plugin.gate.tau if gated else np.ones(len(judged.score), bool)
-            link, terms = join(base, DeviceHalf(plugin, base.checksum, own.spa_mode, own.spa_policy))
-            questions = spa.people(own, seed).examples(device, 0, "test")[:: -(-len(test) // WRITTEN)]
-            prompts = [base.prompt(q.instruction, q.input) for q in questions]
-            answers = [list(Session(base, link, terms, prompt).greedy(48)) for prompt in prompts]
-            tokens = [token for answer in answers for token in answer]
-            texts = [base.text([token.id for token in answer]) for answer in answers]
-            scores = text_scores(texts, [q.output for q in questions])
-            each = [
-                np.mean([getattr(t, name) for t in tokens]) for name in ("asked", "down", "up", "base_ms", "side_ms")
-            ]
-            times = [LINES[line].seconds(*(LENGTH * float(x) for x in each[:3])) for line in ("lan", "wifi", "4g")]
+            if variant in LADDERS:
+                seen = _ladder(settings, seed, device, variant)
+            elif variant in RIVALS:
+                seen = _rival(settings, seed, device, variant)
+            else:
+                seen = _alone(settings, seed, device, shots=SHOTS.index(variant))
+            texts = [base.text([token.id for token in answer]) for answer in seen.answers]
+            wanted = [question.output for question in spa.people(settings, seed).examples(device, 0, "test")]
+            scores = text_scores(texts, wanted)
+            tokens = sum(map(len, seen.answers))
+            calls, down, up = (float(x) for x in seen.traffic.sum(0) / tokens)
+            pass_ms = _quick([token.base_ms for answer in seen.answers for token in answer])
+            side_ms = _quick(seen.side_ms) * len(seen.side_ms) / tokens
+            wire_ms = _quick(seen.wire_ms) * len(seen.wire_ms) / tokens if variant not in RIVALS else float("nan")
+            times = [LINES[line].seconds(LENGTH * calls, LENGTH * down, LENGTH * up) for line in ("lan", "wifi", "4g")]
             yield ModeRow(
-                variant, device, **rates(judged, asked), rouge_l=scores["rougeL"], exact_text=scores["exact_text"],
-                written_M=float(each[0]), down=float(each[1]), up=float(each[2]), base_ms=float(each[3]),
-                side_ms=float(each[4]), lan_s=times[0], wifi_s=times[1], mobile_s=times[2],
+                variant, device, **seen.rates, rouge_1=scores["rouge1"], rouge_2=scores["rouge2"],
+                rouge_l=scores["rougeL"], exact_text=scores["exact_text"], written_M=calls, down=down, up=up,
+                base_ms=pass_ms - (side_ms if variant in RIVALS else 0.0), side_ms=side_ms,
+                lan_s=times[0], wifi_s=times[1], mobile_s=times[2], wire_s=LENGTH * wire_ms / 1e3,
+                parameters=seen.parameters, train_kb=(seen.kept + 4 * 4 * seen.parameters) / 1e3,
             )  # fmt: skip
+
+
+def _quick(times: Sequence[float]) -> float:
+    return float(np.quantile(times, QUICK)) if len(times) else 0.0
+
+
+def _alone(settings: Settings, seed: int, device: int, shots: int) -> Seen:
+    """The base, asked after so many questions of the device and their answers."""
+    from fl.workloads import spa
+    from models.spa.activations import Activations
+    from models.spa.cloud import Session
+    from models.spa.metrics import compare, rates
+
+    base, who = spa.base(settings), spa.people(settings, seed)
+    before = "".join(f"{e.instruction}\n{e.output}\n" for e in who.examples(device, 0, "train")[:shots])
+    asked = who.examples(device, 0, "test")
+    told = [replace(question, instruction=before + question.instruction) for question in asked]
+    known = Activations(base, (base.layers,), whole=False)
+    judged = compare(base, known(asked), known(told))
+    answers = [list(Session(base, None, None, base.encode(q)[0]).greedy(LONGEST)) for q in told]
+    no_device = {"M": 0.0, **dict.fromkeys(("diff", "diff_pick", "recall", "waste"), float("nan"))}
+    got = rates(judged, np.ones(len(judged.same), bool)) | no_device
+    return Seen(got, 0, 0, answers, np.zeros((len(answers), 3)), [], [])
+
+
+def _rival(settings: Settings, seed: int, device: int, name: str) -> Seen:
+    """LoRA or adapters with as many parameters as the plugin has, trained for as many epochs."""
+    from fl.workloads import spa
+    from models.spa.activations import Activations
+    from models.spa.cloud import Session
+    from models.spa.metrics import compare, kept, rates
+    from models.spa.rivals import RIVALS, answers_loss, tune
+
+    base, who = spa.base(settings), spa.people(settings, seed)
+    budget = sum(value.numel() for value in spa.fresh(settings, seed).state().values())
+    tuned = RIVALS[name](base, budget, int(rng(seed, Purpose.INIT).integers(2**31)))
+    learn, test = (who.examples(device, 0, split) for split in ("train", "test"))
+    generator = rng(seed, Purpose.STUDY, device)
+    tune(tuned, learn, settings.adapt_epochs, settings.lr, settings.batch_size, generator)
+    plain, changed = (Activations(each, (base.layers,), whole=False) for each in (base, tuned.base))
+    judged = compare(base, plain(test), changed(test))
+    prompts = [base.encode(question)[0] for question in test]
+    answers: list[list[Token]] = []
+    side_ms: list[float] = []
+    for prompt in prompts:
+        answers.append([])
+        since = tuned.watch.ms
+        for token in Session(tuned.base, None, None, prompt).greedy(LONGEST):
+            answers[-1].append(token)
+            side_ms.append(tuned.watch.ms - since)
+            since = tuned.watch.ms
+    batch = learn[: settings.batch_size]
+    return Seen(
+        rates(judged, np.ones(len(judged.same), bool)) | {"M": float(tuned.sites)},
+        tuned.parameters,
+        kept(lambda: answers_loss(tuned.base, batch), tuned.base.model.parameters()),
+        answers,
+        np.array([tuned.traffic(len(p), len(a)) for p, a in zip(prompts, answers, strict=True)]),
+        side_ms,
+        [],
+    )
+
+
+def _ladder(settings: Settings, seed: int, device: int, name: str) -> Seen:
+    """A side beside the base: the paper's S1 to S3, LST and SPA."""
+    from fl.workloads import spa
+    from models.spa.activations import Batch
+    from models.spa.device import DeviceHalf
+    from models.spa.metrics import judge, kept, rates
+    from models.spa.modes import mode
+    from models.spa.train import side_loss
+
+    own = settings.model_copy(update=LADDERS[name])
+    how = mode(own.spa_mode)
+    if not how.plugged:
+        own = own.model_copy(update={"lr": FROM_NOTHING * own.lr})
+    base, known = spa.base(own), known_of(own, seed, device)
+    plugin, (learn, _, test) = trained(own, seed, device, known), known
+    judged = judge(base, plugin, own.spa_mode, test, own.spa_policy)
+    asked = judged.score > plugin.gate.tau if how.gated else np.ones(len(judged.score), bool)
+    half = DeviceHalf(plugin, base.checksum, own.spa_mode, own.spa_policy)
+    prompts = [base.encode(question)[0] for question in spa.people(own, seed).examples(device, 0, "test")]
+    answers = _over_a_stream(base, half, prompts)
+    batch = Batch.of(learn[: own.batch_size])
+    weights = [*plugin.side.parameters(), *base.model.parameters()]
+    return Seen(
+        rates(judged, asked),
+        sum(value.numel() for value in (plugin.state() if how.gated else plugin.side.state_dict()).values()),
+        kept(lambda: side_loss(base, plugin.side, spa.training(own), batch, batch.scored), weights),
+        answers,
+        np.array([[sum(getattr(t, x) for t in answer) for x in ("asked", "down", "up")] for answer in answers]),
+        [token.side_ms for answer in answers for token in answer if token.asked],
+        [token.call_ms - token.side_ms for answer in answers for token in answer if token.asked],
+    )
+
+
+def _over_a_stream(base: "Base", half: "DeviceHalf", prompts: Sequence[list[int]]) -> "list[list[Token]]":
+    """Answers written with a device in a thread of its own, at the end of a stream, with the delay of `WIRE`."""
+    from models.spa.cloud import Session, accept
+    from models.spa.device import serve
+    from models.spa.latency import LINES
+
+    half.delay = LINES[WIRE].call_s
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        device = threading.Thread(target=serve, args=(half, *listener.getsockname()))
+        device.start()
+        link, terms = accept(base, listener, timeout=60.0)
+        answers = [list(Session(base, link, terms, prompt).greedy(LONGEST)) for prompt in prompts]
+        link.close()
+        device.join()
+    return answers
 
 
 def measure_gates(settings: Settings, seed: int, tick: Tick) -> Iterator[GateRow]:
@@ -156,8 +305,8 @@ def measure_gates(settings: Settings, seed: int, tick: Tick) -> Iterator[GateRow
     base = spa.base(settings, tick)
     for device in range(settings.devices):
         tick("device", device, settings.devices)
-        known = _known(settings, seed, device)
-        (learn, calibrate, test), plugin = known, _trained(settings, seed, device, known)
+        known = known_of(settings, seed, device)
+        (learn, calibrate, test), plugin = known, trained(settings, seed, device, known)
         judged = judge(base, plugin, "spa", test)
         always = float(judged.side_right.mean())
 
@@ -179,20 +328,24 @@ def measure_gates(settings: Settings, seed: int, tick: Tick) -> Iterator[GateRow
                     none = rng(seed, Purpose.STUDY, device)
                     other, _ = train(base, plugin, spa.training(own), learn, calibrate, 0, none)
                 else:
-                    other = _trained(own, seed, device, known)
+                    other = trained(own, seed, device, known)
                 seen = judge(base, other, "spa", test)
                 yield row(fit, price, rates(seen, seen.score > 0))
 
 
 def mode_metrics(rows: pd.DataFrame) -> Measured:
-    """Means over devices."""
+    """Means over devices; times of 50 tokens, for which every variant's base takes as long: the median of all."""
     numbers = rows.drop(columns=["experiment", "setting", "seed", "device"]).groupby("variant", sort=False).mean()
     found = {
         (str(variant), str(name)): float(numbers.loc[variant, name]) for variant in numbers.index for name in numbers
     }
+    base_ms = float(rows["base_ms"].median())
     for variant in numbers.index:
         line = numbers.loc[variant]
-        found[str(variant), "total_lan_s"] = float(LENGTH * (line["base_ms"] + line["side_ms"]) / 1e3 + line["lan_s"])
+        infer = float(LENGTH * (base_ms + line["side_ms"]) / 1e3)
+        found[str(variant), "infer_s"] = infer
+        for name in ("lan_s", "wifi_s", "mobile_s"):
+            found[str(variant), f"total_{name}"] = infer + float(line[name])
     return found
 
 

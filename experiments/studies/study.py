@@ -11,7 +11,7 @@ import pandas as pd
 
 from experiments.summary import COLUMNS, Line, Paper, spread_lines
 from fl.config import Settings
-from fl.results import ResultsError, atomic_write, cell, config_text, csv_text, lock, merged, versions
+from fl.results import ResultsError, atomic_write, cell, config_text, csv_text, lock, merged, told, versions
 from fl.workloads import find
 
 Tick = Callable[[str, int, int], None]
@@ -48,7 +48,8 @@ class StudyResults:
     """A study's folder, ``config.toml`` and ``study.csv``; rows of a setting and seed are added whole or not at all.
 
     Raises:
-        ResultsError: the folder holds results of other settings, or another process writes to it.
+        ResultsError: the folder holds results of other settings, or damaged ones, another process writes to it, or
+            nobody can.
     """
 
     def __init__(self, out: Path, study: Study, settings: Sequence[Settings], overwrite: bool = False) -> None:
@@ -61,13 +62,15 @@ class StudyResults:
             "settings": {s.setting: s.resolved() for s in settings},
             "versions": [versions()],
         }
-        out.mkdir(parents=True, exist_ok=True)
+        with told(f"write to '{out}'"):
+            out.mkdir(parents=True, exist_ok=True)
         self.close = weakref.finalize(self, lock(out))
         try:
-            if overwrite:
-                self.path.unlink(missing_ok=True)
-            self._lines = self._read()
-            atomic_write(out / "config.toml", config_text(merged(out, config) if self._lines else config))
+            with told(f"write to '{out}'"):
+                if overwrite:
+                    self.path.unlink(missing_ok=True)
+                self._lines = self._read(study)
+                atomic_write(out / "config.toml", config_text(merged(out, config) if self._lines else config))
         except BaseException:
             self.close()
             raise
@@ -79,8 +82,8 @@ class StudyResults:
     def add(self, setting: str, seed: int, rows: Iterable[Any]) -> None:
         """Add the rows of a setting and seed; when this returns they are on the disk."""
         self._lines += [[self.experiment, setting, str(seed), *map(cell, astuple(row))] for row in rows]
-        text = csv_text([self.columns, *self._lines])
-        atomic_write(self.path, text)
+        with told(f"write to '{self.path}'"):
+            atomic_write(self.path, csv_text([self.columns, *self._lines]))
 
     def __enter__(self) -> Self:
         return self
@@ -88,12 +91,11 @@ class StudyResults:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(self) -> list[list[str]]:
+    def _read(self, study: Study) -> list[list[str]]:
         if not self.path.exists():
             return []
-        frame = pd.read_csv(self.path, dtype=str, keep_default_na=False)
-        if list(frame.columns) != self.columns:
-            raise ResultsError(f"'{self.path}' has other columns than this version writes; choose another folder")
+        read_study(self.path.parent, study)
+        frame: pd.DataFrame = pd.read_csv(self.path, dtype=str, keep_default_na=False)
         return frame.to_numpy().tolist()
 
 
@@ -101,16 +103,19 @@ def read_study(out: Path, study: Study) -> pd.DataFrame:
     """``study.csv`` of a results folder.
 
     Raises:
-        ResultsError: it is missing, or not of this version.
+        ResultsError: it is missing, damaged or not of this version.
     """
     path = out / FILE
     if not path.is_file():
         raise ResultsError(f"'{path}' does not exist; run the experiment first")
     types = {"experiment": str, "setting": str, "seed": int} | {f.name: f.type for f in fields(study.row)}
-    frame = pd.read_csv(io.StringIO(path.read_text(encoding="utf-8")), keep_default_na=False, na_values=[""])
-    if list(frame.columns) != list(types):
-        raise ResultsError(f"'{path}' does not have the columns of this version")
-    return frame.astype(types)
+    try:
+        frame = pd.read_csv(io.StringIO(path.read_text(encoding="utf-8")), keep_default_na=False, na_values=[""])
+        if list(frame.columns) == list(types):
+            return frame.astype(types)
+    except ValueError as error:
+        raise ResultsError(f"'{path}' has a line that does not read: {error}") from error
+    raise ResultsError(f"'{path}' does not have the columns of this version; choose another folder")
 
 
 def summarize_study(frame: pd.DataFrame, study: Study, paper: Paper | None = None) -> pd.DataFrame:

@@ -12,7 +12,6 @@ from typing import NoReturn
 
 import numpy as np
 import torch
-from transformers import AutoConfig
 
 from fl.config import Settings, SettingsError
 from fl.devices import Table, shares
@@ -35,6 +34,7 @@ from models.spa.train import Plugin, Training
 from models.spa.train import train as train_plugin
 from partitions import Purpose, Schedule, rng
 from partitions.personas import Example, Files, Personas, Split
+from strategies import STRATEGIES
 from strategies.base import Cloud, Strategy
 
 MEASURES: dict[str, str] = {
@@ -54,8 +54,15 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
     """A plugin that changes nothing yet. Training of the tiny base is left to when it is first needed.
 
     Raises:
-        SettingsError, partitions.DataError: people, base and settings do not fit.
+        SettingsError, partitions.DataError: people, base, methods and settings do not fit.
     """
+    whole = sorted(n for n, of in STRATEGIES.items() if of.asks == "nothing" and of.architecture == "dense")
+    plain = [name for name in whole if getattr(STRATEGIES[name], "masked", "none") == "none"]
+    if others := [name for name in settings.methods if name not in plain]:
+        raise SettingsError(
+            f"strategy '{others[0]}' cuts the model or counts its classes, workload 'spa' has neither: "
+            f"use {', '.join(plain)}"
+        )
     spec = side_spec(settings)
     people(settings, seed).examples(0, 0, "train")
     plugin = architecture(spec, settings.spa_personal, TOKENS)
@@ -66,7 +73,7 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
         return shared(fresh(settings, seed).state(), settings.spa_personal)
 
     def none(*_: object) -> NoReturn:
-        raise SettingsError("workload 'spa' has no model that can be cut; use strategies na, la and fedavg")
+        raise SettingsError("workload 'spa' has no model that can be cut")
 
     return Cloud(
         dense=plugin, dense_costs=costs, modular=plugin, modular_costs=costs, supernet=plugin, supernet_costs=costs,
@@ -149,8 +156,7 @@ def side_spec(settings: Settings) -> SideSpec:
     if settings.base == bases.TINY:
         width, layers = SIZES["hidden_size"], SIZES["num_hidden_layers"]
     else:
-        config = AutoConfig.from_pretrained(bases.find(settings.base, cache_folder()))
-        width, layers = config.hidden_size, config.num_hidden_layers
+        width, layers = bases.sizes(bases.find(settings.base, cache_folder()))
     states, zero = every(layers, settings.spa_every), mode(settings.spa_mode).plugged
     try:
         return SideSpec(settings.spa_side, width, states, settings.spa_reduction, zero)

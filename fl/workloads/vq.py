@@ -33,6 +33,7 @@ from models.vq.ends import CloudEnd, DeviceEnd, Recipe
 from models.vq.halves import Shape
 from models.vq.keeper import Keeper
 from models.vq.pooling import pooled_lengths
+from models.vq.presets import DEEP, PRESETS, minilm, tiny
 from models.vq.session import CloudSide, DeviceSide, Where, infer
 from models.vq.session import train as train_sides
 from models.vq.train import Plan, Quantiser, Split
@@ -62,23 +63,28 @@ def architecture(settings: Settings) -> Architecture:
     texts = dataset(settings)
     if not texts.text:
         raise SettingsError(f"workload = 'vq' needs text, {texts.name} holds none: choose e.g. dataset = 'questions'")
-    if settings.vq_preset != "tiny" or settings.vq_residual:
-        raise SettingsError(
-            "workload 'vq' trains vq-preset = 'tiny' with vq-residual = false; the study vq-e1 has others"
-        )
+    if settings.vq_residual or settings.vq_pretrain != "none" or settings.vq_late:
+        raise SettingsError("vq-residual, vq-pretrain and vq-late are for studies: leave them out with workload 'vq'")
     try:
-        shape = Shape(
-            settings.vocabulary,
-            settings.vq_hidden,
-            inner=4 * settings.vq_hidden,
-            pool=settings.vq_pool,
-            width=settings.vq_width,
-            tokens=settings.tokens,
-        )
         codes = (settings.vq_codes, settings.vq_groups) if settings.vq_codes else None
-        return split_body(shape, texts.num_classes, codes)
-    except ValueError as error:
+        return split_body(shape_of(settings), texts.num_classes, codes, settings.tokens, PRESETS[settings.vq_preset])
+    except (ValueError, ModuleNotFoundError) as error:
         raise SettingsError(str(error)) from error
+
+
+def shape_of(settings: Settings) -> Shape:
+    """What both halves are built from. ValueError: impossible."""
+    common = {"cloud_layers": settings.vq_cloud_layers, "pool": settings.vq_pool, "width": settings.vq_width}
+    if settings.vq_preset == "minilm":
+        return minilm(frozen=settings.vq_frozen, **common)
+    return tiny(
+        settings.vocabulary, hidden=settings.vq_hidden, inner=4 * settings.vq_hidden, tokens=settings.tokens, **common
+    )
+
+
+def _rates(settings: Settings) -> tuple[float, float]:
+    """Learning rates of the layers, and of projections and head."""
+    return settings.vq_lr * DEEP[settings.vq_preset], settings.vq_lr
 
 
 def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> Cloud:
@@ -143,8 +149,7 @@ def _offline(settings: Settings, seed: int, progress: Progress | None) -> State:
     plan = Plan(
         settings.dense_epochs,
         settings.offline_batch,
-        settings.vq_lr,
-        settings.vq_lr,
+        *_rates(settings),
         quantiser=quantiser if settings.vq_codes else None,
     )
     split = Split(body.device, body.cloud, body.head, plan)
@@ -192,7 +197,7 @@ def boundary(settings: Settings, body: SplitBody) -> Boundary:
 
 def ends(settings: Settings, body: SplitBody) -> tuple[DeviceEnd, CloudEnd, Keeper | None]:
     """Both ends over one boundary, with the codebook that the body's statistics make."""
-    edge, recipe, keeper = boundary(settings, body), Recipe(settings.vq_lr, settings.vq_lr), body.keeper()
+    edge, recipe, keeper = boundary(settings, body), Recipe(*_rates(settings)), body.keeper()
     codebook = keeper.codebook if keeper else None
     one = DeviceEnd(body.device, edge, recipe, codebook, settings.vq_beta, ESTIMATORS[settings.vq_estimator])
     return one, CloudEnd(body.cloud, body.head, edge, recipe, codebook), keeper
@@ -358,7 +363,7 @@ def evaluate(settings: Settings, order: Order, store: Store, state: State | None
         found[which] = [_score(of, y, own is not None) for of, (_, y) in zip(logits, tests, strict=True)]
         lengths = [n for ids, _ in tests for n in of_ids(ids).lengths.tolist()]
         measures[which] = measured(one.boundary.ledger, "infer", len(lengths)) | {
-            "tokens_up": Codes(settings.vocabulary).size(lengths, 1) / len(lengths) + LENGTH.size
+            "tokens_up": Codes(body.shape.vocabulary).size(lengths, 1) / len(lengths) + LENGTH.size
         }
 
     score("delivered")

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from models.spa.tiny import TINY_STEPS, Progress, make_tiny
@@ -108,6 +108,19 @@ def find(name: str, cache: Path, tiny_steps: int = TINY_STEPS, progress: Progres
             f"base model '{name}' is no folder and cannot be had from the hub ({type(error).__name__}); "
             f"use '{TINY}', '{SMOLLM2}' or a folder with config.json, tokenizer and *.safetensors"
         ) from error
+
+
+def sizes(folder: Path) -> tuple[int, int]:
+    """Width and layers of a base model, read from its configuration.
+
+    Raises:
+        DataError: there is none.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        return int(config.hidden_size), int(config.num_hidden_layers)
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"{folder} holds no causal language model: its config.json is missing or no model's") from error
 
 
 def checksum(folder: Path) -> str:

@@ -57,14 +57,14 @@ class DeviceHalf:
         as ``seq.row``: to answer changes nothing that a later frame could build on, so a cloud that gave up on an
         answer may ask again.
         """
+        if frame.kind not in ("gate", "side"):
+            return None
         time.sleep(self.delay)
         started = time.perf_counter()
         if frame.kind == "gate":
             b = widen("b", frame.tensors)
             said = {"opens": self.plugin.gate.opens(b).tolist(), "scores": self.plugin.gate.score(b).tolist()}
             return Frame("opens", {"seq": frame.head["seq"], **said})
-        if frame.kind != "side":
-            return None
         stack = widen("stack", frame.tensors)
         o = self._attending(frame, stack) if self.plugin.side.attends else self.plugin.side(stack[None]).o[0]
         milliseconds = 1e3 * (time.perf_counter() - started)

@@ -1,11 +1,12 @@
-"""What is measured of a plugin: under teacher forcing token by token, and on the texts that it writes."""
+"""What is measured of a plugin: under teacher forcing token by token, on the texts that it writes, and in training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from models.spa.activations import Batch, Known
 from models.spa.bases import Base
@@ -44,18 +45,27 @@ def judge(
         batch = Batch.of(known[at : at + size])
         b = batch.b[batch.scored]
         called = plugin.gate.opens(batch.b) if mode(mode_).gated else batch.scored
-        logits = [base.head(b), base.head(merged(b, outputs(plugin.side, batch, policy, called)))]
-        guess = [each.argmax(-1) for each in logits]
-        parts.append(
-            (
-                at + batch.scored.nonzero()[:, 0],
-                *(F.cross_entropy(each, batch.targets, reduction="none") for each in logits),
-                *(each == batch.targets for each in guess),
-                guess[0] == guess[1],
-                plugin.gate.score(b),
-            )
-        )
+        h = merged(b, outputs(plugin.side, batch, policy, called))
+        parts.append((at + batch.scored.nonzero()[:, 0], *_both(base, b, h, batch.targets), plugin.gate.score(b)))
     return Judged(*(torch.cat(part).numpy() for part in zip(*parts, strict=True)))
+
+
+@torch.inference_mode()
+def compare(base: Base, known: Sequence[Known], other: Sequence[Known]) -> Judged:
+    """`Judged` of the same answers after another pass, of a tuned base or a longer prompt, in the place of the side."""
+    parts = []
+    for at, (plain, changed) in enumerate(zip(known, other, strict=True)):
+        b, h = plain.stack[plain.start :, -1], changed.stack[changed.start :, -1]
+        parts.append((torch.full((len(b),), at), *_both(base, b, h, plain.targets), torch.zeros(len(b))))
+    return Judged(*(torch.cat(part).numpy() for part in zip(*parts, strict=True)))
+
+
+def _both(base: Base, b: Tensor, h: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+    """Losses, whether right, and whether they guess the same, of the head on b and on h (N, d); all (N,)."""
+    logits = [base.head(b), base.head(h)]
+    guess = [each.argmax(-1) for each in logits]
+    losses = (F.cross_entropy(each, targets, reduction="none") for each in logits)
+    return *losses, *(each == targets for each in guess), guess[0] == guess[1]
 
 
 def rates(judged: Judged, asked: np.ndarray) -> dict[str, float]:
@@ -108,3 +118,19 @@ def text_scores(written: Sequence[str], wanted: Sequence[str]) -> Mapping[str, f
     return found | {
         "exact_text": float(np.mean([a.strip() == b.strip() for a, b in zip(written, wanted, strict=True)]))
     }
+
+
+def kept(loss: Callable[[], Tensor], weights: Iterable[Tensor]) -> int:
+    """Bytes that autograd keeps on the way to a loss, ``weights`` apart; what shares memory counts once."""
+    ours = {weight.untyped_storage().data_ptr() for weight in weights}
+    found: dict[int, torch.UntypedStorage] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in ours:
+            found[storage.data_ptr()] = storage  # held, so that its address is not used again
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        loss()
+    return sum(storage.nbytes() for storage in found.values())

@@ -138,6 +138,12 @@ def outputs(side: Side, batch: Batch, policy: Policy, called: Tensor) -> Tensor:
     return side(batch.stack, visibility(called, start)).o[batch.scored]
 
 
+def side_loss(base: Base, side: Side, how: Training, batch: Batch, called: Tensor) -> Tensor:
+    """Mean loss per token with the side asked at every one; ``called`` as in `outputs`."""
+    o = outputs(side, batch, how.policy, called)
+    return F.cross_entropy(base.head(mode(how.mode).merged(batch.b[batch.scored], o)), batch.targets)
+
+
 def _epochs(
     base: Base, plugin: Plugin, how: Training, known: Sequence[Known], epochs: int, generator: np.random.Generator,
     gated: bool = False,
@@ -150,9 +156,7 @@ def _epochs(
         for index in batches(len(known), how.batch_size, generator):
             batch = Batch.of([known[i] for i in index])
             called = plugin.gate.opens(batch.b) if gated else batch.scored
-            o = outputs(plugin.side, batch, how.policy, called)
-            logits = base.head(mode(how.mode).merged(batch.b[batch.scored], o))
-            last.append(_step(optimizer, F.cross_entropy(logits, batch.targets)))
+            last.append(_step(optimizer, side_loss(base, plugin.side, how, batch, called)))
     return float(np.mean(last))
 
 

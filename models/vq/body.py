@@ -5,28 +5,33 @@ examples is then exactly the exponential mean over the union of their data, whoe
 function of the statistics, so vectors are never merged; nobody's vector is dragged by those who did not use it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 from zlib import crc32
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.axes import Axes, Sizes, State
 from models.body import Architecture, Body
 from models.costs import Cost, CostModel, macs, saved_bytes
 from models.vq.codebook import Codebook, Statistics
 from models.vq.composite import states
-from models.vq.halves import Shape, build
+from models.vq.halves import CloudHalf, DeviceHalf, Shape, build
 from models.vq.heads import head_for
 from models.vq.keeper import Keeper
 from models.vq.tokens import Tokens
 from partitions.rng import Purpose, rng
 
+Build = Callable[[Shape, int], tuple[DeviceHalf, CloudHalf]]
+
 
 class SplitBody(Body):
     """Device half, cloud half, a head for classes, and ``counts`` (m, K), ``sums`` (m, K, w) per example.
+
+    What is frozen is no part of the state: every process has it already, and shares it.
 
     Args:
         sizes: ``classes`` alone: no axis is cut.
@@ -37,10 +42,11 @@ class SplitBody(Body):
     counts: Tensor
     sums: Tensor
 
-    def __init__(self, sizes: Sizes, shape: Shape, codes: tuple[int, int] | None, seed: int = 0):
+    def __init__(self, sizes: Sizes, shape: Shape, codes: tuple[int, int] | None, seed: int = 0, build: Build = build):
         super().__init__(sizes)
         self.shape, self.codes = shape, codes
         self.device, self.cloud = build(shape, seed)
+        self.register_load_state_dict_post_hook(_have_the_frozen)
         self.head = head_for("classify", shape, sizes["classes"], seed)
         if codes:
             K, m = codes
@@ -53,12 +59,16 @@ class SplitBody(Body):
         h, positions, _ = states(self.device, self.cloud, tokens, keeper.codebook if keeper else None)
         return self.head(h, positions, tokens.lengths)
 
+    def state(self) -> State:
+        frozen = _frozen(self)
+        return {name: value.detach().clone() for name, value in self.state_dict().items() if name not in frozen}
+
     def axes(self) -> Axes:
-        return {name: (None,) * value.ndim for name, value in self.state_dict().items()}
+        return {name: (None,) * value.ndim for name, value in self.state().items()}
 
     def on_device(self) -> set[str]:
         """The entries of the state that belong on the device's side of the cut; statistics are on both."""
-        return {f"device.{name}" for name in self.device.state_dict()} | ({"counts", "sums"} if self.codes else set())
+        return {name for name in self.state() if name.startswith("device.") or name in ("counts", "sums")}
 
     def keeper(self) -> Keeper | None:
         """The codebook of the statistics, dead vectors revived; its version is a checksum of the vectors.
@@ -84,8 +94,23 @@ class SplitBody(Body):
         self.keep(keeper.running.scaled(decay) + new.scaled((1 - decay) / examples))
 
 
-def split_body(shape: Shape, classes: int, codes: tuple[int, int] | None) -> Architecture:
+def _frozen(body: nn.Module) -> set[str]:
+    return {name for name, p in body.named_parameters() if not p.requires_grad}
+
+
+def _have_the_frozen(body: nn.Module, keys: Any) -> None:
+    """A state without what is frozen is a whole one."""
+    keys.missing_keys[:] = [name for name in keys.missing_keys if name not in _frozen(body)]
+
+
+def split_body(
+    shape: Shape, classes: int, codes: tuple[int, int] | None, tokens: int = 0, build: Build = build
+) -> Architecture:
     """The whole as an architecture; a sub-model is the same.
+
+    Args:
+        tokens: of the longest text, for its costs; 0: as many as the shape allows.
+        build: both halves.
 
     Raises:
         ValueError: the groups do not divide the code space.
@@ -94,9 +119,9 @@ def split_body(shape: Shape, classes: int, codes: tuple[int, int] | None) -> Arc
         raise ValueError(f"{codes[1]} groups do not divide a code space of {shape.wire} numbers; choose a divisor")
 
     def make(sizes: Sizes, generator: torch.Generator | None) -> SplitBody:
-        return SplitBody(sizes, shape, codes, generator.initial_seed() if generator else 0)
+        return SplitBody(sizes, shape, codes, generator.initial_seed() if generator else 0, build)
 
-    return Architecture(make, {"classes": classes}, (shape.tokens,))
+    return Architecture(make, {"classes": classes}, (tokens or shape.tokens,))
 
 
 @dataclass(frozen=True)
@@ -107,10 +132,10 @@ class SplitCosts(CostModel):
     def whole(self) -> Cost:
         body = self.architecture.part({})
         ids = torch.ones(self.batch_size, *self.architecture.input_shape, dtype=torch.int64)
-        state = sum(v.numel() for v in body.state_dict().values())
+        state, held = (sum(v.numel() for v in of.values()) for of in (body.state(), body.state_dict()))
         weights = sum(p.numel() for p in body.parameters() if p.requires_grad)
         saved = saved_bytes(body, ids, torch.zeros(self.batch_size, dtype=torch.int64))
-        memory = 4 * (weights * (1 + self.optimizer_slots) + state) + saved
+        memory = 4 * (weights * (1 + self.optimizer_slots) + held) + saved
         return Cost(state, 4 * state, macs(body, ids[:1]), memory)
 
     def _cost(self, sizes: Sizes) -> Cost:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+AT_ONCE = 2048  # positions whose distances to all vectors are in memory together
 Estimator = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``estimator(z, q, g)`` of (N, w) each: dL/dz, where q is what z was quantised to and g = dL/dq."""
 
@@ -156,7 +157,8 @@ def perplexity(counts: Tensor) -> Tensor:
 
 def _nearest(z: Tensor, vectors: Tensor) -> Tensor:
     """(m, n, w), (m, K, w) -> (m, n): argmin_i ||z - C_i||^2, without the term that all i share."""
-    return torch.baddbmm(vectors.square().sum(2)[:, None], z, vectors.transpose(1, 2), alpha=-2).argmin(2)
+    norms, across = vectors.square().sum(2)[:, None], vectors.transpose(1, 2)
+    return torch.cat([torch.baddbmm(norms, some, across, alpha=-2).argmin(2) for some in z.split(AT_ONCE, 1)], 1)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -155,16 +155,20 @@ class CloudEnd:
         fresh = [*half.out.parameters(), *half.positions.parameters(), *head.parameters()]
         self.optimizer, self.schedule = recipe.build(list(half.layers.parameters()), fresh)
 
-    def logits(self, message: bytes, phase: Phase, seed: int = 0) -> Tensor:
-        """Of codes or activations that came up.
+    def read(self, message: bytes) -> Tensor:
+        """(N, width): what codes or activations that came up stand for.
 
         Raises:
             StaleCodebook: the codes are of another codebook.
         """
-        training, name = phase == "train", "codes" if self.codebook else "activations"
-        version = self.codebook.version if self.codebook else 0
+        name, version = ("codes", self.codebook.version) if self.codebook else ("activations", 0)
         rows, self._lengths = self.boundary.decode(name, message, version=version)
-        self._q = (self.codebook.lookup(rows) if self.codebook else rows).requires_grad_(training)
+        return self.codebook.lookup(rows) if self.codebook else rows
+
+    def logits(self, message: bytes, phase: Phase, seed: int = 0) -> Tensor:
+        """Of codes or activations that came up. StaleCodebook: as in `read`."""
+        training = phase == "train"
+        self._q = self.read(message).requires_grad_(training)
         self.half.train(training)
         self.head.train(training)
         with seeded(seed), torch.set_grad_enabled(training):

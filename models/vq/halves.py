@@ -9,7 +9,8 @@ halves one ordinary encoder.
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,10 @@ class Shape:
     def __post_init__(self) -> None:
         if self.pool not in (1, 2, 4):
             raise ValueError(f"pool = {self.pool}; choose 1, 2 or 4")
+        if self.width > self.hidden:
+            raise ValueError(
+                f"width = {self.width} is more than the {self.hidden} numbers of a state; choose less, or 0"
+            )
         if not 0 <= self.frozen <= 1 + self.device_layers:
             most = 1 + self.device_layers
             raise ValueError(f"frozen = {self.frozen}; a device half of {self.device_layers} layers has 0 to {most}")
@@ -248,9 +253,9 @@ def principal(device: DeviceHalf, cloud: CloudHalf, count: float, sums: Tensor, 
 def weigh(device: DeviceHalf, cloud: CloudHalf, z: Tensor, slopes: Tensor, groups: int, floor: float = 0.01) -> None:
     """Change the coordinates of code space, and nothing else, so that squared error is what it costs the task.
 
-    An error e of a position costs g e to first order, where g is the gradient of the loss there: e^T G e in the mean
-    square, G = mean of g g^T. The new coordinates are the principal ones of G^(1/2) z; they are dealt out so that the
-    variances of each group have a like product (Ge et al. 2013, optimised product quantisation).
+    An error e of a position costs g e to first order, where g is the gradient there of what matters: e^T G e in the
+    mean square, G = mean of g g^T. The new coordinates are the principal ones of G^(1/2) z; they are dealt out so that
+    the variances of each group have a like product (Ge et al. 2013, optimised product quantisation).
 
     Args:
         z: (n, width), what the device sends of many positions; of it only mean and covariance matter.
@@ -277,6 +282,18 @@ def weigh(device: DeviceHalf, cloud: CloudHalf, z: Tensor, slopes: Tensor, group
         cloud.out.weight.copy_(cloud.out.weight.double() @ back)
         device.into.bias.copy_(there @ (device.into.bias.double() - mean))
         device.into.weight.copy_(there @ device.into.weight.double())
+
+
+def projected(device: DeviceHalf, cloud: CloudHalf) -> tuple[DeviceHalf, CloudHalf]:
+    """Copies that have a projection into code space; where there was none, one of all d numbers that does nothing."""
+    device, cloud = deepcopy(device), deepcopy(cloud)
+    if not device.shape.width:
+        device.shape = cloud.shape = replace(device.shape, width=device.shape.hidden)
+        device.into, cloud.out = (nn.Linear(device.shape.hidden, device.shape.hidden) for _ in range(2))
+        for same in (device.into, cloud.out):
+            nn.init.eye_(same.weight)
+            nn.init.zeros_(same.bias)
+    return device, cloud
 
 
 @contextmanager

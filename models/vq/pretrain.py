@@ -4,7 +4,7 @@ Really split, what only the device may see stays there: the text, the tied outpu
 generator. ELECTRA sends one number per token back and forth, masked tokens a state of d numbers each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from models.vq.codebook import Codebook, Estimator, straight_through
 from models.vq.composite import states
+from models.vq.ends import Recipe
 from models.vq.halves import CloudHalf, DeviceHalf, Half, PooledLayer, Shape, initial, seeded
-from models.vq.heads import Masked, Replaced
+from models.vq.heads import Masked, Replaced, head_for
 from models.vq.pooling import flatten
-from models.vq.tokens import Tokens
+from models.vq.tokens import Tokens, batches
+from partitions.rng import Purpose, rng
 
 RTD_WEIGHT = 50.0  # of the discriminator's loss (Clark et al., arXiv:2003.10555)
 
@@ -129,3 +131,68 @@ def replaced_loss(
     h, positions, commitment = states(device, cloud, texts, codebook, estimator)
     told = head.loss(head(h, positions, tokens.lengths), new, tokens.lengths)
     return made + RTD_WEIGHT * told + beta * commitment
+
+
+Loss = Callable[[Tokens, Tensor, np.random.Generator], Tensor]
+"""``loss(texts, chosen, generator)`` of the tokens that were chosen, (B, T)."""
+
+
+def _masked(device: DeviceHalf, cloud: CloudHalf, mask: int, seed: int) -> tuple[list[Half], Loss]:
+    head, tied = head_for("mlm", device.shape, 0, seed), Tied(device.shape)
+    assert isinstance(head, Masked)
+    return [head, tied], lambda texts, chosen, _: masked_loss(device, cloud, head, tied, texts, chosen, mask)
+
+
+def _replaced(device: DeviceHalf, cloud: CloudHalf, mask: int, seed: int) -> tuple[list[Half], Loss]:
+    head, maker = head_for("rtd", device.shape, 1, seed), generator_for(device.shape, seed)
+    assert isinstance(head, Replaced)
+
+    def loss(texts: Tokens, chosen: Tensor, generator: np.random.Generator) -> Tensor:
+        return replaced_loss(device, cloud, head, maker, texts, chosen, mask, generator)
+
+    return [head, maker], loss
+
+
+OBJECTIVES = {"mlm": _masked, "electra": _replaced}
+"""What each adds to the halves, in training only, and its loss."""
+
+
+def pretrain(
+    device: DeviceHalf,
+    cloud: CloudHalf,
+    objective: str,
+    tokens: Tokens,
+    special: Sequence[int],
+    mask: int,
+    epochs: int,
+    batch: int,
+    lr: float,
+    seed: int,
+) -> list[float]:
+    """Train both halves on texts without their labels, with activations between them; the mean loss of each epoch.
+
+    Args:
+        objective: of `OBJECTIVES`.
+        special: ids that are never masked; mask: the id of [MASK].
+    """
+    added, loss_of = OBJECTIVES[objective](device, cloud, mask, seed)
+    parts = [device, cloud, *added]
+    recipe = Recipe(lr, lr, epochs * -(-len(tokens) // batch))
+    optimizer, schedule = recipe.build([p for part in parts for p in part.parameters() if p.requires_grad], [])
+    for part in parts:
+        part.train()
+    losses = []
+    for epoch in range(epochs):
+        total = 0.0
+        for step, rows in enumerate(batches(tokens.lengths, batch, rng(seed, Purpose.OFFLINE, 0, epoch))):
+            generator = rng(seed, Purpose.OFFLINE, 0, epoch, step)
+            texts = tokens[rows]
+            with seeded(int(generator.integers(2**63))):
+                loss = loss_of(texts, choose(texts, special, generator), generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += float(loss.detach()) * len(rows)
+        losses.append(total / len(tokens))
+    return losses

@@ -5,8 +5,8 @@ one whole pass of the texts gives the first codebook, and codes cross from there
 ``round_steps`` steps; at its end the server moves the codebook as a federated one does.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -17,10 +17,10 @@ from torch import Tensor
 from models.vq.boundary import Boundary, Ledger, lines
 from models.vq.codebook import ESTIMATORS, Codebook, Statistics, perplexity
 from models.vq.ends import CloudEnd, DeviceEnd, Recipe
-from models.vq.halves import CloudHalf, DeviceHalf, principal, weigh
+from models.vq.halves import CloudHalf, DeviceHalf, principal, projected, weigh
 from models.vq.heads import Head
 from models.vq.keeper import Keeper, Moments
-from models.vq.pooling import flatten, unflatten
+from models.vq.pooling import flatten, pooled_lengths, unflatten
 from models.vq.tokens import Tokens, batches
 from partitions.rng import Purpose, rng
 
@@ -37,7 +37,7 @@ class Quantiser:
         beta: weight of the commitment; estimator: of the gradient, by name.
         float_share: share of the steps before the quantiser is there.
         round_steps: steps between two updates of the codebook; decay: what they keep of the statistics before.
-        weigh: then also weigh code space by the gradients of the task (`models.vq.halves.weigh`), and hold its
+        weigh: then also weigh code space by the gradients of the answers (`models.vq.halves.weigh`), and hold its
             projection fixed from there on.
         learn: 'mean' moves the codebook; 'frozen' leaves it as k-means gave it.
         revive: replace vectors that fell out of use.
@@ -116,6 +116,7 @@ class Split:
         keeper: of the codebook, once there is one.
         ledger: bytes of all that crossed.
         usage: (m, K) how often the last prediction used each vector.
+        arrived: (N, width) what the cloud got in the last prediction, of all positions of all texts in their order.
     """
 
     device: DeviceHalf
@@ -125,6 +126,7 @@ class Split:
     keeper: Keeper | None = None
     ledger: Ledger = field(default_factory=Ledger)
     usage: Tensor | None = None
+    arrived: Tensor | None = None
 
     def __post_init__(self) -> None:
         of, shape = self.plan.quantiser, self.device.shape
@@ -153,7 +155,7 @@ class Split:
             total = 0.0
             for rows in batches(tokens.lengths, plan.batch, rng(seed, Purpose.TRAIN, epoch)):
                 if step == starts:
-                    self._start(stems, labels, seed)
+                    self._start(stems, seed)
                     self._use(one, two)
                 where = (seed, Purpose.TRAIN, epoch, step)
                 total += _step(one, two, tokens[rows], stems[rows], labels[rows], where) * len(rows)
@@ -166,20 +168,42 @@ class Split:
         return losses
 
     @torch.no_grad()
-    def predict(self, tokens: Tokens, batch: int = 64) -> Tensor:
-        """Logits (rows, width) of texts that go through the boundary, in inference; their bytes are in the ledger."""
+    def predict(self, tokens: Tokens, batch: int = 64, stems: Stems | None = None) -> Tensor:
+        """Logits (rows, width) of texts that go through the boundary, in inference; their bytes are in the ledger.
+
+        Args:
+            stems: of the texts, if they are known already.
+        """
         one, two = self._ends(Recipe())
         self._use(one, two)
         found: dict[int, Tensor] = {}
+        arrived: dict[int, Tensor] = {}
         self.usage = None
         for rows in tokens.lengths.argsort(stable=True).split(batch):
-            logits = one.read(two.answer(one.send(tokens[rows], "infer"), "infer"))
+            message = one.send(tokens[rows], "infer", stem=stems[rows] if stems else None)
+            logits = one.read(two.answer(message, "infer"))
             sizes = tokens.lengths[rows].tolist() if self.head.per == "token" else [1] * len(rows)
             found |= zip(rows.tolist(), logits.split(sizes), strict=True)
+            positions = pooled_lengths(tokens.lengths[rows], self.device.shape.pool).tolist()
+            arrived |= zip(rows.tolist(), two.read(message).split(positions), strict=True)
             if one.codebook:
                 usage = one.codebook.usage(one.codes)
                 self.usage = usage if self.usage is None else self.usage + usage
+        self.arrived = torch.cat([arrived[i] for i in range(len(tokens))])
         return torch.cat([found[i] for i in range(len(tokens))])
+
+    def quantised(self, tokens: Tokens, quantisers: Iterable[Quantiser], seed: int) -> Iterator["Split"]:
+        """This trained model with codes across the cut, by each of the quantisers, and without further training.
+
+        With ``weigh`` error is how far it moves the trained model's answers, otherwise plain squared error; both times
+        what crosses is turned to its principal coordinates, dealt out to the groups. Schedules mean nothing here.
+        """
+        stems = Stems(self.device, tokens)
+        h, slopes = self._states(stems), self._slopes(stems, seed)
+        for of in quantisers:
+            other = Split(*projected(self.device, self.cloud), self.head, replace(self.plan, quantiser=of))
+            other._settle(h, slopes if of.weigh else torch.eye(self.device.shape.wire), len(tokens), seed)
+            yield other
 
     def perplexity(self) -> float:
         """Mean over codebooks of how many vectors the last prediction used; 0 without a codebook."""
@@ -213,41 +237,58 @@ class Split:
             count, sums, products = count + len(h), sums + h.sum(0), products + h.T @ h
         principal(self.device, self.cloud, count, sums, products, seed)
 
-    def _slopes(self, stems: Stems, labels: Tensor) -> Tensor:
-        """(width, width): the sum over all positions of g g^T, where g is the gradient of its text's loss there."""
+    def _slopes(self, stems: Stems, seed: int) -> Tensor:
+        """(width, width): the sum over all positions of g g^T, where g is how the answer to a text moves with them.
+
+        Its answer is the logit of a random class less the mean of all, so that the sum is in the mean that over all
+        classes. The loss's gradients would be those of the few texts that a trained model still has wrong.
+        """
         found = torch.zeros(self.device.shape.wire, self.device.shape.wire, dtype=torch.float64)
         for part in (self.device, self.cloud, self.head):
             part.eval()
-        for rows in stems.tokens.lengths.argsort(stable=True).split(64):
+        for at, rows in enumerate(stems.tokens.lengths.argsort(stable=True).split(64)):
             tokens = stems.tokens[rows]
             with torch.no_grad():
                 z = self.device.encode(*(stems[rows] or self.device.stem(tokens)))
             z.requires_grad_()
             logits = self.head(*self.cloud(z, tokens.lengths), tokens.lengths)
-            loss = self.head.loss(logits, labels[rows], tokens.lengths) * len(rows)
-            (g,) = torch.autograd.grad(loss, z)
+            chosen = rng(seed, Purpose.INIT, 1, at).integers(logits.shape[1], size=len(logits))
+            answers = logits.gather(1, torch.from_numpy(chosen)[:, None])[:, 0] - logits.mean(1) * (logits.shape[1] > 1)
+            (g,) = torch.autograd.grad(answers.sum(), z)
             found += (g.T @ g).double()
         return found
 
     @torch.no_grad()
-    def _start(self, stems: Stems, labels: Tensor, seed: int) -> None:
-        """Moments, then Lloyd iterations, of one pass over all texts."""
+    def _states(self, stems: Stems) -> Tensor:
+        """(N, d): what the device half would project, of all positions of all texts."""
+        return torch.cat([self.device.hidden(*stem) for stem in self._pass(stems)])
+
+    def _start(self, stems: Stems, seed: int) -> None:
         of = self.plan.quantiser
         assert of is not None
+        self._settle(self._states(stems), self._slopes(stems, seed) if of.weigh else None, len(stems.tokens), seed)
         if of.weigh:
-            with torch.enable_grad():
-                slopes = self._slopes(stems, labels)
-            z = torch.cat([self.device.encode(*stem) for stem in self._pass(stems)])
-            weigh(self.device, self.cloud, z, slopes, 1 if of.residual else of.groups)
             self.device.into.requires_grad_(False)
-        z = torch.cat([self.device.encode(*stem) for stem in self._pass(stems)])
-        generator = rng(seed, Purpose.INIT, 0)
+
+    @torch.no_grad()
+    def _settle(self, h: Tensor, slopes: Tensor | None, texts: int, seed: int) -> None:
+        """Weigh code space; then moments and Lloyd iterations of one pass.
+
+        Args:
+            h: (N, d), states of all positions of so many ``texts``.
+            slopes: (width, width) as `weigh` takes them; None: code space stays as it is.
+        """
+        of = self.plan.quantiser
+        assert of is not None
+        if slopes is not None:
+            weigh(self.device, self.cloud, self.device.into(h), slopes, 1 if of.residual else of.groups)
+        z, generator = self.device.into(h), rng(seed, Purpose.INIT, 0)
 
         def ask(codebook: Codebook) -> Statistics:
             return codebook.statistics(z, codebook.assign(z))
 
         keeper = Keeper.start(Moments.of(z), of.groups, of.size, of.residual, generator).settle(ask, generator)
-        self.keeper = keeper.weighing(len(z) * of.round_steps * self.plan.batch / len(stems.tokens))
+        self.keeper = keeper.weighing(len(z) * of.round_steps * self.plan.batch / texts)
 
     def _update(self, one: DeviceEnd, seed: int, step: int) -> None:
         of = self.plan.quantiser

@@ -23,14 +23,19 @@ class Source(ABC):
 
     def fetch(self, place: Path) -> Path:
         """Downloads the set into ``place``."""
-        raise DataError(f"{self.name} cannot be downloaded")
+        raise DataError(f"{self.name} cannot be downloaded: {self.remedy()}")
 
     def unpack(self, files: list[Path], place: Path) -> Path:
         """Takes the set from local files into ``place``."""
         raise DataError(f"{self.name} cannot be imported")
 
     def remedy(self) -> str:
-        return f"run `python -m experiments data fetch {self.name}`"
+        """What to do when the set is missing: the command that brings it, if there is one."""
+        if type(self).fetch is not Source.fetch:
+            return f"run `python -m experiments data fetch {self.name}`"
+        if type(self).unpack is not Source.unpack:
+            return f"run `python -m experiments data import {self.name} FILES`"
+        return "put its files into the folder that DRIFTFED_DATA or data-root names"
 
     def seek(self, root: Root) -> Path | None:
         return next((found for place in root.places if (found := self.find(place))), None)

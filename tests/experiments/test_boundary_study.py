@@ -3,6 +3,7 @@
 from math import ceil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -35,12 +36,14 @@ def rows(monkeypatch):
 def test_bytes_of_every_rival(rows):
     """T tokens of a text: 16 numbers each, or 10 bits each of a vocabulary of 1000; two bytes tell T."""
     found, T = rows(settings("p=1 activations")), np.array(LENGTHS)
-    assert list(found) == ["float32", "tokens", "text", "float16", "int8"]
+    assert list(found) == ["float32", "tokens", "text", "float16", "int8", "late", "late-plain"]
     assert found["float32"].up == (4 * 16 * T + 2).mean()
     assert found["float16"].up == (2 * 16 * T + 2).mean() + 4 / 4  # a scale for the message
     assert found["int8"].up == ((16 + 2) * T + 2).mean() + 4 / 4
     assert found["tokens"].up == (np.ceil(10 * T / 8) + 2).mean()
     assert found["text"].up == 123 / 4
+    assert found["text"].probed == found["tokens"].probed == 1.0
+    assert found["float32"].probed == 1.0  # all these texts are the same token over and over
     assert found["text"].accuracy == found["tokens"].accuracy == found["float32"].accuracy
     assert (
         found["text"].train_down == 0 and found["float32"].train_down == 5 * 16 * 4 + 8 * 2 + 2 * 4 / 40
@@ -55,9 +58,26 @@ def test_bytes_of_codes(rows):
     assert (codes.codes, codes.groups, codes.pool) == (16, 4, 4)
 
 
+def test_late_codes_and_how_far_they_fall_short(monkeypatch):
+    """Weighed and plain codes in one trained model, each against what the model says with float32."""
+    monkeypatch.setattr(boundary, "read", lambda settings, seed: (*texts([5] * 40), *texts(LENGTHS), 123))
+    late = list(STUDY.measure(settings("p=4 activations", **{"vq-late": "16x4,2x1"}), 1, lambda what, at, n: None))[-4:]
+    assert [(row.boundary, row.codes, row.groups) for row in late] == [
+        ("late", 16, 4), ("late-plain", 16, 4), ("late", 2, 1), ("late-plain", 2, 1),
+    ]  # fmt: skip
+    positions = [1 + ceil((t - 1) / 4) for t in LENGTHS]
+    assert [row.up for row in late[::2]] == [np.mean([2 * n + 2 for n in positions]), np.mean([1 + 2] * 4)]
+    frame = pd.DataFrame([{**vars(late[0]), "score": right} for right in (0.875, 0.75)])
+    frame.loc[0, "boundary"] = "float32"
+    assert STUDY.metrics(frame)["late 16x4", "gap"] == 0.125
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
+        ({"vq-late": "16x5"}, "vq-late = '16x5' needs vq-codes = 0 and groups that divide 16"),
+        ({"vq-late": "16x4"}, "vq-late = '16x4' needs vq-codes = 0 and groups that divide 16"),
+        ({"vq-late": "many"}, "vq-late = 'many': write codes as KxM, e.g. '256x8,1024x12'"),
         ({"dataset": "har-embedded"}, "needs text, har-embedded holds none"),
         ({"vq-groups": 5}, "vq-groups = 5 do not divide a code space of 16 numbers"),
         ({"vq-pool": 3}, "pool = 3; choose 1, 2 or 4"),

@@ -1,11 +1,13 @@
 """The commands as a user types them."""
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 import pytest
@@ -14,7 +16,7 @@ from experiments.catalog import EXPERIMENTS, SCALES, VIEWS
 from experiments.cli import main
 from experiments.plots import PLOTS
 from experiments.studies import STUDIES
-from fl.results import read_rounds
+from fl.results import COLUMNS, read_rounds
 from strategies import STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +82,9 @@ def test_text_really_split_under_flower_gives_what_is_simulated_locally(tmp_path
         (["run", "main", "--seeds", "one"], "seeds = 'one' is not a list of integers"),
         (["run", "main", "--set", "dataset=har-uci"], "python -m experiments data fetch har-uci"),
         (["run", "main", "--set", "data-root=/nowhere"], "/nowhere, which is not an existing folder"),
+        (["run", "main", "--set", "out=here"], "--set out=here: with `run` this is said by --out"),
+        (["run", "quickstart", "--set", "setting=x"], "setting = 'x' would be the name of 2 settings (subject, m=2)"),
+        (["drift", "--out", f"{__file__}/below"], "test_cli.py/below': Not a directory"),
         (["plot", "/nowhere"], "/nowhere"),
         (["data", "import", "cifar10", "/nowhere.zip"], "/nowhere.zip does not exist"),
     ],
@@ -95,6 +100,31 @@ def test_a_mistake_is_one_sentence_and_exit_status_1(
     assert end.value.code == 1
     assert errors.startswith("error: ") and said in errors and errors.count("\n") == 1
     assert not list(tmp_path.iterdir()), "nothing was started"
+
+
+def test_a_figure_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["experiments", "plot", str(tmp_path)])
+    (tmp_path / "rounds.csv").write_text(",".join(COLUMNS) + "\n")
+    (tmp_path / "config.toml").write_text("")  # says nothing of the order of the methods
+    (tmp_path / "table.md").mkdir()
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    assert capsys.readouterr().err.startswith(f"error: cannot write to '{tmp_path}': ")
+
+
+def test_interrupted_while_modules_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(ModuleType):
+        def __getattr__(self, name: str) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["experiments", "list"])
+    monkeypatch.setitem(sys.modules, "experiments.cli", Slow("experiments.cli"))
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("experiments", run_name="__main__")
+    assert end.value.code == 130
 
 
 def test_help_names_every_command_and_settings_every_key() -> None:
@@ -156,9 +186,9 @@ def test_values_of_the_paper_belong_to_a_setting_and_a_method(name: str) -> None
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_a_view_is_of_an_experiment_with_rounds(name: str) -> None:
+def test_a_view_is_of_an_experiment(name: str) -> None:
     view = VIEWS[name]
-    assert view.name == name not in EXPERIMENTS and not EXPERIMENTS[view.of].study and view.plot in PLOTS
+    assert view.name == name not in EXPERIMENTS and view.of in EXPERIMENTS and view.plot in PLOTS
 
 
 def test_the_papers_hyper_parameters() -> None:

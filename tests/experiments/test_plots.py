@@ -12,7 +12,7 @@ from experiments.plots.drift import drift
 from experiments.plots.overview import overview
 from experiments.plots.steps import steps
 from experiments.plots.style import FAMILIES, looks, save
-from experiments.studies import STUDIES, boundary, latency, routing, spa, submodels, summarize_study
+from experiments.studies import STUDIES, boundary, latency, routing, spa, spa_size, submodels, summarize_study
 from experiments.summary import summarize
 from fl.results import Row
 
@@ -177,7 +177,7 @@ def boundary_rows() -> pd.DataFrame:
     for seed in (1, 2):
         for p in (1, 4):
             for kind, at, up in (("float32", 0.8, 4000.0 / p), ("codes", 0.7, 40.0 / p)):
-                scores = (at + 0.01 * seed, 1.0, up, 16.0, up, up, 8.0, 5.0)
+                scores = (at + 0.01 * seed, at + 0.01 * seed, 1.0, up, 16.0, up, up, 0.5, 8.0, 5.0)
                 made.append(("toy", f"p={p} {kind}", seed, kind, p, 16, 4, *scores, 9, 9))
     return pd.DataFrame(made, columns=["experiment", "setting", "seed", *boundary.Row.__dataclass_fields__])
 
@@ -185,7 +185,7 @@ def boundary_rows() -> pd.DataFrame:
 def spa_rows(row: type) -> pd.DataFrame:
     """Two seeds of two variants, or of a threshold's curve, two prices of a fit, an oracle and a capped gate."""
     if row is spa.ModeRow:
-        made = [(v, d, *[k / 10] * 18) for k, v in enumerate(("S1", "SPA"), 1) for d in (0, 1)]
+        made = [(v, d, *[k / 10] * 23) for k, v in enumerate(("zero-shot", "SPA"), 1) for d in (0, 1)]
     else:
         points = [("threshold", tau, (3 - tau) / 3, 0.9) for tau in (3, 2, 0)]
         points += [("mixture", 0.3, 0.6, 0.95), ("mixture", 1.0, 0.4, 0.9), ("oracle", 0.3, 0.5, 1.0)]
@@ -195,13 +195,24 @@ def spa_rows(row: type) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["experiment", "setting", "seed", *row.__dataclass_fields__])
 
 
+def size_rows() -> pd.DataFrame:
+    """Two seeds of two devices; accuracy grows by 0.1 with each size, and between the devices."""
+    by = {"width": (4, 8), "states": (2, 5), "data": (1, 12), "S1": (1, 20), "S3": (1, 20)}
+    made = [
+        ("toy", "s", seed, name, at, device, 0.2, 0.6 + 0.1 * k + 0.1 * device, 0.01, 0.9, 0.1, 1000 * at, 1152)
+        for seed in (1, 2) for name, sizes in by.items() for k, at in enumerate(sizes) for device in (0, 1)
+    ]  # fmt: skip
+    return pd.DataFrame(made, columns=["experiment", "setting", "seed", *spa_size.SizeRow.__dataclass_fields__])
+
+
 def inputs(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     studied = {"routing": routing_rows, "submodels": submodel_rows, "estimates": latency_rows}
-    studied |= {"boundary": boundary_rows}
-    studied |= {"spa-modes": lambda: spa_rows(spa.ModeRow), "spa-gate": lambda: spa_rows(spa.GateRow)}
+    studied |= {"boundary": boundary_rows, "spa-gate": lambda: spa_rows(spa.GateRow), "spa-size": size_rows}
+    studied |= dict.fromkeys(("spa-modes", "spa-costs", "spa-effect"), lambda: spa_rows(spa.ModeRow))
+    of = {"estimates": "latency", "spa-costs": "spa-modes", "spa-effect": "spa-modes"}
     if name in studied:
         frame = studied[name]()
-        return frame, summarize_study(frame, STUDIES[{"estimates": "latency"}.get(name, name)])
+        return frame, summarize_study(frame, STUDIES[of.get(name, name)])
     return sweep_rounds(), summarize(sweep_rounds(), sweep=name == "speedup")
 
 

@@ -43,6 +43,8 @@ def test_a_device_killed_in_mid_sentence_leaves_a_finished_marked_one(tmp_path: 
         stop.cancel()
     assert chat.returncode == 0
     assert "{" in rest and "DEGRADED" in rest and rest.count(" tokens, ") == 2  # the next one is answered too
+    sentence, summary, why, *_ = rest.splitlines()
+    assert "degraded" not in sentence and "DEGRADED" in summary and why.startswith("degraded: the device is gone")
     rows = list(csv.DictReader(trace.read_text().splitlines()))
     asked = [row["asked"] == "True" for row in rows]
     assert asked[0] and asked == sorted(asked, reverse=True)  # first with the device, then without

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
+from experiments.launch import launch_study
 from experiments.studies import (
     FILE,
     STUDIES,
@@ -20,7 +22,7 @@ from experiments.studies import (
 )
 from fl.config import Settings
 from fl.results import ResultsError
-from tests.experiments.test_plots import latency_rows, routing_rows, spa_rows, submodel_rows
+from tests.experiments.test_plots import latency_rows, routing_rows, size_rows, spa_rows, submodel_rows
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,17 @@ def test_the_folder_of_another_config_is_refused(tmp_path):
         assert not results.done("NA", 1)
 
 
+@pytest.mark.parametrize("damage", ["", "experiment,setting", "experiment,setting,seed,who,count,value\ntoy,NA,1,x"])
+def test_a_damaged_file_is_one_sentence_and_stays(tmp_path, damage: str):
+    with StudyResults(tmp_path, TOY, settings()) as results:
+        results.add("NA", 1, [Toy("x", 1, 0.1)])
+    (tmp_path / FILE).write_text(damage)
+    for read in (lambda: read_study(tmp_path, TOY), lambda: StudyResults(tmp_path, TOY, settings())):
+        with pytest.raises(ResultsError, match="does not read|does not have the columns"):
+            read()
+    assert (tmp_path / FILE).read_text() == damage
+
+
 def test_overlap_of_routing_by_hand():
     """a and b use module 0, c and d module 1: all shared within a pair, nothing across, 2 of the 6 pairs in all."""
     assert STUDIES["routing"].metrics(routing_rows()) == pytest.approx(
@@ -95,11 +108,11 @@ def test_ratios_are_estimate_over_measurement():
 
 
 def test_spa_means_over_devices_and_seconds_of_fifty_tokens():
-    """A variant whose numbers are all k / 10: 50 (k / 10 + k / 10) ms of base and side, and k / 10 s of network."""
+    """Variants whose numbers are all 0.1 or 0.2: 50 (0.15 + 0.2) ms of any base and one's side, 0.2 s of network."""
     rows = spa_rows(spa.ModeRow)
     found = STUDIES["spa-modes"].metrics(rows[rows["seed"] == 1])
     assert found["SPA", "token_accuracy"] == pytest.approx(0.2)
-    assert found["SPA", "total_lan_s"] == pytest.approx(0.02 + 0.2)
+    assert found["SPA", "total_lan_s"] == pytest.approx(0.0175 + 0.2)
 
 
 def test_spa_gates_are_told_apart_by_price_and_the_capped_one_is_one():
@@ -110,6 +123,13 @@ def test_spa_gates_are_told_apart_by_price_and_the_capped_one_is_one():
     }  # fmt: skip
     assert found["capped at 60 %", "lost"] == pytest.approx(0.03)
     assert found["mixture, price 1", "M"] == pytest.approx(0.4)
+
+
+def test_spa_sizes_are_told_apart_and_averaged_over_devices():
+    rows = size_rows()
+    found = STUDIES["spa-size"].metrics(rows[rows["seed"] == 1])
+    assert found["width 8", "token_accuracy"] == pytest.approx(0.75)
+    assert found["S3 1", "token_accuracy"] == pytest.approx(0.65) and found["data 12", "parameters"] == 12000
 
 
 def test_timed_sub_models_go_from_one_module_to_all(cloud_maker):
@@ -137,3 +157,10 @@ def test_matched_sub_models_have_the_derived_ones_size_and_the_sizes_span_everyt
     assert derived.tolist() == [6, 7]  # a fifth of the seven modules beyond the first: 1.4
     (matched,) = submodels.draw_modules(np.random.default_rng(0), costs, {layer: 2}).values()
     assert len(set(matched.tolist())) == 2
+
+
+def test_a_folder_with_rows_of_methods_is_refused_before_anything_is_measured(tmp_path):
+    (tmp_path / "rounds.csv").write_text("experiment\n")
+    with pytest.raises(ResultsError, match=r"another kind of experiment \(rounds.csv\); choose another folder"):
+        launch_study(TOY, settings(), tmp_path, True, Console())
+    assert [path.name for path in tmp_path.iterdir()] == ["rounds.csv"]

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ({"rounds": "abc"}, "rounds = 'abc': .*integer.*communication rounds"),
         ({"rounds": 0}, "rounds = 0: .*greater than or equal to 1"),
         ({"rounds": 2.5}, "rounds = 2.5: .*integer"),
+        ({"lr": "inf"}, "lr = 'inf': .*finite number.*learning rate on devices"),
         ({"strategies": "fedavg,heterfl"}, "unknown strategy 'heterfl'; known: .*(did you mean 'heterofl'?)"),
         ({"engine": "local", "placement": "own"}, "engine = 'local' stands in for devices"),
         ({"strategies": ""}, "strategies names no method; known: an, eclm"),

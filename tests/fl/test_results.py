@@ -174,6 +174,15 @@ def test_a_config_without_rows_protects_nothing(tmp_path):
     assert read_config(tmp_path)["settings"] == other
 
 
+def test_a_study_is_not_written_over(tmp_path):
+    (tmp_path / "study.csv").write_text("experiment,setting,seed\n")
+    with pytest.raises(ResultsError, match=r"another kind of experiment \(study.csv\); choose another folder"):
+        open_(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["study.csv"]
+    open_(tmp_path, overwrite=True).close()
+    assert not (tmp_path / "study.csv").exists()
+
+
 def test_rows_of_unknown_origin_are_refused(tmp_path):
     with open_(tmp_path) as results:
         results.append([row(1)])
@@ -296,4 +305,7 @@ def test_unreadable_rounds(tmp_path):
         read_rounds(tmp_path)
     (tmp_path / "rounds.csv").write_text(",".join(COLUMNS) + "\n" + "toy,m=2,fedavg,zero" + "," * 27 + "\n")
     with pytest.raises(ResultsError, match="does not read"):
+        read_rounds(tmp_path)
+    (tmp_path / "rounds.csv").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(ResultsError, match="is damaged, it is not text"):
         read_rounds(tmp_path)

@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import pytest
 
 import partitions.root
 from partitions import DataError, fetch, load, where
 from partitions.root import Root
+from partitions.sources.source import Source
 
 
 def test_search_order_and_where_writes_go(alone, tmp_path, monkeypatch):
@@ -50,6 +53,27 @@ def test_a_missing_set_is_one_sentence_that_says_what_to_run(alone, tmp_path):
     )
     with pytest.raises(DataError, match="it ships with the project, so reinstall it"):
         load("har-embedded", alone)
+
+
+def test_a_remedy_names_a_command_that_can_help():
+    class Placed(Source):
+        name = "placed"
+
+        def find(self, place):
+            return None
+
+        def load(self, root, image_size=0):
+            raise NotImplementedError
+
+    class Imported(Placed):
+        def unpack(self, files, place):
+            return place
+
+    remedies = {Placed(): "put its files into the folder that DRIFTFED_DATA", Imported(): "data import placed FILES`"}
+    for source, said in remedies.items():
+        for asked in (lambda source=source: source.need(Root.at()), lambda source=source: source.fetch(Path())):
+            with pytest.raises(DataError, match=said):
+                asked()
 
 
 def test_an_unknown_set():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from partitions import DRIFTS, PARTITIONS, DataError, World, import_, load, where
+from partitions import DRIFTS, PARTITIONS, DataError, Dataset, World, import_, load, where
 from partitions.rng import rng
 from partitions.sources import audio, images, store
 
@@ -418,3 +418,13 @@ def test_files_that_are_something_else(alone, tmp_path, name, content, message):
     with pytest.raises(DataError, match="holds no folder|cannot be imported|is not a readable zip"):
         import_(name, [tmp_path / "empty"], alone)
     assert list(alone.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [([1, 2], "train part of toy has labels 1 to 2, and its 2 classes are 0 to 1"), ([0], "2 examples and 1 labels")],
+)
+def test_examples_and_classes_that_do_not_belong_together_are_told(labels, said):
+    y = np.array(labels)
+    with pytest.raises(DataError, match=said):
+        Dataset("toy", np.zeros((2, 3), np.float32), y, np.zeros((len(y), 3), np.float32), y, classes=("a", "b"))

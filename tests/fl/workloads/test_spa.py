@@ -20,8 +20,8 @@ from strategies import STRATEGIES
 from strategies.base import Plan, Profile, Update
 
 SMALL = {
-    "workload": "spa", "tiny-steps": 20, "spa-facts": 2, "spa-every": 2, "devices": 3, "cohort": 2, "rounds": 2,
-    "rounds-per-step": 1, "eval-every": 1, "local-epochs": 2, "adapt-epochs": 2, "lr": 0.02,
+    "workload": "spa", "strategies": "na,la,fedavg", "tiny-steps": 20, "spa-facts": 2, "spa-every": 2, "devices": 3,
+    "cohort": 2, "rounds": 2, "rounds-per-step": 1, "eval-every": 1, "local-epochs": 2, "adapt-epochs": 2, "lr": 0.02,
 }  # fmt: skip
 
 
@@ -38,8 +38,8 @@ def order(**changes: object) -> Order:
 
 
 def test_runs_end_to_end_and_again_alike(play: Callable[..., list[str]], tmp_path: Path) -> None:
-    lines = play(tmp_path / "a", **SMALL, strategies="na,la,fedavg")
-    again = play(tmp_path / "b", **SMALL, strategies="fedavg")
+    lines = play(tmp_path / "a", **SMALL)
+    again = play(tmp_path / "b", **{**SMALL, "strategies": "fedavg"})
     assert again[1:] == [line for line in lines if ",fedavg" in line]
     rows = list(csv.DictReader(lines))
     assert {row["method"] for row in rows} == {"na", "na+ft", "la", "fedavg", "fedavg+ft"}
@@ -127,13 +127,26 @@ def test_another_base_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "key,value,why", [("strategies", "eclm", "no model that can be cut"), ("spa-reduction", 999, "reduction = 999")]
+    "key,value,why",
+    [
+        ("strategies", "na,eclm", "strategy 'eclm' cuts the model .* use fedavg, la, na"),
+        ("strategies", "fedavg-prior", "strategy 'fedavg-prior' cuts the model or counts its classes"),
+        ("spa-reduction", 999, "reduction = 999"),
+    ],
 )
 def test_what_makes_no_sense_is_one_sentence(
     key: str, value: object, why: str, play: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     with pytest.raises(SettingsError, match=why):
         play(tmp_path, **{**SMALL, "strategies": "na", key: value})
+
+
+def test_a_folder_that_holds_no_model_is_one_sentence(tmp_path: Path) -> None:
+    for content in (None, "{}", "torn"):
+        if content:
+            (tmp_path / "config.json").write_text(content)
+        with pytest.raises(DataError, match="holds no causal language model"):
+            spa.prepare(settings_of(base=str(tmp_path)), 1)
 
 
 def test_scores_are_of_the_mode(tmp_path: Path) -> None:

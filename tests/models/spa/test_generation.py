@@ -211,6 +211,17 @@ def test_a_late_device_on_a_wire_is_given_up_token_by_token(
     assert first.asked and second.degraded and all(token.asked for token in rest)
 
 
+def test_a_delay_is_one_per_exchange(
+    base: Base, prompt: list[int], plugin_of: Callable[..., Plugin], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("models.spa.device.time.sleep", slept.append)
+    half = half_of(base, plugin_of(), "s1", "catch_up")
+    half.delay = 0.1
+    tokens = list(Session(base, *join(base, half), prompt).greedy(5))
+    assert slept == [0.1] * len(tokens) == [0.1] * 5  # none for being told what was written
+
+
 def test_a_plugin_of_another_base_is_refused(base: Base, plugin_of: Callable[..., Plugin]) -> None:
     half = half_of(base, plugin_of(), "spa", "catch_up")
     half.checksum = "0" * 64

@@ -96,3 +96,22 @@ def test_no_codes_without_a_codebook(small, texts) -> None:
     coded.load_state_dict({**exact.state(), "counts": coded.counts, "sums": coded.sums})
     ids = tokens.ids.masked_fill(torch.arange(6) == tokens.lengths[:, None] - 1, 3)
     assert Codebook(vectors).size == 400 and np.isfinite(exact(ids).detach().numpy()).all()
+
+
+def test_what_is_frozen_is_never_sent(small) -> None:
+    """The word table and a layer of two; a state without them is whole, one without anything else is not."""
+    one, two = body(small(width=8, frozen=2), seed=0), body(small(width=8, frozen=2), seed=1)
+    state = one.state()
+    assert not [name for name in state if name.startswith(("device.embeddings", "device.layers.0"))]
+    assert {"device.layers.1.output.dense.weight", "counts", "cloud.out.weight"} <= state.keys() == one.axes().keys()
+    before = two.device.embeddings.word_embeddings.weight.clone()
+    two.load_state_dict(state)
+    assert torch.equal(two.head.read.weight, one.head.read.weight)
+    assert torch.equal(two.device.embeddings.word_embeddings.weight, before)
+    assert one.on_device() < state.keys() and not any(name.startswith("cloud.") for name in one.on_device())
+    with pytest.raises(RuntimeError, match='Missing key.*"head.read.weight"'):
+        two.load_state_dict({name: value for name, value in state.items() if name != "head.read.weight"})
+    free, frozen = (SplitCosts(split_body(small(width=8, frozen=n), 3, (6, 2)), 4).whole for n in (0, 2))
+    table = 16 * (30 + 32 + 2 + 2)  # words, places, sentences, the norm of all three
+    layer = 4 * (16 * 16 + 16) + (16 * 32 + 32) + (32 * 16 + 16) + 4 * 16
+    assert free.bytes - frozen.bytes == 4 * (table + layer)

@@ -72,6 +72,8 @@ def test_rows_that_cross(small, texts, p, layers, funnel):
 def test_impossible_shapes(small):
     with pytest.raises(ValueError, match="pool = 3; choose 1, 2 or 4"):
         small(pool=3)
+    with pytest.raises(ValueError, match="width = 17 is more than the 16 numbers of a state; choose less, or 0"):
+        small(width=17)
     with pytest.raises(ValueError, match="frozen = 4; a device half of 2 layers has 0 to 3"):
         small(frozen=4)
 

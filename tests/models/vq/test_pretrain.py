@@ -11,7 +11,17 @@ from models.vq.codebook import Codebook
 from models.vq.composite import states
 from models.vq.halves import build
 from models.vq.heads import head_for
-from models.vq.pretrain import RTD_WEIGHT, Tied, choose, corrupt, generator_for, masked_loss, replace, replaced_loss
+from models.vq.pretrain import (
+    RTD_WEIGHT,
+    Tied,
+    choose,
+    corrupt,
+    generator_for,
+    masked_loss,
+    pretrain,
+    replace,
+    replaced_loss,
+)
 from models.vq.tokens import Tokens
 
 CLS, SEP, MASK = 2, 3, 4
@@ -79,17 +89,26 @@ def test_replaced_loss_is_its_definition(small):
     assert loss.item() == pytest.approx((own + RTD_WEIGHT * told).item(), rel=1e-5)
 
 
+def pretrained(shape, objective, seed=0, epochs=1, lr=1e-2):
+    device, cloud = build(shape, 0)
+    return device, pretrain(device, cloud, objective, stutters(320, 0), (CLS, SEP), MASK, epochs, 32, lr, seed)
+
+
 def test_halves_learn_masked_tokens_from_text_alone(small):
-    """Through a pooled, projected cut."""
+    """Through a pooled, projected cut; the same seed learns the same."""
     shape = small(pool=2, width=16)
-    parts = [*build(shape, 0), head_for("mlm", shape, 0, 0), Tied(shape)]
-    optimizer = torch.optim.AdamW([p for part in parts for p in part.parameters()], lr=1e-2)
-    losses = []
-    for step in range(60):
-        tokens = stutters(32, step)
-        loss = masked_loss(*parts, tokens, choose(tokens, (CLS, SEP), np.random.default_rng(step)), MASK)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert sum(losses[-5:]) / 5 < math.log(25) / 2
+    assert pretrained(shape, "mlm", epochs=6)[1][-1] < math.log(25) / 2
+    (one, first), (two, second), (_, other) = (pretrained(shape, "mlm", seed) for seed in (0, 0, 1))
+    assert first == second != other and torch.equal(one.into.weight, two.into.weight)
+
+
+@pytest.mark.parametrize(
+    ("objective", "nothing_known"), [("mlm", math.log(30)), ("electra", math.log(30) + 50 * math.log(2))]
+)
+def test_what_the_objectives_start_from(small, objective, nothing_known):
+    """30 tokens as likely as each other, and even odds that one was replaced; at a rate of 0 nothing is learnt."""
+    device, (loss,) = pretrained(small(), objective, lr=0.0)
+    assert loss == pytest.approx(nothing_known, rel=0.1)
+    assert torch.equal(
+        device.state()["layers.0.output.dense.weight"], build(small(), 0)[0].layers[0].output.dense.weight
+    )

@@ -80,3 +80,26 @@ def test_a_frozen_codebook_stays(small):
         versions.append(own.codebook.version)
     # six steps, the first one in float; k-means is five pairs of Lloyd and revival, and a last one
     assert versions == [11, 11 + 5]
+
+
+@pytest.mark.parametrize("width", [0, 12])
+def test_late_codes_leave_the_model_as_it_is_and_weighing_spares_what_the_task_reads(small, width):
+    """Weighed and plain code space say what the trained model says; a code costs least where its gradients are few."""
+    (train, labels), (test, answers) = marked(200, 0), marked(80, 1)
+    own = split(small(dropout=0.1, width=width))
+    own.fit(train, labels, seed=1)
+    logits, weights = own.predict(test), [p.clone() for p in (*own.device.parameters(), *own.cloud.parameters())]
+    h, slopes = own._states(Stems(own.device, train)), own._slopes(Stems(own.device, train), 1).float()
+    sent, found, cost = own.device.into(h), {}, {}
+    for late in own.quantised(train, [Quantiser(16, 2, weigh=of) for of in (True, False)], seed=1):
+        weigh, z = late.plan.quantiser.weigh, late.device.into(h).detach()
+        found[weigh] = accuracy(late.predict(test), answers)
+        turn = torch.linalg.lstsq(z - z.mean(0), (sent - sent.mean(0)).detach()).solution  # back to what was sent
+        error = (late.codebook.lookup(late.codebook.assign(z)) - z) @ turn
+        cost[weigh] = float(torch.einsum("ni,ij,nj->", error, slopes, error)), float(error.square().sum())
+        whole = Split(late.device, late.cloud, late.head, own.plan)
+        torch.testing.assert_close(whole.predict(test), logits, rtol=1e-3, atol=1e-3)
+    assert cost[True][0] < cost[False][0] and cost[True][1] > cost[False][1]
+    assert found[True] > 0.9
+    kept = zip((*own.device.parameters(), *own.cloud.parameters()), weights, strict=True)
+    assert all(torch.equal(now, before) for now, before in kept)
