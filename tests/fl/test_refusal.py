@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from hypothesis import given
+from hypothesis import HealthCheck, given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -30,6 +30,12 @@ from tests.fl.conftest import SMALL
 
 LIAR, OTHER = 1, 2
 LONGER = int(os.environ.get("DRIFTFED_FUZZ", "1"))
+
+
+def fuzz(examples: int) -> budget:
+    """That many tries; that a machine is too busy to draw them quickly is no failure."""
+    slow = [HealthCheck.too_slow]
+    return budget(max_examples=examples * LONGER, deadline=None, suppress_health_check=slow)
 
 
 class Round:
@@ -112,7 +118,7 @@ contents = st.dictionaries(
 ).map(RecordDict)
 
 
-@budget(max_examples=40 * LONGER, deadline=None)
+@fuzz(40)
 @given(data=st.data())
 def test_no_answer_ends_the_run_or_reaches_the_model(round_: Round, data: st.DataObject) -> None:
     """Anything at all; or an honest answer with some of its arrays and numbers replaced by anything."""
@@ -186,7 +192,7 @@ def test_a_device_that_never_answers_is_a_failure(round_: Round) -> None:
     assert (ledger.devices, ledger.failures, ledger.refused) == (3, 1, 0)
 
 
-@budget(max_examples=40 * LONGER, deadline=None)
+@fuzz(40)
 @given(data=st.data())
 def test_no_profile_ends_the_run(round_: Round, data: st.DataObject) -> None:
     strategy = round_.strategy
@@ -220,7 +226,7 @@ def test_no_profile_ends_the_run(round_: Round, data: st.DataObject) -> None:
     assert len(strategy.method.deliver(profiles)) == len(profiles)
 
 
-@budget(max_examples=40 * LONGER, deadline=None)
+@fuzz(40)
 @given(data=st.data())
 def test_no_score_ends_the_run(round_: Round, data: st.DataObject) -> None:
     """The others' scores count; the liar's only if it could be one."""
@@ -246,7 +252,7 @@ machines = st.fixed_dictionaries(
 ).map(lambda about: RecordDict({wire.NODE: ConfigRecord(about)}))
 
 
-@budget(max_examples=100 * LONGER, deadline=None)
+@fuzz(100)
 @given(contents | machines)
 def test_a_machine_says_what_it_is_or_why_not(content: RecordDict) -> None:
     """And what it is fits into a line of a CSV, and gives a finite time to whatever it is sent."""
@@ -267,7 +273,7 @@ KEYS = (
 ).split()
 
 
-@budget(max_examples=60 * LONGER, deadline=None)
+@fuzz(60)
 @given(
     kind=st.sampled_from(["query", "train", "evaluate"]),
     drop=st.sets(st.sampled_from(KEYS), max_size=2),
