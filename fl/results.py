@@ -29,6 +29,8 @@ import numpy as np
 import pandas as pd
 import tomli_w
 
+from fl.config import Settings
+
 COLUMNS: dict[str, str] = {
     "experiment": "name of the experiment",
     "setting": "name of the setting, a [settings] table of config.toml",
@@ -95,6 +97,7 @@ FILES = (
     "figure.svg",
     "config.toml",
 )
+DEFAULTS = Settings.parse({}).resolved()
 CHECKPOINTS = "checkpoints"  # folder of what an unfinished run needs to go on, see `fl.checkpoint`
 
 Run = tuple[str, str, int]  # (setting, method, seed)
@@ -528,10 +531,14 @@ def merged(out: Path, new: dict[str, Any]) -> dict[str, Any]:
     old = read_config(out)
     if missing := [key for key in new if key not in old]:
         raise ResultsError(f"'{out / 'config.toml'}' has no '{missing[0]}'; overwrite it or choose another folder")
-    common = [name for name in new["settings"] if name in old["settings"]]
+    common = {name: setting for name, setting in new["settings"].items() if name in old["settings"]}
+    # a key that is younger than the folder did there what its default does
+    younger = {
+        name: {key: DEFAULTS[key] for key in setting.keys() & DEFAULTS.keys()} | old["settings"][name]
+        for name, setting in common.items()
+    }
     was, now = (
-        _flat({"experiment": c["experiment"], "settings": {name: c["settings"][name] for name in common}})
-        for c in (old, new)
+        _flat({"experiment": c["experiment"], "settings": settings}) for c, settings in ((old, younger), (new, common))
     )
     for name in [*was, *now]:
         if was.get(name) != now.get(name):

@@ -167,6 +167,16 @@ def test_another_config_is_refused_and_named(tmp_path):
     assert read_config(tmp_path)["settings"]["m=2"]["lr"] == 0.2
 
 
+def test_a_key_that_is_younger_than_the_folder_was_at_its_default(tmp_path):
+    with open_(tmp_path) as results:
+        results.append([row(1)])
+    usual = {**SETTINGS, "m=2": {**SETTINGS["m=2"], "clip": 1.0}}
+    with pytest.raises(ResultsError, match=r"settings\.m=2\.clip was 1\.0, is 2\.0"):
+        open_(tmp_path, {**SETTINGS, "m=2": {**SETTINGS["m=2"], "clip": 2.0}})
+    open_(tmp_path, usual).close()
+    assert read_config(tmp_path)["settings"] == usual
+
+
 def test_a_config_without_rows_protects_nothing(tmp_path):
     open_(tmp_path).close()
     other = {**SETTINGS, "m=2": {**SETTINGS["m=2"], "lr": 0.2}}
