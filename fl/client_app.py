@@ -65,8 +65,15 @@ def _read(message: Message, context: Context) -> tuple[Settings, Order, Store, C
         look_back=bool(task.get("look-back", False)),
         node=Node.parse(context.node_config) if settings.placement == "own" else None,
     )
-    if not 0 <= order.epochs <= (most := max(settings.local_epochs, settings.adapt_epochs)):
-        raise ValueError(f"asked for {order.epochs} epochs, the run-config says at most {most}")
+    bounds = {
+        "device": (order.device, settings.devices - 1),
+        "round": (order.round, settings.rounds),
+        "step": (order.step, settings.rounds),  # each step of the world follows from the one before
+        "epochs": (order.epochs, max(settings.local_epochs, settings.adapt_epochs)),
+    }
+    for what, (value, most) in bounds.items():
+        if not 0 <= value <= most:
+            raise ValueError(f"asked for {what} = {value}, the run-config says at most {most}")
     run, method, moment = str(task["run"]), str(task["method"]), int(task["moment"])  # type: ignore[arg-type]
     store = Store.of(state_root(settings), run, method, order.seed, order.device, moment)
     return settings, order, store, task

@@ -299,11 +299,14 @@ def test_no_message_ends_a_device_or_leaves_half_a_file(round_: Round, kind: str
         load_file(path)
 
 
-@pytest.mark.parametrize("epochs", [-1, 1e9])
-def test_a_device_trains_no_longer_than_the_run_config_says(round_: Round, epochs: float) -> None:
-    """Whoever asks: a billion epochs would be its memory, or its battery."""
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("epochs", -1), ("epochs", 1e9), ("step", 1e15), ("round", 1e300), ("device", 10**12), ("device", -1)],
+)
+def test_a_device_does_no_more_than_the_run_config_says(round_: Round, key: str, value: float) -> None:
+    """Whoever asks: a billion epochs, or steps of the world, would be its memory, or its battery."""
     honest = next(m for m in round_.asked if m.metadata.dst_node_id == LIAR).content
-    task = ConfigRecord({**honest[wire.TASK], "epochs": epochs})
+    task = ConfigRecord({**honest[wire.TASK], key: value})
     message = Message(RecordDict({wire.TASK: task, wire.MODEL: honest[wire.MODEL]}), LIAR, "train")
     message.metadata.__dict__["_message_id"] = "1"
     assert "the run-config says at most" in round_.grid._host.reply(message).error.reason

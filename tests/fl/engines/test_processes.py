@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from fl.config import Settings
 from fl.engines.crew import Hand
@@ -15,7 +16,10 @@ from tests.fl.conftest import SMALL
 HOW = {"strategies": "fedavg", "cohort": 6, "rounds": 2}
 
 
-def test_a_worker_killed_with_a_sum_and_a_job_in_its_hands_changes_nothing(play: Callable, tmp_path: Path) -> None:
+def test_a_worker_killed_with_a_sum_and_a_job_in_its_hands_changes_nothing(
+    play: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fl.engines.crew.QUICK_S", 0.0)  # several jobs for each worker, however fast it is
     settings = Settings.parse({**SMALL, **HOW})
     killed: list[Hand] = []
 
