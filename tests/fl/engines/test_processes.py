@@ -22,16 +22,18 @@ def test_a_worker_killed_with_a_sum_and_a_job_in_its_hands_changes_nothing(
     monkeypatch.setattr("fl.engines.crew.QUICK_S", 0.0)  # several jobs for each worker, however fast it is
     settings = Settings.parse({**SMALL, **HOW})
     killed: list[Hand] = []
+    asks = Hand.ask
 
-    def on_reply() -> None:
-        for hand in grid._crew.hands:
-            if hand.summed and hand.doing == "work" and not killed:
-                killed.append(hand)
-                hand.worker.process.kill()
+    def ask(hand: Hand, verb: str, *args: object) -> None:
+        asks(hand, verb, *args)
+        if verb == "work" and hand.summed and not killed:  # six jobs, two workers: one gets a second
+            killed.append(hand)
+            hand.worker.process.kill()
 
+    monkeypatch.setattr(Hand, "ask", ask)
     with (
         open_results([settings], tmp_path / "two", False) as results,
-        LocalGrid(settings.flat(), settings.devices, workers=2, on_reply=on_reply) as grid,
+        LocalGrid(settings.flat(), settings.devices, workers=2) as grid,
     ):
         run(settings, grid, results)
         assert len(killed) == 1 and len(grid._crew.hands) == 2 and killed[0] not in grid._crew.hands
