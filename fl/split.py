@@ -68,7 +68,7 @@ class SplitGrid(Relay):
         while talks:
             sent = [self._message(talk) for talk in talks]
             going = []
-            for talk, answer in zip(talks, exchange(self.inner, sent, timeout), strict=True):
+            for talk, answer in zip(talks, exchange(self.inner, sent, timeout, self.settings.at_once), strict=True):
                 last = None if answer is None else self._answered(talk, answer)  # who is too late has lost its round
                 if last is not None:
                     replies.append(last)

@@ -4,8 +4,10 @@ Everything is counted on the meta device (shapes without numbers), so a ResNet18
 sub-model is its base plus the sum of its modules' costs, as in ECLM 5.1, so derivation only adds numbers.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -56,20 +58,25 @@ def macs(module: torch.nn.Module, x: Tensor, *args: object) -> float:
     return counter.get_total_flops() / 2
 
 
-def saved_bytes(body: Body, x: Tensor, y: Tensor, gates: list[Tensor] | None = None) -> int:
-    """Bytes of the activations that the backward pass keeps, each storage counted once, parameters not at all."""
-    own = {p.untyped_storage()._cdata for p in body.parameters()} | {b.untyped_storage()._cdata for b in body.buffers()}
-    kept: dict[int, tuple[int, Tensor]] = {}
+def saved_bytes(loss: Callable[[], Tensor], weights: Iterable[Tensor]) -> int:
+    """Bytes that autograd keeps on the way to a loss, each storage counted once, those of ``weights`` not at all."""
+    own = {weight.untyped_storage()._cdata for weight in weights}
+    kept: dict[int, Tensor] = {}
 
     def pack(t: Tensor) -> Tensor:
-        storage = t.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = (storage.nbytes(), t)  # holding t keeps the storage's identity from being reused
+        storage = t.untyped_storage()._cdata
+        if storage not in own:
+            kept[storage] = t  # held, so that the storage's identity is not used again
         return t
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        F.cross_entropy(body(x, gates), y)
-    return sum(n for n, _ in kept.values())
+        loss()
+    return sum(t.untyped_storage().nbytes() for t in kept.values())
+
+
+def loss_bytes(body: torch.nn.Module, x: Tensor, y: Tensor, *args: object) -> int:
+    """`saved_bytes` of one batch of a classifier, its parameters and buffers apart."""
+    return saved_bytes(lambda: F.cross_entropy(body(x, *args), y), chain(body.parameters(), body.buffers()))
 
 
 def full_gates(architecture: Architecture, body: Body, n: int) -> list[Tensor] | None:
@@ -95,7 +102,7 @@ def cost(architecture: Architecture, sizes: Sizes, batch_size: int, optimizer_sl
     execute(body, "fused")  # every module held runs: the additive bound that derivation works with
     state = sum(v.numel() for v in body.state_dict().values())
     weights = sum(p.numel() for p in body.parameters())
-    memory = 4 * (weights * (1 + optimizer_slots) + state) + saved_bytes(body, x, y, gates)
+    memory = 4 * (weights * (1 + optimizer_slots) + state) + loss_bytes(body, x, y, gates)
     return Cost(state, 4 * state, macs(body, x[:1], gates and [g[:1] for g in gates]), memory)
 
 

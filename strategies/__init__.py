@@ -29,3 +29,6 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "eclm-blend": ECLMBlended,
     "eclm-plus": ECLMPlus,
 }
+
+UNCUT = {name: of for name, of in sorted(STRATEGIES.items()) if of.asks == "nothing" and of.architecture == "dense"}
+"""Methods that send devices the dense model whole, for workloads whose model cannot be cut."""

@@ -218,12 +218,14 @@ class Strategy(ABC):
         architecture: which cloud model the method works on.
         asks: what a device is queried for: nothing, its 'limits', or its limits and 'importance'.
         asks_once: a device's first answer is used for good; otherwise it is queried anew at every step.
+        masked: as in `Task`, where a task of the method does not say otherwise.
     """
 
     reports: ClassVar[Mapping[str, Measure]]
     architecture: ClassVar[Literal["dense", "modular", "supernet"]] = "dense"
     asks: ClassVar[Literal["nothing", "limits", "importance"]] = "nothing"
     asks_once: ClassVar[bool] = False
+    masked: ClassVar[Masking] = "none"
 
     cloud: Cloud
     plan: Plan
@@ -291,7 +293,7 @@ class Strategy(ABC):
 
     def _whole(self, epochs: int, **how: Any) -> Task:
         """A task over the whole dense model, one object for all devices so that it is packed once."""
-        return Task("dense", FULL, self.model, epochs, self.cloud.dense_costs.whole, **how)
+        return Task("dense", FULL, self.model, epochs, self.cloud.dense_costs.whole, masked=self.masked, **how)
 
 
 class Averaging(Strategy):

@@ -13,7 +13,6 @@ import torch
 from models.axes import extract
 from models.body import by_axis, columns_coverage
 from models.derive import Infeasible, choose, choose_many, smallest
-from models.train import Masking
 from strategies.base import Averaging, Limits, Profile, Task, Update
 
 
@@ -23,13 +22,12 @@ class ECLM(Averaging):
     'eclm' is scored after local adaptation; 'eclm-derive' is the paper's ECLM w/o local adaptation (7.3).
 
     Class attributes:
-        masked, blend: as in `strategies.base.Task`; not the paper's, see `strategies.eclm_plus`.
+        blend: as in `strategies.base.Task`; not the paper's, see `strategies.eclm_plus`.
     """
 
     reports = {"eclm-derive": "delivered", "eclm": "adapted"}
     architecture = "modular"
     asks = "importance"
-    masked: ClassVar[Masking] = "none"
     blend: ClassVar[float] = 1.0
 
     def derive(self, profile: Profile) -> dict[str, np.ndarray]:

@@ -5,9 +5,7 @@ arXiv:1602.05629.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
 
-from models.train import Masking
 from strategies.base import Averaging, Profile, Task
 
 
@@ -15,14 +13,13 @@ class FedAvg(Averaging):
     """w <- sum_k n_k w_k / sum_k n_k. It ignores what a device can bear, as the original does."""
 
     reports = {"fedavg": "delivered", "fedavg+ft": "adapted"}
-    masked: ClassVar[Masking] = "none"
 
     def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
-        task = self._whole(self.plan.local_epochs, masked=self.masked)
+        task = self._whole(self.plan.local_epochs)
         return {p.device: task for p in profiles}
 
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
-        task = self._whole(self.plan.adapt_epochs, masked=self.masked)
+        task = self._whole(self.plan.adapt_epochs)
         return {p.device: task for p in profiles}
 
 

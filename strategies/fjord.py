@@ -31,6 +31,4 @@ class FjORDPrior(FjORD):
     """FjORD whose devices correct for their class shares, as in `strategies.eclm_plus`."""
 
     reports = {"fjord-prior": "delivered", "fjord-prior+ft": "adapted"}
-
-    def part(self, level: int, epochs: int) -> Task:
-        return replace(super().part(level, epochs), masked="prior")
+    masked = "prior"

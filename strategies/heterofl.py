@@ -57,7 +57,7 @@ class HeteroFL(Averaging):
         """The current sub-model of a level."""
         coverage = self.coverage(self.rates[level])
         state = extract(self.model, self.axes, coverage)
-        return Task("dense", coverage, state, epochs, self.prices[level], rate=self.rates[level])
+        return Task("dense", coverage, state, epochs, self.prices[level], rate=self.rates[level], masked=self.masked)
 
     def served(self, level: int) -> Task:
         """What a device of a level is given for use."""

@@ -24,4 +24,5 @@ VQ_E2 = Experiment(
     study="boundary",
     plot="boundary",
     table=("accuracy", "perplexity", "entropy", "up", "probed"),
+    note="Bytes are payload per text.",
 )

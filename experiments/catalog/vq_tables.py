@@ -4,18 +4,10 @@ In every setting *text* and *tokens* are the monolithic encoder of the same FLOP
 without quantisation, and *late* and *late-plain* the split with it.
 """
 
+from experiments.catalog import vq_e1
 from experiments.catalog.experiment import Experiment, Overrides
 
-COMMON: Overrides = {
-    "workload": "vq",
-    "strategies": "fedavg",
-    "partition": "iid",
-    "drift": "none",
-    "vq-width": 0,
-    "vq-down": "float32",
-    "vq-codes": 0,
-    "offline-batch": 32,
-}
+COMMON: Overrides = {**vq_e1.COMMON, "vq-codes": 0, "offline-batch": 32}
 TABLE = ("score", "gap", "up", "down", "train_up", "probed")
 
 TINY: Overrides = {"vq-late": "256x1,256x8", "dense-epochs": 4, "vocabulary": 4000, "tokens": 48}
@@ -65,7 +57,7 @@ VQ_TABLE2 = Experiment(
     study="boundary",
     plot="boundary",
     table=TABLE,
-    note="The paper pretrains on far more text than it fine-tunes on; here both are the same texts.",
+    note="Bytes are payload per text. The paper pretrains on far more text than it fine-tunes on, here the same.",
 )
 VQ_TABLE3 = Experiment(
     name="vq-table3",
@@ -79,5 +71,6 @@ VQ_TABLE3 = Experiment(
     plot="boundary",
     table=TABLE,
     note="score: Matthews' correlation (cola), Pearson's (stsb), accuracy (mrpc, rte). The paper's encoders are "
-    "pretrained by masked (Table 3) or replaced tokens (Table 4) on its own text; MiniLM comes as it is.",
+    "pretrained by masked (Table 3) or replaced tokens (Table 4) on its own text; MiniLM comes as it is. Bytes are "
+    "payload per text.",
 )

@@ -153,9 +153,9 @@ def model(settings: Settings, seed: int) -> Split:
     Raises:
         SettingsError: the data set holds no text, or the model cannot be built as asked.
     """
-    from fl.workloads.vq import shape_of
+    from fl.workloads.vq import learning_rates, shape_of
     from models.vq.heads import head_for
-    from models.vq.presets import DEEP, PRESETS
+    from models.vq.presets import PRESETS
     from models.vq.train import Plan, Quantiser, Split
 
     texts, groups = dataset(settings), settings.vq_groups
@@ -179,7 +179,7 @@ def model(settings: Settings, seed: int) -> Split:
         decay=settings.vq_decay,
     )  # fmt: skip
     plan = Plan(
-        settings.dense_epochs, settings.offline_batch, settings.vq_lr * DEEP[settings.vq_preset], settings.vq_lr,
+        settings.dense_epochs, settings.offline_batch, *learning_rates(settings),
         down=settings.vq_down, quantiser=quantiser if settings.vq_codes else None,
     )  # fmt: skip
     task, outputs = ("classify", texts.num_classes) if texts.target_train is None else ("regress", 1)

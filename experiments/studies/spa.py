@@ -208,9 +208,10 @@ def _alone(settings: Settings, seed: int, device: int, shots: int) -> Seen:
 def _rival(settings: Settings, seed: int, device: int, name: str) -> Seen:
     """LoRA or adapters with as many parameters as the plugin has, trained for as many epochs."""
     from fl.workloads import spa
+    from models.costs import saved_bytes
     from models.spa.activations import Activations
     from models.spa.cloud import Session
-    from models.spa.metrics import compare, kept, rates
+    from models.spa.metrics import compare, rates
     from models.spa.rivals import RIVALS, answers_loss, tune
 
     base, who = spa.base(settings), spa.people(settings, seed)
@@ -235,7 +236,7 @@ def _rival(settings: Settings, seed: int, device: int, name: str) -> Seen:
     return Seen(
         rates(judged, np.ones(len(judged.same), bool)) | {"M": float(tuned.sites)},
         tuned.parameters,
-        kept(lambda: answers_loss(tuned.base, batch), tuned.base.model.parameters()),
+        saved_bytes(lambda: answers_loss(tuned.base, batch), tuned.base.model.parameters()),
         answers,
         np.array([tuned.traffic(len(p), len(a)) for p, a in zip(prompts, answers, strict=True)]),
         side_ms,
@@ -246,9 +247,10 @@ def _rival(settings: Settings, seed: int, device: int, name: str) -> Seen:
 def _ladder(settings: Settings, seed: int, device: int, name: str) -> Seen:
     """A side beside the base: the paper's S1 to S3, LST and SPA."""
     from fl.workloads import spa
+    from models.costs import saved_bytes
     from models.spa.activations import Batch
     from models.spa.device import DeviceHalf
-    from models.spa.metrics import judge, kept, rates
+    from models.spa.metrics import judge, rates
     from models.spa.modes import mode
     from models.spa.train import side_loss
 
@@ -268,7 +270,7 @@ def _ladder(settings: Settings, seed: int, device: int, name: str) -> Seen:
     return Seen(
         rates(judged, asked),
         sum(value.numel() for value in (plugin.state() if how.gated else plugin.side.state_dict()).values()),
-        kept(lambda: side_loss(base, plugin.side, spa.training(own), batch, batch.scored), weights),
+        saved_bytes(lambda: side_loss(base, plugin.side, spa.training(own), batch, batch.scored), weights),
         answers,
         np.array([[sum(getattr(t, x) for t in answer) for x in ("asked", "down", "up")] for answer in answers]),
         [token.side_ms for answer in answers for token in answer if token.asked],

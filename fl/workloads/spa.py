@@ -34,7 +34,7 @@ from models.spa.train import Plugin, Training
 from models.spa.train import train as train_plugin
 from partitions import Purpose, Schedule, rng
 from partitions.personas import Example, Files, Personas, Split
-from strategies import STRATEGIES
+from strategies import UNCUT
 from strategies.base import Cloud, Strategy
 
 MEASURES: dict[str, str] = {
@@ -56,8 +56,7 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
     Raises:
         SettingsError, partitions.DataError: people, base, methods and settings do not fit.
     """
-    whole = sorted(n for n, of in STRATEGIES.items() if of.asks == "nothing" and of.architecture == "dense")
-    plain = [name for name in whole if getattr(STRATEGIES[name], "masked", "none") == "none"]
+    plain = [name for name, of in UNCUT.items() if of.masked == "none"]
     if others := [name for name in settings.methods if name not in plain]:
         raise SettingsError(
             f"strategy '{others[0]}' cuts the model or counts its classes, workload 'spa' has neither: "

@@ -38,7 +38,7 @@ from models.vq.session import CloudSide, DeviceSide, Where, infer
 from models.vq.session import train as train_sides
 from models.vq.train import Plan, Quantiser, Split
 from partitions import Purpose, rng
-from strategies import STRATEGIES
+from strategies import UNCUT
 from strategies.base import Cloud, Measure, Strategy
 
 MEASURES = {
@@ -82,7 +82,7 @@ def shape_of(settings: Settings) -> Shape:
     )
 
 
-def _rates(settings: Settings) -> tuple[float, float]:
+def learning_rates(settings: Settings) -> tuple[float, float]:
     """Learning rates of the layers, and of projections and head."""
     return settings.vq_lr * DEEP[settings.vq_preset], settings.vq_lr
 
@@ -93,10 +93,9 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
     Raises:
         SettingsError, partitions.DataError: data, model or methods do not fit.
     """
-    whole = sorted(name for name, of in STRATEGIES.items() if of.asks == "nothing" and of.architecture == "dense")
-    if cutting := [name for name in settings.methods if name not in whole]:
-        raise SettingsError(f"strategy '{cutting[0]}' cuts the model, workload 'vq' cannot: use {', '.join(whole)}")
-    masking = [name for name in settings.methods if getattr(STRATEGIES[name], "masked", "none") != "none"]
+    if cutting := [name for name in settings.methods if name not in UNCUT]:
+        raise SettingsError(f"strategy '{cutting[0]}' cuts the model, workload 'vq' cannot: use {', '.join(UNCUT)}")
+    masking = [name for name in settings.methods if UNCUT[name].masked != "none"]
     if masking and settings.vq_labels == "shared":
         raise SettingsError(f"strategy '{masking[0]}' changes the loss on the device: use vq-labels = 'device'")
     if settings.split == "messages" and (settings.upload_change or settings.update_clip):
@@ -149,7 +148,7 @@ def _offline(settings: Settings, seed: int, progress: Progress | None) -> State:
     plan = Plan(
         settings.dense_epochs,
         settings.offline_batch,
-        *_rates(settings),
+        *learning_rates(settings),
         quantiser=quantiser if settings.vq_codes else None,
     )
     split = Split(body.device, body.cloud, body.head, plan)
@@ -197,7 +196,7 @@ def boundary(settings: Settings, body: SplitBody) -> Boundary:
 
 def ends(settings: Settings, body: SplitBody) -> tuple[DeviceEnd, CloudEnd, Keeper | None]:
     """Both ends over one boundary, with the codebook that the body's statistics make."""
-    edge, recipe, keeper = boundary(settings, body), Recipe(*_rates(settings)), body.keeper()
+    edge, recipe, keeper = boundary(settings, body), Recipe(*learning_rates(settings)), body.keeper()
     codebook = keeper.codebook if keeper else None
     one = DeviceEnd(body.device, edge, recipe, codebook, settings.vq_beta, ESTIMATORS[settings.vq_estimator])
     return one, CloudEnd(body.cloud, body.head, edge, recipe, codebook), keeper

@@ -1,6 +1,6 @@
-"""What is measured of a plugin: under teacher forcing token by token, on the texts that it writes, and in training."""
+"""What is measured of a plugin: under teacher forcing token by token and on the texts that it writes."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,19 +118,3 @@ def text_scores(written: Sequence[str], wanted: Sequence[str]) -> Mapping[str, f
     return found | {
         "exact_text": float(np.mean([a.strip() == b.strip() for a, b in zip(written, wanted, strict=True)]))
     }
-
-
-def kept(loss: Callable[[], Tensor], weights: Iterable[Tensor]) -> int:
-    """Bytes that autograd keeps on the way to a loss, ``weights`` apart; what shares memory counts once."""
-    ours = {weight.untyped_storage().data_ptr() for weight in weights}
-    found: dict[int, torch.UntypedStorage] = {}
-
-    def keep(x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        if storage.data_ptr() not in ours:
-            found[storage.data_ptr()] = storage  # held, so that its address is not used again
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        loss()
-    return sum(storage.nbytes() for storage in found.values())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models.axes import Axes, Sizes, State
 from models.body import Architecture, Body
-from models.costs import Cost, CostModel, macs, saved_bytes
+from models.costs import Cost, CostModel, loss_bytes, macs
 from models.vq.codebook import Codebook, Statistics
 from models.vq.composite import states
 from models.vq.halves import CloudHalf, DeviceHalf, Shape, build
@@ -134,7 +134,7 @@ class SplitCosts(CostModel):
         ids = torch.ones(self.batch_size, *self.architecture.input_shape, dtype=torch.int64)
         state, held = (sum(v.numel() for v in of.values()) for of in (body.state(), body.state_dict()))
         weights = sum(p.numel() for p in body.parameters() if p.requires_grad)
-        saved = saved_bytes(body, ids, torch.zeros(self.batch_size, dtype=torch.int64))
+        saved = loss_bytes(body, ids, torch.zeros(self.batch_size, dtype=torch.int64))
         memory = 4 * (weights * (1 + self.optimizer_slots) + held) + saved
         return Cost(state, 4 * state, macs(body, ids[:1]), memory)
 

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from models.costs import CostModel, cost, macs, saved_bytes
+from models.costs import CostModel, cost, loss_bytes, macs, saved_bytes
 from models.mlp import mlp
 from models.resnet import resnet18
 from models.vgg import vgg16
@@ -59,8 +58,8 @@ def test_saved_bytes_on_meta_equal_those_of_a_real_step(name: str) -> None:
     x, y = torch.randn(4, *architecture.input_shape), torch.zeros(4, dtype=torch.long)
     with torch.device("meta"):
         shadow = architecture.build(architecture.sizes, None)
-    on_meta = saved_bytes(shadow, torch.empty_like(x, device="meta"), torch.zeros_like(y, device="meta"))
-    assert saved_bytes(body, x, y) == on_meta
+    on_meta = loss_bytes(shadow, torch.empty_like(x, device="meta"), torch.zeros_like(y, device="meta"))
+    assert loss_bytes(body, x, y) == on_meta
 
 
 def test_only_a_modular_model_pays_for_gates() -> None:
@@ -74,10 +73,16 @@ def test_only_a_modular_model_pays_for_gates() -> None:
 
 def test_saved_bytes_of_one_linear_layer() -> None:
     """A linear classifier keeps its input (4 x 20) and the log-probabilities (4 x 5); targets are 4 longs."""
-
-    class Linear(torch.nn.Linear):
-        def forward(self, x: torch.Tensor, gates: None = None) -> torch.Tensor:
-            return F.linear(x, self.weight, self.bias)
-
-    kept = saved_bytes(Linear(20, 5), torch.randn(4, 20), torch.zeros(4, dtype=torch.long))  # type: ignore[arg-type]
+    kept = loss_bytes(torch.nn.Linear(20, 5), torch.randn(4, 20), torch.zeros(4, dtype=torch.long))
     assert 4 * (80 + 20) + 8 * 4 <= kept <= 4 * (80 + 20) + 8 * 4 + 16
+
+
+def test_what_autograd_keeps_by_hand() -> None:
+    """x, and what tanh gave, for a product and a tanh; the weight is not counted, nor anything twice."""
+    x, weight = torch.ones(8, 4), torch.ones(4, 2, requires_grad=True)
+
+    def loss() -> torch.Tensor:
+        y = (x @ weight).tanh()
+        return (y * y).sum()
+
+    assert saved_bytes(loss, [weight]) == 4 * (8 * 4 + 8 * 2)

@@ -5,7 +5,7 @@ import torch
 
 from models.spa.activations import Activations
 from models.spa.bases import Base
-from models.spa.metrics import compare, kept
+from models.spa.metrics import compare
 from models.spa.rivals import RIVALS, Tuned, answers_loss, tune
 from partitions.errors import DataError
 from partitions.personas import Personas
@@ -55,17 +55,6 @@ def test_the_watch_runs_within_the_parts(base: Base, tuned: Tuned) -> None:
     assert tuned.watch.ms == 0
     tuned.base.stack(torch.arange(4)[None])
     assert tuned.watch.ms > 0
-
-
-def test_what_autograd_keeps_by_hand() -> None:
-    """x, and what tanh gave, for a product and a tanh; the weight is not counted, nor anything twice."""
-    x, weight = torch.ones(8, 4), torch.ones(4, 2, requires_grad=True)
-
-    def loss() -> torch.Tensor:
-        y = (x @ weight).tanh()
-        return (y * y).sum()
-
-    assert kept(loss, [weight]) == 4 * (8 * 4 + 8 * 2)
 
 
 def test_a_base_that_is_no_llama_is_refused(base: Base) -> None:
