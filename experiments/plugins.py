@@ -34,8 +34,8 @@ from models.spa.gate import threshold
 from models.spa.link import Link
 from models.spa.metrics import judge, rates
 from models.spa.modes import mode
+from models.spa.session import train as train_plugin
 from models.spa.train import Plugin, load_plugin
-from models.spa.train import train as train_plugin
 from partitions import Purpose, rng
 from partitions.errors import DataError, lookup
 from partitions.personas import Split

@@ -53,6 +53,11 @@ def _run(kept: Tensor) -> tuple[int, int] | None:
     return int(kept[0]), len(kept)
 
 
+def under(state: Mapping[str, Tensor], prefix: str) -> State:
+    """What of a state has names that begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
 def extract(state: Mapping[str, Tensor], axes: Axes, coverage: Coverage) -> State:
     """The covered part of ``state``, as new tensors that share no memory with it; gradients flow through."""
     part = {}

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.axes import State
 from models.blocks import descending
 from models.body import Body
 from models.descent import Descent
@@ -86,6 +87,21 @@ def batches(n: int, size: int, generator: np.random.Generator) -> Iterator[Tenso
     """One epoch of index batches in random order."""
     order = torch.from_numpy(generator.permutation(n))
     yield from order.split(size)
+
+
+def slots(optimizer: torch.optim.Optimizer) -> State:
+    """What an optimizer remembers, by the parameter's number and the name of the slot; `load_slots` is the way back."""
+    kept = optimizer.state_dict()["state"]
+    return {f"{i}.{slot}": torch.as_tensor(value).clone() for i, of in kept.items() for slot, value in of.items()}
+
+
+def load_slots(optimizer: torch.optim.Optimizer, kept: State) -> None:
+    """Give an optimizer of the same parameters what `slots` took from another."""
+    of: dict[int, State] = {}
+    for name, value in kept.items():
+        at, _, slot = name.partition(".")
+        of.setdefault(int(at), {})[slot] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": of})
 
 
 def fit(

@@ -17,6 +17,8 @@ from fl.config import Settings
 from partitions import Purpose, rng
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from models.spa.activations import Known
     from models.spa.bases import Base
     from models.spa.cloud import Token
@@ -121,7 +123,7 @@ def known_of(settings: Settings, seed: int, device: int) -> "list[list[Known]]":
 def trained(settings: Settings, seed: int, device: int, known: "list[list[Known]]") -> "Plugin":
     """A device's plugin after ``adapt-epochs`` on its own."""
     from fl.workloads import spa
-    from models.spa.train import train
+    from models.spa.session import train
 
     generator, (learn, calibrate, _) = rng(seed, Purpose.STUDY, device), known
     how, fresh = spa.training(settings), spa.fresh(settings, seed)
@@ -252,7 +254,7 @@ def _ladder(settings: Settings, seed: int, device: int, name: str) -> Seen:
     from models.spa.device import DeviceHalf
     from models.spa.metrics import judge, rates
     from models.spa.modes import mode
-    from models.spa.train import side_loss
+    from models.spa.train import outputs, side_losses
 
     own = settings.model_copy(update=LADDERS[name])
     how = mode(own.spa_mode)
@@ -267,10 +269,15 @@ def _ladder(settings: Settings, seed: int, device: int, name: str) -> Seen:
     answers = _over_a_stream(base, half, prompts)
     batch = Batch.of(learn[: own.batch_size])
     weights = [*plugin.side.parameters(), *base.model.parameters()]
+
+    def side_loss() -> "Tensor":
+        o = outputs(plugin.side, batch, own.spa_policy, batch.scored)
+        return side_losses(base, spa.training(own), batch, o).mean()
+
     return Seen(
         rates(judged, asked),
         sum(value.numel() for value in (plugin.state() if how.gated else plugin.side.state_dict()).values()),
-        saved_bytes(lambda: side_loss(base, plugin.side, spa.training(own), batch, batch.scored), weights),
+        saved_bytes(side_loss, weights),
         answers,
         np.array([[sum(getattr(t, x) for t in answer) for x in ("asked", "down", "up")] for answer in answers]),
         [token.side_ms for answer in answers for token in answer if token.asked],
@@ -302,7 +309,7 @@ def measure_gates(settings: Settings, seed: int, tick: Tick) -> Iterator[GateRow
     from fl.workloads import spa
     from models.spa.gate import threshold
     from models.spa.metrics import curve, judge, oracle, rates
-    from models.spa.train import train
+    from models.spa.session import train
 
     base = spa.base(settings, tick)
     for device in range(settings.devices):

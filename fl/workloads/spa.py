@@ -1,11 +1,16 @@
 """Side Plugin Adaption: devices personalise a frozen language model by a small side network and a gate (`models.spa`).
 
 What devices exchange is their side and gate, or less (``spa-personal``); the base is named in the config and never in
-a message. Strategies: ``na`` (the base), ``la`` (each device alone), ``fedavg``, and its ``+ft`` rows, FedAvg and then
-local epochs. A device is a person of `partitions.personas`, or a file of JSON lines.
+a message. Here a device has the base beside it; with ``split = "messages"`` `fl.split` keeps it in the ServerApp while
+devices train, and sends what it says. Both are the two sides of `models.spa.session`, so they give the same numbers.
+Strategies: ``na`` (the base), ``la`` (each device alone), ``fedavg``, and its ``+ft`` rows, FedAvg and then local
+epochs. A device is a person of `partitions.personas`, or a file of JSON lines.
 """
 
 import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NoReturn
@@ -17,27 +22,29 @@ from fl.config import Settings, SettingsError
 from fl.devices import Table, shares
 from fl.measures import NAN
 from fl.offline import cache_folder
-from fl.store import Store
+from fl.store import NotHeld, Store
 from fl.workloads.workload import Order, Scored, Trained
 from models.axes import State
 from models.cloud import Progress
 from models.costs import CostModel
 from models.spa import bases
-from models.spa.activations import Activations
+from models.spa.activations import Activations, Known
 from models.spa.body import architecture, own, shared
+from models.spa.codec import LONGEST, Frame, Ledger
 from models.spa.gate import Gate
 from models.spa.metrics import judge, rates
 from models.spa.modes import mode
+from models.spa.session import CloudSide, DeviceSide
+from models.spa.session import train as train_plugin
 from models.spa.side import SIDES, SideSpec, every
 from models.spa.tiny import SIZES
 from models.spa.train import Plugin, Training
-from models.spa.train import train as train_plugin
 from partitions import Purpose, Schedule, rng
 from partitions.personas import Example, Files, Personas, Split
 from strategies import UNCUT
 from strategies.base import Cloud, Strategy
 
-MEASURES: dict[str, str] = {
+SCORES: dict[str, str] = {
     "M": "share of answer tokens whose side is asked, under teacher forcing",
     "exact": "share of answers without a wrong token",
     "diff": "share of answer tokens at which base and side guess differently",
@@ -45,6 +52,10 @@ MEASURES: dict[str, str] = {
     "waste": "share asked among those at which they guess the same",
     "base_accuracy": "token accuracy of the base alone",
     "side_accuracy": "token accuracy if the side were always asked",
+}
+MEASURES = SCORES | {
+    "train_up": "payload bytes per example of a round that a device with the base elsewhere sends to train",
+    "train_down": "payload bytes per example of a round that it receives to train: states once, and gradients",
 }
 TOKENS = 16  # of an answer, for the clock: what one example costs
 ADAM = 2  # numbers that AdamW keeps per parameter
@@ -62,6 +73,12 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
             f"strategy '{others[0]}' cuts the model or counts its classes, workload 'spa' has neither: "
             f"use {', '.join(plain)}"
         )
+    if settings.split == "messages":
+        if training(settings).joint:
+            raise SettingsError(f"spa-gate = '{settings.spa_gate}' needs the base beside it: use 'two-stage'")
+        if settings.upload_change or settings.update_clip:
+            key = "upload-change" if settings.upload_change else "update-clip"
+            raise SettingsError(f"{key} looks at whole models, split = 'messages' sends parts: set it to 0")
     spec = side_spec(settings)
     people(settings, seed).examples(0, 0, "train")
     plugin = architecture(spec, settings.spa_personal, TOKENS)
@@ -94,16 +111,28 @@ def profile(settings: Settings, order: Order, store: Store, with_importance: boo
 
 
 def train(settings: Settings, order: Order, store: Store, state: State | None) -> Trained:
-    """Local epochs of the side and a new fit of the gate; what is personal stays here."""
-    plugin = _load(settings, order, store, state)
-    plugin, loss = _fit(settings, order, plugin)
+    """Local epochs of the side and a new fit of the gate."""
+    ledger = Ledger()
+    plugin, loss = _fit(settings, order, _load(settings, order, store, state), ledger)
+    examples = len(people(settings, order.seed).examples(order.device, order.step, "train"))
+    return replace(_done(settings, order, store, plugin, examples, loss), measures=_crossed(settings, ledger, examples))
+
+
+def _done(settings: Settings, order: Order, store: Store, plugin: Plugin, examples: int, loss: float) -> Trained:
+    """What a round gave; what is personal stays here."""
     after = plugin.state()
     if settings.spa_personal != "nothing":
         store.save("personal", own(after, settings.spa_personal))
     if order.keep:
         store.save("model", shared(after, settings.spa_personal))
-    examples = people(settings, order.seed).examples(order.device, order.step, "train")
-    return Trained(shared(after, settings.spa_personal), len(examples), 0.0 if math.isnan(loss) else loss)
+    return Trained(shared(after, settings.spa_personal), examples, 0.0 if math.isnan(loss) else loss)
+
+
+def _crossed(settings: Settings, ledger: Ledger, examples: int) -> dict[str, float]:
+    """What training sends across the cut, where it has one."""
+    if training(settings).joint or not examples:
+        return {}
+    return {"train_up": ledger.bytes("up") / examples, "train_down": ledger.bytes("down") / examples}
 
 
 def evaluate(settings: Settings, order: Order, store: Store, state: State | None) -> Scored:
@@ -125,8 +154,102 @@ def evaluate(settings: Settings, order: Order, store: Store, state: State | None
     return Scored(
         len(who.examples(order.device, order.step, "test")), scores["delivered"], scores["adapted"],
         len(who.examples(order.device, order.step, "train")), former,
-        measures={which: {k: got[0][k] for k in MEASURES} for which, got in both.items()},  # type: ignore[misc]
+        measures={which: {k: got[0][k] for k in SCORES} for which, got in both.items()},  # type: ignore[misc]
     )  # fmt: skip
+
+
+# really split
+
+
+class Replica:
+    """The cloud's side of one device's round, which begins when the device has told its examples."""
+
+    def __init__(self, settings: Settings, state: State):
+        self.settings, self.for_device = settings, state
+        self.side: CloudSide | None = None
+
+    @property
+    def steps(self) -> int:
+        return self.side.step if self.side else 0
+
+    def turn(self, up: Mapping[str, bytes]) -> dict[str, bytes]:
+        """What goes down, given what came up. ValueError, Broken: what came up does not belong here."""
+        frame = Frame.of_blob(up["frame"])
+        if self.side is None:
+            examples = [Example(**{name: str(text) for name, text in of.items()}) for of in frame.head["examples"]]
+            self.side = CloudSide(base(self.settings), training(self.settings), self._known(examples))
+            return {"frame": self.side.states().blob()}
+        return {"frame": self.side.turn(frame).blob()}
+
+    def _known(self, examples: list[Example]) -> list[Known]:
+        spec, here = side_spec(self.settings), base(self.settings)
+        tokens = sum(len(part) for example in examples for part in here.encode(example))
+        if (size := 4 * tokens * len(spec.states) * spec.width) > LONGEST:
+            raise ValueError(f"{len(examples)} examples whose states take {size} bytes; {LONGEST} are the most")
+        return _activations(self.settings)(examples)
+
+    def whole(self, trained: State) -> State:
+        """All that is shared was with the device."""
+        return trained
+
+    def measures(self, examples: int) -> dict[str, float]:
+        assert self.side is not None
+        return _crossed(self.settings, self.side.ledger, examples)
+
+
+def replica(settings: Settings, order: Order, state: State) -> Replica:
+    return Replica(settings, state)
+
+
+AT_ONCE = 64  # rounds that a process keeps in memory; the others are read from their stores
+_SIDES: dict[Path, DeviceSide] = {}  # rounds that this process is in the middle of
+
+
+def turn(
+    settings: Settings, order: Order, store: Store, steps: int, down: Mapping[str, bytes], state: State | None
+) -> dict[str, bytes] | Trained:
+    """The device's answer to what came down; what it needs to go on lies in its store after every step."""
+    talk = Store(store.folder / "split")  # a round that the cloud goes back to begins anew
+    if state is not None:
+        talk.save("start", _load(settings, order, store, state).state())
+        _SIDES.pop(talk.folder, None)  # of a round that broke off
+        told = [asdict(example) for part in _examples(settings, order) for example in part]
+        return {"frame": Frame("examples", {"examples": told}).blob()}
+    frame = Frame.of_blob(down["frame"])
+    if frame.kind == "states":
+        talk.save("states", {"start": torch.tensor(frame.head["start"]), **frame.tensors})
+    side = _side(settings, order, talk, steps - (frame.kind != "states"))
+    if up := side.turn(frame):
+        talk.save("side", side.state())
+        return {"frame": up.blob()}
+    del _SIDES[talk.folder]
+    shutil.rmtree(talk.folder)
+    return _done(settings, order, store, side.plugin, side.learn, side.loss)
+
+
+def _side(settings: Settings, order: Order, talk: Store, done: int) -> DeviceSide:
+    """The device's side with so many steps behind it, built anew where this process has not got it.
+
+    Another process may have taken the turns since this one had the last.
+
+    Raises:
+        fl.store.NotHeld: the store holds no such moment.
+    """
+    found = _SIDES.get(talk.folder)
+    if found is None or found.done != done:
+        learn, calibrate = map(len, _examples(settings, order))
+        plugin = fresh(settings, 0).loaded(talk.load("start"))
+        found = DeviceSide(plugin, training(settings), learn, calibrate, order.epochs, _shuffling(order))
+        states = talk.load("states")
+        found.told(Frame("states", {"start": states.pop("start").tolist()}, states))
+        if done:
+            found.restore(talk.load("side"))
+        if found.done != done:
+            raise NotHeld(f"device {order.device} has {found.done} steps behind it, not {done}")
+        if len(_SIDES) >= AT_ONCE:
+            _SIDES.clear()
+        _SIDES[talk.folder] = found
+    return found
 
 
 # what cloud and devices make of the settings alike
@@ -221,12 +344,21 @@ def _load(settings: Settings, order: Order, store: Store, state: State | None) -
     return _plugin(settings).loaded(sent)
 
 
-def _fit(settings: Settings, order: Order, plugin: Plugin) -> tuple[Plugin, float]:
-    who, known = people(settings, order.seed), _activations(settings)
-    learn = known(who.examples(order.device, order.step, "train"))
-    calibrate = known(who.examples(order.device, order.step, "calibrate"))
-    generator = rng(order.seed, Purpose.TRAIN, order.round, order.device)
-    return train_plugin(base(settings), plugin, training(settings), learn, calibrate, order.epochs, generator)
+def _fit(settings: Settings, order: Order, plugin: Plugin, ledger: Ledger | None = None) -> tuple[Plugin, float]:
+    learn, calibrate = map(_activations(settings), _examples(settings, order))
+    how, shuffling = training(settings), _shuffling(order)
+    return train_plugin(base(settings), plugin, how, learn, calibrate, order.epochs, shuffling, ledger)
+
+
+def _examples(settings: Settings, order: Order) -> tuple[list[Example], list[Example]]:
+    """What a device learns from, and what its gate is fitted on."""
+    who, gated = people(settings, order.seed), mode(settings.spa_mode).gated
+    learn = who.examples(order.device, order.step, "train")
+    return learn, who.examples(order.device, order.step, "calibrate") if gated else []
+
+
+def _shuffling(order: Order) -> np.random.Generator:
+    return rng(order.seed, Purpose.TRAIN, order.round, order.device)
 
 
 def _judged(settings: Settings, order: Order, plugin: Plugin, step: int) -> dict[str, float]:

@@ -58,8 +58,13 @@ class Frame:
         """Bytes of its tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
+    def blob(self) -> bytes:
+        """For a channel that knows where a message ends; `of_blob` is the way back."""
+        return save(dict(self.tensors), {"kind": self.kind, "head": json.dumps(self.head)})
+
     def to_bytes(self) -> bytes:
-        blob = save(dict(self.tensors), {"kind": self.kind, "head": json.dumps(self.head)})
+        """For a stream."""
+        blob = self.blob()
         return PREFIX.pack(len(blob)) + blob
 
     @classmethod

@@ -13,10 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models.axes import State
+from models.axes import State, under
 from models.spa.activations import Batch, Known
 from models.spa.bases import Base
-from models.spa.gate import JOINT, Gate, Standard, fit_gate, straight_through
+from models.spa.gate import JOINT, Gate, Standard, straight_through
 from models.spa.modes import mode
 from models.spa.side import Side, SideSpec, visibility
 from models.train import batches
@@ -40,7 +40,7 @@ class Plugin:
 
     def loaded(self, state: State) -> "Plugin":
         """The same side object with these parameters, and their gate."""
-        self.side.load_state_dict({k.removeprefix("side."): v for k, v in state.items() if k.startswith("side.")})
+        self.side.load_state_dict(under(state, "side."))
         return Plugin(self.side, Gate(state["gate.weight"], state["gate.bias"], self.gate.tau))
 
     def save(self, path: Path, checksum: str, mode: str, policy: Policy) -> None:
@@ -88,46 +88,17 @@ class Training:
     batch_size: int = 8
     warm: float = 0.3
 
+    @property
+    def joint(self) -> bool:
+        """Whether side and gate are trained together, after a while."""
+        return mode(self.mode).gated and self.gate != "two-stage"
+
     def __post_init__(self) -> None:
         mode(self.mode)
         if self.gate not in get_args(GateFit) or self.policy not in get_args(Policy):
             raise ValueError(
                 f"gate = '{self.gate}' and policy = '{self.policy}' must be of {get_args(GateFit)}, {get_args(Policy)}"
             )
-
-
-def train(
-    base: Base,
-    plugin: Plugin,
-    how: Training,
-    known: Sequence[Known],
-    calibrate: Sequence[Known],
-    epochs: int,
-    generator: np.random.Generator,
-) -> tuple[Plugin, float]:
-    """Train the side in place, and fit its gate; the base is untouched.
-
-    Args:
-        known: what the side learns from; calibrate: other examples of the same device, for the two-stage gate.
-        generator: decides the order of examples.
-
-    Returns:
-        The trained plugin, and the mean loss per token of the last epoch (NaN without any).
-    """
-    at = mode(how.mode)
-    if not at.gated:
-        loss = _epochs(base, plugin, how, known, epochs, generator)
-        return Plugin(plugin.side, Gate.constant(base.width, open_=True)), loss
-    if how.gate == "two-stage":
-        loss = _epochs(base, plugin, how, known, epochs, generator)
-        gate = fit_gate(*_losses(base, plugin, how, calibrate), how.price)
-        plugin = Plugin(plugin.side, Gate(gate.weight, gate.bias, plugin.gate.tau))
-        if plugin.side.attends and how.policy == "sparse" and epochs:  # the side learns to do without uncalled tokens
-            loss = _epochs(base, plugin, how, known, -(-epochs // 2), generator, gated=True)
-        return plugin, loss
-    alone = round(how.warm * epochs)
-    _epochs(base, plugin, how, known, alone, generator)
-    return _jointly(base, plugin, how, known, epochs - alone, generator)
 
 
 def outputs(side: Side, batch: Batch, policy: Policy, called: Tensor) -> Tensor:
@@ -138,32 +109,15 @@ def outputs(side: Side, batch: Batch, policy: Policy, called: Tensor) -> Tensor:
     return side(batch.stack, visibility(called, start)).o[batch.scored]
 
 
-def side_loss(base: Base, side: Side, how: Training, batch: Batch, called: Tensor) -> Tensor:
-    """Mean loss per token with the side asked at every one; ``called`` as in `outputs`."""
-    o = outputs(side, batch, how.policy, called)
-    return F.cross_entropy(base.head(mode(how.mode).merged(batch.b[batch.scored], o)), batch.targets)
+def side_losses(base: Base, how: Training, batch: Batch, o: Tensor) -> Tensor:
+    """The loss (N,) of each token if the side, which said o (N, d), is asked at all of them."""
+    return F.cross_entropy(base.head(mode(how.mode).merged(batch.b[batch.scored], o)), batch.targets, reduction="none")
 
 
-def _epochs(
-    base: Base, plugin: Plugin, how: Training, known: Sequence[Known], epochs: int, generator: np.random.Generator,
-    gated: bool = False,
-) -> float:  # fmt: skip
-    """Train the side as if it were always asked; with ``gated``, an attentive one sees only what the gate lets by."""
-    optimizer = torch.optim.AdamW(plugin.side.parameters(), lr=how.lr)
-    last = [float("nan")]
-    for _ in range(epochs):
-        last = []
-        for index in batches(len(known), how.batch_size, generator):
-            batch = Batch.of([known[i] for i in index])
-            called = plugin.gate.opens(batch.b) if gated else batch.scored
-            last.append(_step(optimizer, side_loss(base, plugin.side, how, batch, called)))
-    return float(np.mean(last))
-
-
-def _jointly(
+def jointly(
     base: Base, plugin: Plugin, how: Training, known: Sequence[Known], epochs: int, generator: np.random.Generator
 ) -> tuple[Plugin, float]:
-    """Train side and gate together under one of the joint objectives."""
+    """Train side, in place, and gate together under one of the joint objectives; the loss is the last epoch's."""
     standard = Standard.of(torch.cat([k.stack[k.start :, -1] for k in known]))
     standard = replace(standard, std=standard.std * base.width**0.5)  # one step must not saturate the gate
     w, c = torch.zeros(base.width, requires_grad=True), torch.zeros((), requires_grad=True)
@@ -187,28 +141,9 @@ def _jointly(
                 without = F.cross_entropy(base.head(b), batch.targets, reduction="none")
                 with_ = F.cross_entropy(base.head(merged(b, o)), batch.targets, reduction="none")
                 losses = JOINT[how.gate](without, with_, a, how.price)
-            last.append(_step(optimizer, losses.mean()))
+            optimizer.zero_grad()
+            losses.mean().backward()
+            optimizer.step()
+            last.append(float(losses.detach().mean()))
     gate = standard.folded(w.detach(), c.detach())
     return Plugin(plugin.side, Gate(gate.weight, gate.bias, plugin.gate.tau)), float(np.mean(last))
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return float(loss.detach())
-
-
-@torch.inference_mode()
-def _losses(base: Base, plugin: Plugin, how: Training, known: Sequence[Known]) -> tuple[Tensor, Tensor, Tensor]:
-    """b (N, d) of the answers' tokens, and their losses (N,) without and with the side."""
-    found: list[tuple[Tensor, ...]] = []
-    for at in range(0, len(known), how.batch_size):
-        batch = Batch.of(known[at : at + how.batch_size])
-        b, o = batch.b[batch.scored], outputs(plugin.side, batch, how.policy, batch.scored)
-        each = [
-            F.cross_entropy(base.head(h), batch.targets, reduction="none") for h in (b, mode(how.mode).merged(b, o))
-        ]
-        found.append((b, *each))
-    b, without, with_ = (torch.cat(part) for part in zip(*found, strict=True))
-    return b.clone(), without.clone(), with_.clone()

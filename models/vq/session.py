@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from models.axes import State
+from models.axes import State, under
+from models.train import load_slots, slots
 from models.vq.boundary import HEADER, Ledger
 from models.vq.codebook import Statistics
 from models.vq.ends import CloudEnd, DeviceEnd
@@ -131,21 +132,15 @@ class DeviceSide:
     def state(self) -> State:
         """All that the next step depends on, as tensors; not the codes that are on their way."""
         kept = {f"half.{name}": value for name, value in self.end.half.state().items()}
-        for i, slots in self.end.optimizer.state_dict()["state"].items():
-            kept |= {f"optimizer.{i}.{name}": torch.as_tensor(value).clone() for name, value in slots.items()}
+        kept |= {f"optimizer.{name}": value for name, value in slots(self.end.optimizer).items()}
         if self.end.statistics is not None:
             kept |= {"counts": self.end.statistics.counts, "sums": self.end.statistics.sums}
         return kept | {"learned": torch.tensor(self.learned)} | self.tally()
 
     def restore(self, kept: State) -> None:
         """The way back, into a new side of the same round."""
-        self.end.half.load(_under(kept, "half."))
-        optimizer = self.end.optimizer.state_dict()
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, value in _under(kept, "optimizer.").items():
-            at, _, slot = name.partition(".")
-            slots.setdefault(int(at), {})[slot] = value
-        self.end.optimizer.load_state_dict({**optimizer, "state": slots})
+        self.end.half.load(under(kept, "half."))
+        load_slots(self.end.optimizer, under(kept, "optimizer."))
         if "counts" in kept:
             self.end.statistics = Statistics(kept["counts"], kept["sums"])
         self.learned = int(kept["learned"])
@@ -160,7 +155,7 @@ class DeviceSide:
         """The way back, to the moment at which the gradient of logits was sent if codes are on their way."""
         ledger = self.end.boundary.ledger
         ledger.clear()
-        ledger.update(Ledger.of({name: int(n) for name, n in _under(kept, "bytes.").items()}))
+        ledger.update(Ledger.of({name: int(n) for name, n in under(kept, "bytes.").items()}))
         self.losses = kept["losses"].tolist()
         self.answered = self.pending
 
@@ -218,7 +213,3 @@ def infer(one: DeviceEnd, two: CloudEnd, tokens: Tokens, batch: int = 64) -> Ten
             logits = one.read(two.answer(one.send(tokens[rows], "infer"), "infer"))
             found |= zip(rows.tolist(), logits, strict=True)
     return torch.stack([found[i] for i in range(len(tokens))])
-
-
-def _under(state: State, prefix: str) -> State:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

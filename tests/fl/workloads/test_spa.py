@@ -6,15 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from fl.config import Settings, SettingsError
-from fl.results import read_measures
+from fl.results import read_measures, read_rounds
 from fl.store import Store
 from fl.workloads import spa
 from fl.workloads.workload import Order
 from models.axes import State
+from models.spa.codec import Frame
 from partitions.errors import DataError
 from strategies import STRATEGIES
 from strategies.base import Plan, Profile, Update
@@ -158,3 +160,77 @@ def test_scores_are_of_the_mode(tmp_path: Path) -> None:
         assert accuracy == pytest.approx(measures["side_accuracy"])
         if mode in ("s1", "spa"):
             assert accuracy == measures["base_accuracy"] and np.isfinite(got.delivered[2])
+
+
+@pytest.mark.parametrize("life", ["lasting", "restarted", "two processes"])
+@pytest.mark.parametrize(
+    "own", [{}, {"spa-side": "attentive", "spa-policy": "sparse", "spa-personal": "gate"}, {"spa-mode": "s1"}]
+)
+def test_with_the_base_in_the_cloud_the_numbers_are_the_same(
+    own: dict[str, str], life: str, play: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a turn finds nothing in memory, or what another process has gone on from since."""
+    how = {**SMALL, "strategies": "fedavg", "batch-size": 8, **own}
+    turns, honest, memories = 0, spa.turn, ({}, {})  # type: ignore[var-annotated]
+
+    def turn(*of):
+        nonlocal turns
+        if life != "lasting":
+            monkeypatch.setattr(spa, "_SIDES", {} if life == "restarted" else memories[turns // 2 % 2])
+        turns += 1
+        return honest(*of)
+
+    simulated = play(tmp_path / "simulated", **how)
+    monkeypatch.setattr(spa, "turn", turn)
+    assert play(tmp_path / "split", **how, split="messages") == simulated
+    pd.testing.assert_frame_equal(read_measures(tmp_path / "split"), read_measures(tmp_path / "simulated"))
+    assert turns > 0 and (life == "two processes" or not spa._SIDES)
+
+
+def test_bytes_of_training_follow_their_formula(tmp_path: Path) -> None:
+    """float32: S states of d numbers once; per token and epoch o up, its gradient down; o up and losses down once."""
+    settings = settings_of(batch_size=8)
+    measures = spa.train(settings, order(), Store(tmp_path), start(settings)).measures
+    base, (learn, calibrate) = spa.base(settings), spa._examples(settings, order())
+    n, c = (sum(len(base.encode(example)[1]) for example in part) for part in (learn, calibrate))
+    states, d = len(spa.side_spec(settings).states), base.width
+    assert measures["train_down"] * len(learn) == 4 * (states * d * (n + c) + 2 * d * n + 2 * c)
+    assert measures["train_up"] * len(learn) == 4 * (2 * d * n + d * c)
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [
+        b"nonsense",
+        Frame("examples", {"examples": [{"instruction": "a", "secret": "b"}]}).blob(),
+        Frame("learn", {"rows": [0, 99]}, {"o": torch.zeros(1, 4)}).blob(),
+        Frame("learn", {"rows": [0]}, {"o": torch.zeros(3, 4)}).blob(),
+        Frame("stop").blob(),
+    ],
+)
+def test_what_a_device_makes_up_in_training_costs_its_round_alone(
+    blob: bytes, play: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = spa.turn
+
+    def turn(settings: Settings, order: Order, store: Store, steps: int, down: dict, state: State | None):
+        said = honest(settings, order, store, steps, down, state)
+        begins = Frame.of_blob(blob).kind == "examples" if blob != b"nonsense" else True
+        return {"frame": blob} if order.device == 1 and begins == (state is not None) else said
+
+    monkeypatch.setattr(spa, "turn", turn)
+    play(tmp_path, **{**SMALL, "strategies": "fedavg", "cohort": 3, "rounds": 1}, split="messages")
+    rounds = read_rounds(tmp_path)
+    assert (rounds.failures == 1).all() and (rounds.devices == 2).all()
+
+
+@pytest.mark.parametrize(
+    "changes,why",
+    [
+        ({"spa_gate": "mixture"}, "spa-gate = 'mixture' needs the base beside it: use 'two-stage'"),
+        ({"update_clip": 1.0, "update_noise": 1.0}, "update-clip looks at whole models"),
+    ],
+)
+def test_what_cannot_be_split_is_said(changes: dict[str, object], why: str) -> None:
+    with pytest.raises(SettingsError, match=why):
+        spa.prepare(settings_of(split="messages", **changes), 1)

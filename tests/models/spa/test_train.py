@@ -12,8 +12,9 @@ from models.spa.bases import Base
 from models.spa.gate import Gate
 from models.spa.metrics import Judged, curve, judge, oracle, rates, text_scores
 from models.spa.modes import MODES
+from models.spa.session import train
 from models.spa.side import SIDES, SideSpec, every
-from models.spa.train import GateFit, Plugin, Training, load_plugin, train
+from models.spa.train import GateFit, Plugin, Training, load_plugin
 from partitions.errors import DataError
 from partitions.personas import Personas
 from partitions.rng import rng
