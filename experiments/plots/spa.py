@@ -18,6 +18,7 @@ MODES = {
     "S3": ("#009e73", "v"),
     "LST": ("#000000", "v"),
     "SPA": ("#d55e00", "o"),
+    "SPA, own gate": ("#d55e00", "D"),
     "SPA attentive": ("#882255", "o"),
     "SPA sparse": ("#882255", "D"),
 }

@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from models.spa.train import Plugin
 
 SHOTS = ("zero-shot", "one-shot")
+OWN_GATE = "SPA, own gate"  # which the cloud does not know: it asks about every token, and once more where it opens
 LADDERS: dict[str, dict[str, str]] = {
     "S1": {"spa_mode": "s1"},
     "S2": {"spa_mode": "s2"},
     "S3": {"spa_mode": "s3"},
     "LST": {"spa_mode": "s3", "spa_side": "attentive"},
     "SPA": {"spa_mode": "spa"},
+    OWN_GATE: {"spa_mode": "spa"},
     "SPA attentive": {"spa_mode": "spa", "spa_side": "attentive"},
     "SPA sparse": {"spa_mode": "spa", "spa_side": "attentive", "spa_policy": "sparse"},
 }
@@ -50,7 +52,8 @@ class ModeRow:
     """One device with one variant; rates as in `models.spa.metrics`, under teacher forcing.
 
     Args:
-        M: exchanges per token: the share of tokens asked about; of LoRA and adapters, their sites in the base.
+        M: exchanges per token: the share of tokens asked about, 1 more with a gate of one's own; of LoRA and adapters,
+            their sites in the base.
         rouge_1, rouge_2, rouge_l, exact_text: of answers to all test questions, written freely, float16 states.
         written_M: M of these; down, up: their payload bytes per token, the prompt's included.
         base_ms, side_ms: measured per written token, in the base and in the device's part (the `QUICK` quantile of the
@@ -265,23 +268,26 @@ def _ladder(settings: Settings, seed: int, device: int, name: str) -> Seen:
     judged = judge(base, plugin, own.spa_mode, test, own.spa_policy)
     asked = judged.score > plugin.gate.tau if how.gated else np.ones(len(judged.score), bool)
     half = DeviceHalf(plugin, base.checksum, own.spa_mode, own.spa_policy)
+    if name == OWN_GATE:
+        half.gate_site = "device"
     prompts = [base.encode(question)[0] for question in spa.people(own, seed).examples(device, 0, "test")]
     answers = _over_a_stream(base, half, prompts)
     batch = Batch.of(learn[: own.batch_size])
     weights = [*plugin.side.parameters(), *base.model.parameters()]
+    found, always = rates(judged, asked), int(name == OWN_GATE)
 
     def side_loss() -> "Tensor":
         o = outputs(plugin.side, batch, own.spa_policy, batch.scored)
         return side_losses(base, spa.training(own), batch, o).mean()
 
     return Seen(
-        rates(judged, asked),
+        found | {"M": found["M"] + always},
         sum(value.numel() for value in (plugin.state() if how.gated else plugin.side.state_dict()).values()),
         saved_bytes(side_loss, weights),
         answers,
-        np.array([[sum(getattr(t, x) for t in answer) for x in ("asked", "down", "up")] for answer in answers]),
+        np.array([[sum(always + t.asked for t in a), sum(t.down for t in a), sum(t.up for t in a)] for a in answers]),
         [token.side_ms for answer in answers for token in answer if token.asked],
-        [token.call_ms - token.side_ms for answer in answers for token in answer if token.asked],
+        [token.call_ms - token.side_ms for answer in answers for token in answer if token.asked or always],
     )
 
 
