@@ -104,6 +104,9 @@ class Settings(BaseModel):
     vq_late: str = Field(
         "", description="vq: codes 'KxM,...' to try on the model trained with activations, only in studies"
     )
+    vq_late_epochs: int = Field(
+        2, ge=0, description="vq: in which the cloud's half learns to answer late codes as it answered activations"
+    )
     vq_pretrain: Literal["none", "mlm", "electra"] = Field(
         "none", description="vq: train both halves on masked or replaced tokens first, only in studies"
     )

@@ -9,6 +9,7 @@ from experiments.plots.style import percent, styled
 COLORS = {
     "codes": "#d55e00",
     "late": "#cc79a7",
+    "late-taught": "#882255",
     "late-plain": "#e69f00",
     "float32": "#0072b2",
     "float16": "#56b4e9",

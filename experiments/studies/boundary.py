@@ -3,7 +3,8 @@
 One setting is one training on the cloud's texts, without rounds or devices; its rows are the ways to use what was
 trained. Codes cross, or activations (``vq-codes = 0``) of 32, 16 or 8 bits a number. Unpooled and unprojected, the
 latter are the plain encoder that a cloud would run on the text, which a device sends as UTF-8 or as packed token ids.
-With ``vq-late`` codes are also put into the model that was trained with activations, without training it further.
+With ``vq-late`` codes are also put into the model that was trained with activations, without training it further, and
+then the cloud's half learns to answer them as it answered activations.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Row:
 
     Args:
         boundary: what crosses: 'codes' that training knew, 'float32', 'float16', 'int8', 'tokens', 'text', or codes
-            that came after training: 'late' weighed by the gradients of answers, 'late-plain' by squared error.
+            that came after training: 'late' weighed by the gradients of answers, 'late-plain' by squared error, and
+            'late-taught' as 'late', and the cloud's half distilled from what it was.
         pool: tokens per position; codes: K; groups: m; 0 without codes.
         accuracy: on the test texts, 0 to 1, grades rounded; loss: of the last epoch.
         score: accuracy, unless the task is scored otherwise: Pearson's correlation of grades, Matthews' of cola.
@@ -97,12 +99,17 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
             whole = replace(found, train_up=0.0, train_down=0.0, probed=1.0)
             yield replace(whole, boundary="tokens", up=packed)
             yield replace(whole, boundary="text", up=letters / n)
+    said = split.predict(train) if settings.vq_late and settings.vq_late_epochs else torch.empty(0)
     for late in split.quantised(train, _late(settings), seed) if settings.vq_late else ():
         of = late.plan.quantiser
         assert of is not None
         tick("late codes", 0, 1)
         own = replace(row, codes=of.size, groups=of.groups)
         yield _used(own, "late" if of.weigh else "late-plain", late, stems, answers, settings.dataset)
+        if of.weigh and settings.vq_late_epochs:
+            tick("late codes, taught", 0, 1)
+            taught = late.taught(train, said, settings.vq_late_epochs, seed)
+            yield _used(own, "late-taught", taught, stems, answers, settings.dataset)
 
 
 def _used(row: Row, boundary: str, split: Split, test: Stems, answers: Tensor, name: str) -> Row:

@@ -6,13 +6,15 @@ one whole pass of the texts gives the first codebook, and codes cross from there
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from models.vq.boundary import Boundary, Ledger, lines
 from models.vq.codebook import ESTIMATORS, Codebook, Statistics, perplexity
@@ -204,6 +206,34 @@ class Split:
             other = Split(*projected(self.device, self.cloud), self.head, replace(self.plan, quantiser=of))
             other._settle(h, slopes if of.weigh else torch.eye(self.device.shape.wire), len(tokens), seed)
             yield other
+
+    def taught(self, tokens: Tokens, answers: Tensor, epochs: int, seed: int) -> "Split":
+        """This model with a cloud's half and a head that learnt to answer codes as activations were answered.
+
+        Distillation by squared error: no labels are needed, the device's half stays as it is, and nothing crosses but
+        the codes of the texts, once.
+
+        Args:
+            tokens: n texts; answers: (rows, width) `predict` of them before there were codes.
+        """
+        pupil = Split(self.device, deepcopy(self.cloud), deepcopy(self.head), self.plan, self.keeper)
+        pupil.predict(tokens)
+        assert pupil.arrived is not None
+        codes = pupil.arrived.split(pooled_lengths(tokens.lengths, self.device.shape.pool).tolist())
+        wanted = answers.split(tokens.lengths.tolist() if self.head.per == "token" else 1)
+        steps = epochs * -(-len(tokens) // self.plan.batch)
+        parts = nn.ModuleList([pupil.cloud, pupil.head]).eval()  # dropout would be in the answers, too
+        deep = [p for p in parts.parameters() if p.requires_grad]
+        optimizer, schedule = Recipe(self.plan.lr, steps=steps, warmup=0.0).build(deep, [])
+        for epoch in range(epochs):
+            for rows in batches(tokens.lengths, self.plan.batch, rng(seed, Purpose.STUDY, epoch)):
+                lengths, of = tokens.lengths[rows], rows.tolist()
+                said = pupil.head(*pupil.cloud(torch.cat([codes[i] for i in of]), lengths), lengths)
+                optimizer.zero_grad(set_to_none=True)
+                F.mse_loss(said, torch.cat([wanted[i] for i in of])).backward()
+                optimizer.step()
+                schedule.step()
+        return Split(pupil.device, pupil.cloud, pupil.head, pupil.plan, pupil.keeper)
 
     def perplexity(self) -> float:
         """Mean over codebooks of how many vectors the last prediction used; 0 without a codebook."""

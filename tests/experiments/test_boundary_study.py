@@ -36,7 +36,7 @@ def rows(monkeypatch):
 def test_bytes_of_every_rival(rows):
     """T tokens of a text: 16 numbers each, or 10 bits each of a vocabulary of 1000; two bytes tell T."""
     found, T = rows(settings("p=1 activations")), np.array(LENGTHS)
-    assert list(found) == ["float32", "tokens", "text", "float16", "int8", "late", "late-plain"]
+    assert list(found) == ["float32", "tokens", "text", "float16", "int8", "late", "late-taught", "late-plain"]
     assert found["float32"].up == (4 * 16 * T + 2).mean()
     assert found["float16"].up == (2 * 16 * T + 2).mean() + 4 / 4  # a scale for the message
     assert found["int8"].up == ((16 + 2) * T + 2).mean() + 4 / 4
@@ -61,12 +61,17 @@ def test_bytes_of_codes(rows):
 def test_late_codes_and_how_far_they_fall_short(monkeypatch):
     """Weighed and plain codes in one trained model, each against what the model says with float32."""
     monkeypatch.setattr(boundary, "read", lambda settings, seed: (*texts([5] * 40), *texts(LENGTHS), 123))
-    late = list(STUDY.measure(settings("p=4 activations", **{"vq-late": "16x4,2x1"}), 1, lambda what, at, n: None))[-4:]
+    late = list(STUDY.measure(settings("p=4 activations", **{"vq-late": "16x4,2x1"}), 1, lambda what, at, n: None))[-6:]
     assert [(row.boundary, row.codes, row.groups) for row in late] == [
-        ("late", 16, 4), ("late-plain", 16, 4), ("late", 2, 1), ("late-plain", 2, 1),
+        ("late", 16, 4), ("late-taught", 16, 4), ("late-plain", 16, 4),
+        ("late", 2, 1), ("late-taught", 2, 1), ("late-plain", 2, 1),
     ]  # fmt: skip
     positions = [1 + ceil((t - 1) / 4) for t in LENGTHS]
-    assert [row.up for row in late[::2]] == [np.mean([2 * n + 2 for n in positions]), np.mean([1 + 2] * 4)]
+    assert (
+        [row.up for row in late[::3]]
+        == [row.up for row in late[1::3]]
+        == [np.mean([2 * n + 2 for n in positions]), np.mean([1 + 2] * 4)]
+    )
     frame = pd.DataFrame([{**vars(late[0]), "score": right} for right in (0.875, 0.75)])
     frame.loc[0, "boundary"] = "float32"
     assert STUDY.metrics(frame)["late 16x4", "gap"] == 0.125

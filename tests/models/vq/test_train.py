@@ -1,5 +1,6 @@
 """A split model trained from scratch on small text: it learns through every boundary, at the formulae's bytes."""
 
+from dataclasses import replace
 from math import ceil
 
 import numpy as np
@@ -103,3 +104,23 @@ def test_late_codes_leave_the_model_as_it_is_and_weighing_spares_what_the_task_r
     assert found[True] > 0.9
     kept = zip((*own.device.parameters(), *own.cloud.parameters()), weights, strict=True)
     assert all(torch.equal(now, before) for now, before in kept)
+
+
+@pytest.mark.parametrize("pool", [1, 4])
+def test_a_taught_cloud_answers_codes_more_as_it_answered_activations(small, pool):
+    """On texts that it was not taught on too; by its half and head alone, in copies, on the very codes that cross."""
+    (train, labels), (test, _) = marked(200, 0), marked(80, 1)
+    own = split(small(pool=pool))
+    own.fit(train, labels, seed=1)
+    own.plan = replace(own.plan, lr=1e-3)  # what is nearly right needs small steps
+    (late,) = own.quantised(train, [Quantiser(16, 2, weigh=True)], seed=1)
+    before = [p.clone() for part in (late.device, late.cloud, late.head) for p in part.parameters()]
+    taught = late.taught(train, own.predict(train), 4, seed=1)
+    for texts, enough in ((train, 0.8), (test, 1.0)):
+        wanted = own.predict(texts)
+        far, near = (float((model.predict(texts) - wanted).square().mean()) for model in (late, taught))
+        assert near < enough * far
+        assert torch.equal(late.arrived, taught.arrived)
+    kept = [p for part in (late.device, late.cloud, late.head) for p in part.parameters()]
+    assert all(torch.equal(now, then) for now, then in zip(kept, before, strict=True))
+    assert late.taught(train, own.predict(train), 0, seed=1).predict(test).equal(late.predict(test))
