@@ -274,7 +274,7 @@ def _ladder(settings: Settings, seed: int, device: int, name: str) -> Seen:
     answers = _over_a_stream(base, half, prompts)
     batch = Batch.of(learn[: own.batch_size])
     weights = [*plugin.side.parameters(), *base.model.parameters()]
-    found, always = rates(judged, asked), int(name == OWN_GATE)
+    found, always, tokens = rates(judged, asked), int(name == OWN_GATE), [t for answer in answers for t in answer]
 
     def side_loss() -> "Tensor":
         o = outputs(plugin.side, batch, own.spa_policy, batch.scored)
@@ -286,8 +286,8 @@ def _ladder(settings: Settings, seed: int, device: int, name: str) -> Seen:
         saved_bytes(side_loss, weights),
         answers,
         np.array([[sum(always + t.asked for t in a), sum(t.down for t in a), sum(t.up for t in a)] for a in answers]),
-        [token.side_ms for answer in answers for token in answer if token.asked],
-        [token.call_ms - token.side_ms for answer in answers for token in answer if token.asked or always],
+        [token.side_ms for token in tokens if token.asked],
+        [(t.call_ms - t.side_ms) / calls for t in tokens for calls in [always + t.asked] for _ in range(calls)],
     )
 
 
