@@ -90,6 +90,8 @@ KINDS: dict[str, Kind] = {
     "rouge_2": Kind("ROUGE", "2", "ROUGE-2"),
     "rouge_l": Kind("ROUGE", "L", "ROUGE-L"),
     "diff_pick": Kind("diff", "pick", "diff pick"),
+    "device": Kind("device", "", "device, parameters trained"),
+    "cloud": Kind("cloud", "", "cloud, parameters trained"),
     "parameters": Kind("parts", "", "parameters trained"),
     "train_kb": Kind("train", "kB", "training memory, kB"),
     "down": Kind("down", "B", "down, B"),

@@ -39,6 +39,18 @@ GLUE: dict[str, dict[str, Overrides]] = {
 }  # fmt: skip
 GLUE["paper"] = {name: {**own, "proxy-fraction": 0.9} for name, own in GLUE["cpu"].items()}
 
+
+def _sizes(share: float) -> dict[str, Overrides]:
+    """From small to large, on the same texts."""
+    common: Overrides = {"dataset": "sst2", "proxy-fraction": share, "tokens": 48, "vq-late": "256x8,1024x8"}
+    pretrained: Overrides = {**common, "vq-preset": "minilm", "dense-epochs": 3}
+    return {
+        "from scratch": {**common, "vocabulary": 4000, "dense-epochs": 4},
+        "MiniLM 2+2": {**pretrained, "vq-cloud-layers": 2},
+        "MiniLM 2+4": {**pretrained, "vq-cloud-layers": 4},
+    }
+
+
 VQ_TABLE2 = Experiment(
     name="vq-table2",
     reference="DCCT, Tables 2, 5",
@@ -73,4 +85,24 @@ VQ_TABLE3 = Experiment(
     note="score: Matthews' correlation (cola), Pearson's (stsb), accuracy (mrpc, rte). The paper's encoders are "
     "pretrained by masked (Table 3) or replaced tokens (Table 4) on its own text; MiniLM comes as it is. Bytes are "
     "payload per text.",
+)
+VQ_TABLE6 = Experiment(
+    name="vq-table6",
+    reference="DCCT, Table 6",
+    summary="sentences by the size of the whole: from scratch, then MiniLM's first four and all six layers",
+    common=COMMON,
+    settings={
+        "smoke": {
+            name: {**TINY_DATA["smoke"]["questions"], "vq-hidden": hidden, "vq-cloud-layers": layers}
+            for name, hidden, layers in (("small", 16, 1), ("large", 32, 2))
+        },
+        "cpu": _sizes(0.03),
+        "paper": _sizes(0.9),
+    },
+    cost={"smoke": "20 s", "cpu": "20 min", "paper": "GPU hours"},
+    seeds=(1, 2),
+    study="boundary",
+    plot="boundary",
+    table=(*TABLE, "device", "cloud"),
+    note="device, cloud: parameters trained on each side. Bytes are payload per text. The paper compares large models.",
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -215,7 +215,7 @@ def metrics(rows: pd.DataFrame) -> Measured:
 
     Late codes are told apart by K and m, and their gap is within one trained model.
     """
-    names = ("accuracy", "score", "up", "down", "train_up", "train_down", "probed", "perplexity", "entropy")
+    names = [field.name for field in fields(Row) if field.name not in ("boundary", "pool", "codes", "groups", "loss")]
     float32 = rows[rows.boundary == "float32"].score
     found: dict[tuple[str, str], float] = {}
     for row in rows.itertuples():
