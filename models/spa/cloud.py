@@ -85,6 +85,7 @@ class Token:
         asked: the device had a say; degraded: it should have had, but was late or gone.
         score: a, NaN where no gate was consulted.
         down, up: payload bytes; base_ms: of the base's pass; call_ms: waiting for the device, of which side_ms there.
+        base_guesses, guesses: the likeliest tokens to the base alone, and with what the side said if it was asked.
     """
 
     id: int
@@ -96,6 +97,8 @@ class Token:
     base_ms: float
     call_ms: float
     side_ms: float
+    base_guesses: tuple[int, ...] = ()
+    guesses: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,12 +130,14 @@ class Session:
     Args:
         link: to the device; None: the base writes alone.
         terms: of that device.
+        guesses: how many of the likeliest tokens to note with each.
     """
 
     base: Base
     link: Link | None
     terms: Terms | None
     prompt: Sequence[int]
+    guesses: int = 0
     gone: bool = False
     _cache: DynamicCache = field(default_factory=DynamicCache)
     _length: int = 0
@@ -200,7 +205,11 @@ class Session:
                 log.warning("degraded: %s; the base goes on alone", error)
             self.gone |= isinstance(error, DeviceGone)
             return self.base.head(b), written, [replace(d, degraded=i in asked) for i, d in enumerate(drafts)]
-        return self.base.head(h), written, drafts
+        logits = self.base.head(h)
+        if self.guesses:
+            tops = [x.topk(self.guesses).indices.tolist() for x in (self.base.head(b), logits)]
+            drafts = [replace(d, base_guesses=(*x,), guesses=(*y,)) for d, x, y in zip(drafts, *tops, strict=True)]
+        return logits, written, drafts
 
     def _remember(self, written: list[Written], stack: Tensor) -> list[Written]:
         """Add (k, n, S, d) new states to what a device has yet to see; without catching up that is the last only."""

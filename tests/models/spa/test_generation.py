@@ -144,6 +144,23 @@ def test_a_gate_on_the_device_decides_alike_and_costs_an_exchange_per_token(
     assert far.ledger.payload["down", "gate", "b"] == len(at_device) * base.width * 4
 
 
+def test_guesses_are_those_of_the_base_and_of_what_was_said(
+    base: Base, plugin_of: Callable[..., Plugin], prompt: list[int]
+) -> None:
+    half = DeviceHalf(plugin_of(scale=8.0), base.checksum)
+    tokens = list(Session(base, *join(base, half), prompt, guesses=3).greedy(12))
+    plain = list(Session(base, *join(base, half), prompt).greedy(12))
+    assert [t.id for t in tokens] == [t.id for t in plain] == [t.guesses[0] for t in tokens]
+    assert all(len(t.guesses) == len(t.base_guesses) == 3 for t in tokens)
+    assert all(t.guesses == t.base_guesses for t in tokens if not t.asked)
+    assert any(t.guesses != t.base_guesses for t in tokens)
+    so_far = list(prompt)
+    for token in tokens:
+        logits = base.head(base.stack(torch.tensor([so_far]))[0, -1, -1])
+        assert tuple(logits.topk(3).indices.tolist()) == token.base_guesses
+        so_far.append(token.id)
+
+
 def test_without_a_device_the_loop_is_the_librarys(base: Base, prompt: list[int]) -> None:
     ids = torch.tensor([prompt])
     how = {"max_new_tokens": LIMIT, "do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(ids)}
