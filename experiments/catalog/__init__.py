@@ -18,6 +18,7 @@ from experiments.catalog.text import TEXT
 from experiments.catalog.vq_e1 import VQ_E1
 from experiments.catalog.vq_e2 import VQ_E2
 from experiments.catalog.vq_e3 import VQ_E3
+from experiments.catalog.vq_e4 import VQ_E4
 from experiments.catalog.vq_tables import VQ_TABLE2, VQ_TABLE3, VQ_TABLE6
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -49,6 +50,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         VQ_E1,
         VQ_E2,
         VQ_E3,
+        VQ_E4,
     )
 }
 VIEWS: dict[str, View] = {v.name: v for v in (FIG7, FIG8, FIG9, FIG11, SPA_COSTS, SPA_EFFECT)}

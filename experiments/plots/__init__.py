@@ -17,6 +17,7 @@ from experiments.plots.spa import spa_costs, spa_effect, spa_gate, spa_modes, sp
 from experiments.plots.steps import steps
 from experiments.plots.submodels import submodels
 from experiments.plots.sweep import compared, speedup, sweep
+from experiments.plots.tasks import tasks
 
 Plot = Callable[[pd.DataFrame, pd.DataFrame], Figure]  # (rows of rounds.csv or study.csv, lines of summary.csv)
 
@@ -41,6 +42,7 @@ PLOTS: dict[str, Plot] = {
     "submodels": submodels,
     "estimates": estimates,
     "boundary": boundary,
+    "tasks": tasks,
 }
 
 __all__ = ["PLOTS", "Plot"]

@@ -7,6 +7,7 @@ from experiments.studies.spa import SPA_GATE, SPA_MODES
 from experiments.studies.spa_size import SPA_SIZE
 from experiments.studies.study import FILE, Study, StudyResults, read_study, summarize_study
 from experiments.studies.submodels import SUBMODELS
+from experiments.studies.tasks import TASKS
 
 STUDIES: dict[str, Study] = {
     "routing": ROUTING,
@@ -16,6 +17,7 @@ STUDIES: dict[str, Study] = {
     "spa-gate": SPA_GATE,
     "spa-size": SPA_SIZE,
     "boundary": BOUNDARY,
+    "tasks": TASKS,
 }
 
 __all__ = ["FILE", "STUDIES", "Study", "StudyResults", "read_study", "summarize_study"]

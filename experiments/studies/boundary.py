@@ -116,11 +116,8 @@ def _used(row: Row, boundary: str, split: Split, test: Stems, answers: Tensor, n
     """The row of a trained model whose boundary has carried nothing yet."""
     from models.vq.probe import recovered
 
-    logits, n = split.predict(test.tokens, stems=test), len(test.tokens)
-    said = logits[:, 0] if answers.is_floating_point() else logits.argmax(1)
-    right = float((said.round() == answers.round()).float().mean())
-    alike = answers.is_floating_point() or name in CORRELATED
-    score = float(torch.corrcoef(torch.stack([said, answers]).double())[0, 1].nan_to_num()) if alike else right
+    n = len(test.tokens)
+    right, score = scored(split.predict(test.tokens, stems=test), answers, name)
     up, down = (split.ledger.total(direction=way) / n for way in ("up", "down"))
     assert split.arrived is not None
     return replace(
@@ -128,6 +125,14 @@ def _used(row: Row, boundary: str, split: Split, test: Stems, answers: Tensor, n
         probed=recovered(split.arrived, test.tokens, row.pool), perplexity=split.perplexity(),
         entropy=split.entropy() / 8 / n,
     )  # fmt: skip
+
+
+def scored(logits: Tensor, answers: Tensor, name: str) -> tuple[float, float]:
+    """Accuracy, grades rounded, and the score of the data set: one of `Row`."""
+    said = logits[:, 0] if answers.is_floating_point() else logits.argmax(1)
+    right = float((said.round() == answers.round()).float().mean())
+    alike = answers.is_floating_point() or name in CORRELATED
+    return right, float(torch.corrcoef(torch.stack([said, answers]).double())[0, 1].nan_to_num()) if alike else right
 
 
 def _late(settings: Settings) -> list[Quantiser]:

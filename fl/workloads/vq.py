@@ -49,6 +49,7 @@ MEASURES = {
     "tokens_up": "bytes per example that the packed token ids of the same texts would take instead",
     "perplexity": "vectors of a codebook that training used, 1 to K; mean over the codebooks",
 }
+STUDIED = ("vq_residual", "vq_pretrain", "vq_late", "vq_learn", "vq_tasks")  # settings that rounds have no use for
 
 # the cloud's side
 
@@ -63,10 +64,9 @@ def architecture(settings: Settings) -> Architecture:
     texts = dataset(settings)
     if not texts.text:
         raise SettingsError(f"workload = 'vq' needs text, {texts.name} holds none: choose e.g. dataset = 'questions'")
-    if settings.vq_residual or settings.vq_pretrain != "none" or settings.vq_late or settings.vq_learn != "revived":
-        raise SettingsError(
-            "vq-residual, vq-pretrain, vq-late and vq-learn are for studies: leave them out with workload 'vq'"
-        )
+    for key in STUDIED:
+        if getattr(settings, key) != Settings.model_fields[key].default:
+            raise SettingsError(f"{key.replace('_', '-')} is for studies: leave it out with workload 'vq'")
     try:
         codes = (settings.vq_codes, settings.vq_groups) if settings.vq_codes else None
         return split_body(shape_of(settings), texts.num_classes, codes, settings.tokens, PRESETS[settings.vq_preset])

@@ -9,6 +9,7 @@
     ends        `DeviceEnd`, `CloudEnd`: a training step of which only bytes pass between the halves
     composite   both halves in one graph; `pretrain`: MLM and ELECTRA on it; `gradnorm`: weights of several tasks
     train       central training through the boundary, with the quantiser scheduled in; the study vq-e1 uses it
+    tasks       the same of several tasks that share a cloud half; the study vq-e4 uses it
 
 One round of one device, simulated or really split::
 

@@ -8,7 +8,6 @@ one whole pass of the texts gives the first codebook, and codes cross from there
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -79,6 +78,10 @@ class Plan:
     quantiser: Quantiser | None = None
     align: bool = True
 
+    def steps(self, texts: int) -> int:
+        """Of a training on so many texts."""
+        return self.epochs * -(-texts // self.batch)
+
 
 class Stems:
     """What the frozen parts of a device half say of some texts; computed once where layers are frozen.
@@ -106,6 +109,34 @@ class Stems:
         own = [self._rows[i] for i in rows.tolist()]
         lengths = torch.tensor([len(x) for x in own])
         return unflatten(torch.cat(own), lengths), lengths
+
+
+@dataclass(frozen=True)
+class Step:
+    """A training step through the boundary that can be taken.
+
+    Args:
+        one, two: the ends.
+        tokens, labels: of its texts; stem: what the frozen parts say of them, if that is known.
+        epoch: which it is of.
+        drops: seeds of dropout, on the device and in the cloud.
+    """
+
+    one: DeviceEnd
+    two: CloudEnd
+    tokens: Tokens
+    labels: Tensor
+    stem: tuple[Tensor, Tensor] | None
+    epoch: int
+    drops: tuple[int, int]
+
+    def take(self, weight: float = 1.0) -> float:
+        """The loss. Both halves and the head step along ``weight`` times its gradient; only the device need know it."""
+        one, two = self.one, self.two
+        logits = two.answer(one.send(self.tokens, "train", self.drops[0], self.stem), "train", self.drops[1])
+        loss, gradient = one.answer(logits, lambda said: weight * two.head.loss(said, self.labels, self.tokens.lengths))
+        one.learn(two.learn(gradient))
+        return loss / weight
 
 
 @dataclass
@@ -144,30 +175,40 @@ class Split:
 
     def fit(self, tokens: Tokens, labels: Tensor, seed: int, tick: Tick = lambda step, steps: None) -> list[float]:
         """Train on texts and labels (n, ...); the mean loss of each epoch."""
+        steps = self.plan.steps(len(tokens))
+        one, two = self.ends(Recipe(self.plan.lr, self.plan.fresh, steps))
+        losses = [0.0] * self.plan.epochs
+        for at, step in enumerate(self.course(tokens, labels, seed, one, two), 1):
+            losses[step.epoch] += step.take() * len(step.tokens)
+            tick(at, steps)
+        return [loss / len(tokens) for loss in losses]
+
+    def course(self, tokens: Tokens, labels: Tensor, seed: int, one: DeviceEnd, two: CloudEnd) -> Iterator[Step]:
+        """The steps of a training, each to be taken before the next is asked for; between them the codebook moves."""
         plan, quantiser = self.plan, self.plan.quantiser
-        stems = Stems(self.device, tokens)
-        steps = plan.epochs * -(-len(tokens) // plan.batch)
-        recipe = Recipe(plan.lr, plan.fresh, steps)
-        one, two = self._ends(recipe)
+        stems, steps = Stems(self.device, tokens), plan.steps(len(tokens))
         if plan.align and self.device.shape.width:
             self._align(stems, seed)
         starts = round(quantiser.float_share * steps) if quantiser else steps
-        losses, step = [], 0
+        step = 0
         for epoch in range(plan.epochs):
-            total = 0.0
             for rows in batches(tokens.lengths, plan.batch, rng(seed, Purpose.TRAIN, epoch)):
                 if step == starts:
                     self._start(stems, seed)
                     self._use(one, two)
                 where = (seed, Purpose.TRAIN, epoch, step)
-                total += _step(one, two, tokens[rows], stems[rows], labels[rows], where) * len(rows)
+                device, cloud = (int(rng(*where, half).integers(2**63)) for half in range(2))
+                yield Step(one, two, tokens[rows], labels[rows], stems[rows], epoch, (device, cloud))
                 step += 1
                 if quantiser and step > starts and (step - starts) % quantiser.round_steps == 0:
                     self._update(one, seed, step)
                     self._use(one, two)
-                tick(step, steps)
-            losses.append(total / len(tokens))
-        return losses
+
+    def ends(self, recipe: Recipe) -> tuple[DeviceEnd, CloudEnd]:
+        """The two ends of this model, with optimisers that begin."""
+        of = self.plan.quantiser or Quantiser()
+        one = DeviceEnd(self.device, self.boundary, recipe, None, of.beta, ESTIMATORS[of.estimator])
+        return one, CloudEnd(self.cloud, self.head, self.boundary, recipe)
 
     @torch.no_grad()
     def predict(self, tokens: Tokens, batch: int = 64, stems: Stems | None = None) -> Tensor:
@@ -176,7 +217,7 @@ class Split:
         Args:
             stems: of the texts, if they are known already.
         """
-        one, two = self._ends(Recipe())
+        one, two = self.ends(Recipe())
         self._use(one, two)
         found: dict[int, Tensor] = {}
         arrived: dict[int, Tensor] = {}
@@ -242,11 +283,6 @@ class Split:
     def entropy(self) -> float:
         """Bits of all codes of the last prediction if they took their entropy, not whole bits; 0 without codes."""
         return 0.0 if self.usage is None else float(self.usage[0].sum() * perplexity(self.usage).log2().sum())
-
-    def _ends(self, recipe: Recipe) -> tuple[DeviceEnd, CloudEnd]:
-        of = self.plan.quantiser or Quantiser()
-        one = DeviceEnd(self.device, self.boundary, recipe, None, of.beta, ESTIMATORS[of.estimator])
-        return one, CloudEnd(self.cloud, self.head, self.boundary, recipe)
 
     def _use(self, one: DeviceEnd, two: CloudEnd) -> None:
         one.use(self.codebook)
@@ -327,22 +363,6 @@ class Split:
             self.keeper = self.keeper.update(one.statistics, of.decay)
             if of.revive:
                 self.keeper = self.keeper.revive(rng(seed, Purpose.INIT, step))
-
-
-def _step(
-    one: DeviceEnd,
-    two: CloudEnd,
-    tokens: Tokens,
-    stem: tuple[Tensor, Tensor] | None,
-    labels: Tensor,
-    where: tuple[int, ...],
-) -> float:
-    """One training step through the boundary; its loss."""
-    drops = [int(rng(*where, half).integers(2**63)) for half in range(2)]
-    logits = two.answer(one.send(tokens, "train", drops[0], stem), "train", drops[1])
-    loss, gradient = one.answer(logits, partial(two.head.loss, labels=labels, lengths=tokens.lengths))
-    one.learn(two.learn(gradient))
-    return loss
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:

@@ -29,7 +29,8 @@ DATASETS: dict[str, Source] = {
     "speech-commands-test": SpeechCommandsTest("speech-commands-test", "", audio.BANDS),
     "folder": Folder(),
     "fsdd": Fsdd("fsdd", "", audio.BANDS),
-    "questions": Questions(),
+    "questions": Questions("questions"),
+    "question-articles": Questions("question-articles", "article", "topic"),
     **TEXTS,
 }
 

@@ -1,4 +1,4 @@
-"""Questions about 48 encyclopaedia articles, shipped with the project (``data/questions/README.md``): which topic?"""
+"""Questions about 48 encyclopaedia articles, shipped (``data/questions/README.md``): which topic, or article?"""
 
 import json
 
@@ -11,20 +11,26 @@ from partitions.sources.texts import strings
 
 
 class Questions(Shipped):
-    """A class is a topic, a domain an article, a group the questions about one paragraph."""
+    """A group is the questions about one paragraph.
 
-    name = "questions"
+    Args:
+        label: what a class is, 'topic' or 'article'; domain: the other of the two.
+    """
+
     file = "questions/questions.jsonl"
+
+    def __init__(self, name: str, label: str = "topic", domain: str = "article"):
+        self.name, self.keys = name, (label, domain)
 
     def load(self, root: Root, image_size: int = 0) -> Dataset:
         self.refuse_size(image_size)
         lines = [json.loads(line) for line in self.need(root).read_text(encoding="utf-8").splitlines()]
-        topics, articles = (sorted({line[key] for line in lines}) for key in ("topic", "article"))
+        classes, domains = (sorted({line[key] for line in lines}) for key in self.keys)
         asked = np.array([len(line["questions"]) for line in lines])
         x = strings([[question] for line in lines for question in line["questions"]])
         y, domain = (
             np.repeat([names.index(line[key]) for line in lines], asked)
-            for key, names in (("topic", topics), ("article", articles))
+            for key, names in zip(self.keys, (classes, domains), strict=True)
         )
         group, test = np.repeat(np.arange(len(lines)), asked), np.repeat([line["test"] for line in lines], asked)
         return Dataset(
@@ -33,9 +39,9 @@ class Questions(Shipped):
             y[~test],
             x[test],
             y[test],
-            classes=tuple(topics),
+            classes=tuple(classes),
             domain_train=domain[~test],
             domain_test=domain[test],
-            domains=tuple(articles),
+            domains=tuple(domains),
             group_train=group[~test],
         )

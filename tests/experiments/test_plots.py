@@ -12,7 +12,7 @@ from experiments.plots.drift import drift
 from experiments.plots.overview import overview
 from experiments.plots.steps import steps
 from experiments.plots.style import FAMILIES, looks, save
-from experiments.studies import STUDIES, boundary, latency, routing, spa, spa_size, submodels, summarize_study
+from experiments.studies import STUDIES, boundary, latency, routing, spa, spa_size, submodels, summarize_study, tasks
 from experiments.summary import summarize
 from fl.results import Row
 
@@ -182,6 +182,17 @@ def boundary_rows() -> pd.DataFrame:
     return pd.DataFrame(made, columns=["experiment", "setting", "seed", *boundary.Row.__dataclass_fields__])
 
 
+def task_rows() -> pd.DataFrame:
+    """Two tasks of two seeds a point apart; together a loses 0.1 and b gains 0.2, GradNorm halves both."""
+    made = []
+    for seed in (1, 2):
+        for scheme, share, weights in (("alone", 0.0, (1, 1)), ("equal", 1.0, (1, 1)), ("gradnorm", 0.5, (1.5, 0.5))):
+            for task, change, w in zip("ab", (-0.1, 0.2), weights, strict=True):
+                score = 0.5 + 0.01 * seed + share * change
+                made.append(("toy", "s", seed, scheme, task, 64, 4, score, score, 1.0, w, w))
+    return pd.DataFrame(made, columns=["experiment", "setting", "seed", *tasks.Row.__dataclass_fields__])
+
+
 def spa_rows(row: type) -> pd.DataFrame:
     """Two seeds of two variants, or of a threshold's curve, two prices of a fit, an oracle and a capped gate."""
     if row is spa.ModeRow:
@@ -207,7 +218,12 @@ def size_rows() -> pd.DataFrame:
 
 def inputs(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     studied = {"routing": routing_rows, "submodels": submodel_rows, "estimates": latency_rows}
-    studied |= {"boundary": boundary_rows, "spa-gate": lambda: spa_rows(spa.GateRow), "spa-size": size_rows}
+    studied |= {
+        "boundary": boundary_rows,
+        "tasks": task_rows,
+        "spa-gate": lambda: spa_rows(spa.GateRow),
+        "spa-size": size_rows,
+    }
     studied |= dict.fromkeys(("spa-modes", "spa-costs", "spa-effect"), lambda: spa_rows(spa.ModeRow))
     of = {"estimates": "latency", "spa-costs": "spa-modes", "spa-effect": "spa-modes"}
     if name in studied:
@@ -238,6 +254,13 @@ def test_two_bases_are_never_one_average(name: str) -> None:
         assert one.get_title("left") == same.get_title("left") and other.get_title("left").startswith("t: ")
         for line, again in zip(one.lines, same.lines, strict=True):
             assert list(line.get_ydata()) == list(again.get_ydata())
+
+
+def test_bars_of_tasks_are_changes_from_the_task_alone():
+    (axes,) = PLOTS["tasks"](*inputs("tasks")).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
+    heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in axes.containers[1::2]}
+    assert heights["equal"] == pytest.approx([-10, 20]) and heights["gradnorm"] == pytest.approx([-5, 10])
 
 
 def test_steps_reads_the_end_of_each_step():

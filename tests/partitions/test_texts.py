@@ -117,6 +117,9 @@ def test_the_questions_that_ship() -> None:
         assert (data.y_test[data.domain_test == domain] == topic).all() and (data.domain_test == domain).any()
     everything = [text.lower() for text in [*data.x_train.ravel().tolist(), *data.x_test.ravel().tolist()]]
     assert len(set(everything)) == len(everything)
+    other = load("question-articles")
+    assert (other.classes, other.domains) == (data.domains, data.classes) and (other.x_train == data.x_train).all()
+    assert (other.y_test == data.domain_test).all() and (other.domain_train == data.y_train).all()
 
 
 def test_how_the_questions_were_made() -> None:
