@@ -102,7 +102,7 @@ def spans():
 
 
 def test_spans_are_learnt(spans):
-    """One of the about 100 spans of a passage is right; late codes answer every token, too."""
+    """One of some 70 spans of a passage is right; late codes answer every token, too."""
     assert spans["float32"].accuracy > 0.5 and spans["late-taught"].accuracy > 0.3
     assert all(row.accuracy <= row.score <= 1 for row in spans.values())
     assert spans["float32"].down > 8 * 15 and spans["late"].up < spans["float32"].up / 32  # two logits of every token
