@@ -10,6 +10,8 @@ SETTINGS: dict[str, Overrides] = {
     "rotation trick": {"vq-estimator": "rotation"},
     "codebook of the last steps": {"vq-decay": 0.0},
     "codebook of many steps": {"vq-decay": 0.99},
+    "dead vectors stay": {"vq-learn": "mean"},
+    "codebook as it began": {"vq-learn": "frozen"},
 }
 CPU: Overrides = {"proxy-fraction": 0.2, "tokens": 48, "vocabulary": 4000, "vq-hidden": 128, "dense-epochs": 6}
 

@@ -1,7 +1,9 @@
 """Accuracy against the bytes of a text on the wire: codes, activations at the same cut, and the text itself."""
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from experiments.plots.panels import grid
 from experiments.plots.style import percent, styled
@@ -17,29 +19,44 @@ COLORS = {
     "tokens": "#222222",
     "text": "#7f7f7f",
 }
-MARKERS = {1: "o", 2: "s", 4: "^"}
+MARKERS = "osD^v<>pPX*h"  # of settings that share a panel
 
 
 def boundary(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """A point per way to use a trained model, mean and range over seeds; its shape tells how many tokens are pooled.
+    """Mean and range over seeds of the ways to use a trained model, a panel per setting.
 
-    Codes that came after training are joined by a line.
+    Codes that came after training are joined by a line. Settings that were trained with codes share the last panel, and
+    where they are alone its x axis is the codes' entropy, for most of them cross in as many bits.
     """
+    kinds = rows.groupby("setting", sort=False)["boundary"].agg(set)
+    whole = [setting for setting, of in kinds.items() if of != {"codes"}]
+    coded = [setting for setting in kinds.index if setting not in whole]
     with styled():
-        figure, (axes,) = grid(["score against uplink"], {}, 1, (7.2, 4.4))
-        for (kind, pool), own in rows.groupby(["boundary", "pool"], sort=False):
-            keys = ["setting", "codes", "groups"]
-            of = own.groupby(keys, sort=False)[["up", "score"]].agg(["mean", "min", "max"]).sort_values(("up", "mean"))
-            mean = of["score", "mean"]
-            spread = [mean - of["score", "min"], of["score", "max"] - mean]
-            line = "-" if kind.startswith("late") else ""
-            axes.errorbar(
-                of["up", "mean"], mean, spread, fmt=MARKERS[pool] + line, color=COLORS[kind], elinewidth=0.8,
-                linewidth=0.8, label=f"{kind}, p = {pool}",
-            )  # fmt: skip
-        axes.set_xscale("log")
-        axes.set_xlabel("bytes of a text, up")
-        axes.set_ylabel("score")
-        axes.yaxis.set_major_formatter(percent)
-        figure.legend(loc="outside lower center", ncols=4, fontsize=9)
+        figure, panels = grid([*whole, *(["trained with codes"] if coded else [])], {}, 3, (4.2, 3.4))
+        for axes, setting in zip(panels, whole, strict=False):
+            for kind, own in rows[rows["setting"] == setting].groupby("boundary", sort=False):
+                line = "-" if str(kind).startswith("late") else ""
+                _points(axes, own, "up", "o" + line, COLORS[str(kind)])
+        x = "up" if whole else "entropy"
+        for setting, marker in zip(coded, MARKERS * len(coded), strict=False):
+            _points(panels[-1], rows[rows["setting"] == setting], x, marker, COLORS["codes"], setting)
+        for axes in panels:
+            axes.set_xscale("log" if whole else "linear")
+            axes.set_xlabel("bytes of a text, up" if whole else "bytes of a text, up, at the codes' entropy")
+            axes.set_ylabel("score")
+            axes.yaxis.set_major_formatter(percent)
+        if coded:
+            panels[-1].legend(fontsize=7)
+        shown = [kind for kind in COLORS if whole and (rows["boundary"] == kind).any()]
+        handles = [Line2D([], [], color=COLORS[kind], marker="o", linestyle="", label=kind) for kind in shown]
+        if handles:
+            figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 3 * len(panels)))
     return figure
+
+
+def _points(axes: Axes, rows: pd.DataFrame, x: str, form: str, color: str, label: str | None = None) -> None:
+    of = rows.groupby(["codes", "groups"], sort=False)[[x, "score"]].agg(["mean", "min", "max"])
+    of = of.sort_values((x, "mean"))
+    mean = of["score", "mean"]
+    spread = [mean - of["score", "min"], of["score", "max"] - mean]
+    axes.errorbar(of[x, "mean"], mean, spread, fmt=form, color=color, elinewidth=0.8, linewidth=0.8, label=label)

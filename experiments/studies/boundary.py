@@ -218,7 +218,8 @@ def model(settings: Settings, seed: int) -> Split:
         raise SettingsError(str(error)) from error
     quantiser = Quantiser(
         settings.vq_codes, groups, settings.vq_residual, settings.vq_beta, settings.vq_estimator,
-        decay=settings.vq_decay,
+        decay=settings.vq_decay, learn="frozen" if settings.vq_learn == "frozen" else "mean",
+        revive=settings.vq_learn == "revived",
     )  # fmt: skip
     plan = Plan(
         settings.dense_epochs, settings.offline_batch, *learning_rates(settings),

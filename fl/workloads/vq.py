@@ -63,8 +63,10 @@ def architecture(settings: Settings) -> Architecture:
     texts = dataset(settings)
     if not texts.text:
         raise SettingsError(f"workload = 'vq' needs text, {texts.name} holds none: choose e.g. dataset = 'questions'")
-    if settings.vq_residual or settings.vq_pretrain != "none" or settings.vq_late:
-        raise SettingsError("vq-residual, vq-pretrain and vq-late are for studies: leave them out with workload 'vq'")
+    if settings.vq_residual or settings.vq_pretrain != "none" or settings.vq_late or settings.vq_learn != "revived":
+        raise SettingsError(
+            "vq-residual, vq-pretrain, vq-late and vq-learn are for studies: leave them out with workload 'vq'"
+        )
     try:
         codes = (settings.vq_codes, settings.vq_groups) if settings.vq_codes else None
         return split_body(shape_of(settings), texts.num_classes, codes, settings.tokens, PRESETS[settings.vq_preset])

@@ -186,6 +186,7 @@ def test_codes_of_a_stale_codebook_are_refused_and_end_nothing(
         ({"dense-epochs": 0}, "dense-epochs = 0: workload 'vq' needs at least 1"),
         ({"vq-groups": 3}, "3 groups do not divide a code space of 16"),
         ({"vq-pool": 3}, "pool = 3; choose 1, 2 or 4"),
+        ({"vq-learn": "frozen"}, "vq-residual, vq-pretrain, vq-late and vq-learn are for studies"),
         ({"split": "messages", "upload-change": 0.1}, "upload-change looks at whole models"),
         ({"workload": "classify"}, "model = 'mlp' needs numbers, questions holds text: choose workload = 'vq'"),
     ],
