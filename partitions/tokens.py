@@ -8,6 +8,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -99,10 +100,10 @@ def tokenised(
     for texts, span in ((data.x_train, data.span_train), (data.x_test, data.span_test)):
         said.update("\0".join(texts.ravel().tolist()).encode())
         said.update(b"" if span is None else np.asarray(span).tobytes())
+    arrays: dict[str, Any] = {}
     place, name = cache_folder(), f"tokens-{said.hexdigest()[:20]}"
     if not store.holds(place, name):
         tokenizer = tokenizer or train(data.x_train[proxy].ravel().tolist(), vocabulary)
-        arrays = {}
         for split in ("train", "test"):
             found = _encodings(tokenizer, getattr(data, f"x_{split}"), length)
             arrays[split] = _ids(found, length)
@@ -112,4 +113,4 @@ def tokenised(
         arrays.pop("places_train", None)
         store.write(place, name, arrays, {"tokenizer": tokenizer.to_str()})
     arrays, _ = store.read(store.folder(place, name))
-    return replace(data, x_train=arrays.pop("train"), x_test=arrays.pop("test"), **arrays)  # type: ignore[arg-type]
+    return replace(data, x_train=arrays.pop("train"), x_test=arrays.pop("test"), **arrays)

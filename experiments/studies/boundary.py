@@ -124,8 +124,8 @@ def _judge(settings: Settings, seed: int, test: Tokens, answers: Tensor) -> Judg
 
     def spans(logits: Tensor) -> tuple[float, float]:
         """By their letters, a cut-off answer against the whole one."""
-        assert texts.span_test is not None
         places, seconds = world(settings, seed).data.places_test, texts.x_test[:, 1].tolist()
+        assert texts.span_test is not None and places is not None
         found = zip(places, Span.best(logits, test).tolist(), seconds, strict=True)
         said = [second[at[first, 0] : at[last, 1]] for at, (first, last), second in found]
         return scores(said, [second[a:b] for second, (a, b) in zip(seconds, texts.span_test.tolist(), strict=True)])

@@ -1,6 +1,7 @@
 """A made-up task: find the person, place or time of two words, whichever is asked for, in a passage of filler."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,12 +31,12 @@ class FindTheSpan(Source):
 
     def load(self, root: Root, image_size: int = 0) -> Dataset:
         self.refuse_size(image_size)
-        arrays: dict[str, np.ndarray] = {}
+        arrays: dict[str, Any] = {}
         for part, (name, count) in enumerate(COUNTS.items()):
             generator = rng(0, Purpose.STUDY, part)
             texts, asked, spans = zip(*(_example(generator) for _ in range(count)), strict=True)
             arrays |= {f"x_{name}": strings(texts), f"y_{name}": np.array(asked), f"span_{name}": np.array(spans)}
-        return Dataset(self.name, **arrays, classes=tuple(THINGS))  # type: ignore[arg-type]
+        return Dataset(self.name, **arrays, classes=tuple(THINGS))
 
 
 def _example(generator: np.random.Generator) -> tuple[list[str], int, tuple[int, int]]:

@@ -73,10 +73,10 @@ class Squad(Source):
     def load(self, root: Root, image_size: int = 0) -> Dataset:
         self.refuse_size(image_size)
         arrays, about = store.read(self.need(root))
-        x = {
-            f"x_{part}": unpacked(arrays.pop(f"bytes_{part}"), arrays.pop(f"ends_{part}")) for part in ("train", "test")
-        }
-        return Dataset(self.name, **x, **arrays, classes=ASKED, domains=tuple(about["domains"]))  # type: ignore[arg-type]
+        rest: dict[str, Any] = dict(arrays)
+        for part in ("train", "test"):
+            rest[f"x_{part}"] = unpacked(rest.pop(f"bytes_{part}"), rest.pop(f"ends_{part}"))
+        return Dataset(self.name, classes=ASKED, domains=tuple(about["domains"]), **rest)
 
 
 def passages(paragraph: str) -> list[tuple[int, int]]:
