@@ -18,7 +18,9 @@ class Dataset:
     (N, sentences), of which `partitions.tokens` makes int32 (N, T). ``y_*`` is int64 (N,).
     ``domain_*`` int64 (N,) numbers ``domains``. ``group_train`` int64 (N,) marks examples cut from one recording: they
     resemble each other, so a held-out part takes a group whole or not at all. ``target_*`` float32 (N,) is to
-    be learned where that is a number; the class is its grade.
+    be learned where that is a number; the class is its grade. ``span_*`` int64 (N, 2) is to be found in the second
+    sentence: the characters from and up to, once tokenised the first and the last token, or -1 where it was cut off;
+    then ``places_test`` int32 (N, T, 2) are the characters of the second sentence that are a token, 0 and 0 if none.
     """
 
     name: str
@@ -33,6 +35,9 @@ class Dataset:
     group_train: np.ndarray | None = None
     target_train: np.ndarray | None = None
     target_test: np.ndarray | None = None
+    span_train: np.ndarray | None = None
+    span_test: np.ndarray | None = None
+    places_test: np.ndarray | None = None
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
 

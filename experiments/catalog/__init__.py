@@ -19,7 +19,7 @@ from experiments.catalog.vq_e1 import VQ_E1
 from experiments.catalog.vq_e2 import VQ_E2
 from experiments.catalog.vq_e3 import VQ_E3
 from experiments.catalog.vq_e4 import VQ_E4
-from experiments.catalog.vq_tables import VQ_TABLE2, VQ_TABLE3, VQ_TABLE6
+from experiments.catalog.vq_tables import VQ_TABLE2, VQ_TABLE3, VQ_TABLE6, VQ_TABLE7
 
 EXPERIMENTS: dict[str, Experiment] = {
     e.name: e
@@ -47,6 +47,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         VQ_TABLE2,
         VQ_TABLE3,
         VQ_TABLE6,
+        VQ_TABLE7,
         VQ_E1,
         VQ_E2,
         VQ_E3,

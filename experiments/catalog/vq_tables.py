@@ -1,4 +1,4 @@
-"""Tables 2 to 6 of the DCCT paper at reduced scale: the same rows on each task, as a setting of the study `boundary`.
+"""Tables 2 to 7 of the DCCT paper at reduced scale: the same rows on each task, as a setting of the study `boundary`.
 
 In every setting *text* and *tokens* are the monolithic encoder of the same FLOPs, *float32* to *int8* is the split
 without quantisation, and *late* and *late-plain* the split with it.
@@ -38,6 +38,21 @@ GLUE: dict[str, dict[str, Overrides]] = {
     },
 }  # fmt: skip
 GLUE["paper"] = {name: {**own, "proxy-fraction": 0.9} for name, own in GLUE["cpu"].items()}
+SPANS: dict[str, dict[str, Overrides]] = {
+    "smoke": {
+        "find-the-span": {
+            "dataset": "find-the-span", "proxy-fraction": 0.9, "tokens": 32, "vocabulary": 300, "vq-hidden": 32,
+            "vq-lr": 0.003, "vq-late": "16x4", "dense-epochs": 5,
+        }
+    },
+    "cpu": {
+        "squad": {
+            "dataset": "squad", "proxy-fraction": 0.4, "vq-preset": "minilm", "dense-epochs": 3, "tokens": 96,
+            "vq-late": "256x8,1024x12",
+        }
+    },
+}  # fmt: skip
+SPANS["paper"] = {"squad": {**SPANS["cpu"]["squad"], "proxy-fraction": 0.9}}
 
 
 def _sizes(share: float) -> dict[str, Overrides]:
@@ -105,4 +120,19 @@ VQ_TABLE6 = Experiment(
     plot="boundary",
     table=(*TABLE, "device", "cloud"),
     note="device, cloud: parameters trained on each side. Bytes are payload per text. The paper compares large models.",
+)
+VQ_TABLE7 = Experiment(
+    name="vq-table7",
+    reference="DCCT, Table 7",
+    summary="spans that answer a question about a passage, with MiniLM's layers; a made-up task in smoke",
+    common=COMMON,
+    settings=SPANS,
+    cost={"smoke": "1 min", "cpu": "1 h", "paper": "GPU hours"},
+    seeds=(1, 2),
+    study="boundary",
+    plot="boundary",
+    table=("accuracy", *TABLE),
+    note="accuracy: exact matches (EM); score: F1 of words; both as SQuAD defines them, against one reference answer. "
+    "Passages are of about 50 words, not whole paragraphs, which is easier. Bytes are payload per text; every "
+    "token's logits come down.",
 )

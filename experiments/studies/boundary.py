@@ -10,7 +10,7 @@ then the cloud's half learns to answer them as it answered activations.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from experiments.studies.spans import scores
 from experiments.studies.study import Measured, Study, Tick
 from fl.config import Settings, SettingsError
 from fl.world import TOKENIZERS, dataset, world
@@ -27,6 +28,8 @@ if TYPE_CHECKING:  # transformers takes seconds to load: only who measures does
     from models.vq.tokens import Tokens
     from models.vq.train import Quantiser, Split, Stems
 
+Judge = Callable[[Tensor], tuple[float, float]]
+"""``accuracy`` and ``score`` of the logits of all test texts."""
 CORRELATED = ("cola",)  # data sets of two classes that are scored by Matthews' correlation, which is Pearson's of both
 
 
@@ -39,8 +42,9 @@ class Row:
             that came after training: 'late' weighed by the gradients of answers, 'late-plain' by squared error, and
             'late-taught' as 'late', and the cloud's half distilled from what it was.
         pool: tokens per position; codes: K; groups: m; 0 without codes.
-        accuracy: on the test texts, 0 to 1, grades rounded; loss: of the last epoch.
-        score: accuracy, unless the task is scored otherwise: Pearson's correlation of grades, Matthews' of cola.
+        accuracy: on the test texts, 0 to 1, grades rounded, spans matched exactly; loss: of the last epoch.
+        score: accuracy, unless the task is scored otherwise: Pearson's correlation of grades, Matthews' of cola, mean
+            F1 of the words of spans.
         up, down: payload bytes of a test text, in use.
         train_up, train_down: of a training text and epoch; 0 where training crosses no cut. Late codes: activations'.
         probed: share of the tokens of test texts that a linear probe reads from what crosses; 1 where the text does.
@@ -74,7 +78,7 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
     from models.vq.train import Split, Stems
 
     train, labels, test, answers, letters = read(settings, seed)
-    split = model(settings, seed)
+    split, judge = model(settings, seed), judge_of(settings, seed, test, answers)
     if settings.vq_pretrain != "none":
         tick("pretraining", 0, 1)
         _pretrain(settings, split, train, seed)
@@ -92,7 +96,7 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
     for boundary in ("codes",) if settings.vq_codes else CODINGS:
         plan = split.plan if settings.vq_codes else replace(split.plan, up=boundary)
         used = Split(split.device, split.cloud, split.head, plan, split.keeper)
-        found = _used(row, boundary, used, stems, answers, settings.dataset)
+        found = _used(row, boundary, used, stems, judge)
         yield found
         if boundary == "float32" and not settings.vq_width and settings.vq_pool == 1:
             packed = Codes(split.device.shape.vocabulary).size(test.lengths.tolist(), 1) / n + LENGTH.size
@@ -105,19 +109,43 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
         assert of is not None
         tick("late codes", 0, 1)
         own = replace(row, codes=of.size, groups=of.groups)
-        yield _used(own, "late" if of.weigh else "late-plain", late, stems, answers, settings.dataset)
+        yield _used(own, "late" if of.weigh else "late-plain", late, stems, judge)
         if of.weigh and settings.vq_late_epochs:
             tick("late codes, taught", 0, 1)
             taught = late.taught(train, said, settings.vq_late_epochs, seed)
-            yield _used(own, "late-taught", taught, stems, answers, settings.dataset)
+            yield _used(own, "late-taught", taught, stems, judge)
 
 
-def _used(row: Row, boundary: str, split: Split, test: Stems, answers: Tensor, name: str) -> Row:
+def judge_of(settings: Settings, seed: int, test: Tokens, answers: Tensor) -> Judge:
+    """What scores the data set's task."""
+    from models.vq.heads import Span
+
+    texts = dataset(settings)
+
+    def spans(logits: Tensor) -> tuple[float, float]:
+        """By their letters, a cut-off answer against the whole one."""
+        places, seconds = world(settings, seed).data.places_test, texts.x_test[:, 1].tolist()
+        assert texts.span_test is not None and places is not None
+        found = zip(places, Span.best(logits, test).tolist(), seconds, strict=True)
+        said = [second[at[first, 0] : at[last, 1]] for at, (first, last), second in found]
+        return scores(said, [second[a:b] for second, (a, b) in zip(seconds, texts.span_test.tolist(), strict=True)])
+
+    def labels(logits: Tensor) -> tuple[float, float]:
+        said = logits[:, 0] if answers.is_floating_point() else logits.argmax(1)
+        right = float((said.round() == answers.round()).float().mean())
+        if not answers.is_floating_point() and texts.name not in CORRELATED:
+            return right, right
+        return right, float(torch.corrcoef(torch.stack([said, answers]).double())[0, 1].nan_to_num())
+
+    return labels if texts.span_test is None else spans
+
+
+def _used(row: Row, boundary: str, split: Split, test: Stems, judge: Judge) -> Row:
     """The row of a trained model whose boundary has carried nothing yet."""
     from models.vq.probe import recovered
 
-    n = len(test.tokens)
-    right, score = scored(split.predict(test.tokens, stems=test), answers, name)
+    logits, n = split.predict(test.tokens, stems=test), len(test.tokens)
+    right, score = judge(logits)
     up, down = (split.ledger.total(direction=way) / n for way in ("up", "down"))
     assert split.arrived is not None
     return replace(
@@ -125,14 +153,6 @@ def _used(row: Row, boundary: str, split: Split, test: Stems, answers: Tensor, n
         probed=recovered(split.arrived, test.tokens, row.pool), perplexity=split.perplexity(),
         entropy=split.entropy() / 8 / n,
     )  # fmt: skip
-
-
-def scored(logits: Tensor, answers: Tensor, name: str) -> tuple[float, float]:
-    """Accuracy, grades rounded, and the score of the data set: one of `Row`."""
-    said = logits[:, 0] if answers.is_floating_point() else logits.argmax(1)
-    right = float((said.round() == answers.round()).float().mean())
-    alike = answers.is_floating_point() or name in CORRELATED
-    return right, float(torch.corrcoef(torch.stack([said, answers]).double())[0, 1].nan_to_num()) if alike else right
 
 
 def _late(settings: Settings) -> list[Quantiser]:
@@ -147,14 +167,24 @@ def _late(settings: Settings) -> list[Quantiser]:
 
 
 def read(settings: Settings, seed: int) -> tuple[Tokens, Tensor, Tokens, Tensor, int]:
-    """The cloud's texts and their labels, the test texts and theirs, and the bytes that the latter are in UTF-8."""
+    """The cloud's texts and their labels, the test texts and theirs, and the bytes that the latter are in UTF-8.
+
+    A text whose answer was cut off is not trained on.
+    """
     from models.vq.body import of_ids
 
     texts, here = dataset(settings), world(settings, seed)
-    proxy = here.proxy()
+    proxy, spans = here.proxy(), here.data.span_train
+    if spans is not None:
+        proxy = proxy[spans[proxy, 0] >= 0]
     train, test = (of_ids(torch.from_numpy(here.data.inputs(*of))) for of in (("train", proxy), ("test", slice(None))))
-    y_train = texts.y_train if texts.target_train is None else texts.target_train
-    y_test = texts.y_test if texts.target_test is None else texts.target_test
+    y_train, y_test = (
+        next(y for y in of if y is not None)
+        for of in (
+            (spans, texts.target_train, texts.y_train),
+            (here.data.span_test, texts.target_test, texts.y_test),
+        )
+    )
     labels, answers = torch.tensor(y_train[proxy]), torch.tensor(y_test[:])
     return train, labels, test, answers, sum(len(sentence.encode()) for sentence in texts.x_test.ravel().tolist())
 
@@ -196,6 +226,8 @@ def model(settings: Settings, seed: int) -> Split:
         down=settings.vq_down, quantiser=quantiser if settings.vq_codes else None,
     )  # fmt: skip
     task, outputs = ("classify", texts.num_classes) if texts.target_train is None else ("regress", 1)
+    if texts.span_train is not None:
+        task, outputs = "span", 2
     return Split(device, cloud, head_for(task, shape, outputs, seed), plan)
 
 

@@ -57,7 +57,7 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
             losses, weights = fit(learn, seed, scheme == "gradnorm", partial(tick, f"{scheme}, step"))
             for t, (name, split) in enumerate(splits.items()):
                 _, _, test, answers, _ = data[name]
-                right, score = boundary.scored(split.predict(test), answers, name)
+                right, score = boundary.judge_of(own[name], seed, test, answers)(split.predict(test))
                 w = weights[:, t]
                 yield Row(
                     scheme, name, len(learn[t].tokens), learn[t].steps, right, score, losses[t][-1], float(w[-1]),

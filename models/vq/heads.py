@@ -7,13 +7,17 @@ per text or per token that is no padding, in the order of the texts. Two texts o
 from abc import abstractmethod
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.vq.boundary import Per
 from models.vq.halves import Half, PooledLayer, Shape, initial, seeded
-from models.vq.pooling import flatten, upsample, valid
+from models.vq.pooling import flatten, unflatten, upsample, valid
+from models.vq.tokens import Tokens
+
+LONGEST = 30  # tokens of an answer
 
 
 class Head(Half):
@@ -38,6 +42,12 @@ class Head(Half):
     @abstractmethod
     def loss(logits: Tensor, labels: Tensor, lengths: Tensor) -> Tensor:
         """Mean over the batch; it needs no parameter, so it can be where the labels are."""
+
+    @staticmethod
+    def drawn(logits: Tensor, lengths: Tensor, generator: np.random.Generator) -> Tensor:
+        """The logit of a random class less the mean of all, one for each row of logits."""
+        chosen = torch.from_numpy(generator.integers(logits.shape[1], size=len(logits)))
+        return logits.gather(1, chosen[:, None])[:, 0] - logits.mean(1) * (logits.shape[1] > 1)
 
 
 class Classify(Head):
@@ -116,6 +126,25 @@ class Span(PerToken):
         there = valid(lengths)
         scores = logits.new_full((*there.shape, 2), -1e9).masked_scatter(there[..., None], logits)
         return F.cross_entropy(scores.transpose(1, 2).reshape(-1, there.shape[1]), labels.flatten())
+
+    @staticmethod
+    def drawn(logits: Tensor, lengths: Tensor, generator: np.random.Generator) -> Tensor:
+        """(B, 2): tokens are the classes, once of those that may be the first and once of the last."""
+        chosen = torch.from_numpy(generator.integers(lengths.numpy()[:, None], size=(len(lengths), 2)))
+        scores = unflatten(logits, lengths)
+        return scores.gather(1, chosen[:, None])[:, 0] - scores.sum(1) / lengths[:, None]
+
+    @staticmethod
+    def best(logits: Tensor, tokens: Tokens) -> Tensor:
+        """First and last token int64 (B, 2) of at most `LONGEST` in the second text, whose logits sum to the most."""
+        scores = unflatten(logits, tokens.lengths)
+        longest = scores.shape[1]
+        inside = valid(tokens.lengths - 1, longest) & (tokens.types[:, :longest] == 1)  # [SEP] ends the second text
+        first, last = scores.masked_fill(~inside[..., None], -torch.inf).unbind(2)
+        more = min(LONGEST, longest)
+        sums = [F.pad(first[:, : longest - k] + last[:, k:], (0, k), value=-torch.inf) for k in range(more)]
+        at = torch.stack(sums, 2).flatten(1).argmax(1)
+        return torch.stack([at // more, at // more + at % more], 1)
 
 
 class Replaced(PerToken):

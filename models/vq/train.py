@@ -318,8 +318,7 @@ class Split:
                 z = self.device.encode(*(stems[rows] or self.device.stem(tokens)))
             z.requires_grad_()
             logits = self.head(*self.cloud(z, tokens.lengths), tokens.lengths)
-            chosen = rng(seed, Purpose.INIT, 1, at).integers(logits.shape[1], size=len(logits))
-            answers = logits.gather(1, torch.from_numpy(chosen)[:, None])[:, 0] - logits.mean(1) * (logits.shape[1] > 1)
+            answers = self.head.drawn(logits, tokens.lengths, rng(seed, Purpose.INIT, 1, at))
             (g,) = torch.autograd.grad(answers.sum(), z)
             found += (g.T @ g).double()
         return found

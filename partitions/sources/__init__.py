@@ -9,6 +9,7 @@ from partitions.root import Root
 from partitions.sources import audio
 from partitions.sources.cifar import Cifar
 from partitions.sources.fashion_mnist import FashionMnist
+from partitions.sources.find_the_span import FindTheSpan
 from partitions.sources.folder import Folder
 from partitions.sources.fsdd import Fsdd
 from partitions.sources.har_embedded import HarEmbedded
@@ -17,6 +18,7 @@ from partitions.sources.questions import Questions
 from partitions.sources.source import Source
 from partitions.sources.speech_commands import SpeechCommands
 from partitions.sources.speech_commands_subset import SpeechCommandsTest
+from partitions.sources.squad import Squad
 from partitions.sources.texts import TEXTS
 
 DATASETS: dict[str, Source] = {
@@ -31,6 +33,8 @@ DATASETS: dict[str, Source] = {
     "fsdd": Fsdd("fsdd", "", audio.BANDS),
     "questions": Questions("questions"),
     "question-articles": Questions("question-articles", "article", "topic"),
+    "squad": Squad(),
+    "find-the-span": FindTheSpan(),
     **TEXTS,
 }
 

@@ -91,3 +91,32 @@ def test_late_codes_and_how_far_they_fall_short(monkeypatch):
 def test_refused_before_it_trains(changes, says):
     with pytest.raises(SettingsError, match=says):
         STUDY.check(settings("p=1 product K=16 m=4", **changes), 1)
+
+
+@pytest.fixture(scope="module")
+def spans():
+    """Rows of the made-up task by what crosses."""
+    of = EXPERIMENTS["vq-table7"]
+    found = Settings.parse({**of.common, **of.settings["smoke"]["find-the-span"], "vq-late-epochs": 1})
+    return {row.boundary: row for row in STUDY.measure(found, 1, lambda what, at, n: None)}
+
+
+def test_spans_are_learnt(spans):
+    """One of some 70 spans of a passage is right; late codes answer every token, too."""
+    assert spans["float32"].accuracy > 0.5 and spans["late-taught"].accuracy > 0.3
+    assert all(row.accuracy <= row.score <= 1 for row in spans.values())
+    assert spans["float32"].down > 4 * 15 and spans["late"].up < spans["float32"].up / 32  # two logits of every token
+
+
+def test_an_answer_that_is_cut_off_is_not_trained_on_and_cannot_be_found():
+    of = EXPERIMENTS["vq-table7"]
+    short = Settings.parse({**of.common, **of.settings["smoke"]["find-the-span"], "tokens": 12})
+    train, labels, test, answers, _ = boundary.read(short, 1)
+    gone, n = answers[:, 0] < 0, len(answers)
+    assert len(train) == len(labels) < 1350 and (labels >= 0).all() and 0 < gone.sum() < n
+    sure = torch.zeros(int(test.lengths.sum()), 2)  # the right token wherever there is one, anything where not
+    starts = test.lengths.cumsum(0) - test.lengths
+    for column in (0, 1):
+        sure[(starts + answers[:, column])[~gone], column] = 9.0
+    exact, score = boundary._judge(short, 1, test, answers)(sure)
+    assert exact == pytest.approx(float((~gone).float().mean())) and exact <= score < 1

@@ -81,3 +81,35 @@ def test_text_devices_drift_as_others_do(partition: str, drift: str) -> None:
             cells = here.cell[draw.train]
             assert (p[cells] > 0).all()
         assert not np.array_equal(here.distribution(device, 0), here.distribution(device, 1))
+
+
+def test_a_span_of_characters_is_a_span_of_tokens() -> None:
+    """Word pieces, a part of a word, accents and signs beyond 16 bits, and what the length cuts off."""
+    vocabulary = [*tokens.SPECIAL, "who", "el", "##eph", "##ant", "cafe", "the"]
+    learned = tokens._wordpiece({word: i for i, word in enumerate(vocabulary)})
+    asked, passage = "the the who", "the 🐘 elephant Café"  # [CLS] the the who [SEP], the 🐘 el ##eph ##ant cafe [SEP]
+    wanted = {(0, 3): [5, 5], (4, 5): [6, 6], (6, 14): [7, 9], (8, 10): [8, 8], (4, 19): [6, 10], (15, 19): [10, 10]}
+    rows, characters = strings([[asked, passage]] * len(wanted)), np.array(list(wanted))
+    for length, cut in ((14, 11), (11, 10), (10, 9)):  # nothing; cafe; ##ant too
+        places = tokens._places(tokens._encodings(learned, rows, length), length)
+        found = tokens.spans(places, characters)
+        assert found.tolist() == [own if own[1] < cut else [-1, -1] for own in wanted.values()]
+    assert [passage[a:b] for a, b in places[0, 5:9]] == ["the", "🐘", "el", "eph"] and not places[0, :5].any()
+
+
+def test_spans_are_kept_with_their_tokens(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokens of an answer spell it; another answer in the same text is another entry of the cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    whole = load("find-the-span")
+    assert whole.span_train is not None and whole.span_test is not None
+    train = {"x_train": whole.x_train[:99], "y_train": whole.y_train[:99], "span_train": whole.span_train[:99]}
+    data = replace(whole, **train, x_test=whole.x_test[:9], y_test=whole.y_test[:9], span_test=whole.span_test[:9])
+    made = tokens.tokenised(data, np.arange(99), 120, 64)  # few pieces: names are several
+    assert made.span_train is not None and made.span_test is not None and (made.span_train >= 0).all()
+    assert made.places_test is not None and data.span_test is not None
+    assert (made.span_test[:, 1] - made.span_test[:, 0]).max() > 2
+    rows = zip(data.x_test, made.places_test, made.span_test, data.span_test, strict=True)
+    for (_, passage), places, span, answer in rows:
+        assert (places[span[0], 0], places[span[1], 1]) == tuple(answer) and passage[slice(*answer)].count(" ") == 1
+    other = tokens.tokenised(replace(data, span_test=data.span_test[::-1]), np.arange(99), 120, 64)
+    assert not np.array_equal(other.span_test, made.span_test) and np.array_equal(other.x_test, made.x_test)

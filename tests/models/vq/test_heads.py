@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from models.vq.halves import build
 from models.vq.heads import HEADS, Choice, Regress, Replaced, Span, head_for
+from models.vq.tokens import Tokens
 
 LN2 = math.log(2)
 
@@ -57,3 +59,33 @@ def test_tokens_of_one_position_differ_by_their_place(small, texts):
 def test_unknown_task(small):
     with pytest.raises(ValueError, match="unknown task 'poetry'; choose from classify, regress"):
         head_for("poetry", small(), 2, 0)
+
+
+def test_the_best_span_is_in_the_second_text_and_not_too_long():
+    """Texts of 6 and 40 tokens, the first three the first text; the largest logits are where no answer may be."""
+    lengths = torch.tensor([6, 40])
+    at = torch.arange(40)
+    tokens = Tokens(torch.zeros(2, 40).long(), ((at >= 3) & (at < lengths[:, None])).long(), lengths)
+    logits = torch.zeros(46, 2)
+    logits[[0, 1, 5], 0] = logits[[0, 2, 5], 1] = 99.0  # [CLS], the first text, the [SEP] of the second
+    logits[4, 0], logits[3, 1] = 9.0, 9.0  # ends before it begins: 4 to 4 or 3 to 3 is what may be
+    logits[3, 0] = 1.0  # so 3 to 3 has 10
+    logits[6 + 4, 0], logits[6 + 34, 1], logits[6 + 33, 1] = 5.0, 5.0, 4.0  # 31 tokens and 30
+    assert Span.best(logits, tokens).tolist() == [[3, 3], [4, 33]]
+    for seed in range(20):
+        first, last = Span.best(torch.randn(46, 2, generator=torch.Generator().manual_seed(seed)), tokens).unbind(1)
+        assert (first >= 3).all() and (last >= first).all() and (last < lengths - 1).all() and (last - first < 30).all()
+
+
+def test_drawn_logits_have_the_spread_of_all_classes():
+    """In the mean their outer products are those of all centred logits; a span's classes are its text's tokens."""
+    logits, lengths = torch.tensor([[0.0, 6], [2, 0], [1, 0], [2, 0], [6, 3]]), torch.tensor([2, 3])
+    generator = np.random.default_rng(0)
+    drawn = torch.stack([Span.drawn(logits, lengths, generator) for _ in range(4000)])
+    assert {tuple(map(tuple, of.tolist())) for of in drawn} == {
+        ((a, b), (c, d)) for a in (-1.0, 1.0) for b in (3.0, -3.0) for c in (-2.0, -1.0, 3.0) for d in (-1.0, 2.0)
+    }
+    both = drawn.flatten(1)
+    torch.testing.assert_close(both.T @ both / 4000, torch.diag(torch.tensor([1, 9, 14 / 3, 2])), atol=0.3, rtol=0)
+    (row,) = {tuple(Choice.drawn(torch.tensor([[5.0]]), lengths, generator).tolist()) for _ in range(3)}
+    assert row == (5.0,)
