@@ -6,6 +6,8 @@ from torch import Tensor
 from models.vq.boundary import pooled
 from models.vq.tokens import Tokens
 
+AT_ONCE = 4096  # tokens whose scores of the whole vocabulary are in memory together
+
 
 def recovered(rows: Tensor, tokens: Tokens, pool: int, floor: float = 0.01) -> float:
     """Share of tokens that a linear discriminant reads right from the position that stands for them.
@@ -31,7 +33,7 @@ def recovered(rows: Tensor, tokens: Tokens, pool: int, floor: float = 0.01) -> f
         within += floor * (spread + 1e-12) * torch.eye(z.shape[1])
         axes = torch.linalg.solve(within, means.T)
         prior = counts.double().log() - 0.5 * (means.T * axes).sum(0)
-        read = known[(z[~fit] @ axes + prior).argmax(1)]
+        read = torch.cat([known[(some @ axes + prior).argmax(1)] for some in z[~fit].split(AT_ONCE)])
         right, total = right + int((read == y[~fit]).sum()), total + len(read)
     return right / max(1, total)
 
