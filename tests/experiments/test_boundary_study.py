@@ -118,5 +118,5 @@ def test_an_answer_that_is_cut_off_is_not_trained_on_and_cannot_be_found():
     starts = test.lengths.cumsum(0) - test.lengths
     for column in (0, 1):
         sure[(starts + answers[:, column])[~gone], column] = 9.0
-    exact, score = boundary._judge(short, 1, test, answers)(sure)
+    exact, score = boundary.judge_of(short, 1, test, answers)(sure)
     assert exact == pytest.approx(float((~gone).float().mean())) and exact <= score < 1
