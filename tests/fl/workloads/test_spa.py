@@ -199,23 +199,25 @@ def test_bytes_of_training_follow_their_formula(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "blob",
+    "made",
     [
-        b"nonsense",
-        Frame("examples", {"examples": [{"instruction": "a", "secret": "b"}]}).blob(),
-        Frame("learn", {"rows": [0, 99]}, {"o": torch.zeros(1, 4)}).blob(),
-        Frame("learn", {"rows": [0]}, {"o": torch.zeros(3, 4)}).blob(),
-        Frame("stop").blob(),
+        None,
+        Frame("examples", {"examples": [{"instruction": "a", "secret": "b"}]}),
+        Frame("learn", {"rows": [0, 99]}, {"o": torch.zeros(1, 4)}),
+        Frame("learn", {"rows": [0]}, {"o": torch.zeros(3, 4)}),
+        Frame("stop"),
     ],
+    ids=["nonsense", "fields", "rows", "shape", "kind"],
 )
 def test_what_a_device_makes_up_in_training_costs_its_round_alone(
-    blob: bytes, play: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Frame | None, play: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = spa.turn
 
     def turn(settings: Settings, order: Order, store: Store, steps: int, down: dict, state: State | None):
         said = honest(settings, order, store, steps, down, state)
-        begins = Frame.of_blob(blob).kind == "examples" if blob != b"nonsense" else True
+        begins = made is None or made.kind == "examples"
+        blob = b"nonsense" if made is None else made.blob()
         return {"frame": blob} if order.device == 1 and begins == (state is not None) else said
 
     monkeypatch.setattr(spa, "turn", turn)
