@@ -19,7 +19,7 @@ from torch import Tensor
 from models.axes import State, under
 from models.spa.activations import Batch, Known
 from models.spa.bases import Base
-from models.spa.codec import Frame, Ledger
+from models.spa.codec import Direction, Frame, Ledger
 from models.spa.gate import Gate, fit_gate
 from models.spa.modes import mode
 from models.spa.train import Plugin, Training, jointly, outputs, side_losses
@@ -101,8 +101,8 @@ class CloudSide:
         with_ = side_losses(self.base, self.how, batch, o)
         return Frame("losses", {}, {"without": without.clone(), "with": with_.clone()})
 
-    def _counted(self, direction: str, frame: Frame) -> Frame:
-        self.ledger.count(direction, frame)  # type: ignore[arg-type]
+    def _counted(self, direction: Direction, frame: Frame) -> Frame:
+        self.ledger.count(direction, frame)
         return frame
 
 
