@@ -7,6 +7,6 @@
              side ------------> o ----------------> logits = head(b + o)      a token with the device's help
 
 `bases` loads and trains base models, `side` and `gate` are what a device owns, `modes` how the two meet, `activations`
-what the base says of examples, once and for all, `train` and `metrics` work on those. `codec`, `link`, `device`,
-`cloud` are the same model as two processes. Nothing here knows of federated learning.
+what the base says of examples, once and for all, `train` and `metrics` work on those; `session` trains a plugin with
+the base beside it or elsewhere. `codec`, `link`, `device`, `cloud` are the same model as two processes. Nothing here knows of federated learning.
 """
