@@ -8,5 +8,6 @@
 
 `bases` loads and trains base models, `side` and `gate` are what a device owns, `modes` how the two meet, `activations`
 what the base says of examples, once and for all, `train` and `metrics` work on those; `session` trains a plugin with
-the base beside it or elsewhere. `codec`, `link`, `device`, `cloud` are the same model as two processes. Nothing here knows of federated learning.
+the base beside it or elsewhere. `codec`, `link`, `device`, `cloud` are the same model as two processes.
+Nothing here knows of federated learning.
 """
