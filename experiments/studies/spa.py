@@ -278,7 +278,7 @@ def _ladder(settings: Settings, seed: int, device: int, name: str) -> Seen:
 
     def side_loss() -> "Tensor":
         o = outputs(plugin.side, batch, own.spa_policy, batch.scored)
-        return side_losses(base, spa.training(own), batch, o).mean()
+        return side_losses(base, spa.training(own), batch.b[batch.scored], o, batch.targets).mean()
 
     return Seen(
         found | {"M": found["M"] + always},

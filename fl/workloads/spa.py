@@ -23,7 +23,7 @@ from fl.devices import Table, shares
 from fl.measures import NAN
 from fl.offline import cache_folder
 from fl.store import NotHeld, Store
-from fl.workloads.workload import Order, Scored, Trained
+from fl.workloads.workload import Order, Scored, Trained, refuse_whole_models
 from models.axes import State
 from models.cloud import Progress
 from models.costs import CostModel
@@ -73,12 +73,9 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
             f"strategy '{others[0]}' cuts the model or counts its classes, workload 'spa' has neither: "
             f"use {', '.join(plain)}"
         )
-    if settings.split == "messages":
-        if training(settings).joint:
-            raise SettingsError(f"spa-gate = '{settings.spa_gate}' needs the base beside it: use 'two-stage'")
-        if settings.upload_change or settings.update_clip:
-            key = "upload-change" if settings.upload_change else "update-clip"
-            raise SettingsError(f"{key} looks at whole models, split = 'messages' sends parts: set it to 0")
+    if settings.split == "messages" and training(settings).joint:
+        raise SettingsError(f"spa-gate = '{settings.spa_gate}' needs the base beside it: use 'two-stage'")
+    refuse_whole_models(settings)
     spec = side_spec(settings)
     people(settings, seed).examples(0, 0, "train")
     plugin = architecture(spec, settings.spa_personal, TOKENS)

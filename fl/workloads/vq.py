@@ -19,7 +19,7 @@ from fl.config import Settings, SettingsError
 from fl.offline import cached
 from fl.store import NotHeld, Store
 from fl.workloads.classify import blend, change, class_shares, samples, spare
-from fl.workloads.workload import Order, Scored, Trained
+from fl.workloads.workload import Order, Scored, Trained, refuse_whole_models
 from fl.world import dataset, tensors, world
 from models.axes import State
 from models.body import Architecture
@@ -100,9 +100,7 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
     masking = [name for name in settings.methods if UNCUT[name].masked != "none"]
     if masking and settings.vq_labels == "shared":
         raise SettingsError(f"strategy '{masking[0]}' changes the loss on the device: use vq-labels = 'device'")
-    if settings.split == "messages" and (settings.upload_change or settings.update_clip):
-        key = "upload-change" if settings.upload_change else "update-clip"
-        raise SettingsError(f"{key} looks at whole models, split = 'messages' sends parts: set it to 0")
+    refuse_whole_models(settings)
     if not settings.dense_epochs:
         raise SettingsError(
             "dense-epochs = 0: workload 'vq' needs at least 1, for its codebook starts from trained states"

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from fl.config import Settings
+from fl.config import Settings, SettingsError
 from fl.node import Node
 from fl.store import Store
 from models.axes import State
@@ -143,6 +143,13 @@ class Replica(Protocol):
 
     def measures(self, examples: int) -> dict[str, float]:
         """What this side adds to the device's measures."""
+
+
+def refuse_whole_models(settings: Settings) -> None:
+    """For a workload with a cut. SettingsError: training is really split, and something looks at whole models."""
+    if settings.split == "messages" and (settings.upload_change or settings.update_clip):
+        key = "upload-change" if settings.upload_change else "update-clip"
+        raise SettingsError(f"{key} looks at whole models, split = 'messages' sends parts: set it to 0")
 
 
 @runtime_checkable

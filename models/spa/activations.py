@@ -25,6 +25,11 @@ class Known:
     start: int
     targets: Tensor
 
+    @property
+    def b(self) -> Tensor:
+        """(T - start, d): the base's last state where it predicts the answer."""
+        return self.stack[self.start :, -1]
+
 
 @dataclass
 class Activations:

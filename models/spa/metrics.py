@@ -55,8 +55,8 @@ def compare(base: Base, known: Sequence[Known], other: Sequence[Known]) -> Judge
     """`Judged` of the same answers after another pass, of a tuned base or a longer prompt, in the place of the side."""
     parts = []
     for at, (plain, changed) in enumerate(zip(known, other, strict=True)):
-        b, h = plain.stack[plain.start :, -1], changed.stack[changed.start :, -1]
-        parts.append((torch.full((len(b),), at), *_both(base, b, h, plain.targets), torch.zeros(len(b))))
+        n = len(plain.targets)
+        parts.append((torch.full((n,), at), *_both(base, plain.b, changed.b, plain.targets), torch.zeros(n)))
     return Judged(*(torch.cat(part).numpy() for part in zip(*parts, strict=True)))
 
 

@@ -86,20 +86,21 @@ class CloudSide:
             raise ValueError(f"expected outputs of some of {len(self.known)} examples, got '{up.kind}' of {rows}")
         self._counted("up", up)
         self.step += 1
-        return self._counted("down", self._gradient(rows, o) if up.kind == "learn" else self._losses(rows, o))
+        b, targets = (torch.cat([getattr(self.known[i], what) for i in rows]) for what in ("b", "targets"))
+        return self._counted(
+            "down", self._gradient(b, o, targets) if up.kind == "learn" else self._losses(b, o, targets)
+        )
 
-    def _gradient(self, rows: Sequence[int], o: Tensor) -> Frame:
+    def _gradient(self, b: Tensor, o: Tensor, targets: Tensor) -> Frame:
         o = o.requires_grad_()
-        loss = side_losses(self.base, self.how, Batch.of([self.known[i] for i in rows]), o).mean()
+        loss = side_losses(self.base, self.how, b, o, targets).mean()
         (gradient,) = torch.autograd.grad(loss, o)
         return Frame("gradient", {"loss": float(loss.detach())}, {"o": gradient})
 
     @torch.inference_mode()
-    def _losses(self, rows: Sequence[int], o: Tensor) -> Frame:
-        batch = Batch.of([self.known[i] for i in rows])
-        without = F.cross_entropy(self.base.head(batch.b[batch.scored]), batch.targets, reduction="none")
-        with_ = side_losses(self.base, self.how, batch, o)
-        return Frame("losses", {}, {"without": without.clone(), "with": with_.clone()})
+    def _losses(self, b: Tensor, o: Tensor, targets: Tensor) -> Frame:
+        without = F.cross_entropy(self.base.head(b), targets, reduction="none")
+        return Frame("losses", {}, {"without": without, "with": side_losses(self.base, self.how, b, o, targets)})
 
     def _counted(self, direction: Direction, frame: Frame) -> Frame:
         self.ledger.count(direction, frame)
@@ -191,7 +192,7 @@ class DeviceSide:
         self.weighed = torch.cat([self.weighed, losses])
         self._answered()
         if self.done == len(self.steps) or self.steps[self.done][0] != "weigh":
-            b = torch.cat([known.stack[known.start :, -1] for known in self.known[self.learn :]])
+            b = torch.cat([known.b for known in self.known[self.learn :]])
             without, with_ = self.weighed.T
             self._take(fit_gate(b, without, with_, self.how.price))
             self._begin()

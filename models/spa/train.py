@@ -109,16 +109,16 @@ def outputs(side: Side, batch: Batch, policy: Policy, called: Tensor) -> Tensor:
     return side(batch.stack, visibility(called, start)).o[batch.scored]
 
 
-def side_losses(base: Base, how: Training, batch: Batch, o: Tensor) -> Tensor:
-    """The loss (N,) of each token if the side, which said o (N, d), is asked at all of them."""
-    return F.cross_entropy(base.head(mode(how.mode).merged(batch.b[batch.scored], o)), batch.targets, reduction="none")
+def side_losses(base: Base, how: Training, b: Tensor, o: Tensor, targets: Tensor) -> Tensor:
+    """The loss (N,) of each answer token, with base b (N, d), if the side, which said o (N, d), is always asked."""
+    return F.cross_entropy(base.head(mode(how.mode).merged(b, o)), targets, reduction="none")
 
 
 def jointly(
     base: Base, plugin: Plugin, how: Training, known: Sequence[Known], epochs: int, generator: np.random.Generator
 ) -> tuple[Plugin, float]:
     """Train side, in place, and gate together under one of the joint objectives; the loss is the last epoch's."""
-    standard = Standard.of(torch.cat([k.stack[k.start :, -1] for k in known]))
+    standard = Standard.of(torch.cat([k.b for k in known]))
     standard = replace(standard, std=standard.std * base.width**0.5)  # one step must not saturate the gate
     w, c = torch.zeros(base.width, requires_grad=True), torch.zeros((), requires_grad=True)
     groups: list[dict[str, Any]] = [{"params": plugin.side.parameters()}, {"params": [w, c], "lr": 30 * how.lr}]

@@ -262,12 +262,12 @@ class Split:
         assert pupil.arrived is not None
         codes = pupil.arrived.split(pooled_lengths(tokens.lengths, self.device.shape.pool).tolist())
         wanted = answers.split(tokens.lengths.tolist() if self.head.per == "token" else 1)
-        steps = epochs * -(-len(tokens) // self.plan.batch)
+        plan = replace(self.plan, epochs=epochs)
         parts = nn.ModuleList([pupil.cloud, pupil.head]).eval()  # dropout would be in the answers, too
         deep = [p for p in parts.parameters() if p.requires_grad]
-        optimizer, schedule = Recipe(self.plan.lr, steps=steps, warmup=0.0).build(deep, [])
+        optimizer, schedule = Recipe(plan.lr, steps=plan.steps(len(tokens)), warmup=0.0).build(deep, [])
         for epoch in range(epochs):
-            for rows in batches(tokens.lengths, self.plan.batch, rng(seed, Purpose.STUDY, epoch)):
+            for rows in batches(tokens.lengths, plan.batch, rng(seed, Purpose.STUDY, epoch)):
                 lengths, of = tokens.lengths[rows], rows.tolist()
                 said = pupil.head(*pupil.cloud(torch.cat([codes[i] for i in of]), lengths), lengths)
                 optimizer.zero_grad(set_to_none=True)

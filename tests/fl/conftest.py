@@ -1,6 +1,7 @@
 """A run of seconds on the embedded data, for tests of everything around it."""
 
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -50,3 +51,19 @@ def play():
 def without_clock(out: Path) -> list[str]:
     """Lines of rounds.csv without wall_s, which is the last column."""
     return [line.rpartition(",")[0] for line in (out / "rounds.csv").read_text().splitlines()]
+
+
+def forget(monkeypatch: pytest.MonkeyPatch, workload: ModuleType, life: str) -> list[int]:
+    """Let the turns of two devices be taken by one process, a new one each, or two by turns; one entry per turn."""
+    honest, turns, memories = workload.turn, [], ({}, {})
+
+    def turn(*of):
+        if life == "restarted":
+            workload._SIDES.clear()
+        if life == "two processes":
+            monkeypatch.setattr(workload, "_SIDES", memories[len(turns) // 2 % 2])
+        turns.append(1)
+        return honest(*of)
+
+    monkeypatch.setattr(workload, "turn", turn)
+    return turns

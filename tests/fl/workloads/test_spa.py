@@ -20,6 +20,7 @@ from models.spa.codec import Frame
 from partitions.errors import DataError
 from strategies import STRATEGIES
 from strategies.base import Plan, Profile, Update
+from tests.fl.conftest import forget
 
 SMALL = {
     "workload": "spa", "strategies": "na,la,fedavg", "tiny-steps": 20, "spa-facts": 2, "spa-every": 2, "devices": 3,
@@ -171,20 +172,11 @@ def test_with_the_base_in_the_cloud_the_numbers_are_the_same(
 ) -> None:
     """Also where a turn finds nothing in memory, or what another process has gone on from since."""
     how = {**SMALL, "strategies": "fedavg", "batch-size": 8, **own}
-    turns, honest, memories = 0, spa.turn, ({}, {})  # type: ignore[var-annotated]
-
-    def turn(*of):
-        nonlocal turns
-        if life != "lasting":
-            monkeypatch.setattr(spa, "_SIDES", {} if life == "restarted" else memories[turns // 2 % 2])
-        turns += 1
-        return honest(*of)
-
     simulated = play(tmp_path / "simulated", **how)
-    monkeypatch.setattr(spa, "turn", turn)
+    turns = forget(monkeypatch, spa, life)
     assert play(tmp_path / "split", **how, split="messages") == simulated
     pd.testing.assert_frame_equal(read_measures(tmp_path / "split"), read_measures(tmp_path / "simulated"))
-    assert turns > 0 and (life == "two processes" or not spa._SIDES)
+    assert turns and (life == "two processes" or not spa._SIDES)
 
 
 def test_bytes_of_training_follow_their_formula(tmp_path: Path) -> None:

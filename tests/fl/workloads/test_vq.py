@@ -15,6 +15,7 @@ from fl.results import read_measures, read_rounds
 from fl.run import open_results, run
 from fl.split import SplitGrid
 from fl.workloads import find, vq
+from tests.fl.conftest import forget
 
 TEXT = {
     "workload": "vq",
@@ -69,28 +70,12 @@ def test_every_method_reports_what_crosses_the_cut(told: Path) -> None:
     assert found["train_down"] > 10 * found["train_up"]  # 16 numbers at 2 bytes a position against 4 codes of 4 bits
 
 
-def forget(monkeypatch: pytest.MonkeyPatch, life: str) -> list[int]:
-    """Let the turns of two devices be taken by one process, a new one each, or two by turns; one entry per turn."""
-    honest, turns, memories = vq.turn, [], ({}, {})
-
-    def turn(*of):
-        if life == "restarted":
-            vq._SIDES.clear()
-        if life == "two processes":
-            monkeypatch.setattr(vq, "_SIDES", memories[len(turns) // 2 % 2])
-        turns.append(1)
-        return honest(*of)
-
-    monkeypatch.setattr(vq, "turn", turn)
-    return turns
-
-
 @pytest.mark.parametrize("life", ["lasting", "restarted", "two processes"])
 def test_really_split_gives_the_same_numbers(
     told: Path, play: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, life: str
 ) -> None:
     """Also where a turn finds nothing in memory, or what another process has gone on from since."""
-    forget(monkeypatch, life)
+    forget(monkeypatch, vq, life)
     split = play(tmp_path, **TEXT, split="messages")
     assert split[1:] == [
         line.rpartition(",")[0]
@@ -109,7 +94,7 @@ def test_shared_labels_take_half_the_round_trips_and_give_the_same_numbers(
     told: Path, play: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, life: str
 ) -> None:
     """As with labels on the device, but for the rounding of logits' gradients; simulated and split alike."""
-    turns = forget(monkeypatch, life)
+    turns = forget(monkeypatch, vq, life)
     how = TEXT | {"vq-labels": "shared", "rounds": 1}
     split, simulated = (play(tmp_path / mode, **how, split=mode) for mode in ("messages", "simulated"))
     assert split == simulated
