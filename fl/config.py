@@ -124,9 +124,13 @@ class Settings(BaseModel):
     vq_pool: int = Field(1, ge=1, le=4, description="vq: tokens per position: 1, 2 or 4")
     vq_beta: float = Field(0.25, ge=0, description="vq: weight of the commitment loss")
     vq_decay: float = Field(0.9, ge=0, lt=1, description="vq: what a round leaves of the codebook's statistics")
-    vq_learn: Literal["revived", "mean", "frozen"] = Field(
+    vq_learn: Literal["revived", "mean", "gradient", "frozen"] = Field(
         "revived",
-        description="vq: codebook of running means, dead vectors revived; in studies also without that, or as it began",
+        description="vq: how the codebook moves: by running means, dead vectors revived; the others are for studies",
+    )
+    vq_merge: Literal["statistics", "vectors", "nothing"] = Field(
+        "statistics",
+        description="vq: codebook of all devices' statistics, mean of their codebooks, or each device its own",
     )
     vq_estimator: Literal["straight-through", "rotation"] = Field(
         "straight-through", description="vq: gradient through the codes"

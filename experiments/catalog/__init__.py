@@ -17,6 +17,7 @@ from experiments.catalog.table1 import FIG7, FIG8, FIG9, TABLE1
 from experiments.catalog.text import TEXT
 from experiments.catalog.vq_e1 import VQ_E1
 from experiments.catalog.vq_e2 import VQ_E2
+from experiments.catalog.vq_e2_merge import VQ_E2_MERGE
 from experiments.catalog.vq_e3 import VQ_E3
 from experiments.catalog.vq_e4 import VQ_E4
 from experiments.catalog.vq_tables import VQ_TABLE2, VQ_TABLE3, VQ_TABLE6, VQ_TABLE7
@@ -50,6 +51,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         VQ_TABLE7,
         VQ_E1,
         VQ_E2,
+        VQ_E2_MERGE,
         VQ_E3,
         VQ_E4,
     )

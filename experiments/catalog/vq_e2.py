@@ -10,6 +10,7 @@ SETTINGS: dict[str, Overrides] = {
     "rotation trick": {"vq-estimator": "rotation"},
     "codebook of the last steps": {"vq-decay": 0.0},
     "codebook of many steps": {"vq-decay": 0.99},
+    "codebook by gradient": {"vq-learn": "gradient"},
     "dead vectors stay": {"vq-learn": "mean"},
     "codebook as it began": {"vq-learn": "frozen"},
 }

@@ -30,6 +30,7 @@ SMOKE: Overrides = {
     "vq-width": 16, "vq-groups": 4, "vq-codes": 16,
 }  # fmt: skip
 WHOLE: Overrides = {"rounds": 30, "rounds-per-step": 30, "eval-every": 5, "dense-epochs": 20}
+SCALE: dict[str, Overrides] = {"smoke": SMOKE, "cpu": {}, "paper": WHOLE}
 
 
 def _settings(scale: Overrides) -> dict[str, Overrides]:
@@ -43,7 +44,7 @@ VQ_E3 = Experiment(
     reference="",
     summary="the split transformer federated over ten devices of skewed, less skewed and like topics",
     common=COMMON,
-    settings={"smoke": _settings(SMOKE), "cpu": _settings({}), "paper": _settings(WHOLE)},
+    settings={scale: _settings(own) for scale, own in SCALE.items()},
     cost={"smoke": "1 min", "cpu": "10 min", "paper": "2 h"},
     seeds=(1, 2),
 )

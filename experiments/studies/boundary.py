@@ -218,7 +218,7 @@ def model(settings: Settings, seed: int) -> Split:
         raise SettingsError(str(error)) from error
     quantiser = Quantiser(
         settings.vq_codes, groups, settings.vq_residual, settings.vq_beta, settings.vq_estimator,
-        decay=settings.vq_decay, learn="frozen" if settings.vq_learn == "frozen" else "mean",
+        decay=settings.vq_decay, learn="mean" if settings.vq_learn == "revived" else settings.vq_learn,
         revive=settings.vq_learn == "revived",
     )  # fmt: skip
     plan = Plan(

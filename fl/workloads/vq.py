@@ -25,9 +25,9 @@ from models.axes import State
 from models.body import Architecture
 from models.cloud import Progress
 from models.train import WORST_LOSS, mask
-from models.vq.body import SplitBody, SplitCosts, device_state, of_ids, split_body
+from models.vq.body import CODEBOOK, SplitBody, SplitCosts, device_state, of_ids, split_body
 from models.vq.boundary import LENGTH, Boundary, Ledger, Line, lines
-from models.vq.codebook import ESTIMATORS, perplexity
+from models.vq.codebook import ESTIMATORS, Statistics, perplexity
 from models.vq.codec import Codes, Float32
 from models.vq.ends import CloudEnd, DeviceEnd, Recipe
 from models.vq.halves import Shape
@@ -101,6 +101,8 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
     if masking and settings.vq_labels == "shared":
         raise SettingsError(f"strategy '{masking[0]}' changes the loss on the device: use vq-labels = 'device'")
     refuse_whole_models(settings)
+    if settings.split == "messages" and settings.vq_merge == "nothing":
+        raise SettingsError("vq-merge = 'nothing': with split = 'messages' the cloud has to know every codebook")
     if not settings.dense_epochs:
         raise SettingsError(
             "dense-epochs = 0: workload 'vq' needs at least 1, for its codebook starts from trained states"
@@ -180,9 +182,12 @@ def _body(settings: Settings) -> SplitBody:
     return body
 
 
-def _load(settings: Settings, state: State) -> SplitBody:
+def _load(settings: Settings, state: State, store: Store | None = None) -> SplitBody:
+    """The model, with the codebook of the device's own where devices have one."""
     body = _body(settings)
     body.load_state_dict(state)
+    if settings.vq_merge == "nothing" and store and store.holds("codebook"):
+        body.keep(Statistics(**store.load("codebook")))
     return body
 
 
@@ -222,12 +227,16 @@ def profile(settings: Settings, order: Order, store: Store, with_importance: boo
 
 def train(settings: Settings, order: Order, store: Store, state: State | None) -> Trained:
     """Local epochs of both halves on the device's current texts; the statistics of the codes move along."""
-    body = _load(settings, state if state is not None else store.load("model"))
+    sent = state if state is not None else store.load("model")
+    body = _load(settings, sent, store)
     before = body.state() if settings.upload_change else {}
     one, two, keeper = ends(settings, body)
     device = side(settings, order, one)
     train_sides(device, CloudSide(two, device.where))
     trained = finished(settings, body, device, keeper)
+    if keeper and settings.vq_merge == "nothing":
+        store.save("codebook", {name: getattr(body, name).clone() for name in CODEBOOK})
+        body.keep(Statistics(**{name: sent[name] for name in CODEBOOK}))
     if order.keep:
         store.save("model", body.state())
     worth = not settings.upload_change or change(before, body.state()) >= settings.upload_change
@@ -240,7 +249,7 @@ def finished(settings: Settings, body: SplitBody, device: DeviceSide, keeper: Ke
     measures = measured(device.end.boundary.ledger, "train", passed)
     if keeper and passed:
         assert device.end.statistics is not None
-        body.moved(keeper, device.end.statistics, passed, settings.vq_decay)
+        body.moved(keeper, device.end.statistics, passed, settings.vq_decay, settings.vq_merge)
         measures["perplexity"] = float(perplexity(device.end.statistics.counts).mean())
     loss = device.losses[-1] / examples if device.losses else float("nan")
     return Trained(None, examples, loss, device.labels.unique().tolist(), measures=measures)
@@ -349,7 +358,7 @@ def evaluate(settings: Settings, order: Order, store: Store, state: State | None
 
     The codebook is the cloud's: adaptation leaves it as it is.
     """
-    body = _load(settings, state if state is not None else store.load("model"))
+    body = _load(settings, state if state is not None else store.load("model"), store)
     steps = [order.step, order.step - 1] if order.look_back else [order.step]
     tests = [samples(settings, replace(order, step=step), "test") for step in steps]
     own = class_shares(settings, order) if order.masked == "prior" else None

@@ -8,7 +8,7 @@ function of the statistics, so vectors are never merged; nobody's vector is drag
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 from zlib import crc32
 
 import torch
@@ -26,6 +26,8 @@ from models.vq.tokens import Tokens
 from partitions.rng import Purpose, rng
 
 Build = Callable[[Shape, int], tuple[DeviceHalf, CloudHalf]]
+CODEBOOK = ("counts", "sums")  # what of the state the codebook follows from
+Merge = Literal["statistics", "vectors", "nothing"]
 
 
 class SplitBody(Body):
@@ -68,7 +70,7 @@ class SplitBody(Body):
 
     def on_device(self) -> set[str]:
         """The entries of the state that belong on the device's side of the cut; statistics are on both."""
-        return {name for name in self.state() if name.startswith("device.") or name in ("counts", "sums")}
+        return {name for name in self.state() if name.startswith("device.") or name in CODEBOOK}
 
     def keeper(self) -> Keeper | None:
         """The codebook of the statistics, dead vectors revived; its version is a checksum of the vectors.
@@ -89,9 +91,17 @@ class SplitBody(Body):
         self.counts.copy_(running.counts)
         self.sums.copy_(running.sums)
 
-    def moved(self, keeper: Keeper, new: Statistics, examples: int, decay: float) -> None:
-        """Add what a device saw of so many examples, each as often as it was seen, to the statistics it was sent."""
-        self.keep(keeper.running.scaled(decay) + new.scaled((1 - decay) / examples))
+    def moved(self, keeper: Keeper, new: Statistics, examples: int, decay: float, merge: Merge = "statistics") -> None:
+        """Add what a device saw of so many examples, each as often as it was seen, to the statistics it was sent.
+
+        Args:
+            merge: 'vectors' lets a mean of states be one of vectors: each weighs the same, whoever used it.
+        """
+        moved = keeper.update(new.scaled(1 / examples), decay)
+        if merge == "vectors":
+            weight = keeper.running.counts.mean(1, keepdim=True).expand_as(keeper.running.counts)
+            moved = replace(moved, running=Statistics(weight, weight[..., None] * moved.codebook.vectors))
+        self.keep(moved.running)
 
 
 def _frozen(body: nn.Module) -> set[str]:

@@ -88,6 +88,19 @@ class Keeper:
         running = self.running.scaled(decay) + new.scaled(1 - decay)
         return replace(self, running=running)._quotient()
 
+    def descend(self, new: Statistics, rate: float) -> "Keeper":
+        """A step down the gradient of the mean squared error of `new`, the loss by which van den Oord et al. learn
+        their codebook (arXiv:1711.00937, eq. 3, second term). It, too, needs statistics alone.
+
+        A vector of average use goes the ``rate``-th part of the way to the mean of what it stood for, the others by
+        their use, and none further than there: rare ones hardly move, where `update` takes each to its own mean.
+        """
+        share = new.counts / new.counts.mean(1, keepdim=True).clamp_min(EPSILON)
+        mean = new.sums / new.counts.clamp_min(EPSILON)[..., None]
+        old = self.codebook.vectors
+        vectors = old.double().lerp(mean, (rate * share).clamp(max=1)[..., None]).float()
+        return replace(self, codebook=replace(self.codebook, vectors=vectors, version=self.codebook.version + 1))
+
     def revive(self, generator: np.random.Generator, least: float = 0.01, jitter: float = 0.1) -> "Keeper":
         """Replace vectors of hardly any mass by jittered copies of the most used one, which halves its mass each time.
 

@@ -40,8 +40,9 @@ class Quantiser:
         round_steps: steps between two updates of the codebook; decay: what they keep of the statistics before.
         weigh: then also weigh code space by the gradients of the answers (`models.vq.halves.weigh`), and hold its
             projection fixed from there on.
-        learn: 'mean' moves the codebook; 'frozen' leaves it as k-means gave it.
-        revive: replace vectors that fell out of use.
+        learn: 'mean' moves the codebook to the running mean of what it stands for, 'gradient' along the gradient of its
+            error, with 1 - decay for a rate; 'frozen' leaves it as k-means gave it.
+        revive: replace vectors that fell out of use; only 'mean' knows them.
     """
 
     size: int = 256
@@ -53,7 +54,7 @@ class Quantiser:
     round_steps: int = 10
     decay: float = 0.9
     weigh: bool = False
-    learn: Literal["mean", "frozen"] = "mean"
+    learn: Literal["mean", "gradient", "frozen"] = "mean"
     revive: bool = True
 
 
@@ -358,6 +359,8 @@ class Split:
     def _update(self, one: DeviceEnd, seed: int, step: int) -> None:
         of = self.plan.quantiser
         assert of is not None and self.keeper is not None and one.statistics is not None
+        if of.learn == "gradient":
+            self.keeper = self.keeper.descend(one.statistics, 1 - of.decay)
         if of.learn == "mean":
             self.keeper = self.keeper.update(one.statistics, of.decay)
             if of.revive:

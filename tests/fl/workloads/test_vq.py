@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from flwr.app import Message
 
 from fl import wire
@@ -14,8 +15,10 @@ from fl.config import Settings, SettingsError
 from fl.results import read_measures, read_rounds
 from fl.run import open_results, run
 from fl.split import SplitGrid
+from fl.store import Store
 from fl.workloads import find, vq
-from tests.fl.conftest import forget
+from fl.workloads.workload import Order
+from tests.fl.conftest import SMALL, forget
 
 TEXT = {
     "workload": "vq",
@@ -44,7 +47,6 @@ TEXT = {
 def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of a simulated run, all methods that train the model whole."""
     from fl.grid import LocalGrid
-    from tests.fl.conftest import SMALL
 
     out, settings = (
         tmp_path_factory.mktemp("simulated"),
@@ -95,7 +97,7 @@ def test_shared_labels_take_half_the_round_trips_and_give_the_same_numbers(
 ) -> None:
     """As with labels on the device, but for the rounding of logits' gradients; simulated and split alike."""
     turns = forget(monkeypatch, vq, life)
-    how = TEXT | {"vq-labels": "shared", "rounds": 1}
+    how = TEXT | {"vq-labels": "shared", "rounds": 1, "vq-merge": "vectors"}
     split, simulated = (play(tmp_path / mode, **how, split=mode) for mode in ("messages", "simulated"))
     assert split == simulated
     shared, device = read_measures(tmp_path / "messages"), read_measures(told).query("round == 1")
@@ -107,6 +109,28 @@ def test_shared_labels_take_half_the_round_trips_and_give_the_same_numbers(
         read_rounds(out).query("round == 1 and method == 'fedavg'").loss.item() for out in (tmp_path / "messages", told)
     ]
     assert loss[0] == pytest.approx(loss[1], rel=1e-3)
+
+
+def test_a_codebook_of_ones_own_stays(tmp_path: Path) -> None:
+    """The model that a device returns has the codebook that it was sent; it trains and is scored with its own."""
+    settings = Settings.parse({**SMALL, **TEXT, "vq-merge": "nothing"})
+    start, store = vq.prepare(settings, 1).make_dense(), Store(tmp_path)
+    order = Order(device=0, seed=1, round=1, step=0, epochs=1)
+    trained = vq.train(settings, order, store, start)
+    assert trained.state is not None and trained.state.keys() == start.keys()
+    assert torch.equal(trained.state["counts"], start["counts"]) and torch.equal(trained.state["sums"], start["sums"])
+    summed = vq.train(
+        settings.model_copy(update={"vq_merge": "statistics"}), order, Store(tmp_path / "other"), start
+    ).state
+    own = store.load("codebook")
+    assert summed is not None and not torch.equal(own["sums"], start["sums"])
+    assert torch.equal(own["counts"], summed["counts"]) and torch.equal(own["sums"], summed["sums"])
+    look = replace(order, epochs=0)
+    with_own, with_summed = (
+        vq.evaluate(settings, look, store, trained.state),
+        vq.evaluate(settings, look, store, summed),
+    )
+    assert with_own == with_summed != vq.evaluate(settings, look, Store(tmp_path / "new"), trained.state)
 
 
 def test_minilm_is_split_to_the_same_numbers_and_its_word_table_stays(play: Callable, tmp_path: Path) -> None:
@@ -173,6 +197,7 @@ def test_codes_of_a_stale_codebook_are_refused_and_end_nothing(
         ({"vq-pool": 3}, "pool = 3; choose 1, 2 or 4"),
         ({"vq-learn": "frozen"}, "vq-learn is for studies: leave it out"),
         ({"vq-tasks": "cola,mrpc"}, "vq-tasks is for studies: leave it out"),
+        ({"split": "messages", "vq-merge": "nothing"}, "vq-merge = 'nothing': with split = 'messages' the cloud has"),
         ({"split": "messages", "upload-change": 0.1}, "upload-change looks at whole models"),
         ({"workload": "classify"}, "model = 'mlp' needs numbers, questions holds text: choose workload = 'vq'"),
     ],

@@ -49,6 +49,26 @@ def test_merged_statistics_are_those_of_the_union(small) -> None:
     torch.testing.assert_close(now.codebook.vectors[alive], central.codebook.vectors[alive], rtol=1e-3, atol=1e-4)
 
 
+def test_merged_vectors_are_their_mean(small) -> None:
+    """Of devices of 3 and 5 examples, also of vectors that only one of them used."""
+    start = body(small(width=8))
+    start.keep(Statistics(torch.rand(2, 6) + 1, torch.randn(2, 6, 4)))
+    keeper = start.keeper()
+    assert keeper is not None
+    merged, wanted = WeightedSum(start.axes(), start.state()), torch.zeros(2, 6, 4)
+    for z, examples in ((torch.randn(15, 8), 3), (torch.randn(1, 8), 5)):
+        new = keeper.codebook.statistics(z, keeper.codebook.assign(z))
+        device = body(small(width=8))
+        device.load_state_dict(start.state())
+        device.moved(keeper, new, examples, 0.7, "vectors")
+        merged.add(device.state(), FULL, examples)
+        wanted += keeper.update(new.scaled(1 / examples), 0.7).codebook.vectors * examples / 8
+    start.load_state_dict(merged.finish(start.state()))
+    after = start.keeper()
+    assert after is not None
+    torch.testing.assert_close(after.codebook.vectors, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_the_codebook_follows_from_the_statistics_alone(small) -> None:
     one, two = body(small(width=8), seed=0), body(small(width=8), seed=1)
     statistics = Statistics(torch.tensor([[4.0, 4, 4, 4, 4, 0]] * 2), torch.randn(2, 6, 4))

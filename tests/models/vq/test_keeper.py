@@ -72,6 +72,20 @@ def test_revival_halves_the_most_used():
     assert float(alive.running.sums.sum()) == pytest.approx(108)
 
 
+def test_descent_by_hand_and_by_autograd():
+    """Vectors at 0 and 10, used for 3 positions of mean 2 and 1 of mean 14: 3/2 and 1/2 of the average use."""
+    book = Codebook(torch.tensor([[[0.0], [10.0]]]))
+    z = torch.tensor([[1.0], [2.0], [3.0], [14.0]])
+    seen, keeper = book.statistics(z, book.assign(z)), Keeper(book, book.no_statistics())
+    moved = keeper.descend(seen, 0.5).codebook
+    assert moved.vectors.flatten().tolist() == [1.5, 11.0] and moved.version == 1
+    vectors = book.vectors.clone().requires_grad_()
+    (z - Codebook(vectors).lookup(book.assign(z))).square().mean().backward()
+    torch.testing.assert_close(moved.vectors, book.vectors - 0.5 * 2 / 2 * vectors.grad)  # K / 2: an average use is 1
+    assert keeper.descend(seen, 1.0).codebook.vectors.flatten().tolist() == [2.0, 12.0]  # to the mean, never beyond
+    assert torch.equal(keeper.descend(book.no_statistics(), 1.0).codebook.vectors, book.vectors)
+
+
 def test_weighing_changes_no_vector():
     keeper = start([blobs(400)], 1, 8)
     light = keeper.weighing(40)
