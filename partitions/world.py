@@ -243,7 +243,7 @@ class World:
         if self.schedule.drifts(step):
             generator, number = rng(self.seed, Purpose.DRIFT, device, step), self.schedule.count(step)
             context = partial(self._context, device)
-            shift = Shift(generator, self.drift_fraction, self.frequencies, number, context)
+            shift = Shift(device, generator, self.drift_fraction, self.frequencies, number, context)
             goal = Goal(self.drift.walk(goal.p, shift), self.drift.alter(goal.change, shift))
         goals = (*before.goals, goal)[-self.drift_steps :]
         p, change = between(goals)

@@ -12,13 +12,14 @@ from partitions.looks import Change
 
 @dataclass(frozen=True)
 class Shift:
-    """One device at one drift step.
+    """One ``device`` at one drift step.
 
     ``fraction`` (0..1) says how much moves, ``frequencies`` (K,) are the cells' shares of the pool, ``number`` counts
     the device's shifts from 1 on. ``context(k)`` (K,) is the k-th distribution that the partition chooses for this
     device; it started with ``context(0)``.
     """
 
+    device: int
     generator: np.random.Generator
     fraction: float
     frequencies: np.ndarray

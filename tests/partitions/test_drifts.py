@@ -14,7 +14,7 @@ EVEN = np.full(10, 0.1)
 
 
 def shift(generator, fraction, frequencies, number=1, contexts=()):
-    return Shift(generator, fraction, frequencies, number, lambda k: contexts[k])
+    return Shift(0, generator, fraction, frequencies, number, lambda k: contexts[k])
 
 
 @given(st.integers(0, 999), st.integers(1, 9), st.sampled_from([0.2, 0.25, 0.5, 0.6, 1.0]))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import partitions.world
 from partitions import DRIFTS, PARTITIONS, Dataset, Schedule, World
+from partitions.drifts.drift import Drift
 
 PAIRS = [
     ("iid", "none"),
@@ -281,3 +282,16 @@ def test_parts_that_do_not_fit(toy):
         World(toy, PARTITIONS["iid"](), DRIFTS["feature"](severity_step=0), 1)
     with pytest.raises(ValueError, match="steps count from 0"):
         world(toy).draw(0, -1)
+
+
+def test_a_drift_may_tell_devices_apart(toy):
+    """Every second device turns its shares round, the others keep theirs."""
+
+    class Odd(Drift):
+        def walk(self, p, shift):
+            return p[::-1] if shift.device % 2 else p
+
+    w = World(toy, PARTITIONS["m-classes"](), Odd(), 1)
+    (even, odd), _ = w.history([4, 7], 2)
+    assert np.array_equal(even[1], even[0]) and np.array_equal(odd[1], odd[0][::-1])
+    assert not np.array_equal(odd[1], odd[0])
