@@ -35,7 +35,10 @@ DISPATCH_MACS = 5e7  # multiply-accumulates that one module would spend on the w
 
 
 def _init(generator: torch.Generator | None, *shape: int, fan_in: int, gain: float = 2.0) -> nn.Parameter:
-    """He initialisation for a map with ``fan_in`` inputs (gain 2 before a ReLU, 1 before a sum)."""
+    """He initialisation for a map with ``fan_in`` inputs (gain 2 before a ReLU, 1 before a sum); zeros, which cost
+    nothing, for a part that is to be loaded."""
+    if generator is None:
+        return nn.Parameter(torch.zeros(shape))
     return nn.Parameter(torch.randn(*shape, generator=generator) * math.sqrt(gain / max(1, fan_in)))
 
 
