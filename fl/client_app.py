@@ -81,7 +81,7 @@ def _read(message: Message, context: Context) -> tuple[Settings, Order, Store, C
 
 def _model(message: Message) -> State | None:
     record = message.content.get(wire.MODEL)
-    return None if record is None else wire.unpack(record)  # type: ignore[arg-type]
+    return None if record is None else wire.shared(record)  # type: ignore[arg-type]
 
 
 @app.query()

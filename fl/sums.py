@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 
 from fl import wire
 from fl.config import Settings
@@ -68,7 +68,6 @@ class Sum:
         tasks: by device, without the parameters, which are in the message.
         axes, like: of the model.
         verdicts: on the answers so far; total, divergence: of the updates among them.
-        sent: the last record that held parameters, and these: mostly all devices are sent the same one.
     """
 
     settings: Settings
@@ -79,18 +78,13 @@ class Sum:
     verdicts: dict[int, Verdict] = field(default_factory=dict)
     total: WeightedSum | None = None
     divergence: Divergence | None = None
-    sent: tuple[ArrayRecord | None, State] = (None, {})
 
     def take(self, message: Message, reply: Message) -> Message:
         """Judge an answer and add its update. Returns the answer without the update."""
         if reply.has_error():
             return reply
         device = int(message.content[wire.TASK]["device"])  # type: ignore[arg-type]
-        record = message.content[wire.MODEL]
-        assert isinstance(record, ArrayRecord)
-        if self.sent[0] is not record:
-            self.sent = record, wire.unpack(record)
-        sent = self.sent[1]
+        sent = wire.shared(message.content[wire.MODEL])  # type: ignore[arg-type]
         task = replace(self.tasks[device], state=sent)
         verdict = judge(self.settings, self.classes, device, task, reply.content)
         if not verdict.why and wire.metrics(reply.content).get("device") != device:
@@ -108,7 +102,7 @@ class Sum:
 
     def part(self) -> "Sum":
         """What was added up so far, as small as it can be sent."""
-        return replace(self, tasks={}, sent=(None, {}))
+        return replace(self, tasks={})
 
     def merge(self, part: "Sum") -> None:
         """Add what another process added up."""

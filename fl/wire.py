@@ -25,7 +25,10 @@ HUGE = 100.0  # times the norm of what was sent, or 1 if that is less: no local 
 
 def pack(state: Mapping[str, torch.Tensor]) -> ArrayRecord:
     """Parameters as a record."""
-    return ArrayRecord({name: _array(value.detach().cpu().contiguous().numpy()) for name, value in state.items()})
+    record = ArrayRecord()
+    for name, value in state.items():
+        record[name] = _array(value.detach().cpu().contiguous().numpy())
+    return record
 
 
 def _array(value: np.ndarray) -> Array:
@@ -45,6 +48,17 @@ def _head(dtype: str, shape: tuple[int, ...]) -> bytes:
 def unpack(record: ArrayRecord) -> State:
     """Parameters from a record, in memory of their own."""
     return {name: torch.from_numpy(_values(array)) for name, array in record.items()}
+
+
+def shared(record: ArrayRecord) -> State:
+    """The same, to be read only: many devices are sent the same record one after the other."""
+    global _last
+    if _last[0] is not record:
+        _last = record, unpack(record)
+    return _last[1]
+
+
+_last: tuple[ArrayRecord | None, State] = None, {}
 
 
 def _values(array: Array) -> np.ndarray:
