@@ -83,6 +83,10 @@ def test_text_really_split_under_flower_gives_what_is_simulated_locally(tmp_path
         (["run", "main", "--set", "dataset=har-uci"], "python -m experiments data fetch har-uci"),
         (["run", "main", "--set", "data-root=/nowhere"], "/nowhere, which is not an existing folder"),
         (["run", "main", "--set", "out=here"], "--set out=here: with `run` this is said by --out"),
+        (
+            ["run", "main", "--set", "placement=own"],
+            "--set placement=own: `run` stands in for devices; --engine loopback",
+        ),
         (["run", "quickstart", "--set", "setting=x"], "setting = 'x' would be the name of 2 settings (subject, m=2)"),
         (["drift", "--out", f"{__file__}/below"], "test_cli.py/below': Not a directory"),
         (["plot", "/nowhere"], "/nowhere"),
