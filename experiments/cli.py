@@ -118,8 +118,8 @@ def run(
             raise SettingsError(f"--set {key}={changes[key]}: with `run` this is said by --{key}")
     if changes.get("placement") == "own":
         raise SettingsError(
-            "--set placement=own: `run` stands in for devices; --engine loopback deploys them here, `flwr run` uses those "
-            "that are deployed (docs/deploy.md)"
+            "--set placement=own: `run` stands in for devices; --engine loopback deploys them here, "
+            "`flwr run` uses those that are deployed (docs/deploy.md)"
         )
     chosen = list(experiment.seeds)
     if seeds:
