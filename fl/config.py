@@ -112,8 +112,9 @@ class Settings(BaseModel):
     )
     vq_pretrain_epochs: int = Field(10, ge=1, description="vq: passes over the text of pretraining")
     vq_tasks: str = Field(
-        "", description="vq: data sets 'cola,mrpc,...' whose tasks share the cloud's half, only in the study vq-e4"
+        "", description="vq: data sets 'cola,mrpc,...' whose tasks share the cloud's half; device d has one of them"
     )
+    vq_gradnorm: bool = Field(False, description="vq: GradNorm weighs the losses of vq-tasks")
     vq_cloud_layers: int = Field(2, ge=1, description="vq: layers of the cloud's half; the device's has 2")
     vq_frozen: int = Field(
         1, ge=1, le=3, description="vq: minilm: 1: its word table stays as it is; 2, 3: its first one or two layers too"

@@ -62,7 +62,7 @@ KEYS: dict[str, list[str]] = {
     "supernet": EARLY + LATER + ["module-layers", "shrink"],
     "split": """
         dataset proxy-fraction tokens vocabulary dense-epochs offline-batch vq-codes vq-groups vq-hidden vq-width
-        vq-preset vq-frozen vq-cloud-layers vq-pool vq-beta vq-decay vq-estimator vq-lr
+        vq-preset vq-frozen vq-cloud-layers vq-pool vq-beta vq-decay vq-estimator vq-lr vq-tasks vq-gradnorm
     """.split(),
 }
 

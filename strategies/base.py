@@ -159,6 +159,9 @@ class Cloud:
         make_supernet: the supernet.
         settled: ``settled(coverage, state)`` is a part of the dense model with norm statistics of the proxy data; the
             same without batch norm.
+        parts: what of the dense model concerns a device at all, e.g. what its task needs: device d has the part
+            ``parts[d % len(parts)]``.
+        merged: what becomes of a dense model that was just merged, for numbers in it that the server moves by itself.
     """
 
     dense: Architecture
@@ -173,6 +176,8 @@ class Cloud:
     make_nested: Callable[[bool], State]
     make_supernet: Callable[[], State]
     settled: Callable[[Coverage, State], State]
+    parts: Sequence[Coverage] = (FULL,)
+    merged: Callable[[State], State] = lambda state: state
 
     @property
     def architectures(self) -> dict[str, Architecture]:
@@ -291,9 +296,17 @@ class Strategy(ABC):
             return WeightedSum(self.axes, self.model)
         return Robust(self.axes, self.plan.robust, self.plan.trim)
 
-    def _whole(self, epochs: int, **how: Any) -> Task:
-        """A task over the whole dense model, one object for all devices so that it is packed once."""
-        return Task("dense", FULL, self.model, epochs, self.cloud.dense_costs.whole, masked=self.masked, **how)
+    def _whole(self, devices: Sequence[int], epochs: int, **how: Any) -> dict[int, Task]:
+        """For each device a task over all of the dense model that concerns it (`Cloud.parts`): one object for those of
+        the same part, so that it is packed once."""
+        made: dict[int, Task] = {}
+        for part in {device % len(self.cloud.parts) for device in devices}:
+            coverage = self.cloud.parts[part]
+            state = extract(self.model, self.axes, coverage) if coverage else self.model
+            made[part] = Task(
+                "dense", coverage, state, epochs, self.cloud.dense_costs.whole, masked=self.masked, **how
+            )  # fmt: skip
+        return {device: made[device % len(self.cloud.parts)] for device in devices}
 
 
 class Averaging(Strategy):
@@ -313,7 +326,7 @@ class Averaging(Strategy):
 
     def adopt(self, total: WeightedSum | Robust) -> None:
         """The mean becomes the model."""
-        self.model = total.finish(self.model)
+        self.model = self.cloud.merged(total.finish(self.model))
 
 
 def count(total: WeightedSum | Robust, axes: Axes, task: Task, update: Update) -> None:

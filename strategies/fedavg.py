@@ -15,12 +15,10 @@ class FedAvg(Averaging):
     reports = {"fedavg": "delivered", "fedavg+ft": "adapted"}
 
     def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
-        task = self._whole(self.plan.local_epochs)
-        return {p.device: task for p in profiles}
+        return self._whole([p.device for p in profiles], self.plan.local_epochs)
 
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
-        task = self._whole(self.plan.adapt_epochs)
-        return {p.device: task for p in profiles}
+        return self._whole([p.device for p in profiles], self.plan.adapt_epochs)
 
 
 class FedAvgPrior(FedAvg):

@@ -28,8 +28,7 @@ class NoAdaptation(NoRounds):
     reports = {"na": "delivered", "na+ft": "adapted"}
 
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
-        task = self._whole(self.plan.adapt_epochs)
-        return {p.device: task for p in profiles}
+        return self._whole([p.device for p in profiles], self.plan.adapt_epochs)
 
 
 @dataclass
@@ -43,9 +42,8 @@ class LocalAdaptation(Strategy):
         return list(range(self.plan.devices)) if self.plan.starts_step(round_) else []
 
     def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
-        start = self._whole(self.plan.adapt_epochs, keep=True, upload=False)
-        go_on = replace(start, state=None)
-        return {p.device: go_on if p.device in self.equipped else start for p in profiles}
+        start = self._whole([p.device for p in profiles], self.plan.adapt_epochs, keep=True, upload=False)
+        return {d: replace(task, state=None) if d in self.equipped else task for d, task in start.items()}
 
     def absorb(
         self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
@@ -53,9 +51,8 @@ class LocalAdaptation(Strategy):
         self.equipped |= {u.device for u in updates}
 
     def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
-        whole = self._whole(0)
-        own = replace(whole, state=None)
-        return {p.device: own if p.device in self.equipped else whole for p in profiles}
+        whole = self._whole([p.device for p in profiles], 0)
+        return {d: replace(task, state=None) if d in self.equipped else task for d, task in whole.items()}
 
     def lost(self, device: int) -> None:
         self.equipped.discard(device)

@@ -20,6 +20,7 @@ from experiments.catalog.vq_e2 import VQ_E2
 from experiments.catalog.vq_e2_merge import VQ_E2_MERGE
 from experiments.catalog.vq_e3 import VQ_E3
 from experiments.catalog.vq_e4 import VQ_E4
+from experiments.catalog.vq_e4_rounds import VQ_E4_ROUNDS
 from experiments.catalog.vq_tables import VQ_TABLE2, VQ_TABLE3, VQ_TABLE6, VQ_TABLE7
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -54,6 +55,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         VQ_E2_MERGE,
         VQ_E3,
         VQ_E4,
+        VQ_E4_ROUNDS,
     )
 }
 VIEWS: dict[str, View] = {v.name: v for v in (FIG7, FIG8, FIG9, FIG11, SPA_COSTS, SPA_EFFECT)}

@@ -15,7 +15,8 @@ import pandas as pd
 
 from experiments.studies import boundary
 from experiments.studies.study import Measured, Study, Tick
-from fl.config import Settings, SettingsError
+from fl.config import Settings
+from fl.workloads.tasks import named
 
 SCHEMES = ("alone", "equal", "gradnorm")
 
@@ -46,7 +47,7 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
     """Every task by itself, then all together, twice."""
     from models.vq.tasks import Task, fit
 
-    own = tasks(settings)
+    own = named(settings)
     data = {name: boundary.read(one, seed) for name, one in own.items()}
     for scheme in SCHEMES:
         for names in [[name] for name in own] if scheme == "alone" else [list(own)]:
@@ -65,22 +66,9 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
                 )  # fmt: skip
 
 
-def tasks(settings: Settings) -> dict[str, Settings]:
-    """The settings of each task, by the name of its data set. SettingsError: too few are named, or they do not fit."""
-    names = [name.strip() for name in settings.vq_tasks.split(",") if name.strip()]
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise SettingsError(f"vq-tasks = '{settings.vq_tasks}': name two or more different text sets, e.g. 'cola,mrpc'")
-    if settings.vq_width or settings.vq_late or settings.vq_pretrain != "none":
-        raise SettingsError(
-            "tasks share what crosses as it is, and start from the preset: set vq-width = 0, and leave vq-late and "
-            "vq-pretrain out"
-        )
-    return {name: settings.model_copy(update={"dataset": name, "vq_tasks": ""}) for name in names}
-
-
 def check(settings: Settings, seed: int) -> None:
     """Find what is wrong before anything is trained. SettingsError, DataError."""
-    for own in tasks(settings).values():
+    for own in named(settings).values():
         boundary.check(own, seed)
 
 

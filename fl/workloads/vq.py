@@ -12,16 +12,18 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fl.config import Settings, SettingsError
 from fl.offline import cached
 from fl.store import NotHeld, Store
+from fl.workloads import tasks
 from fl.workloads.classify import blend, change, class_shares, samples, spare
 from fl.workloads.workload import Order, Scored, Trained, refuse_whole_models
-from fl.world import dataset, tensors, world
-from models.axes import State
+from fl.world import Here, dataset, tensors, world
+from models.axes import FULL, State, extract
 from models.body import Architecture
 from models.cloud import Progress
 from models.train import WORST_LOSS, mask
@@ -36,11 +38,20 @@ from models.vq.pooling import pooled_lengths
 from models.vq.presets import DEEP, PRESETS, minilm, tiny
 from models.vq.session import CloudSide, DeviceSide, Where, infer
 from models.vq.session import train as train_sides
+from models.vq.task_body import TaskBody, paced, parts, side_by_side, task_body
+from models.vq.tasks import Task as Lesson
+from models.vq.tasks import fit as fit_tasks
+from models.vq.tokens import Tokens
 from models.vq.train import Plan, Quantiser, Split
 from partitions import Purpose, rng
+from partitions.world import World
 from strategies import UNCUT
 from strategies.base import Cloud, Measure, Strategy
 
+OF_TASKS = {
+    "weight": "of a task's loss in training",
+    **{f"task_{k}": f"accuracy of the devices of task {k} of vq-tasks" for k in range(tasks.MOST)},
+}
 MEASURES = {
     "train_up": "payload bytes per example and epoch that a device sends across the cut in training",
     "train_down": "payload bytes per example and epoch that a device receives across the cut in training",
@@ -48,28 +59,37 @@ MEASURES = {
     "infer_down": "payload bytes per example that a device receives across the cut as an answer",
     "tokens_up": "bytes per example that the packed token ids of the same texts would take instead",
     "perplexity": "vectors of a codebook that training used, 1 to K; mean over the codebooks",
-}
-STUDIED = ("vq_residual", "vq_pretrain", "vq_late", "vq_learn", "vq_tasks")  # settings that rounds have no use for
+} | OF_TASKS
+STUDIED = ("vq_residual", "vq_pretrain", "vq_late", "vq_learn")  # settings that rounds have no use for
 
 # the cloud's side
 
 
 @lru_cache(maxsize=8)
 def architecture(settings: Settings) -> Architecture:
-    """Both halves, from scratch, and the head.
+    """Both halves, from scratch, and the head; where devices have different tasks, for each of these.
 
     Raises:
         SettingsError: the data are no text, or the model cannot be built as asked.
     """
-    texts = dataset(settings)
-    if not texts.text:
-        raise SettingsError(f"workload = 'vq' needs text, {texts.name} holds none: choose e.g. dataset = 'questions'")
+    texts = [dataset(one) for one in tasks.of(settings)]
+    if not texts[0].text:
+        raise SettingsError(
+            f"workload = 'vq' needs text, {texts[0].name} holds none: choose e.g. dataset = 'questions'"
+        )
     for key in STUDIED:
         if getattr(settings, key) != Settings.model_fields[key].default:
             raise SettingsError(f"{key.replace('_', '-')} is for studies: leave it out with workload 'vq'")
     try:
         codes = (settings.vq_codes, settings.vq_groups) if settings.vq_codes else None
-        return split_body(shape_of(settings), texts.num_classes, codes, settings.tokens, PRESETS[settings.vq_preset])
+        like = (
+            shape_of(settings),
+            max(of.num_classes for of in texts),
+            codes,
+            settings.tokens,
+            PRESETS[settings.vq_preset],
+        )
+        return split_body(*like) if len(texts) == 1 else task_body(len(texts), *like)
     except (ValueError, ModuleNotFoundError) as error:
         raise SettingsError(str(error)) from error
 
@@ -107,7 +127,12 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
         raise SettingsError(
             "dense-epochs = 0: workload 'vq' needs at least 1, for its codebook starts from trained states"
         )
-    here, whole_model = world(settings, seed), architecture(settings)
+    if settings.vq_tasks and masking:
+        raise SettingsError(f"strategy '{masking[0]}' knows how often classes occur in one task: leave vq-tasks out")
+    if settings.vq_gradnorm and (not settings.vq_tasks or settings.vq_labels == "shared"):
+        raise SettingsError("vq-gradnorm weighs the losses of tasks on devices: set vq-tasks, and vq-labels = 'device'")
+    whole_model, own = architecture(settings), tasks.of(settings)
+    here = world(own[0], seed)
     classes = np.bincount(here.data.labels("train", here.proxy()), minlength=here.data.num_classes)
     costs = SplitCosts(whole_model, settings.batch_size, optimizer_slots=2)
 
@@ -122,11 +147,15 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
         supernet=whole_model,
         supernet_costs=costs,
         shares=(classes / classes.sum()).tolist(),
-        make_dense=lambda: cached(settings, seed, "split", partial(_offline, settings, seed, progress)),
+        make_dense=lambda: cached(
+            settings, seed, "split", partial(_offline if len(own) == 1 else _offline_tasks, settings, seed, progress)
+        ),
         make_modular=uncut,  # type: ignore[arg-type]
         make_nested=uncut,
         make_supernet=uncut,
         settled=uncut,
+        parts=parts(len(own)) if len(own) > 1 else (FULL,),
+        merged=paced if settings.vq_gradnorm else lambda state: state,
     )
 
 
@@ -140,6 +169,40 @@ def _offline(settings: Settings, seed: int, progress: Progress | None) -> State:
 
     here, body = world(settings, seed), architecture(settings).whole(int(rng(seed, Purpose.INIT).integers(2**31)))
     assert isinstance(body, SplitBody)
+    split, (tokens, y) = Split(body.device, body.cloud, body.head, _plan(settings)), _proxy(here)
+    split.fit(tokens, y, seed, tick)
+    _keep(settings, body, split, tokens)
+    return body.state()
+
+
+def _offline_tasks(settings: Settings, seed: int, progress: Progress | None) -> State:
+    """The same of all tasks together, on one stack (`models.vq.tasks`)."""
+
+    def tick(step: int, steps: int) -> None:
+        if progress:
+            progress("split models, step", step, steps)
+
+    whole, own, init = architecture(settings), tasks.of(settings), int(rng(seed, Purpose.INIT).integers(2**31))
+    bodies, learn = [], []
+    for one in own:
+        body = whole.build({**whole.sizes, "tasks": 1}, torch.Generator().manual_seed(init))
+        assert isinstance(body, TaskBody)
+        bodies.append(body)
+        body.cloud = bodies[0].cloud
+        learn.append(Lesson(Split(body.device, body.cloud, body.head, _plan(settings)), *_proxy(world(one, seed))))
+    fit_tasks(learn, seed, settings.vq_gradnorm, tick)
+    for body, lesson in zip(bodies, learn, strict=True):
+        _keep(settings, body, lesson.split, lesson.tokens)
+    return side_by_side([body.state() for body in bodies], bodies[0].axes())
+
+
+def _proxy(here: World | Here) -> tuple[Tokens, Tensor]:
+    """The cloud's texts and their classes."""
+    ids, y = tensors(here.data, "train", here.proxy())
+    return of_ids(ids), y
+
+
+def _plan(settings: Settings) -> Plan:
     quantiser = Quantiser(
         settings.vq_codes,
         settings.vq_groups,
@@ -147,39 +210,42 @@ def _offline(settings: Settings, seed: int, progress: Progress | None) -> State:
         estimator=settings.vq_estimator,
         decay=settings.vq_decay,
     )
-    plan = Plan(
+    return Plan(
         settings.dense_epochs,
         settings.offline_batch,
         *learning_rates(settings),
         quantiser=quantiser if settings.vq_codes else None,
     )
-    split = Split(body.device, body.cloud, body.head, plan)
-    ids, y = tensors(here.data, "train", here.proxy())
-    tokens = of_ids(ids)
-    split.fit(tokens, y, seed, tick)
+
+
+def _keep(settings: Settings, body: SplitBody, split: Split, tokens: Tokens) -> None:
+    """The statistics that the codebook of a training on ``tokens`` follows from, per example."""
     if split.keeper:
         per_example = pooled_lengths(tokens.lengths, settings.vq_pool).double().mean()
         body.keep(split.keeper.weighing(float(per_example)).running)
-    return body.state()
 
 
 def global_accuracy(settings: Settings, method: Strategy) -> float:
-    """The accuracy of a method's cloud model on the whole test set."""
-    ids, y = tensors(world(settings, method.seed).data, "test")
-    body = _load(settings, method.model)
-    one, two, _ = ends(settings, body)
-    return float((infer(one, two, of_ids(ids)).argmax(1) == y).float().mean())
+    """The accuracy of a method's cloud model on the whole test set, mean over tasks."""
+    found = []
+    for own, part in zip(tasks.of(settings), method.cloud.parts, strict=True):
+        ids, y = tensors(world(own, method.seed).data, "test")
+        one, two, _ = ends(settings, _load(settings, extract(method.model, method.axes, part)))
+        found.append(float((infer(one, two, of_ids(ids)).argmax(1) == y).float().mean()))
+    return float(np.mean(found))
 
 
 # a device's side
 
 
-@lru_cache(maxsize=4)
-def _body(settings: Settings) -> SplitBody:
-    """One per process, overwritten by every device that uses it."""
-    body = architecture(settings).part({})
+def _fresh(settings: Settings) -> SplitBody:
+    """What a device has, to be loaded."""
+    body = architecture(settings).part(parts(1)[0] if settings.vq_tasks else FULL)
     assert isinstance(body, SplitBody)
     return body
+
+
+_body = lru_cache(maxsize=4)(_fresh)  # one per process, overwritten by every device that uses it
 
 
 def _load(settings: Settings, state: State, store: Store | None = None) -> SplitBody:
@@ -204,16 +270,18 @@ def ends(settings: Settings, body: SplitBody) -> tuple[DeviceEnd, CloudEnd, Keep
     edge, recipe, keeper = boundary(settings, body), Recipe(*learning_rates(settings)), body.keeper()
     codebook = keeper.codebook if keeper else None
     one = DeviceEnd(body.device, edge, recipe, codebook, settings.vq_beta, ESTIMATORS[settings.vq_estimator])
-    return one, CloudEnd(body.cloud, body.head, edge, recipe, codebook), keeper
+    two = CloudEnd(body.cloud, body.head, edge, recipe, codebook)
+    two.watched = settings.vq_gradnorm
+    return one, two, keeper
 
 
-def side(settings: Settings, order: Order, end: DeviceEnd) -> DeviceSide:
-    """A device's round with its texts and labels."""
-    ids, y = samples(settings, order, "train")
+def side(settings: Settings, order: Order, end: DeviceEnd, weight: float = 1.0) -> DeviceSide:
+    """A device's round with its texts and labels; ``weight``: of the loss."""
+    ids, y = samples(tasks.task(settings, order.device), order, "train")
     own = None if order.masked == "none" else class_shares(settings, order)
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(mask(logits, own, order.masked), labels)
+        return weight * F.cross_entropy(mask(logits, own, order.masked), labels)
 
     where, share = Where(order.seed, order.round, order.device), settings.vq_labels == "shared"
     return DeviceSide(end, of_ids(ids), y, loss, order.epochs, settings.batch_size, where, share)
@@ -231,12 +299,13 @@ def train(settings: Settings, order: Order, store: Store, state: State | None) -
     body = _load(settings, sent, store)
     before = body.state() if settings.upload_change else {}
     one, two, keeper = ends(settings, body)
-    device = side(settings, order, one)
+    device = side(settings, order, one, body.weight)
     train_sides(device, CloudSide(two, device.where))
+    _heard(body, two)
     trained = finished(settings, body, device, keeper)
     if keeper and settings.vq_merge == "nothing":
         store.save("codebook", {name: getattr(body, name).clone() for name in CODEBOOK})
-        body.keep(Statistics(**{name: sent[name] for name in CODEBOOK}))
+        body.keep(Statistics(*(sent[name].view_as(getattr(body, name)) for name in CODEBOOK)))
     if order.keep:
         store.save("model", body.state())
     worth = not settings.upload_change or change(before, body.state()) >= settings.upload_change
@@ -251,8 +320,17 @@ def finished(settings: Settings, body: SplitBody, device: DeviceSide, keeper: Ke
         assert device.end.statistics is not None
         body.moved(keeper, device.end.statistics, passed, settings.vq_decay, settings.vq_merge)
         measures["perplexity"] = float(perplexity(device.end.statistics.counts).mean())
-    loss = device.losses[-1] / examples if device.losses else float("nan")
+    loss = device.losses[-1] / examples / body.weight if device.losses else float("nan")
+    if isinstance(body, TaskBody):
+        body.pace[2] = loss
+        measures["weight"] = body.weight
     return Trained(None, examples, loss, device.labels.unique().tolist(), measures=measures)
+
+
+def _heard(body: SplitBody, end: CloudEnd) -> None:
+    """What GradNorm has to know of the cloud's side of a round."""
+    if isinstance(body, TaskBody) and end.norms:
+        body.pace[1] = float(np.mean(end.norms)) / body.weight
 
 
 # really split
@@ -262,8 +340,7 @@ class Replica:
     """The cloud's side of one device's round."""
 
     def __init__(self, settings: Settings, order: Order, state: State):
-        body = architecture(settings).part({})
-        assert isinstance(body, SplitBody)
+        body = _fresh(settings)
         body.load_state_dict(state)
         _, end, _ = ends(settings, body)
         self.body, self.epochs = body, order.epochs
@@ -280,7 +357,9 @@ class Replica:
 
     def whole(self, trained: State) -> State:
         """What the device trained, and the cloud's half and head."""
-        return {name: trained.get(name, value) for name, value in self.body.state().items()}
+        self.body.load_state_dict({**self.body.state(), **trained})
+        _heard(self.body, self.side.end)
+        return self.body.state()
 
     def measures(self, examples: int) -> dict[str, float]:
         return measured(self.side.end.boundary.ledger, "train", examples * self.epochs)
@@ -329,11 +408,10 @@ def _side(
     if len(_SIDES) > AT_ONCE:
         _SIDES.clear()
     if found is None or found[0].moment != moment:
-        body = architecture(settings).part({})
-        assert isinstance(body, SplitBody)
+        body = _fresh(settings)
         body.load_state_dict(store.load("start"), strict=False)
         end, _, keeper = ends(settings, body)
-        device = side(settings, order, end)
+        device = side(settings, order, end, body.weight)
         if moment[1]:
             device.restore(store.load("side"))
         if down:
@@ -360,7 +438,8 @@ def evaluate(settings: Settings, order: Order, store: Store, state: State | None
     """
     body = _load(settings, state if state is not None else store.load("model"), store)
     steps = [order.step, order.step - 1] if order.look_back else [order.step]
-    tests = [samples(settings, replace(order, step=step), "test") for step in steps]
+    task = tasks.task(settings, order.device)
+    tests = [samples(task, replace(order, step=step), "test") for step in steps]
     own = class_shares(settings, order) if order.masked == "prior" else None
     found: dict[Measure, list[tuple[float, float, float]]] = {}
     measures: dict[Measure, Mapping[str, float]] = {}
@@ -373,10 +452,13 @@ def evaluate(settings: Settings, order: Order, store: Store, state: State | None
         measures[which] = measured(one.boundary.ledger, "infer", len(lengths)) | {
             "tokens_up": Codes(body.shape.vocabulary).size(lengths, 1) / len(lengths) + LENGTH.size
         }
+        if settings.vq_tasks:
+            number = tasks.of(settings).index(task)
+            measures[which] = {**measures[which], f"task_{number}": found[which][0][0]}
 
     score("delivered")
     found["adapted"], measures["adapted"] = found["delivered"], measures["delivered"]
-    examples = len(samples(settings, order, "train")[1])
+    examples = len(samples(task, order, "train")[1])
     if order.epochs:
         before = body.state()
         one, two, _ = ends(settings, body)

