@@ -24,4 +24,5 @@ VQ_E2_MERGE = Experiment(
     },
     cost={"smoke": "1 min", "cpu": "15 min", "paper": "2 h"},
     seeds=(1, 2, 3),
+    plot="accuracy",
 )

@@ -36,6 +36,7 @@ VQ_E4_ROUNDS = Experiment(
     },
     cost={"smoke": "1 min", "cpu": "15 min", "paper": "15 min"},
     seeds=(1, 2),
+    plot="accuracy",
     note="Where tasks are together the score is the mean over devices of both; measures.csv tells them apart (task_0, "
     "task_1, in the order of vq-tasks).",
 )  # fmt: skip

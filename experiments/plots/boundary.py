@@ -46,7 +46,10 @@ def boundary(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
             axes.set_ylabel("score")
             axes.yaxis.set_major_formatter(percent)
         if coded:
-            panels[-1].legend(fontsize=7)
+            legend = panels[-1].legend(fontsize=7)
+            if not whole:  # room beside it: settings may be many
+                legend.set_loc("upper left")
+                legend.set_bbox_to_anchor((1.02, 1), panels[-1].transAxes)
         shown = [kind for kind in COLORS if whole and (rows["boundary"] == kind).any()]
         handles = [Line2D([], [], color=COLORS[kind], marker="o", linestyle="", label=kind) for kind in shown]
         if handles:

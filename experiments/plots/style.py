@@ -55,11 +55,12 @@ FAMILIES: dict[str, str] = {
     "heterofl": "#e69f00",
     "eclm": "#d55e00",
     "eclm-plus": "#882255",
+    "eclm-static": "#999933",
     "fjord": "#009e73",
     "fedrolex": "#cc79a7",
     "an": "#000000",
 }
-SPARE = ("#117733", "#aa4499", "#999933", "#332288")  # for families without a colour of their own, in order
+SPARE = ("#117733", "#aa4499", "#332288")  # for families without a colour of their own, in order
 
 
 Stroke = Literal["-", "--", ":", "-."]
