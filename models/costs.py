@@ -63,13 +63,12 @@ def saved_bytes(loss: Callable[[], Tensor], weights: Iterable[Tensor]) -> int:
     own = {weight.untyped_storage()._cdata for weight in weights}
     kept: dict[int, Tensor] = {}
 
-    def pack(t: Tensor) -> Tensor:
+    def pack(t: Tensor) -> None:
         storage = t.untyped_storage()._cdata
         if storage not in own:
-            kept[storage] = t  # held, so that the storage's identity is not used again
-        return t
+            kept[storage] = t.detach()  # held, so that the storage's identity is not used again; its graph would stay
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda nothing: nothing):  # there is no way back
         loss()
     return sum(t.untyped_storage().nbytes() for t in kept.values())
 

@@ -1,5 +1,8 @@
 """Costs by hand, by addition, and against what training really keeps."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -86,3 +89,17 @@ def test_what_autograd_keeps_by_hand() -> None:
         return (y * y).sum()
 
     assert saved_bytes(loss, [weight]) == 4 * (8 * 4 + 8 * 2)
+
+
+def test_nothing_that_was_counted_stays() -> None:
+    """An output that autograd saves would hold its own graph if the hook held the output."""
+    weight, seen = torch.randn(4, 4, requires_grad=True), []
+
+    def loss() -> torch.Tensor:
+        h = (torch.randn(8, 4) @ weight).exp()
+        seen.append(weakref.ref(h))
+        return h.sum()
+
+    assert saved_bytes(loss, [weight]) == 4 * (8 * 4 + 8 * 4)
+    gc.collect()
+    assert seen[0]() is None
