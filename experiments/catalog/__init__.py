@@ -10,6 +10,7 @@ from experiments.catalog.fig14 import FIG14
 from experiments.catalog.fig15 import FIG15A, FIG15B, FIG15C
 from experiments.catalog.latency import LATENCY
 from experiments.catalog.loopback import LOOPBACK
+from experiments.catalog.norm import NORM
 from experiments.catalog.poison import POISON
 from experiments.catalog.quickstart import MAIN, QUICKSTART
 from experiments.catalog.spa import SPA_COSTS, SPA_EFFECT, SPA_FEDERATED, SPA_GATE, SPA_MODES, SPA_SIZE
@@ -38,6 +39,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         FIG15A,
         FIG15B,
         FIG15C,
+        NORM,
         LATENCY,
         LOOPBACK,
         POISON,
