@@ -161,7 +161,8 @@ class Cloud:
             same without batch norm.
         parts: what of the dense model concerns a device at all, e.g. what its task needs: device d has the part
             ``parts[d % len(parts)]``.
-        merged: what becomes of a dense model that was just merged, for numbers in it that the server moves by itself.
+        merged: ``merged(before, after)`` is what becomes of a dense model that was just merged, for what the server moves
+            by itself.
     """
 
     dense: Architecture
@@ -177,7 +178,7 @@ class Cloud:
     make_supernet: Callable[[], State]
     settled: Callable[[Coverage, State], State]
     parts: Sequence[Coverage] = (FULL,)
-    merged: Callable[[State], State] = lambda state: state
+    merged: Callable[[State, State], State] = lambda before, after: after
 
     @property
     def architectures(self) -> dict[str, Architecture]:
@@ -326,7 +327,7 @@ class Averaging(Strategy):
 
     def adopt(self, total: WeightedSum | Robust) -> None:
         """The mean becomes the model."""
-        self.model = self.cloud.merged(total.finish(self.model))
+        self.model = self.cloud.merged(self.model, total.finish(self.model))
 
 
 def count(total: WeightedSum | Robust, axes: Axes, task: Task, update: Update) -> None:

@@ -155,7 +155,7 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
         make_supernet=uncut,
         settled=uncut,
         parts=parts(len(own)) if len(own) > 1 else (FULL,),
-        merged=paced if settings.vq_gradnorm else lambda state: state,
+        merged=paced if settings.vq_gradnorm else lambda before, after: after,
     )
 
 
@@ -357,9 +357,12 @@ class Replica:
 
     def whole(self, trained: State) -> State:
         """What the device trained, and the cloud's half and head."""
-        self.body.load_state_dict({**self.body.state(), **trained})
         _heard(self.body, self.side.end)
-        return self.body.state()
+        own = self.body.state()
+        whole = {name: trained.get(name, value) for name, value in own.items()}
+        if "pace" in own and whole["pace"].shape == own["pace"].shape:  # else it is refused like any wrong shape
+            whole["pace"] = torch.cat([own["pace"][:, :2], whole["pace"][:, 2:]], 1)
+        return whole
 
     def measures(self, examples: int) -> dict[str, float]:
         return measured(self.side.end.boundary.ledger, "train", examples * self.epochs)

@@ -92,10 +92,14 @@ def side_by_side(states: Sequence[State], axes: Axes) -> State:
     }
 
 
-def paced(state: State) -> State:
-    """A merged whole with the weights of the next round, by GradNorm; as they are until every task has been heard."""
-    weights, norms, losses, first = state["pace"].T
-    if not bool((losses > 0).all()):
-        return state
-    first = torch.where(first > 0, first, losses)
-    return state | {"pace": torch.stack([reweigh(weights, norms, losses, first), norms, losses, first], 1)}
+def paced(before: State, after: State) -> State:
+    """A merged whole with the weights of the next round, by GradNorm; as they are until every task has been heard.
+
+    Of what devices return only norms and losses count; the weights are the server's.
+    """
+    weights, _, _, first = before["pace"].T
+    _, norms, losses, _ = after["pace"].T
+    if bool((losses > 0).all()):
+        first = torch.where(first > 0, first, losses)
+        weights = reweigh(weights, norms, losses, first)
+    return after | {"pace": torch.stack([weights, norms, losses, first], 1)}

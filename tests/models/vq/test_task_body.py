@@ -56,19 +56,22 @@ def test_a_mean_is_within_a_task_or_over_all(small) -> None:
 def test_gradnorm_waits_until_all_were_heard(small) -> None:
     state = three_tasks(small).whole(0).state()
     assert torch.equal(state["pace"], torch.tensor([[1.0, 0, 0, 0]]).repeat(3, 1))
-    state["pace"][:2, 1:3] = torch.tensor([[2.0, 0.5], [1.0, 0.8]])
-    assert paced(state) is state
-    state["pace"][2, 1:3] = torch.tensor([1.0, 0.9])
-    first = paced(state)["pace"]
-    assert torch.equal(first[:, 1:3], state["pace"][:, 1:3]) and torch.equal(first[:, 3], first[:, 2])
-    # all are at their first losses: the wanted norm is the mean, 4/3; the first task is above it, the others below
-    torch.testing.assert_close(first[:, 0], torch.tensor([0.95, 1.025, 1.025]))
-    later = first.clone()
-    later[:, 2] = torch.tensor([0.25, 0.8, 0.9])  # the first task has learnt, and should get less
-    wanted = reweigh(*later[:, :3].T, first[:, 3])
+
+    def told(*rows: tuple[float, float, float, float]) -> dict[str, torch.Tensor]:
+        return state | {"pace": torch.tensor(rows)}
+
+    waiting = paced(state, told((1, 2, 0.5, 0), (1, 1, 0.8, 0), (1, 0, 0, 0)))
+    assert waiting["pace"].tolist() == told((1, 2, 0.5, 0), (1, 1, 0.8, 0), (1, 0, 0, 0))["pace"].tolist()
+    # all at their first losses: the wanted norm is the mean, 4/3; the first task is above it, the others are below.
+    # The weight and the first loss that a device claims are not asked for.
+    begun = paced(waiting, told((9, 2, 0.5, 9), (1, 1, 0.8, 0), (1, 1, 0.9, 0)))
     torch.testing.assert_close(
-        paced(state | {"pace": later})["pace"], torch.cat([wanted[:, None], later[:, 1:3], first[:, 3:]], 1)
+        begun["pace"], torch.tensor([[0.95, 2, 0.5, 0.5], [1.025, 1, 0.8, 0.8], [1.025, 1, 0.9, 0.9]])
     )
+    later = paced(begun, told((1, 2, 0.25, 0), (1, 1, 0.8, 0), (1, 1, 0.9, 0)))["pace"]
+    wanted = reweigh(begun["pace"][:, 0], later[:, 1], later[:, 2], begun["pace"][:, 3])
+    torch.testing.assert_close(later[:, 0], wanted)
+    assert torch.equal(later[:, 3], begun["pace"][:, 3])
 
 
 def test_what_stays_and_what_is_counted(small) -> None:
