@@ -161,8 +161,8 @@ class Cloud:
             same without batch norm.
         parts: what of the dense model concerns a device at all, e.g. what its task needs: device d has the part
             ``parts[d % len(parts)]``.
-        merged: ``merged(before, after)`` is what becomes of a dense model that was just merged, for what the server moves
-            by itself.
+        merged: ``merged(before, after)`` is what becomes of a dense model that was just merged, where the server moves
+            something in it by itself.
     """
 
     dense: Architecture

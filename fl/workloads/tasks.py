@@ -46,7 +46,11 @@ def named(settings: Settings) -> dict[str, Settings]:
     return {name: settings.model_copy(update={"dataset": name, "vq_tasks": ""}) for name in names}
 
 
+def number(settings: Settings, device: int) -> int:
+    """Which of the tasks is a device's."""
+    return device % len(of(settings))
+
+
 def task(settings: Settings, device: int) -> Settings:
     """The settings of a device's task."""
-    own = of(settings)
-    return own[device % len(own)]
+    return of(settings)[number(settings, device)]

@@ -48,9 +48,8 @@ from partitions.world import World
 from strategies import UNCUT
 from strategies.base import Cloud, Measure, Strategy
 
-OF_TASKS = {
-    "weight": "of a task's loss in training",
-    **{f"task_{k}": f"accuracy of the devices of task {k} of vq-tasks" for k in range(tasks.MOST)},
+OF_TASKS = {f"task_{k}": f"accuracy of the devices of task {k} of vq-tasks" for k in range(tasks.MOST)} | {
+    f"weight_{k}": f"of the loss of task {k} in training" for k in range(tasks.MOST)
 }
 MEASURES = {
     "train_up": "payload bytes per example and epoch that a device sends across the cut in training",
@@ -323,7 +322,7 @@ def finished(settings: Settings, body: SplitBody, device: DeviceSide, keeper: Ke
     loss = device.losses[-1] / examples / body.weight if device.losses else float("nan")
     if isinstance(body, TaskBody):
         body.pace[2] = loss
-        measures["weight"] = body.weight
+        measures[f"weight_{tasks.number(settings, device.where.device)}"] = body.weight
     return Trained(None, examples, loss, device.labels.unique().tolist(), measures=measures)
 
 
@@ -456,7 +455,7 @@ def evaluate(settings: Settings, order: Order, store: Store, state: State | None
             "tokens_up": Codes(body.shape.vocabulary).size(lengths, 1) / len(lengths) + LENGTH.size
         }
         if settings.vq_tasks:
-            number = tasks.of(settings).index(task)
+            number = tasks.number(settings, order.device)
             measures[which] = {**measures[which], f"task_{number}": found[which][0][0]}
 
     score("delivered")

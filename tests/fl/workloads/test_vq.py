@@ -184,7 +184,7 @@ def test_tasks_merge_apart_and_gradnorm_weighs_them(tmp_path: Path) -> None:
     assert again.state is not None
     order = Order(0, 1, 2, 0, epochs=1, sizes={"tasks": 1})
     trained = vq.train(settings, order, Store(tmp_path / "0"), again.state)
-    assert trained.measures["weight"] == float(weight[0]) and trained.state is not None
+    assert trained.measures["weight_0"] == float(weight[0]) and trained.state is not None
     assert float(trained.state["pace"][0, 2]) == pytest.approx(trained.loss)  # without the weight
 
 
