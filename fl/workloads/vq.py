@@ -23,7 +23,7 @@ from fl.workloads import tasks
 from fl.workloads.classify import blend, change, class_shares, samples, spare
 from fl.workloads.workload import Order, Scored, Trained, refuse_whole_models
 from fl.world import Here, dataset, tensors, world
-from models.axes import FULL, State, extract
+from models.axes import FULL, Coverage, State, extract
 from models.body import Architecture
 from models.cloud import Progress
 from models.train import WORST_LOSS, mask
@@ -133,7 +133,7 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
     whole_model, own = architecture(settings), tasks.of(settings)
     here = world(own[0], seed)
     classes = np.bincount(here.data.labels("train", here.proxy()), minlength=here.data.num_classes)
-    costs = SplitCosts(whole_model, settings.batch_size, optimizer_slots=2)
+    costs = SplitCosts(whole_model, settings.batch_size, optimizer_slots=2, held=_held(settings))
 
     def uncut(*_: object) -> State:
         raise SettingsError("workload 'vq' has no model that can be cut")
@@ -237,9 +237,14 @@ def global_accuracy(settings: Settings, method: Strategy) -> float:
 # a device's side
 
 
+def _held(settings: Settings) -> Coverage:
+    """What of the whole a device holds, as far as its size goes: that of any task is as large."""
+    return parts(1)[0] if settings.vq_tasks else FULL
+
+
 def _fresh(settings: Settings) -> SplitBody:
     """What a device has, to be loaded."""
-    body = architecture(settings).part(parts(1)[0] if settings.vq_tasks else FULL)
+    body = architecture(settings).part(_held(settings))
     assert isinstance(body, SplitBody)
     return body
 
@@ -451,12 +456,11 @@ def evaluate(settings: Settings, order: Order, store: Store, state: State | None
         logits = [mask(infer(one, two, of_ids(ids)), own, "prior") for ids, _ in tests]
         found[which] = [_score(of, y, own is not None) for of, (_, y) in zip(logits, tests, strict=True)]
         lengths = [n for ids, _ in tests for n in of_ids(ids).lengths.tolist()]
-        measures[which] = measured(one.boundary.ledger, "infer", len(lengths)) | {
-            "tokens_up": Codes(body.shape.vocabulary).size(lengths, 1) / len(lengths) + LENGTH.size
-        }
+        told = measured(one.boundary.ledger, "infer", len(lengths))
+        told["tokens_up"] = Codes(body.shape.vocabulary).size(lengths, 1) / len(lengths) + LENGTH.size
         if settings.vq_tasks:
-            number = tasks.number(settings, order.device)
-            measures[which] = {**measures[which], f"task_{number}": found[which][0][0]}
+            told[f"task_{tasks.number(settings, order.device)}"] = found[which][0][0]
+        measures[which] = told
 
     score("delivered")
     found["adapted"], measures["adapted"] = found["delivered"], measures["delivered"]

@@ -6,7 +6,7 @@ function of the statistics, so vectors are never merged; nobody's vector is drag
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 from zlib import crc32
@@ -14,7 +14,7 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
-from models.axes import FULL, Axes, Sizes, State
+from models.axes import Axes, Coverage, Sizes, State
 from models.body import Architecture, Body
 from models.costs import Cost, CostModel, loss_bytes, macs
 from models.vq.codebook import Codebook, Statistics
@@ -102,11 +102,12 @@ class SplitBody(Body):
         Args:
             merge: 'vectors' lets a mean of states be one of vectors: each weighs the same, whoever used it.
         """
-        moved = keeper.update(new.scaled(1 / examples), decay)
         if merge == "vectors":
+            vectors = keeper.update(new.scaled(1 / examples), decay).codebook.vectors
             weight = keeper.running.counts.mean(1, keepdim=True).expand_as(keeper.running.counts)
-            moved = replace(moved, running=Statistics(weight, weight[..., None] * moved.codebook.vectors))
-        self.keep(moved.running)
+            self.keep(Statistics(weight, weight[..., None] * vectors))
+        else:
+            self.keep(keeper.running.scaled(decay) + new.scaled((1 - decay) / examples))
 
 
 def _frozen(body: nn.Module) -> set[str]:
@@ -141,13 +142,17 @@ def split_body(
 
 @dataclass(frozen=True)
 class SplitCosts(CostModel):
-    """Costs of the whole, or of one task's part, on texts of full length; lengths are numbers, which the meta device
-    does not have."""
+    """Costs of what a device holds on texts of full length; lengths are numbers, which the meta device does not have.
+
+    Args:
+        held: what that is of the whole.
+    """
+
+    held: Coverage = field(default_factory=dict)
 
     @cached_property
     def whole(self) -> Cost:
-        one = {"tasks": torch.tensor([0])} if "tasks" in self.architecture.sizes else FULL
-        body = self.architecture.part(one)
+        body = self.architecture.part(self.held)
         ids = torch.ones(self.batch_size, *self.architecture.input_shape, dtype=torch.int64)
         state, held = (sum(v.numel() for v in of.values()) for of in (body.state(), body.state_dict()))
         weights = sum(p.numel() for p in body.parameters() if p.requires_grad)
