@@ -1,6 +1,7 @@
 """A stack of devices against the same devices one by one."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from models.axes import State
 from models.batched import STACKS, Lesson, fit_many, stackable
 from models.body import Architecture, Body, columns_coverage, gate_columns
+from models.dual import worth
 from models.mlp import MLP, mlp
 from models.resnet import resnet18
 from models.selector import Routing
@@ -16,6 +18,15 @@ from models.train import Masking, Recipe, fit
 
 DENSE = mlp((6,), 4, width=16)
 SIZES = (37, 5, 16, 33, 1, 20)  # samples of six devices: one to three batches of 16, whole and not
+
+
+@pytest.fixture(params=["weights", "coefficients", "whichever is less work"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How the first map is trained; Adam knows one way only."""
+    if request.param != "whichever is less work":
+        forced = request.param == "coefficients"
+        monkeypatch.setattr("models.batched.worth", lambda n, i, o, recipe, e: forced and recipe.optimizer == "sgd")
+    return request.param
 
 
 def lessons_of(body: Body, gated: bool, dtype: torch.dtype = torch.float64) -> list[Lesson]:
@@ -59,6 +70,7 @@ def equal(body: Body, gated: bool, recipe: Recipe, epochs: int = 3, masking: Mas
             torch.testing.assert_close(state[name], value, rtol=1e-8, atol=1e-10, msg=name)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(
     "recipe",
     [
@@ -75,6 +87,7 @@ def test_a_stack_takes_the_steps_of_each_device_alone(recipe: Recipe) -> None:
     equal(DENSE.part({}), False, recipe)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(("residual", "kept"), [(False, [0, 3, 6]), (True, [0, 3, 6]), (True, [1, 2, 8]), (True, [8])])
 def test_gates_and_residual_modules(residual: bool, kept: list[int]) -> None:
     """Module 8 is the residual one; with it alone no shrunk module is there."""
@@ -84,6 +97,7 @@ def test_gates_and_residual_modules(residual: bool, kept: list[int]) -> None:
     equal(body, False, Recipe(lr=0.05, clip=0.5, weight_decay=0.1))
 
 
+@pytest.mark.usefixtures("way")
 def test_a_residual_module_without_a_map() -> None:
     modular = Architecture(DENSE.build, {**DENSE.sizes, "out": 6}, (6,)).modular(8, 8, residual=True)
     body = modular.part({})
@@ -91,12 +105,14 @@ def test_a_residual_module_without_a_map() -> None:
     equal(body, True, Recipe(lr=0.05))
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("masking", ["zero", "prior"])
 def test_masked_logits(masking: Masking) -> None:
     """Class 3 occurs nowhere, and the device of one sample has one class."""
     equal(DENSE.part({}), False, Recipe(lr=0.05), masking=masking)
 
 
+@pytest.mark.usefixtures("way")
 def test_the_scaler_and_no_epochs() -> None:
     body = DENSE.part({})
     body.rate = 0.5
@@ -104,6 +120,7 @@ def test_the_scaler_and_no_epochs() -> None:
     equal(body, False, Recipe(lr=0.05), epochs=0)
 
 
+@pytest.mark.usefixtures("way")
 def test_in_single_precision_the_difference_is_rounding() -> None:
     body, recipe = DENSE.part({}), Recipe(lr=0.05, clip=1.0)
     wanted = one_by_one(body, lessons_of(body, False, torch.float32), recipe, 5, "none")
@@ -114,6 +131,7 @@ def test_in_single_precision_the_difference_is_rounding() -> None:
             torch.testing.assert_close(state[name], value, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("way")
 def test_neighbours_change_nothing() -> None:
     """Alone, in threes or all together: bit for bit, and so whichever process a device falls to."""
     body, recipe = DENSE.part({}), Recipe(lr=0.05, clip=0.5)
@@ -124,17 +142,29 @@ def test_neighbours_change_nothing() -> None:
         assert loss == expected_loss and all(torch.equal(state[name], expected[name]) for name in expected)
 
 
-def test_stacks_are_of_the_size_that_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """6 * 16 + 16 + 16 * 8 + 8 + 8 * 4 + 4 = 284 parameters and as many velocities: there is room for two devices."""
+def test_what_is_less_work() -> None:
+    """W2 by hand, in multiplications of one kind: 2 x 143,616 + 56,100 + 76,800 = 420,132 of 861,696 by the weight."""
+    sgd = Recipe(momentum=0.0)
+    assert worth(100, 561, 256, sgd, 3) and worth(100, 561, 256, Recipe(), 10)
+    assert not worth(100, 561, 256, Recipe(optimizer="adam"), 3)
+    assert not worth(100, 561, 256, sgd, 1)  # a sample is met once: nothing to save
+    assert worth(267, 561, 256, sgd, 2) and not worth(268, 561, 256, sgd, 2)  # 268 (561 + 2 * 256) > 2 * 143,616
+
+
+@pytest.mark.parametrize(("dual", "numbers"), [(False, 568), (True, 3521)])
+def test_stacks_are_of_the_size_that_was_measured(dual: bool, numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is room for two devices, each of 6 * 16 + 16 + 16 * 8 + 8 + 8 * 4 + 4 = 284 parameters and as many
+    velocities; by coefficients 37 * 16 take the place of 96 of both, and there are 37 * 37 + 37 * 16 more."""
     seen = []
 
     class Counted(STACKS[MLP]):  # type: ignore[misc]
-        def __init__(self, body: Body, states: list[State], recipe: Recipe, gated: bool):
+        def __init__(self, body: Body, states: list[State], *args: Any):
             seen.append(len(states))
-            super().__init__(body, states, recipe, gated)
+            super().__init__(body, states, *args)
 
     monkeypatch.setitem(STACKS, MLP, Counted)
-    monkeypatch.setattr("models.batched.STACK_BYTES", 8 * 284 * 2.5)
+    monkeypatch.setattr("models.batched.worth", lambda *_: dual)
+    monkeypatch.setattr("models.batched.STACK_BYTES", 4 * numbers * 2.5)
     body = DENSE.part({})
     fit_many(body, lessons_of(body, False, torch.float32)[:5], Recipe(), 1)
     assert seen == [2, 2, 1]
