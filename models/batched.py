@@ -26,7 +26,7 @@ from models.axes import State
 from models.body import Body
 from models.dual import LEAST, Dual, Kernel, worth
 from models.mlp import MLP
-from models.stacked import Linear, Map
+from models.stacked import Linear, Map, gathered
 from models.train import Masking, Recipe, mask
 
 # Measured on a CPU, of plain SGD, momentum and Adam on perceptrons of 0.01 to 0.7 MB: a stack takes the least time per
@@ -92,13 +92,13 @@ class Perceptrons:
 
     def forward(self, at_NB: Tensor, gates: Sequence[Tensor] | None) -> Tensor:
         """Logits (N, B, classes) of samples by number, counted on from device to device."""
-        into = self.x[at_NB] if self.kernel is None else self.kernel.take(at_NB)
+        into = gathered(self.x, at_NB) if self.kernel is None else self.kernel.take(at_NB)
         self.gates = None if gates is None else gates[0][..., : self.modules]
         self.inner = self._gated(self.first(into)).relu_()
         h = self.second(self.inner)
         if gates is not None and self.bypass:
             self.residual = gates[0][..., self.modules :]
-            h += (self.x[at_NB] if self.around is None else self.around(into)) * self.residual
+            h += (gathered(self.x, at_NB) if self.around is None else self.around(into)) * self.residual
         self.outer = h.relu_()
         return self.head(self.outer if self.rate == 1 else self.outer / self.rate)
 
@@ -175,7 +175,7 @@ def _fit_stack(
     for t, n in enumerate(present):
         at, weight = rows[:n, t], weights[:n, t, :, None]
         labels = y[at].unsqueeze(2)
-        logits = stack.forward(at, gates and [layer[at] for layer in gates])
+        logits = stack.forward(at, gates and [gathered(layer, at) for layer in gates])
         scores = mask(logits, None if shares is None else shares[:n], masking).log_softmax(2)
         losses[:n, t] = -scores.gather(2, labels).where(weight > 0, 0).sum((1, 2))
         back = scores.exp().scatter_add_(2, labels, scores.new_full(labels.shape, -1.0)).mul_(weight)

@@ -16,7 +16,7 @@ Shape suffixes: N devices, L samples of each, B batch, I inputs, O outputs.
 import torch
 from torch import Tensor
 
-from models.stacked import Map
+from models.stacked import Map, gathered
 from models.train import Recipe
 
 # Samples of a device; it has rows of zeros if there are fewer. Smaller products take another way through the library,
@@ -39,13 +39,13 @@ class Kernel:
 
     def take(self, at_NB: Tensor) -> Tensor:
         """(n, B, L) of the next batch of the first n devices: samples by number, counted on from device to device."""
-        self.at, self.taken = at_NB, self.rows[at_NB]
+        self.at, self.taken = at_NB.flatten(), gathered(self.rows, at_NB)
         return self.taken
 
     def among(self) -> Tensor:
         """(n, B, B) of the samples of the batch with each other."""
-        n, size = self.at.shape
-        own = self.at - self.x.shape[1] * torch.arange(n)[:, None]
+        n, size, _ = self.taken.shape
+        own = self.at.view(n, size) - self.x.shape[1] * torch.arange(n)[:, None]
         return self.taken.gather(2, own[:, None].expand(n, size, size))
 
 
@@ -64,7 +64,8 @@ class Dual(Map):
 
     def __call__(self, taken_NBL: Tensor) -> Tensor:
         """For the batch that the kernel took."""
-        n, began = taken_NBL.shape[0], self.began[self.kernel.at]
+        (n, size, _), outputs = taken_NBL.shape, self.learnt.shape[2]
+        began = self.began.index_select(0, self.kernel.at).view(n, size, outputs)
         if self.recipe.weight_decay:
             began *= self.left[:n]
         if self.bias is not None:
@@ -76,7 +77,7 @@ class Dual(Map):
 
     def descend(self, back_NBO: Tensor) -> None:
         how, n = self.recipe, back_NBO.shape[0]
-        at, back = self.kernel.at.flatten(), back_NBO.flatten(0, 1)
+        at, back = self.kernel.at, back_NBO.flatten(0, 1)
         left, learnt = self.left[:n], self.learnt[:n]
         if how.momentum:
             left_speed, speed = self.left_speed[:n].mul_(how.momentum), self.speed[:n].mul_(how.momentum)

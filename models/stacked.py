@@ -52,6 +52,11 @@ class Products:
         value.addcdiv_(first, deviation, value=-how.lr / (1 - beta1**self.steps))
 
 
+def gathered(rows: Tensor, at_NB: Tensor) -> Tensor:
+    """(N, B, ...) ``rows[at_NB]``, in a third of the time."""
+    return rows.index_select(0, at_NB.flatten()).view(*at_NB.shape, *rows.shape[1:])
+
+
 class Map(ABC):
     """``x @ W^T + b`` for N devices at once. ``returned`` (n, B, O) is the gradient at what came out of it last."""
 
