@@ -4,11 +4,12 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread per process: measured faster than two on models of this size
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fl import poison, privacy, wire, workloads
@@ -119,7 +120,8 @@ def train(message: Message, context: Context) -> Message:
         trained = workloads.find(settings.workload).train(settings, order, store, sent)
     except NotHeld:
         return _lost(message, order)
-    return _trained(message, settings, order, task, trained, sent)
+    pack = wire.Lent if context.node_config.get("lend") else wire.pack
+    return _trained(message, settings, order, task, trained, sent, pack)
 
 
 @app.train("split")
@@ -131,13 +133,19 @@ def split(message: Message, context: Context) -> Message:
     down = dict(message.content.get(wire.EDGE, {}))
     told = workload.turn(settings, order, store, int(task["steps"]), down, _model(message))  # type: ignore[arg-type]
     if isinstance(told, Trained):
-        return _trained(message, settings, order, task, told, None)
+        return _trained(message, settings, order, task, told, None, wire.pack)
     content = RecordDict({wire.REPORT: MetricRecord({"device": order.device}), wire.EDGE: ConfigRecord(told)})  # type: ignore[arg-type]
     return Message(content, reply_to=message)
 
 
 def _trained(
-    message: Message, settings: Settings, order: Order, task: ConfigRecord, trained: Trained, sent: State | None
+    message: Message,
+    settings: Settings,
+    order: Order,
+    task: ConfigRecord,
+    trained: Trained,
+    sent: State | None,
+    pack: Callable[[State], ArrayRecord],
 ) -> Message:
     report: dict[str, int | float | list[int]] = {
         "device": order.device,
@@ -157,7 +165,7 @@ def _trained(
             if sent is None:  # not: send it as it is
                 raise ValueError("an update can be noised only where the model was sent along; set update-clip = 0")
             upload = privacy.private_update(settings, order, sent, upload)
-        content[wire.MODEL] = wire.pack(upload)
+        content[wire.MODEL] = pack(upload)
     return Message(content, reply_to=message)
 
 

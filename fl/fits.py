@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from models.axes import State
 from models.batched import Lesson, fit_many, stackable
@@ -71,6 +71,23 @@ def fitted(asked: Fit) -> Fitted:
 _here = threading.local()
 
 
+class _Thread:
+    """Runs one turn after the other: starting a thread takes as long as a small device's epoch."""
+
+    idle: "ClassVar[list[_Thread]]" = []
+
+    def __init__(self) -> None:
+        self.turn: _Turn | None = None
+        self.wake = threading.Semaphore(0)
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            self.wake.acquire()
+            assert self.turn is not None
+            self.turn.run()
+
+
 class _Turn(Generic[T]):
     """A call that runs in a thread of its own, and only while whoever lets it `go_on` waits."""
 
@@ -79,8 +96,9 @@ class _Turn(Generic[T]):
         self.done: T | BaseException | None = None
         self.asked: Fit | None = None
         self.made: Fitted | Exception | None = None
-        self._mine, self._theirs = threading.Semaphore(0), threading.Semaphore(0)
-        threading.Thread(target=self._run, daemon=True).start()
+        self._thread = _Thread.idle.pop() if _Thread.idle else _Thread()
+        self._thread.turn = self
+        self._mine, self._theirs = self._thread.wake, threading.Semaphore(0)
 
     def go_on(self, made: Fitted | Exception | None = None) -> None:
         """Returns when the call is done or has asked for a fit; ``made`` is the one that it asked for before."""
@@ -100,13 +118,15 @@ class _Turn(Generic[T]):
         assert self.made is not None
         return self.made
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """In the call's own thread, from its beginning to its end."""
         _here.turn = self
-        self._mine.acquire()
         try:
             self.done = self.call()
         except BaseException as error:
             self.done = error
+        _here.turn = self._thread.turn = None  # nothing of it stays in memory
+        _Thread.idle.append(self._thread)
         self._theirs.release()
 
 

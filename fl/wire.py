@@ -37,6 +37,18 @@ def _array(value: np.ndarray) -> Array:
     return Array(dtype=str(value.dtype), shape=tuple(value.shape), stype=SType.NUMPY, data=data)
 
 
+class Lent(ArrayRecord):
+    """Parameters that do not leave the process: a record that counts as many bytes as that of `pack`, and has none."""
+
+    def __init__(self, state: Mapping[str, torch.Tensor]):
+        super().__init__()
+        self.state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+
+    def count_bytes(self) -> int:
+        arrays = {name: value.numpy() for name, value in self.state.items()}
+        return sum(len(name) + len(_head(v.dtype.str, v.shape)) + v.nbytes for name, v in arrays.items())
+
+
 @lru_cache(maxsize=4096)
 def _head(dtype: str, shape: tuple[int, ...]) -> bytes:
     """How the data of an array begin, in numpy's file format."""
@@ -46,7 +58,9 @@ def _head(dtype: str, shape: tuple[int, ...]) -> bytes:
 
 
 def unpack(record: ArrayRecord) -> State:
-    """Parameters from a record, in memory of their own."""
+    """Parameters from a record, in memory of their own unless they were lent."""
+    if isinstance(record, Lent):
+        return record.state
     return {name: torch.from_numpy(_values(array)) for name, array in record.items()}
 
 

@@ -25,6 +25,13 @@ def test_packing_is_flowers_own_to_the_byte(value: torch.Tensor) -> None:
     assert wire.pack({"w": value})["w"] == Array(value.contiguous().numpy())
 
 
+def test_what_is_lent_counts_as_what_is_packed_and_is_not_copied() -> None:
+    state = {**STATE, "across": torch.randn(3, 4).T, "nothing": torch.zeros(0, 3), "yes": torch.ones(2).bool()}
+    lent = wire.Lent(state)
+    assert lent.count_bytes() == wire.pack(state).count_bytes()
+    assert wire.unpack(lent)["w"].data_ptr() == STATE["w"].data_ptr()
+
+
 def test_what_is_unpacked_is_a_copy() -> None:
     record = wire.pack(STATE)
     wire.unpack(record)["w"].zero_()
