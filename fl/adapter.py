@@ -542,10 +542,15 @@ class FlowerStrategy(FlowerBase):
 
     def _messages(self, tasks: Mapping[int, Task], server_round: int, kind: str, phase: int) -> list[Message]:
         packed: dict[int, ArrayRecord] = {}  # devices that are sent the same object share its packing
+        told: dict[int, ConfigRecord] = {}  # and those that have the same task what they are told
         self._down, self._sent = {}, {}
         messages, work = [], []
         for device, task in sorted(tasks.items()):
-            content = RecordDict({wire.TASK: self._task_record(device, server_round, phase, task)})
+            if id(task) not in told:
+                told[id(task)] = self._task_record(device, server_round, phase, task)
+            record = told[id(task)].copy()
+            record["device"] = device
+            content = RecordDict({wire.TASK: record})
             if task.state is not None:
                 if id(task.state) not in packed:
                     packed[id(task.state)] = wire.pack(task.state)

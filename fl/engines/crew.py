@@ -187,7 +187,9 @@ class _Round:
         for key in used - self.handles.keys():
             self.handles[key] = self.crew.put(pickle.dumps(self.records[key]))
         hand.job, hand.since = job, time.monotonic()
-        hand.ask("work", blank, packed, {key: self.handles[key] for key in used - hand.knows})
+        fresh = {key: self.handles[key] for key in used - hand.knows}
+        last = self.even > 0 or not (self.todo or self.alone)  # as far as one knows: somebody may die
+        hand.ask("work", blank, packed, fresh, last)
         hand.knows |= used
 
     def _hear(self, hand: Hand) -> None:
@@ -198,21 +200,26 @@ class _Round:
             return
         done, hand.doing = hand.doing, ""
         if done == "part":
-            assert self.fold is not None
-            self.fold.merge(pickle.loads(result))
-            hand.summed = []
+            self._merge(hand, pickle.loads(result))
         elif done == "work":
             self.crew.dead = 0
-            replies, trained_s = pickle.loads(result)
+            replies, trained_s, part = pickle.loads(result)
             self.answers |= {reply.metadata.reply_to_message_id: reply for reply in replies}
             self.crew.trained_s += trained_s
             self.crew.pace = (time.monotonic() - hand.since) / len(hand.job)
             if self.fold is not None:
                 hand.summed += hand.job
+            if part is not None:
+                self._merge(hand, part)
             if self.heard:
                 for _ in hand.job:
                     self.heard()
             hand.job = []
+
+    def _merge(self, hand: Hand, part: Any) -> None:
+        assert self.fold is not None
+        self.fold.merge(part)
+        hand.summed = []
 
     def _bury(self, hand: Hand, why: Died) -> None:
         crew = self.crew

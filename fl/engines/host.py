@@ -73,19 +73,21 @@ class Host:
 
         identify(self.run_id)
 
-    def work(self, blank: bytes | None, job: bytes, fresh: Mapping[int, bytes]) -> bytes:
-        """Answer messages. Returns the pickle of what `replies` gives.
+    def work(self, blank: bytes | None, job: bytes, fresh: Mapping[int, bytes], last: bool) -> bytes:
+        """Answer messages. Returns the pickle of what `replies` gives, and of the part of the sum where it was asked.
 
         Args:
             blank: begins a round; the pickle of its empty fold.
             job: the pickled messages, without the records that several messages hold.
             fresh: those of these records that are needed and were not sent before.
+            last: nothing is left to be done after this.
         """
         if blank is not None:
             self.blank, self.fold = blank, pickle.loads(blank)
             self.shared.clear()
         self.shared |= {key: pickle.loads(record) for key, record in fresh.items()}
-        return pickle.dumps(self.replies(unpack(job, self.shared)))
+        replies, trained_s = self.replies(unpack(job, self.shared))
+        return pickle.dumps((replies, trained_s, self._part() if last else None))
 
     def replies(self, messages: list[Message]) -> tuple[list[Message], float]:
         """The answers of devices that are trained side by side, without what the fold takes of them.
@@ -113,10 +115,13 @@ class Host:
         return Context(self.run_id, node, config, RecordDict(), dict(self.run_config))
 
     def part(self) -> bytes:
-        """The part of the sum that was made here, which begins anew."""
-        assert self.fold is not None
-        part = pickle.dumps(self.fold.part())
-        self.fold = pickle.loads(self.blank)
+        """The pickle of the part of the sum that was made here, which begins anew."""
+        return pickle.dumps(self._part())
+
+    def _part(self) -> Any:
+        if self.fold is None:
+            return None
+        part, self.fold = self.fold.part(), pickle.loads(self.blank)
         return part
 
 
