@@ -51,16 +51,23 @@ class Perceptrons:
     """N of `models.mlp.MLP`, forwards and backwards.
 
     Args:
-        states: of each; x_NLI: what they learn from.
+        states: of each; x_NLI: what they learn from, with zeros after a device's own samples; counts: of these.
         gated: whether there will be gates; dual: the maps of the inputs are trained by coefficients.
     """
 
     def __init__(
-        self, body: Body, states: Sequence[Mapping[str, Tensor]], x_NLI: Tensor, recipe: Recipe, gated: bool, dual: bool
+        self,
+        body: Body,
+        states: Sequence[Mapping[str, Tensor]],
+        x_NLI: Tensor,
+        counts: Sequence[int],
+        recipe: Recipe,
+        gated: bool,
+        dual: bool,
     ):
         assert isinstance(body, MLP)
         self.rate, self.x = body.rate, x_NLI.flatten(0, 1)
-        self.kernel = Kernel(x_NLI) if dual else None
+        self.kernel = Kernel(x_NLI, counts) if dual else None
         of_inputs = Linear if self.kernel is None else partial(Dual, kernel=self.kernel)
         self.state = own = {name: torch.stack([state[name] for state in states]) for name in body.state_dict()}
         _, self.modules, self.hidden, _ = own["block.first"].shape
@@ -161,7 +168,9 @@ def _fit_stack(
     longest, gated = max(len(lessons[0].y), LEAST), lessons[0].gates is not None
     x = _side_by_side([one.x.flatten(1) for one in lessons], longest)
     y = _side_by_side([one.y for one in lessons], longest).flatten()
-    stack = STACKS[type(body)](body, [one.state for one in lessons], x, recipe, gated, dual)
+    stack = STACKS[type(body)](
+        body, [one.state for one in lessons], x, [len(one.y) for one in lessons], recipe, gated, dual
+    )
     gates = None
     if gated:
         layers = zip(*[one.gates or () for one in lessons], strict=True)

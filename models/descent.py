@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from models.product import product
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,11 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, step: Descent) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.step = step
-        return F.linear(x, weight, bias)
+        return product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, back: Tensor) -> tuple[Tensor | None, None, Tensor, None]:
         x, weight = ctx.saved_tensors
-        into = back @ weight if ctx.needs_input_grad[0] else None
+        into = product(back, weight.T) if ctx.needs_input_grad[0] else None
         weight.detach().addmm_(back.T, x, beta=1 - ctx.step.lr * ctx.step.decay, alpha=-ctx.step.lr)
         return into, None, back.sum(0), None

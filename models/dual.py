@@ -13,9 +13,12 @@ the memory of A and of the kernel ``X X^T`` instead of that of the weight, which
 Shape suffixes: N devices, L samples of each, B batch, I inputs, O outputs.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from models.product import product
 from models.stacked import Map, gathered
 from models.train import Recipe
 
@@ -31,11 +34,18 @@ def worth(samples: int, inputs: int, outputs: int, recipe: Recipe, epochs: int) 
 
 
 class Kernel:
-    """The samples of N devices, and how alike those of a device are."""
+    """The samples of N devices, and how alike those of a device are.
 
-    def __init__(self, x_NLI: Tensor):
-        self.x = x_NLI
-        self.rows = torch.bmm(x_NLI, x_NLI.mT).flatten(0, 1)  # (N * L, L)
+    Args:
+        x_NLI: zeros after a device's own; counts: how many of its own each has.
+    """
+
+    def __init__(self, x_NLI: Tensor, counts: Sequence[int]):
+        self.x, self.own = x_NLI, [x[:n] for x, n in zip(x_NLI, counts, strict=True)]
+        rows = x_NLI.new_zeros(*x_NLI.shape[:2], x_NLI.shape[1])
+        for row, x in zip(rows, self.own, strict=True):
+            row[: len(x), : len(x)] = product(x, x)
+        self.rows = rows.flatten(0, 1)  # (N * L, L)
 
     def take(self, at_NB: Tensor) -> Tensor:
         """(n, B, L) of the next batch of the first n devices: samples by number, counted on from device to device."""
@@ -56,9 +66,12 @@ class Dual(Map):
         super().__init__(bias_NO, recipe)
         self.weight, self.recipe, self.kernel = weight_NOI, recipe, kernel
         devices, length, _ = kernel.x.shape
-        self.began = torch.bmm(kernel.x, weight_NOI.mT).flatten(0, 1)  # (N * L, O), X W_0^T
+        began = weight_NOI.new_zeros(devices, length, weight_NOI.shape[1])
+        for row, x, weight in zip(began, kernel.own, weight_NOI, strict=True):
+            row[: len(x)] = product(x, weight)
+        self.began = began.flatten(0, 1)  # (N * L, O), X W_0^T
         self.left = weight_NOI.new_ones(devices, 1, 1)  # c, what decay left of W_0
-        self.learnt = weight_NOI.new_zeros(devices, length, weight_NOI.shape[1])  # A
+        self.learnt = torch.zeros_like(began)  # A
         if recipe.momentum:
             self.left_speed, self.speed = torch.zeros_like(self.left), torch.zeros_like(self.learnt)
 
@@ -94,4 +107,7 @@ class Dual(Map):
             learnt.flatten(0, 1).index_add_(0, at, back, alpha=-how.lr)
 
     def finish(self) -> None:
-        self.weight.mul_(self.left).baddbmm_(self.learnt.mT, self.kernel.x)
+        if self.recipe.weight_decay:
+            self.weight *= self.left
+        for weight, learnt, x in zip(self.weight, self.learnt, self.kernel.own, strict=True):
+            weight += product(learnt[: len(x)].T, x.T)

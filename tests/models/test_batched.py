@@ -25,6 +25,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How the first map is trained; Adam knows one way only."""
     if request.param != "whichever is less work":
         forced = request.param == "coefficients"
+        monkeypatch.setattr("models.product.ENOUGH", 1)
         monkeypatch.setattr("models.batched.worth", lambda n, i, o, recipe, e: forced and recipe.optimizer == "sgd")
     return request.param
 
