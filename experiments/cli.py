@@ -1,4 +1,4 @@
-"""The command line: list, run, plot, drift, settings, data, deploy, chat, spa, bench."""
+"""The command line: list, run, plot, merge, drift, settings, data, deploy, chat, spa, bench."""
 
 import signal
 import sys
@@ -19,6 +19,7 @@ from experiments.deploy.commands import app as deploy_app
 from experiments.deploy.identity import DeployError
 from experiments.hermetic import FlowerRunFailed
 from experiments.launch import ENGINES, launch, launch_study, progress_bar
+from experiments.merge import merge as join
 from experiments.options import Changes, changes_of
 from experiments.plots import PLOTS
 from experiments.plots.drift import drift as draw_drift
@@ -138,6 +139,17 @@ def run(
 def plot(folder: Annotated[Path, typer.Argument(help="A results folder.")]) -> None:
     """Draw the figures and the tables again, from the CSVs alone."""
     _finish(folder.expanduser().absolute())
+
+
+@app.command()
+def merge(
+    folders: Annotated[list[Path], typer.Argument(help="Results folders of one experiment.")],
+    out: Annotated[Path, typer.Option(help="Results folder that their runs are added to; it may be new.")],
+) -> None:
+    """Put runs that were made apart into one folder: seeds, settings or methods of several machines."""
+    folder = out.expanduser().absolute()
+    join([one.expanduser().absolute() for one in folders], folder)
+    _finish(folder)
 
 
 @app.command()

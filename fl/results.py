@@ -209,6 +209,7 @@ class ResultsWriter:
         methods: Sequence[str] = (),
         *,
         overwrite: bool = False,
+        made: Sequence[Mapping[str, str]] = (),
     ) -> None:
         # `flwr run` starts the ServerApp in a folder of its own, where a relative path would be lost.
         if not out.is_absolute():
@@ -220,7 +221,7 @@ class ResultsWriter:
             "methods": list(methods),
             "settings": _plain(settings),
             "finished": {},
-            "versions": [versions()],
+            "versions": [dict(one) for one in made] or [versions()],
         }
         self._devices: _Table | None = None  # made by the first row
         self._measures: _Table | None = None  # likewise

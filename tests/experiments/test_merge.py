@@ -1,0 +1,72 @@
+"""Runs made apart, put together: the same rows as if they had been made in one folder, or a clear refusal."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments.merge import merge
+from fl.results import (
+    DeviceRow,
+    MeasureRow,
+    ResultsError,
+    ResultsWriter,
+    Row,
+    read_config,
+    read_devices,
+    read_measures,
+    read_rounds,
+)
+
+SETTINGS = {"m=2": {"rounds": 2, "lr": 0.1}}
+
+
+def write(out: Path, seeds: tuple[int, ...], settings=SETTINGS, accuracy: float = 1 / 3, finish: bool = True) -> Path:
+    with ResultsWriter(out, "toy", settings, seeds, ["fedavg"], made=[{"torch": f"of {out.name}"}]) as results:
+        for seed in seeds:
+            where = ("toy", "m=2", "fedavg", seed)
+            results.append([Row(*where, 1, 0), Row(*where, 2, 0, accuracy_mean=accuracy, bytes_up=10**15)])
+            results.append_devices([DeviceRow(*where, 2, 0, 7, "pi4", 50, 0.5, 0.4, 1e6, 0.25, 1e6, 2.5)])
+            results.append_measures([MeasureRow(*where, 2, 0, "bits", seed / 3)])
+            if finish:
+                results.finish("m=2", "fedavg", seed)
+    return out
+
+
+def test_apart_is_as_together(tmp_path: Path) -> None:
+    whole = write(tmp_path / "whole", (1, 2, 3))
+    merge([write(tmp_path / "a", (1, 2)), write(tmp_path / "b", (3,))], tmp_path / "out")
+    for name in ("rounds.csv", "devices.csv", "measures.csv"):
+        assert (tmp_path / "out" / name).read_bytes() == (whole / name).read_bytes()
+    config = read_config(tmp_path / "out")
+    assert config["versions"] == [{"torch": "of a"}, {"torch": "of b"}]
+    assert {**config, "versions": 0} == {**read_config(whole), "versions": 0}
+
+
+def test_a_folder_that_holds_runs_is_extended_and_a_second_time_changes_nothing(tmp_path: Path) -> None:
+    out, other = write(tmp_path / "out", (1,)), write(tmp_path / "b", (2,))
+    merge([other], out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    merge([other], out)
+    assert before == {path.name: path.read_bytes() for path in out.iterdir()}
+    assert [len(read(out)) for read in (read_rounds, read_devices, read_measures)] == [4, 2, 2]
+
+
+def test_cut_short_it_is_done_again(tmp_path: Path) -> None:
+    out, other = write(tmp_path / "out", (1,)), write(tmp_path / "b", (2,))
+    write(out, (2,), finish=False)  # killed before the mark
+    merge([other], out)
+    assert len(read_rounds(out)) == 4 and read_config(out)["finished"] == {"m=2": {"fedavg": [1, 2]}}
+
+
+def test_what_cannot_be_put_together_is_refused(tmp_path: Path) -> None:
+    out = write(tmp_path / "out", (1,))
+    rounds = (out / "rounds.csv").read_bytes()
+    with pytest.raises(ResultsError, match=r"holds another run of fedavg, m=2, seed 1 than '.*/other'"):
+        merge([write(tmp_path / "other", (1,), accuracy=0.5)], out)
+    with pytest.raises(ResultsError, match=r"m=2\.lr was 0\.1, is 0\.2"):
+        merge([write(tmp_path / "lr", (2,), {"m=2": {"rounds": 2, "lr": 0.2}})], out)
+    with pytest.raises(ResultsError, match="holds no complete run"):
+        merge([write(tmp_path / "half", (2,), finish=False)], out)
+    with pytest.raises(ResultsError, match="does not exist|no readable config"):
+        merge([tmp_path / "nowhere"], out)
+    assert (out / "rounds.csv").read_bytes() == rounds
