@@ -133,7 +133,7 @@ def split(message: Message, context: Context) -> Message:
     down = dict(message.content.get(wire.EDGE, {}))
     told = workload.turn(settings, order, store, int(task["steps"]), down, _model(message))  # type: ignore[arg-type]
     if isinstance(told, Trained):
-        return _trained(message, settings, order, task, told, None, wire.pack)
+        return _trained(message, settings, order, task, told, None)
     content = RecordDict({wire.REPORT: MetricRecord({"device": order.device}), wire.EDGE: ConfigRecord(told)})  # type: ignore[arg-type]
     return Message(content, reply_to=message)
 
@@ -145,7 +145,7 @@ def _trained(
     task: ConfigRecord,
     trained: Trained,
     sent: State | None,
-    pack: Callable[[State], ArrayRecord],
+    pack: Callable[[State], ArrayRecord] = wire.pack,
 ) -> Message:
     report: dict[str, int | float | list[int]] = {
         "device": order.device,
