@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import pandas as pd
 
@@ -13,12 +13,15 @@ from fl.results import (
     ResultsWriter,
     Row,
     Run,
+    finished,
     read_config,
     read_devices,
     read_measures,
     read_rounds,
     refuse_beside,
 )
+
+R = TypeVar("R", Row, DeviceRow, MeasureRow)
 
 
 def merge(folders: Sequence[Path], out: Path) -> None:
@@ -30,8 +33,7 @@ def merge(folders: Sequence[Path], out: Path) -> None:
     for folder in folders:
         refuse_beside(folder, "study.csv")
         config, rounds = read_config(folder), read_rounds(folder)
-        runs = complete(config)
-        if not runs:
+        if not (runs := finished(config)):
             raise ResultsError(f"'{folder}' holds no complete run; finish it first")
         devices = read_devices(folder) if (folder / "devices.csv").exists() else rounds[:0]
         measures = read_measures(folder) if (folder / "measures.csv").exists() else rounds[:0]
@@ -39,25 +41,18 @@ def merge(folders: Sequence[Path], out: Path) -> None:
         with ResultsWriter(out, *what, made=config["versions"]) as results:
             there, done = read_rounds(out), results.done()
             for run in runs:
-                rows = _of(rounds, run)
                 if run in done:
-                    if _of(there, run).equals(rows):
+                    if _of(there, run).equals(_of(rounds, run)):
                         continue  # merged before
                     raise ResultsError(
                         f"'{out}' holds another run of {run[1]}, {run[0]}, seed {run[2]} than '{folder}'"
                     )
                 results.rewind(*run)
-                results.append([Row(**row) for row in _records(rows)])
-                if len(own := _of(devices, run)):
-                    results.append_devices([DeviceRow(**row) for row in _records(own)])
-                results.append_measures([MeasureRow(**row) for row in _records(_of(measures, run))])
+                results.append(_rows(Row, rounds, run))
+                if own := _rows(DeviceRow, devices, run):
+                    results.append_devices(own)
+                results.append_measures(_rows(MeasureRow, measures, run))
                 results.finish(*run)
-
-
-def complete(config: dict[str, Any]) -> list[Run]:
-    """The complete runs of a folder."""
-    finished = config["finished"].items()
-    return [(setting, method, seed) for setting, of in finished for method, seeds in of.items() for seed in seeds]
 
 
 def _of(rows: pd.DataFrame, run: Run) -> pd.DataFrame:
@@ -66,5 +61,5 @@ def _of(rows: pd.DataFrame, run: Run) -> pd.DataFrame:
     return rows[chosen].reset_index(drop=True)
 
 
-def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    return rows.to_dict("records")
+def _rows(kind: type[R], table: pd.DataFrame, run: Run) -> list[R]:
+    return [kind(**row) for row in _of(table, run).to_dict("records")]

@@ -72,7 +72,7 @@ _here = threading.local()
 
 
 class _Thread:
-    """Runs one turn after the other: starting a thread takes as long as a small device's epoch."""
+    """Runs one turn after the other: starting a thread for each takes 0.2 ms."""
 
     idle: "ClassVar[list[_Thread]]" = []
 

@@ -190,6 +190,7 @@ class ResultsWriter:
     ``settings`` maps a setting's name to its resolved values, without what a row names (method, seed) and without what
     cannot change a number (paths, worker counts): the same names with other values are another experiment, and refused.
     New settings, seeds and methods extend the folder. ``overwrite`` starts it anew.
+    ``made`` says what made the rows, if it was not this process: `versions` as it was then.
 
     Example::
 
@@ -267,10 +268,7 @@ class ResultsWriter:
 
     def done(self) -> set[Run]:
         """The finished runs; whatever else ``rounds.csv`` holds was cut short."""
-        finished = self._config["finished"]
-        return {
-            (setting, method, seed) for setting in finished for method, of in finished[setting].items() for seed in of
-        }
+        return set(finished(self._config))
 
     def last_round(self, setting: str, method: str, seed: int) -> int:
         """The round up to which every row of a run is there; 0: there is none."""
@@ -372,6 +370,12 @@ def read_config(out: Path) -> dict[str, Any]:
         return tomllib.loads((out / "config.toml").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ResultsError(f"'{out}' has no readable config.toml beside its results: {error}") from error
+
+
+def finished(config: Mapping[str, Any]) -> list[Run]:
+    """The complete runs of a results folder, by its config."""
+    marks = config["finished"].items()
+    return [(setting, method, seed) for setting, of in marks for method, seeds in of.items() for seed in seeds]
 
 
 def config_text(config: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ from models.axes import State
 from models.body import Body
 from models.dual import LEAST, Dual, Kernel, worth
 from models.mlp import MLP
-from models.stacked import Linear, Map, gathered
+from models.stacked import Linear, Map, gathered, side_by_side
 from models.train import Masking, Recipe, mask
 
 # Measured on a CPU, of plain SGD, momentum and Adam on perceptrons of 0.01 to 0.7 MB: a stack takes the least time per
@@ -166,15 +166,15 @@ def _fit_stack(
 ) -> list[tuple[State, float]]:
     """The lessons come with the most samples first."""
     longest, gated = max(len(lessons[0].y), LEAST), lessons[0].gates is not None
-    x = _side_by_side([one.x.flatten(1) for one in lessons], longest)
-    y = _side_by_side([one.y for one in lessons], longest).flatten()
+    x = side_by_side([one.x.flatten(1) for one in lessons], longest)
+    y = side_by_side([one.y for one in lessons], longest).flatten()
     stack = STACKS[type(body)](
         body, [one.state for one in lessons], x, [len(one.y) for one in lessons], recipe, gated, dual
     )
     gates = None
     if gated:
         layers = zip(*[one.gates or () for one in lessons], strict=True)
-        gates = [_side_by_side(layer, longest).flatten(0, 1) for layer in layers]
+        gates = [side_by_side(layer, longest).flatten(0, 1) for layer in layers]
     shares = None if lessons[0].shares is None else torch.stack([one.shares for one in lessons])[:, None]  # type: ignore[misc]
     rows, counts = _plan(lessons, recipe.batch_size, epochs, longest)
     weights = (torch.arange(recipe.batch_size) < counts[..., None]).to(x.dtype) / counts.clamp(min=1)[..., None]
@@ -208,16 +208,8 @@ def _fit_stack(
     return out
 
 
-def _side_by_side(parts: Sequence[Tensor], longest: int) -> Tensor:
-    """(N, longest, ...): the samples of every device, filled up with zeros."""
-    out = parts[0].new_zeros(len(parts), longest, *parts[0].shape[1:])
-    for row, part in zip(out, parts, strict=True):
-        row[: len(part)] = part
-    return out
-
-
 def _plan(lessons: Sequence[Lesson], size: int, epochs: int, longest: int) -> tuple[Tensor, Tensor]:
-    """Which rows of `_side_by_side` each step of each device uses, (N, steps, size), and how many of them, (N, steps).
+    """Which rows of `side_by_side` each step of each device uses, (N, steps, size), and how many of them, (N, steps).
 
     Rows beyond a short batch repeat the device's first sample, steps beyond its last are empty.
     """

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from models.product import product
-from models.stacked import Map, gathered
+from models.stacked import Map, gathered, side_by_side
 from models.train import Recipe
 
 # Samples of a device; it has rows of zeros if there are fewer. Smaller products take another way through the library,
@@ -49,13 +49,13 @@ class Kernel:
 
     def take(self, at_NB: Tensor) -> Tensor:
         """(n, B, L) of the next batch of the first n devices: samples by number, counted on from device to device."""
-        self.at, self.taken = at_NB.flatten(), gathered(self.rows, at_NB)
+        self.at, self.taken = at_NB, gathered(self.rows, at_NB)
         return self.taken
 
     def among(self) -> Tensor:
         """(n, B, B) of the samples of the batch with each other."""
-        n, size, _ = self.taken.shape
-        own = self.at.view(n, size) - self.x.shape[1] * torch.arange(n)[:, None]
+        n, size = self.at.shape
+        own = self.at - self.x.shape[1] * torch.arange(n)[:, None]
         return self.taken.gather(2, own[:, None].expand(n, size, size))
 
 
@@ -65,20 +65,17 @@ class Dual(Map):
     def __init__(self, weight_NOI: Tensor, bias_NO: Tensor | None, recipe: Recipe, kernel: Kernel):
         super().__init__(bias_NO, recipe)
         self.weight, self.recipe, self.kernel = weight_NOI, recipe, kernel
-        devices, length, _ = kernel.x.shape
-        began = weight_NOI.new_zeros(devices, length, weight_NOI.shape[1])
-        for row, x, weight in zip(began, kernel.own, weight_NOI, strict=True):
-            row[: len(x)] = product(x, weight)
+        outs = [product(x, weight) for x, weight in zip(kernel.own, weight_NOI, strict=True)]
+        began = side_by_side(outs, kernel.x.shape[1])
         self.began = began.flatten(0, 1)  # (N * L, O), X W_0^T
-        self.left = weight_NOI.new_ones(devices, 1, 1)  # c, what decay left of W_0
+        self.left = weight_NOI.new_ones(len(outs), 1, 1)  # c, what decay left of W_0
         self.learnt = torch.zeros_like(began)  # A
         if recipe.momentum:
             self.left_speed, self.speed = torch.zeros_like(self.left), torch.zeros_like(self.learnt)
 
     def __call__(self, taken_NBL: Tensor) -> Tensor:
         """For the batch that the kernel took."""
-        (n, size, _), outputs = taken_NBL.shape, self.learnt.shape[2]
-        began = self.began.index_select(0, self.kernel.at).view(n, size, outputs)
+        n, began = taken_NBL.shape[0], gathered(self.began, self.kernel.at)
         if self.recipe.weight_decay:
             began *= self.left[:n]
         if self.bias is not None:
@@ -90,7 +87,7 @@ class Dual(Map):
 
     def descend(self, back_NBO: Tensor) -> None:
         how, n = self.recipe, back_NBO.shape[0]
-        at, back = self.kernel.at, back_NBO.flatten(0, 1)
+        at, back = self.kernel.at.flatten(), back_NBO.flatten(0, 1)
         left, learnt = self.left[:n], self.learnt[:n]
         if how.momentum:
             left_speed, speed = self.left_speed[:n].mul_(how.momentum), self.speed[:n].mul_(how.momentum)

@@ -11,6 +11,7 @@ Shape suffixes: N devices, B batch, I inputs, O outputs.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -50,6 +51,14 @@ class Products:
         second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         deviation = second.sqrt().div_(math.sqrt(1 - beta2**self.steps)).add_(1e-8)
         value.addcdiv_(first, deviation, value=-how.lr / (1 - beta1**self.steps))
+
+
+def side_by_side(parts: Sequence[Tensor], longest: int) -> Tensor:
+    """(N, longest, ...): the samples of every device, filled up with zeros."""
+    out = parts[0].new_zeros(len(parts), longest, *parts[0].shape[1:])
+    for row, part in zip(out, parts, strict=True):
+        row[: len(part)] = part
+    return out
 
 
 def gathered(rows: Tensor, at_NB: Tensor) -> Tensor:

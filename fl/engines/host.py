@@ -110,8 +110,11 @@ class Host:
     def context(self, message: Message) -> Context:
         """What the ClientApp is told beside the message; its state does not outlive it."""
         node = message.metadata.dst_node_id
-        config: dict[str, bool | float | int | str] = {"partition-id": node, "num-partitions": self.nodes}
-        config["lend"] = self.fold is not None  # updates are added up here: they need no bytes
+        config: dict[str, bool | float | int | str] = {
+            "partition-id": node,
+            "num-partitions": self.nodes,
+            "lend": self.fold is not None,  # updates are added up here: they need no bytes
+        }
         return Context(self.run_id, node, config, RecordDict(), dict(self.run_config))
 
     def part(self) -> bytes:
