@@ -1,17 +1,17 @@
 """Tailoring: ability-enhancing training on the very sub-models that devices will get. Ours; the paper stops at 4.3.
 
 The paper trains all modules together and cuts them apart on the devices, where a few modules meet sums, norms and gates
-that they never saw in training. Here every batch plays one device instead:
+that they never saw in training. Here every step trains the whole model on a batch, and beside it one device:
 
     its data      a few sub-tasks, and a batch of their samples
     its modules   the core of every layer, which all devices hold, and the most important others for these data, a
                   random share of the layer (5.1 without the knapsack)
     its loss      cross-entropy corrected for the class shares, half of it replaced by what the dense model says of them
-                  (Hinton et al. 2015, arXiv:1503.02531; sub-models of random size: Cai et al. 2020, arXiv:1908.09791)
+                  (Hinton et al. 2015, arXiv:1503.02531; sub-models of random size: Cai et al. 2020, arXiv:1908.09791;
+                  always with the whole one: Yu & Huang 2019, arXiv:1903.05134)
 
 A core (shared experts: Dai et al. 2024, arXiv:2401.06066) is for what all sub-tasks need: modules that are chosen each
-need not learn it anew. KL(P[sub-task], g) holds the selector to its targets, as in 4.3. Some batches are of everything,
-for the whole model.
+need not learn it anew. KL(P[sub-task], g) holds the selector to its targets, as in 4.3.
 """
 
 import numpy as np
@@ -24,7 +24,6 @@ from models.cloud import ModularModel, Progress, aims, divergence, steer, train
 from models.selector import Routing, importance
 from models.train import Augment, Recipe, mask
 
-EVERYTHING = 0.3  # share of the batches that hold samples of everything, for the whole model
 SMALLEST, LARGEST, SPREAD = 0.15, 0.9, 0.1  # share of a layer that an imagined device holds; its spread over layers
 
 
@@ -87,23 +86,25 @@ def tailor(
     usual = torch.bincount(y, minlength=classes).clamp(min=1) / len(y)
     teacher.eval()
 
-    def loss(rows: Tensor) -> Tensor:
-        shares = None
-        whole = generator.random() < EVERYTHING
-        if not whole:
-            rows, share = imagine(subtask, least, recipe.batch_size, generator)
-            shares = torch.bincount(y[rows], minlength=classes) / len(rows) / usual
+    def taught(rows: Tensor, share: float | None = None) -> Tensor:
+        """The loss of a device that holds these samples and a share of the modules, or of the whole model."""
         inputs = augment(x[rows], generator) if augment else x[rows]
         clean = model.selector(inputs)
-        gates = model.gates(clean) if whole else gates_among(model.routing, clean, held(clean, share, generator))
+        if share is None:
+            shares, present, gates = None, slice(None), model.gates(clean)
+        else:
+            shares = torch.bincount(y[rows], minlength=classes) / len(rows) / usual
+            present, gates = shares > 0, gates_among(model.routing, clean, held(clean, share, generator))
         logits = mask(model.body(inputs, gates), shares, "prior")
         with torch.no_grad():
             told = mask(teacher(inputs), shares, "prior").softmax(1)
-        present = slice(None) if shares is None else shares > 0
-        taught = F.kl_div(logits[:, present].log_softmax(1), told[:, present], reduction="batchmean")
-        return (F.cross_entropy(logits, y[rows]) + taught) / 2 + strength * divergence(
+        distance = F.kl_div(logits[:, present].log_softmax(1), told[:, present], reduction="batchmean")
+        return (F.cross_entropy(logits, y[rows]) + distance) / 2 + strength * divergence(
             model.selector, clean, label, rows
         )
+
+    def loss(rows: Tensor) -> Tensor:
+        return (taught(rows) + taught(*imagine(subtask, least, recipe.batch_size, generator))) / 2
 
     train(model, len(x), recipe, epochs, generator, loss, "tailoring", progress)
     return found, wanted
