@@ -145,10 +145,13 @@ def plot(folder: Annotated[Path, typer.Argument(help="A results folder.")]) -> N
 def merge(
     folders: Annotated[list[Path], typer.Argument(help="Results folders of one experiment.")],
     out: Annotated[Path, typer.Option(help="Results folder that their runs are added to; it may be new.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="A run that was made anew takes the old one's place.")
+    ] = False,
 ) -> None:
     """Put runs that were made apart into one folder: seeds, settings or methods of several machines."""
     folder = out.expanduser().absolute()
-    join([one.expanduser().absolute() for one in folders], folder)
+    join([one.expanduser().absolute() for one in folders], folder, replace)
     _finish(folder)
 
 

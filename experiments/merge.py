@@ -24,8 +24,11 @@ from fl.results import (
 R = TypeVar("R", Row, DeviceRow, MeasureRow)
 
 
-def merge(folders: Sequence[Path], out: Path) -> None:
+def merge(folders: Sequence[Path], out: Path, replace: bool = False) -> None:
     """Add the complete runs of ``folders`` to ``out``, which may be new. Cut short, it can be done again.
+
+    Args:
+        replace: a run takes the place of the same one with other rows, which is refused otherwise.
 
     Raises:
         ResultsError: two hold the same run and differ in it, one holds no complete run, or their configs differ.
@@ -44,9 +47,11 @@ def merge(folders: Sequence[Path], out: Path) -> None:
                 if run in done:
                     if _of(there, run).equals(_of(rounds, run)):
                         continue  # merged before
-                    raise ResultsError(
-                        f"'{out}' holds another run of {run[1]}, {run[0]}, seed {run[2]} than '{folder}'"
-                    )
+                    if not replace:
+                        raise ResultsError(
+                            f"'{out}' holds another run of {run[1]}, {run[0]}, seed {run[2]} than '{folder}'; "
+                            "--replace takes the latter"
+                        )
                 results.rewind(*run)
                 results.append(_rows(Row, rounds, run))
                 if own := _rows(DeviceRow, devices, run):

@@ -51,6 +51,15 @@ def test_a_folder_that_holds_runs_is_extended_and_a_second_time_changes_nothing(
     assert [len(read(out)) for read in (read_rounds, read_devices, read_measures)] == [4, 2, 2]
 
 
+def test_a_run_made_anew_takes_the_place_of_the_old_one_if_told_to(tmp_path: Path) -> None:
+    out, anew = write(tmp_path / "out", (1, 2)), write(tmp_path / "anew", (2,), accuracy=0.5)
+    merge([anew], out, replace=True)
+    scored = read_rounds(out).dropna(subset="accuracy_mean")
+    assert dict(zip(scored["seed"], scored["accuracy_mean"], strict=True)) == {1: 0.3333333333, 2: 0.5}
+    assert [len(read(out)) for read in (read_devices, read_measures)] == [2, 2]
+    assert read_config(out)["finished"] == {"m=2": {"fedavg": [1, 2]}}
+
+
 def test_cut_short_it_is_done_again(tmp_path: Path) -> None:
     out, other = write(tmp_path / "out", (1,)), write(tmp_path / "b", (2,))
     write(out, (2,), finish=False)  # killed before the mark
@@ -61,7 +70,7 @@ def test_cut_short_it_is_done_again(tmp_path: Path) -> None:
 def test_what_cannot_be_put_together_is_refused(tmp_path: Path) -> None:
     out = write(tmp_path / "out", (1,))
     rounds = (out / "rounds.csv").read_bytes()
-    with pytest.raises(ResultsError, match=r"holds another run of fedavg, m=2, seed 1 than '.*/other'"):
+    with pytest.raises(ResultsError, match=r"holds another run of fedavg, m=2, seed 1 than '.*/other'; --replace"):
         merge([write(tmp_path / "other", (1,), accuracy=0.5)], out)
     with pytest.raises(ResultsError, match=r"m=2\.lr was 0\.1, is 0\.2"):
         merge([write(tmp_path / "lr", (2,), {"m=2": {"rounds": 2, "lr": 0.2}})], out)
