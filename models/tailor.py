@@ -91,10 +91,11 @@ def tailor(
         inputs = augment(x[rows], generator) if augment else x[rows]
         clean = model.selector(inputs)
         if share is None:
-            shares, present, gates = None, slice(None), model.gates(clean)
+            shares, gates = None, model.gates(clean)
         else:
             shares = torch.bincount(y[rows], minlength=classes) / len(rows) / usual
-            present, gates = shares > 0, gates_among(model.routing, clean, held(clean, share, generator))
+            gates = gates_among(model.routing, clean, held(clean, share, generator))
+        present = slice(None) if shares is None else shares > 0
         logits = mask(model.body(inputs, gates), shares, "prior")
         with torch.no_grad():
             told = mask(teacher(inputs), shares, "prior").softmax(1)
