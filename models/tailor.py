@@ -91,12 +91,11 @@ def tailor(
         inputs = augment(x[rows], generator) if augment else x[rows]
         clean = model.selector(inputs)
         if share is None:
-            shares, gates = None, model.gates(clean)
+            shares, gates = torch.ones(classes), model.gates(clean)
         else:
             shares = torch.bincount(y[rows], minlength=classes) / len(rows) / usual
             gates = gates_among(model.routing, clean, held(clean, share, generator))
-        present = slice(None) if shares is None else shares > 0
-        logits = mask(model.body(inputs, gates), shares, "prior")
+        logits, present = mask(model.body(inputs, gates), shares, "prior"), shares > 0
         with torch.no_grad():
             told = mask(teacher(inputs), shares, "prior").softmax(1)
         distance = F.kl_div(logits[:, present].log_softmax(1), told[:, present], reduction="batchmean")

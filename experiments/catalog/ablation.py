@@ -1,8 +1,4 @@
-"""What each of the changes from ECLM to ECLM+ brings, alone and together; FedAvg and FjORD get the prior.
-
-Each step of tailoring takes two passes. In the settings 'longer' the dense models have been trained in the cloud for as
-many passes as ECLM+'s, not as many epochs.
-"""
+"""What each of the changes from ECLM to ECLM+ brings, alone and together; FedAvg and FjORD get the prior."""
 
 from experiments.catalog.experiment import SCALES, Experiment, Overrides
 from experiments.catalog.tasks import setting
@@ -29,4 +25,6 @@ ABLATION = Experiment(
     cost={"smoke": "8 min", "cpu": "70 min", "paper": "GPU days"},
     plot="accuracy",
     table=("accuracy_mean", "accuracy_std", "accuracy_p10", "global_accuracy", "mb_per_device_round", "memory_mb"),
+    note="A step of tailoring takes two passes. In the settings 'longer' the dense models are trained in the cloud for "
+    "as many passes as ECLM+'s, not as many epochs; ECLM+ is that of the settings without this word.",
 )

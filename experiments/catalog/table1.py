@@ -19,7 +19,7 @@ TABLE1 = Experiment(
     reference="Table 1",
     summary="accuracy of every method on HAR, CIFAR-10, CIFAR-100 and Speech Commands at two degrees of label skew",
     settings={scale: {part: setting(part, scale, strategies=ALL) for part in PARTS[scale]} for scale in SCALES},
-    cost={"smoke": "15 min", "cpu": "3 h", "paper": "GPU days"},
+    cost={"smoke": "15 min", "cpu": "6 h", "paper": "GPU days"},
     plot="accuracy",
     table=("accuracy_mean", "accuracy_std", "accuracy_p10", "global_accuracy", "mb_per_device_round", "memory_mb"),
     paper={
