@@ -10,8 +10,10 @@ from typing import Annotated
 import click
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.status import Status
 from rich.table import Table
+from rich.text import Text
 
 from experiments.bench import BENCHMARKS, EntrantFailed, about, find
 from experiments.catalog import EXPERIMENTS, SCALES, VIEWS, Experiment, View
@@ -65,17 +67,14 @@ OTHER = Experiment("", "", "rounds of an experiment that is not in the catalog",
 @app.command("list")
 def list_() -> None:
     """Name the experiments: what each repeats of the paper, and about how long each scale takes."""
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    for head in ("experiment", "paper", *SCALES):
-        table.add_column(head, no_wrap=True)
-    table.add_column("what it shows")
+    head = "{:<14} {:<18} {:<7} {:<7} {}".format
+    _entry(head("experiment", "paper", *SCALES), "what it shows")
     for experiment in EXPERIMENTS.values():
         costs = [experiment.cost[scale] for scale in SCALES]
-        table.add_row(experiment.name, experiment.reference or "-", *costs, experiment.summary)
+        _entry(head(experiment.name, experiment.reference or "-", *costs), experiment.summary)
         for view in VIEWS.values():
             if view.of == experiment.name:
-                table.add_row(view.name, view.reference, *[""] * len(SCALES), f"{view.summary} (runs of {view.of})")
-    console.print(table)
+                _entry(f"{view.name:<14} {view.reference}", f"{view.summary} (runs of {view.of})")
     console.print("\nRun one with: python -m experiments run NAME --scale " + "|".join(SCALES), style="dim")
 
 
@@ -220,10 +219,8 @@ def privacy(
 @app.command()
 def settings() -> None:
     """Explain every key of the run-config, with its default."""
-    table = Table("key", "default", "meaning", box=None)
     for field, info in Settings.model_fields.items():
-        table.add_row(field.replace("_", "-"), str(info.default), info.description or "")
-    console.print(table)
+        _entry(f"{field.replace('_', '-')} = {info.default}", info.description or "")
 
 
 @app.command()
@@ -251,6 +248,12 @@ def bench(
 
 def _say(status: Status, name: str, text: str) -> None:
     status.update(f"{name}: {text}")
+
+
+def _entry(head: str, said: str) -> None:
+    """A line, and below it what is said of it, as wide as the terminal."""
+    console.print(head, style="bold", markup=False, highlight=False)
+    console.print(Padding(Text(said), (0, 0, 0, 4), expand=False))
 
 
 @data_app.command("where")

@@ -134,6 +134,7 @@ def test_interrupted_while_modules_load(monkeypatch: pytest.MonkeyPatch) -> None
 def test_help_names_every_command_and_settings_every_key() -> None:
     helped = experiments("--help").stdout
     assert all(command in helped for command in ("list", "run", "plot", "settings", "data", "deploy"))
+    assert "An experiment of" in experiments("run", "--help").stdout, "arguments are explained, not options alone"
     assert "drift-fraction" in experiments("settings").stdout
     assert "har-embedded" in experiments("data", "where").stdout
 
