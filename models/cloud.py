@@ -234,11 +234,15 @@ def enhance(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Module ability-enhancing training: CrossEntropy + lambda * KL(P[sub-task of x], g).
 
+    Args:
+        epochs: of that, after `WARM_UP` of the selector alone; 0: neither.
+
     Returns:
         (H, P) per layer: the mapping found by end-to-end training, and the target that was trained.
     """
     found, wanted, label = aims(model, x, subtask, subtasks, slack, kappa2)
-    steer(model, x, label, recipe, generator, augment)
+    if epochs:
+        steer(model, x, label, recipe, generator, augment)
 
     def extra(routed: list[tuple[Tensor, Tensor, Tensor]], rows: Tensor) -> Tensor:
         return strength * divergence(model.selector, [clean for clean, _, _ in routed], label, rows)

@@ -80,7 +80,8 @@ def tailor(
         teacher: the dense model.
     """
     found, wanted, label = aims(model, x, subtask, subtasks, slack, kappa2)
-    steer(model, x, label, recipe, generator, augment)
+    if epochs:
+        steer(model, x, label, recipe, generator, augment)
     least = 2 if torch.equal(subtask, y) else 1  # one class alone has nothing to tell apart
     classes = model.body.sizes["classes"]
     usual = torch.bincount(y, minlength=classes).clamp(min=1) / len(y)

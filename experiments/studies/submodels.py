@@ -68,7 +68,7 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
 def _of_one_model(
     training: str, model: ModularModel, cloud: Cloud, settings: Settings, seed: int, tick: Tick
 ) -> Iterator[Row]:
-    here, costs = world(settings, seed), cloud.modular_costs
+    here, costs, core = world(settings, seed), cloud.modular_costs, model.routing.core
     state, axes = model.body.state(), model.body.axes()
     for device in range(settings.devices):
         tick(f"sub-models ({training}), device", device, settings.devices)
@@ -81,8 +81,8 @@ def _of_one_model(
         for level, limit in enumerate(sizes(costs)):
             derived = columns_coverage(cloud.modular.sizes, derive(scores, costs, limit))
             counts = {axis: len(kept) for axis, kept in derived.items()}
-            matched = draw_modules(rng(seed, Purpose.STUDY, device, level), costs, counts)
-            random = draw_modules(generator, costs, draw_counts(generator, costs))
+            matched = draw_modules(rng(seed, Purpose.STUDY, device, level), costs, counts, core)
+            random = draw_modules(generator, costs, draw_counts(generator, costs), core)
             for kind, at, coverage in (
                 ("derived", level, derived),
                 ("matched", level, matched),
@@ -114,11 +114,14 @@ def draw_counts(generator: np.random.Generator, costs: CostModel) -> dict[str, i
     return shrunk | {axis: int(generator.integers(2)) for axis in costs.bypass}
 
 
-def draw_modules(generator: np.random.Generator, costs: CostModel, counts: Sizes) -> Coverage:
-    """So many modules on each axis, sorted."""
-    sizes = costs.architecture.sizes
-    drawn = {axis: generator.choice(sizes[axis], n, replace=False) for axis, n in counts.items()}
-    return {axis: torch.from_numpy(np.sort(kept)) for axis, kept in drawn.items()}
+def draw_modules(generator: np.random.Generator, costs: CostModel, counts: Sizes, core: bool) -> Coverage:
+    """So many modules on each axis, sorted; the first of each layer among them where that is its ``core``."""
+    sizes, drawn = costs.architecture.sizes, {}
+    for axis, n in counts.items():
+        always = int(core and axis in costs.layers)
+        others = always + generator.choice(sizes[axis] - always, n - always, replace=False)
+        drawn[axis] = torch.from_numpy(np.sort(np.append(np.arange(always), others)))
+    return drawn
 
 
 def pareto(points: pd.DataFrame) -> pd.DataFrame:

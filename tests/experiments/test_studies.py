@@ -155,8 +155,11 @@ def test_matched_sub_models_have_the_derived_ones_size_and_the_sizes_span_everyt
     assert len(submodels.derive(scores, costs, limits[-1])[layer]) == 8
     derived = submodels.derive(scores, costs, limits[1])[layer]
     assert derived.tolist() == [6, 7]  # a fifth of the seven modules beyond the first: 1.4
-    (matched,) = submodels.draw_modules(np.random.default_rng(0), costs, {layer: 2}).values()
+    (matched,) = submodels.draw_modules(np.random.default_rng(0), costs, {layer: 2}, core=False).values()
     assert len(set(matched.tolist())) == 2
+    drawn = [submodels.draw_modules(np.random.default_rng(s), costs, {layer: 2}, core=True)[layer] for s in range(50)]
+    assert {len(set(kept.tolist())) for kept in drawn} == {2} and {int(kept[0]) for kept in drawn} == {0}
+    assert {int(kept[1]) for kept in drawn} == set(range(1, 8)), "the others are still drawn"
 
 
 def test_a_folder_with_rows_of_methods_is_refused_before_anything_is_measured(tmp_path):
