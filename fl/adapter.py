@@ -429,6 +429,8 @@ class FlowerStrategy(FlowerBase):
                 or abs(values.sum() - 1) > 1e-3
             ):
                 raise ValueError(f"importance of {layer} is not a distribution over {wanted} modules")
+            if self.method.modular_model.routing.core:
+                values[0] = values.max()  # every sub-model holds it, whatever noise or a liar says
             importance[layer] = values
         held = {}
         if any(name.startswith("held.") for name in told):

@@ -156,7 +156,9 @@ class Settings(BaseModel):
     augment: bool = Field(True, description="mirror and shift images while the cloud trains; not for speech")
     balance: float = Field(0.1, ge=0, description="lambda of the load-balance loss")
     ability: float = Field(1.0, ge=0, description="lambda of the KL term in ability enhancing")
-    subtasks: Literal["class", "domain"] = Field("class", description="what a sub-task is: a class or a subject")
+    subtasks: Literal["class", "groups", "domain"] = Field(
+        "class", description="what a sub-task is: a class, classes that occur together on devices, or a subject"
+    )
     kappa1: float = Field(1.25, gt=0, description="load limit of a module, as a multiple of the even load")
     kappa2: int = Field(4, ge=1, description="most modules per sub-task")
 
@@ -290,6 +292,11 @@ class Settings(BaseModel):
             raise ValueError("upload-change tells how much an update changed, update-noise hides it; use one of them")
         if self.engine == "local" and self.placement == "own":
             raise ValueError("engine = 'local' stands in for devices; with placement = 'own' they are there themselves")
+        for name in self.methods:
+            if self.top_k < (least := STRATEGIES[name].least_active):
+                raise ValueError(
+                    f"top-k = {self.top_k}: '{name}' needs {least} active modules per layer, one is its core"
+                )
         if self.top_k > self.modules:
             raise ValueError(f"top-k = {self.top_k} is more than there are modules per layer ({self.modules})")
         return self

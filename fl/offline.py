@@ -38,6 +38,7 @@ from models.cloud import ModularModel, Progress, enhance, mapping, train_end_to_
 from models.costs import CostModel
 from models.modularize import modularize
 from models.nested import RATES, distilled, ordered_dropout, settle
+from models.subtasks import co_occurring
 from models.supernet import grow, random_paths, taught
 from models.tailor import tailor
 from models.train import Augment, Extra, Recipe, fit, flip_and_shift
@@ -65,16 +66,21 @@ KEYS: dict[str, list[str]] = {
         vq-preset vq-frozen vq-cloud-layers vq-pool vq-beta vq-decay vq-estimator vq-lr vq-tasks vq-gradnorm
     """.split(),
 }
-
+SURVEY = (
+    "partition classes-per-device alpha devices samples-min samples-max".split()
+)  # what decides who holds which class
+SURVEYED = 500  # devices, at most, whose classes tell which of them occur together
 
 # Raise one when the code that makes the artefact changes what it computes.
-VERSIONS = dict.fromkeys(KEYS, 3) | {"tailored": 5, "split": 4}
+VERSIONS = dict.fromkeys(KEYS, 3) | {"modular": 4, "nested": 4, "rolling": 4, "tailored": 5, "split": 4}
 
 
 def address(settings: Settings, seed: int, artefact: str) -> Path:
     """Where an artefact is kept: its name and the hash of what decides it."""
     flat = settings.flat()
     what = {key: flat[key] for key in KEYS[artefact]}
+    if what.get("subtasks") == "groups":
+        what |= {key: flat[key] for key in SURVEY}
     what |= {"seed": seed, "version": VERSIONS[artefact], "torch": torch.__version__}
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:20]
     return cache_folder() / "offline" / f"{artefact}-{digest}.safetensors"
@@ -165,7 +171,7 @@ class Stage:
 
     def modular(self, tailored: bool = False) -> State:
         """Body, selector and mappings of ECLM, made from the early dense model: end to end, then ability enhancing."""
-        settings, here, how = self.settings, world(self.settings, self.seed), self._recipe
+        settings, how = self.settings, self._recipe
         x, y = self._proxy()
         built = architectures(settings)
         cut = settings.modules, settings.shrink, settings.residual
@@ -184,9 +190,7 @@ class Stage:
             self.progress,
             self._augment,
         )
-        subtask, subtasks = y, here.data.num_classes
-        if settings.subtasks == "domain" and here.data.domain_train is not None:
-            subtask, subtasks = torch.from_numpy(here.data.domain_train[here.proxy()]).long(), len(here.data.domains)
+        subtask, subtasks = self._subtasks(y)
         enhancing = partial(tailor, teacher=self._body("dense", self.artefact("dense"))) if tailored else enhance
         found, wanted = enhancing(
             model, x=x, y=y, subtask=subtask, subtasks=subtasks, recipe=how, epochs=settings.ability_epochs,
@@ -238,6 +242,18 @@ class Stage:
     def _proxy(self) -> tuple[Tensor, Tensor]:
         here = world(self.settings, self.seed)
         return tensors(here.data, "train", here.proxy())
+
+    def _subtasks(self, y: Tensor) -> tuple[Tensor, int]:
+        """The sub-task of each proxy sample, whose classes are y (n,), and how many there are (ECLM 4.3, step 1)."""
+        settings, here = self.settings, world(self.settings, self.seed)
+        if settings.subtasks == "domain" and here.data.domain_train is not None:
+            return torch.from_numpy(here.data.domain_train[here.proxy()]).long(), len(here.data.domains)
+        if settings.subtasks == "groups":
+            held = (here.draw(device, 0).train for device in range(min(settings.devices, SURVEYED)))
+            counts = [np.bincount(here.data.labels("train", own), minlength=here.data.num_classes) for own in held]
+            group = torch.from_numpy(co_occurring(np.array(counts)))
+            return group[y], int(group.max()) + 1
+        return y, here.data.num_classes
 
     def _generator(self, phase: int) -> np.random.Generator:
         return rng(self.seed, Purpose.OFFLINE, phase)

@@ -17,7 +17,9 @@ class Body(nn.Module, ABC):
     Attributes:
         sizes: length of every named axis, e.g. ``{"stage1.out": 16, "stage1.modules": 1, ...}``.
         layers: the module axis of each module layer, in order of execution; gates come in this order.
-        rate: HeteroFL's scaler: hidden activations are divided by it, so that a slice answers on the whole's scale.
+        rate: HeteroFL's scaler: a network without norms divides its last hidden activations by it. (There those of
+            all layers; then narrow widths hardly learn inside a wider network, a quarter of one has 74 % instead of
+            over 95 in `tests/models/test_nested.py`.)
     """
 
     layers: tuple[str, ...]

@@ -41,6 +41,8 @@ class CNN(Body):
         x = x.contiguous(memory_format=torch.channels_last)
         x = F.relu(F.conv2d(x, self.first, self.first_bias))
         x = F.relu(pool2(F.conv2d(x, self.second, self.second_bias)))
+        if self.rate != 1:  # a slice: its hidden units are those of the block
+            gates = [x.new_full((len(x), 1), 1 / self.rate)]
         return self.block(x.flatten(1), None if gates is None else gates[0])
 
     def axes(self) -> Axes:

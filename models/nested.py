@@ -80,7 +80,9 @@ class Sampled(Body):
         coverage, rate = self._draw()
         sizes = tuple(covered_sizes(self.sizes, coverage).items())
         if sizes not in self._parts:
-            self._parts[sizes] = self._build(dict(sizes), None)
+            self._parts[sizes] = part = self._build(dict(sizes), None)
+            for own in part.parameters():
+                own.data = own.data.new_empty(0)  # hundreds of parts together would outgrow the network
         part = self._parts[sizes]
         part.rate = rate
         return functional_call(part, extract(dict(self.whole.named_parameters()), self.whole.axes(), coverage), (x,))

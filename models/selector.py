@@ -148,6 +148,9 @@ def _cv_squared(x: Tensor) -> Tensor:
 def load_balance(routed: Sequence[tuple[Tensor, Tensor, Tensor]], top_k: int) -> Tensor:
     """CV(importance)^2 + CV(load)^2, mean over the layers (Shazeer et al. 2017, eqs. 6 to 11).
 
+    A module's importance is its share of the softmax before the top k is taken: those that are never active hear of it
+    too.
+
     Args:
         routed: what `Selector.noisy` returned.
         top_k: modules active per sample.

@@ -183,6 +183,12 @@ class Score:
         return float((self.hits[seen] / self.samples[seen]).mean()) if seen.any() else float("nan")
 
 
+def graded(logits_BC: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether each sample is right, and its cross-entropy, at most `WORST_LOSS`. A diverged model is wrong."""
+    nats = F.cross_entropy(logits_BC, y_B, reduction="none").clamp(max=WORST_LOSS).nan_to_num(WORST_LOSS)
+    return (logits_BC.argmax(1) == y_B) & ~logits_BC.isnan().any(1), nats
+
+
 @torch.no_grad()
 def score(
     body: Body,
@@ -196,17 +202,16 @@ def score(
     """Score ``body`` on samples (n, ...) of classes (n,).
 
     Args:
-        shares: (classes,) as in `mask`, for 'prior'; a sample of a class without any is missed and costs `WORST_LOSS`.
+        shares: (classes,) as in `mask`, for 'prior'; a sample of a class without any is missed.
     """
     body.eval()
     hits, loss = [], 0.0
     for at in range(0, len(x), batch_size):
         rows = slice(at, at + batch_size)
         logits = body(x[rows], None if gates is None else [g[rows] for g in gates])
-        logits = mask(logits, shares, "prior")
-        hits.append(logits.argmax(1) == y[rows])
-        each = F.cross_entropy(logits, y[rows], reduction="none")
-        loss += float((each if shares is None else each.clamp(max=WORST_LOSS)).sum())
+        right, nats = graded(mask(logits, shares, "prior"), y[rows])
+        hits.append(right)
+        loss += float(nats.sum())
     right = torch.cat(hits) if hits else torch.zeros(0, dtype=torch.bool)
     return Score(
         np.bincount(y.numpy(), minlength=classes),

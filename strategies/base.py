@@ -225,6 +225,7 @@ class Strategy(ABC):
         asks: what a device is queried for: nothing, its 'limits', or its limits and 'importance'.
         asks_once: a device's first answer is used for good; otherwise it is queried anew at every step.
         masked: as in `Task`, where a task of the method does not say otherwise.
+        least_active: fewest modules per layer that a sample must be able to activate.
     """
 
     reports: ClassVar[Mapping[str, Measure]]
@@ -232,6 +233,7 @@ class Strategy(ABC):
     asks: ClassVar[Literal["nothing", "limits", "importance"]] = "nothing"
     asks_once: ClassVar[bool] = False
     masked: ClassVar[Masking] = "none"
+    least_active: ClassVar[int] = 1
 
     cloud: Cloud
     plan: Plan

@@ -26,6 +26,7 @@ class ECLMTailored(ECLM):
     """ECLM and tailored."""
 
     reports = {"eclm-tailored-derive": "delivered", "eclm-tailored": "adapted"}
+    least_active = 2
 
     @property
     def modular_model(self) -> ModularModel:

@@ -26,7 +26,7 @@ from fl.world import Here, dataset, tensors, world
 from models.axes import FULL, Coverage, State, extract
 from models.body import Architecture
 from models.cloud import Progress
-from models.train import WORST_LOSS, mask
+from models.train import graded, mask
 from models.vq.body import CODEBOOK, SplitBody, SplitCosts, device_state, of_ids, split_body
 from models.vq.boundary import LENGTH, Boundary, Ledger, Line, lines
 from models.vq.codebook import ESTIMATORS, Statistics, perplexity
@@ -454,7 +454,7 @@ def evaluate(settings: Settings, order: Order, store: Store, state: State | None
     def score(which: Measure) -> None:
         one, two, _ = ends(settings, body)
         logits = [mask(infer(one, two, of_ids(ids)), own, "prior") for ids, _ in tests]
-        found[which] = [_score(of, y, own is not None) for of, (_, y) in zip(logits, tests, strict=True)]
+        found[which] = [_score(of, y) for of, (_, y) in zip(logits, tests, strict=True)]
         lengths = [n for ids, _ in tests for n in of_ids(ids).lengths.tolist()]
         told = measured(one.boundary.ledger, "infer", len(lengths))
         told["tokens_up"] = Codes(body.shape.vocabulary).size(lengths, 1) / len(lengths) + LENGTH.size
@@ -479,10 +479,8 @@ def evaluate(settings: Settings, order: Order, store: Store, state: State | None
     return Scored(len(tests[0][1]), found["delivered"][0], found["adapted"][0], examples, former, measures=measures)
 
 
-def _score(logits: Tensor, y: Tensor, bounded: bool) -> tuple[float, float, float]:
-    """Accuracy, balanced accuracy and mean loss; ``bounded``: a class may have been given no chance at all."""
-    right = logits.argmax(1) == y
-    each = F.cross_entropy(logits, y, reduction="none")
+def _score(logits: Tensor, y: Tensor) -> tuple[float, float, float]:
+    """Accuracy, balanced accuracy and mean loss."""
+    right, nats = graded(logits, y)
     recall = [float(right[y == k].float().mean()) for k in y.unique().tolist()]
-    loss = each.clamp(max=WORST_LOSS) if bounded else each
-    return float(right.float().mean()), float(np.mean(recall)), float(loss.mean())
+    return float(right.float().mean()), float(np.mean(recall)), float(nats.mean())

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from models.spa.activations import Batch, Known
 from models.spa.bases import Base
 from models.spa.modes import mode
 from models.spa.train import Plugin, Policy, outputs
+from models.train import graded
 from partitions.errors import DataError
 
 
@@ -63,9 +63,8 @@ def compare(base: Base, known: Sequence[Known], other: Sequence[Known]) -> Judge
 def _both(base: Base, b: Tensor, h: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
     """Losses, whether right, and whether they guess the same, of the head on b and on h (N, d); all (N,)."""
     logits = [base.head(b), base.head(h)]
-    guess = [each.argmax(-1) for each in logits]
-    losses = (F.cross_entropy(each, targets, reduction="none") for each in logits)
-    return *losses, *(each == targets for each in guess), guess[0] == guess[1]
+    right, nats = zip(*(graded(each, targets) for each in logits), strict=True)
+    return *nats, *right, logits[0].argmax(-1) == logits[1].argmax(-1)
 
 
 def rates(judged: Judged, asked: np.ndarray) -> dict[str, float]:

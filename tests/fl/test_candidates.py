@@ -101,6 +101,17 @@ def test_a_device_tells_what_it_holds_until_it_asks(device, monkeypatch: pytest.
     assert "held.block.modules" not in workload.profile(impossible, order, store, True)
 
 
+def test_a_device_of_one_sample_asks_the_cloud(device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nothing to be trained on beside what it is to be judged on."""
+    settings, order, store, state = device
+    workload.evaluate(settings, order, store, state)
+    monkeypatch.setattr(workload, "_importance", lambda *_: {"block.modules": np.eye(16)[0]})
+    honest = workload.samples
+    monkeypatch.setattr(workload, "samples", lambda *of: tuple(part[:1] for part in honest(*of)))
+    told = workload.profile(settings, order, store, True)
+    assert "held.block.modules" not in told and told["macs"] == 0
+
+
 @pytest.mark.parametrize("claimed", [{"block.modules": 99}, {"block.modules": 0}, {}])
 def test_a_claim_to_activate_what_is_not_held_is_left_out(play, tmp_path: Path, monkeypatch, claimed: dict) -> None:
     honest = workload.evaluate

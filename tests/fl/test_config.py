@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ({"samples-min": 200}, "samples-min = 200 is above samples-max = 150"),
         ({"limit-low": 0.9}, "limit-low = 0.9 is above limit-high"),
         ({"top-k": 17}, r"top-k = 17 is more than there are modules per layer \(16\)"),
+        ({"top-k": 1, "strategies": "eclm,eclm-plus"}, "top-k = 1: 'eclm-plus' needs 2 active modules per layer"),
         ({"optimizer": "sgdd"}, "optimizer = 'sgdd': .*'sgd' or 'adam'"),
         ({"hardware": "tablets"}, "unknown hardware 'tablets'; known: all, boards, phones"),
     ],

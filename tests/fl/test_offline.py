@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from fl.config import Settings
 from fl.offline import KEYS, address, prepare
@@ -54,6 +55,8 @@ def test_progress_names_the_stage(cache: Path) -> None:
         ({"rounds": 9, "drift": "subject", "lr": 0.2, "cohort": 2}, set()),
         ({"kappa1": 2.0, "top-k": 3}, {"modular", "tailored"}),
         ({"residual": True}, {"modular", "tailored"}),
+        ({"subtasks": "domain"}, {"modular", "tailored"}),
+        ({"partition": "iid", "devices": 7}, set()),
         ({"ability-epochs": 7}, set(KEYS) - {"early", "split"}),
         ({"offline-lr": 0.1}, set(KEYS) - {"split"}),
         ({"dense-epochs": 3}, set(KEYS)),
@@ -62,3 +65,14 @@ def test_progress_names_the_stage(cache: Path) -> None:
 def test_a_setting_moves_only_what_it_decides(changes: dict, touched: set[str]) -> None:
     moved = {name for name in KEYS if address(settings(), 1, name) != address(settings(**changes), 1, name)}
     assert moved == touched
+
+
+def test_sub_tasks_of_classes_that_occur_together_depend_on_who_holds_which(cache: Path) -> None:
+    """Five classes, two on a device: of two or three of them is a sub-task, and each has its row of targets."""
+    grouped = settings(
+        **{"subtasks": "groups", "partition": "m-classes", "classes-per-device": 2, "drift": "class-swap", "devices": 8}
+    )
+    prepare(grouped, 1).modular_model  # noqa: B018
+    assert load_file(address(grouped, 1, "modular"))["mapping.wanted.0"].shape[0] == 2
+    assert address(grouped, 1, "modular") != address(settings(**{**grouped.flat(), "devices": 9}), 1, "modular")
+    assert address(grouped, 1, "dense") == address(settings(**{**grouped.flat(), "devices": 9}), 1, "dense")

@@ -21,6 +21,7 @@ from fl.results import read_devices, read_rounds
 from fl.run import open_results, run
 from fl.workloads import classify as workload
 from strategies import STRATEGIES
+from strategies.eclm import ECLM
 from strategies.fedavg import FedAvg
 from tests.fl.conftest import SMALL, without_clock
 
@@ -223,6 +224,29 @@ def test_a_lying_profile_is_refused(play, tmp_path, monkeypatch, told: dict) -> 
     play(tmp_path, strategies="eclm", **{"devices": 4, "cohort": 4, "rounds": 2})
     rounds = pd.read_csv(tmp_path / "rounds.csv").drop_duplicates("round")
     assert (rounds.failures == 1).all() and (rounds.devices == 3).all()
+
+
+def test_a_core_is_in_every_sub_model_whatever_a_device_says(play, tmp_path, monkeypatch) -> None:
+    """Here as noise might have it: a device says that its core is of no importance."""
+    honest, held = workload.profile, []
+
+    def profile(settings, order, store, with_importance):
+        got = honest(settings, order, store, with_importance)
+        return {**got, "importance.block.modules": [0.0] + [1 / 15] * 15}
+
+    derive = ECLM.derive_all
+    monkeypatch.setattr(workload, "profile", profile)
+    monkeypatch.setattr(ECLM, "derive_all", lambda self, asked: held.extend(derive(self, asked)) or derive(self, asked))
+    play(tmp_path, strategies="eclm-tailored", rounds=1)
+    assert held and all(0 in modules["block.modules"] for modules in held if modules is not None)
+
+
+def test_devices_whose_models_diverge_count(play, tmp_path) -> None:
+    """Nobody is left out of the mean because training went wrong: NaN is no answer, and what was delivered still is."""
+    play(tmp_path, strategies="la,fedavg", lr=1e3, clip=0.0)
+    rounds = pd.read_csv(tmp_path / "rounds.csv").query("evaluated > 0")
+    assert (rounds.evaluated == 6).all() and not rounds.accuracy_mean.isna().any()
+    assert rounds.query("method == 'la'").accuracy_mean.max() < 0.5
 
 
 @pytest.mark.parametrize("score", [(float("nan"), 0.5, 1.0), (1.5, 0.5, 1.0), (0.5, 0.5), (0.5, 0.5, -1.0)])

@@ -11,7 +11,7 @@ from models.cloud import ModularModel, assign, enhance, mapping, targets, train_
 from models.mlp import mlp
 from models.modularize import modularize
 from models.selector import Routing, Selector
-from models.train import WORST_LOSS, Recipe, fit, score
+from models.train import WORST_LOSS, Recipe, fit, graded, score
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -69,6 +69,9 @@ def test_offline_training_routes_each_class_to_few_modules(problem: tuple[torch.
         part, Selector((8,), {"block.modules": 8}, 8, torch.Generator().manual_seed(1)), Routing(4, 8.0)
     )
     train_end_to_end(model, x, y, recipe, 5, np.random.default_rng(1), balance=0.1)
+    before = {name: value.clone() for name, value in model.selector.state_dict().items()}
+    enhance(model, x, y, y, 4, recipe, 0, np.random.default_rng(2))
+    assert all(torch.equal(before[name], value) for name, value in model.selector.state_dict().items())
     found, wanted = enhance(model, x, y, y, 4, recipe, 15, np.random.default_rng(2), strength=1.0, kappa2=2)
     (reached,) = mapping(model.logits(x), y, 4)
     assert model.score(x, y, 4).accuracy > 0.97
@@ -149,3 +152,10 @@ def test_a_class_that_is_never_answered_is_missed_and_costs_a_finite_loss() -> N
     got = score(Constant(), torch.zeros(2, 1), torch.tensor([0, 1]), 3, shares=shares)  # type: ignore[arg-type]
     assert got.hits.tolist() == [0, 1, 0]
     assert got.loss_sum == pytest.approx(WORST_LOSS + np.log(1 + np.exp(-1)))
+
+
+def test_what_a_diverged_model_says_is_wrong() -> None:
+    """Not class 0, which is where `argmax` finds the first NaN."""
+    right, nats = graded(torch.tensor([[np.nan, 1.0], [3e38, -3e38], [2.0, 0.0]]), torch.tensor([0, 1, 0]))
+    assert right.tolist() == [False, False, True]
+    assert nats.tolist() == pytest.approx([WORST_LOSS, WORST_LOSS, np.log(1 + np.exp(-2))])
