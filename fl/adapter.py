@@ -33,6 +33,7 @@ from fl.sums import Sum, Verdict, judge
 from models.axes import FULL, Coverage, covered_sizes
 from models.body import bypass_axis, gate_columns
 from models.costs import Cost
+from models.supernet import TRIALS
 from partitions import Purpose, rng
 from strategies.base import Averaging, Limits, Measure, Profile, Strategy, Task, Update, rebase, sub_sizes
 
@@ -498,8 +499,11 @@ class FlowerStrategy(FlowerBase):
             former = dict(zip(MEASURES, np.array(told["former"], dtype=float).tolist(), strict=True))
             if not all(0 <= accuracy <= 1 for accuracy in former.values()):
                 raise ValueError(f"former accuracy {former}")
+        trial_macs = float(told["macs"]) if task.search else 0.0  # type: ignore[arg-type]
+        if not 0 <= trial_macs <= (most := TRIALS * whole.macs * self.settings.samples_max):
+            raise ValueError(f"{trial_macs:g} MACs of a search, {TRIALS} times the whole model takes {most:g}")
         deliver_bytes = self._down[device] if task.state is not None else 0
-        ready = self._own.get(device, 0.0) + link_seconds(hardware, deliver_bytes)
+        ready = self._own.get(device, 0.0) + link_seconds(hardware, deliver_bytes) + trial_macs / hardware.mac_per_s
         return DeviceScore(
             device,
             samples,

@@ -186,6 +186,7 @@ def evaluate(message: Message, context: Context) -> Message:
             "examples": got.examples,
         }
         | ({"former": list(got.former)} if got.former else {})
+        | ({"macs": got.trial_macs} if got.trial_macs else {})
         | {f"active.{layer}": n for layer, n in got.active.items()}  # type: ignore[arg-type]
         | {f"{which}.{measure}": v for which, of in got.measures.items() for measure, v in of.items()}
     )

@@ -136,8 +136,8 @@ def best_path(
     y: Tensor,
     classes: int,
     generator: np.random.Generator,
-) -> Coverage:
-    """The modules of the path that suits a device's samples best under its limits.
+) -> tuple[Coverage, float]:
+    """The modules of the path that suits a device's samples best under its limits, and the MACs of trying them out.
 
     Args:
         costs: of the supernet's paths.
@@ -145,12 +145,16 @@ def best_path(
         x: (n, ...) local samples; y: (n,) their classes.
     """
     axes = costs.architecture.part({}).axes()
+    spent = 0.0
 
     def loss(path: Path) -> float:
+        nonlocal spent
         kept = coverage(costs.layers, slices, path)
+        spent += len(x) * costs.of({layer: len(own) for layer, own in kept.items()}).macs
         part = costs.architecture.part(kept)
         part.load_state_dict(extract(supernet, axes, kept))
         settle(part, x)  # the running statistics of a batch norm differ by path
         return score(part, x, y, classes).loss_sum
 
-    return coverage(costs.layers, slices, search(fitting(costs, slices, macs, memory), loss, generator))
+    found = search(fitting(costs, slices, macs, memory), loss, generator)
+    return coverage(costs.layers, slices, found), spent

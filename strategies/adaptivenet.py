@@ -17,8 +17,8 @@ from strategies.local import LocalAdaptation
 class AdaptiveNet(LocalAdaptation):
     """At every step a device takes the path that suits its fresh data best under its limits of MACs and memory.
 
-    Everything happens on the device: it never hears from the cloud again. With fine-tuning: the path found is trained
-    locally; each step starts again from the supernet.
+    Everything happens on the device, the search too, whose forward passes take its time: it never hears from the cloud
+    again. With fine-tuning: the path found is trained locally; each step starts again from the supernet.
     """
 
     reports = {"an": "delivered", "an+ft": "adapted"}

@@ -51,6 +51,7 @@ class Part:
         rate: of the network.
         modules: numbers in the cloud model of the modules activated, per layer, as in `Order.held`.
         inside: where those lie in ``held``.
+        trial_macs: as in `Scored`.
     """
 
     held: State
@@ -59,6 +60,7 @@ class Part:
     rate: float
     modules: Mapping[str, np.ndarray]
     inside: Coverage
+    trial_macs: float = 0.0
 
     def network(self) -> Body:
         """The network with the present parameters."""
@@ -102,7 +104,7 @@ def _load(settings: Settings, order: Order, store: Store, state: State | None) -
     held = state if state is not None else store.load("model")
     modules = {layer: np.asarray(kept) for layer, kept in (order.held or {}).items()}
     whole = architectures(settings)[order.architecture].sizes
-    sizes, inside = {**whole, **(order.sizes or {})}, FULL
+    sizes, inside, trial_macs = {**whole, **(order.sizes or {})}, FULL, 0.0
     if wrong := [axis for axis, n in sizes.items() if not 0 <= n <= whole.get(axis, -1)]:
         raise ValueError(f"a part of {sizes[wrong[0]]} {wrong[0]}: the {order.architecture} model has {whole}")
     if order.reselect:
@@ -112,12 +114,12 @@ def _load(settings: Settings, order: Order, store: Store, state: State | None) -
         )
         modules = active
     if order.search:
-        inside = _path(settings, order, held)
+        inside, trial_macs = _path(settings, order, held)
     body = _body(settings, order.architecture, tuple(sorted(covered_sizes(sizes, inside).items())))
     active_state = extract(held, body.axes(), inside) if inside else held
     if _shapes(active_state) != _shapes(body.state_dict()):  # in a stack it would be everybody's failure
         raise ValueError("the model does not have the shapes that its sizes call for")
-    part = Part(held, active_state, body, order.rate, modules, inside)
+    part = Part(held, active_state, body, order.rate, modules, inside, trial_macs)
     if order.search:
         settle(part.network(), samples(settings, order, "train")[0])
         part.state = body.state()
@@ -138,8 +140,11 @@ def _select(settings: Settings, order: Order, store: Store, held: Mapping[str, n
         return smallest(scores, held)
 
 
-def _path(settings: Settings, order: Order, held: State) -> Coverage:
-    """The path through the supernet that suits the device's data best under what it can spare now (AdaptiveNet)."""
+def _path(settings: Settings, order: Order, held: State) -> tuple[Coverage, float]:
+    """The path through the supernet that suits the device's data best under what it can spare now (AdaptiveNet).
+
+    And the MACs that it took to find it.
+    """
     now, whole = spare(settings, order), _costs(settings, "dense").whole
     return best_path(
         held,
@@ -298,7 +303,7 @@ def evaluate(settings: Settings, order: Order, store: Store, state: State | None
     if order.keep:
         _keep(settings, order, store, part, fresh=state is not None)
     former = (delivered[1][0], adapted[1][0]) if order.look_back else None
-    return Scored(len(tests[0][0]), delivered[0], adapted[0], len(x), former, part.active)
+    return Scored(len(tests[0][0]), delivered[0], adapted[0], len(x), former, part.active, part.trial_macs)
 
 
 def blend(before: State, after: State, weight: float) -> State:

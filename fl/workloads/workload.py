@@ -76,6 +76,7 @@ class Scored:
         samples: in the test draw; examples: in the training data.
         former: accuracy on the test draw of the step before, delivered and adapted.
         active: as in `Trained`.
+        trial_macs: multiply-accumulates that the device spent on choosing what to activate.
         measures: some of the workload's `MEASURES`, of each of the two models.
     """
 
@@ -85,6 +86,7 @@ class Scored:
     examples: int
     former: tuple[float, float] | None = None
     active: Mapping[str, int] = field(default_factory=dict)
+    trial_macs: float = 0.0
     measures: Mapping[Measure, Mapping[str, float]] = field(default_factory=dict)
 
 
