@@ -22,7 +22,8 @@ from experiments.deploy.identity import DeployError
 from experiments.hermetic import FlowerRunFailed
 from experiments.launch import ENGINES, launch, launch_study, progress_bar
 from experiments.merge import merge as join
-from experiments.options import Changes, changes_of
+from experiments.milestones import with_shifts
+from experiments.options import Changes, Folder, changes_of
 from experiments.plots import PLOTS
 from experiments.plots.drift import drift as draw_drift
 from experiments.plots.drift import shares
@@ -41,6 +42,7 @@ from fl.results import ResultsError, atomic_write, csv_text, read_config, read_r
 from fl.run import Event
 from fl.world import world
 from partitions import DATASETS, DataError, Here, UnknownName, fetch, import_, lookup, where
+from partitions.sources.source import MadeUp
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -99,7 +101,7 @@ def run(
     ] = "",
     set_: Changes = [],  # noqa: B006
     out: Annotated[
-        Path | None, typer.Option(help="Results folder; by default runs/NAME-SCALE below the current folder.")
+        Path | None, Folder(help="Results folder; by default runs/NAME-SCALE below the current folder.")
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start the folder anew instead of completing it.")
@@ -143,7 +145,7 @@ def plot(folder: Annotated[Path, typer.Argument(help="A results folder.")]) -> N
 @app.command()
 def merge(
     folders: Annotated[list[Path], typer.Argument(help="Results folders of one experiment.")],
-    out: Annotated[Path, typer.Option(help="Results folder that their runs are added to; it may be new.")],
+    out: Annotated[Path, Folder(help="Results folder that their runs are added to; it may be new.")],
     replace: Annotated[
         bool, typer.Option("--replace", help="A run that was made anew takes the old one's place.")
     ] = False,
@@ -159,7 +161,7 @@ def drift(
     set_: Changes = [],  # noqa: B006
     devices: Annotated[int, typer.Option(help="Show the first so many devices.", min=1)] = 6,
     steps: Annotated[int, typer.Option(help="Show so many steps of the world.", min=1)] = 10,
-    out: Annotated[Path, typer.Option(help="Folder for drift.csv and drift.png.")] = Path("runs") / "drift",
+    out: Annotated[Path, Folder(help="Folder for drift.csv and drift.png.")] = Path("runs") / "drift",
 ) -> None:
     """Draw how data drift on devices: a share for each class or subject, step by step. Nothing is trained."""
     chosen = Settings.parse({"devices": devices, "cohort": 1, **changes_of(set_)})
@@ -181,7 +183,7 @@ def soak(
     rounds: Annotated[int, typer.Option(help="Rounds of each method.", min=4)] = 300,
     faults: Annotated[float, typer.Option(help="Share of the answers that are spoiled.", min=0, max=1)] = 0.2,
     workers: Annotated[int, typer.Option(help="Processes that stand in for devices.", min=1)] = 1,
-    out: Annotated[Path, typer.Option(help="Results folder; it is started anew.")] = Path("runs") / "soak",
+    out: Annotated[Path, Folder(help="Results folder; it is started anew.")] = Path("runs") / "soak",
 ) -> None:
     """Endure: many rounds while devices fail and lie and the cloud breaks down; nothing may pile up or get lost."""
     with progress_bar(console, "rounds") as progress:
@@ -229,7 +231,7 @@ def bench(
     blocks: Annotated[int, typer.Option(help="How often the turn comes round to each contestant.", min=1)] = 5,
     rounds: Annotated[int, typer.Option(help="Rounds, or repetitions, in a turn.", min=1)] = 4,
     workers: Annotated[int, typer.Option(help="Processes of each contestant; 0: one per core.", min=0)] = 0,
-    out: Annotated[Path, typer.Option(help="Folder for <name>.csv and <name>.md.")] = Path("results") / "bench",
+    out: Annotated[Path, Folder(help="Folder for <name>.csv and <name>.md.")] = Path("results") / "bench",
 ) -> None:
     """Measure what things cost, beside what others take for the same work: turn by turn, on a machine that is idle."""
     from experiments.bench.table import Options
@@ -261,8 +263,9 @@ def data_where(root: Annotated[str, typer.Option(help="Look here first.")] = "")
     """Show which data sets are there, and where."""
     table = Table("data set", "MB", "folder", box=None)
     for name, path, size in where(None, root or None):
+        lacks = "made up" if isinstance(DATASETS[name], MadeUp) else "missing"
         table.add_row(
-            name, f"{size / 1e6:.1f}" if path else "-", str(path) if path else "missing", style=None if path else "dim"
+            name, f"{size / 1e6:.1f}" if path else "-", str(path) if path else lacks, style=None if path else "dim"
         )
     console.print(table)
 
@@ -296,8 +299,10 @@ def _finish(folder: Path, asked: str = "") -> None:
         rows = read_study(folder, study)
         summary = summarize_study(rows, study, experiment.paper)
     else:
-        methods = read_config(folder).get("methods", []) if (folder / "config.toml").exists() else []
-        rows = in_order(read_rounds(folder), methods)
+        rows = read_rounds(folder)
+        if (folder / "config.toml").exists():
+            config = read_config(folder)
+            rows = with_shifts(in_order(rows, config["methods"]), config["settings"])
         experiment = EXPERIMENTS.get(str(rows["experiment"].iloc[0]) if len(rows) else "", OTHER)
         summary = summarize(rows, experiment.paper, experiment.sweep)
     with told(f"write to '{folder}'"):

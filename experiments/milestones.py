@@ -6,8 +6,11 @@ Both read accuracy where devices were scored, so they are as fine as ``eval-ever
 import math
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 import pandas as pd
+
+from partitions import Schedule
 
 TARGET = 0.95  # of the accuracy that sets the target
 
@@ -64,6 +67,18 @@ def reach(run: pd.DataFrame, target: float) -> dict[str, float]:
     }
 
 
+def with_shifts(rounds: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """The rows with how often the data had drifted by then, ``shifts``, as the schedules in ``settings`` have it."""
+    schedules = {name: Schedule(of["schedule"]) for name, of in settings.items()}
+    counts = [schedules[name].count(step) for name, step in zip(rounds["setting"], rounds["step"], strict=True)]
+    return rounds.assign(shifts=counts)
+
+
+def shifts(rounds: pd.DataFrame) -> pd.Series:
+    """How often the data had drifted, by row; at every step where `with_shifts` was not told otherwise."""
+    return rounds["shifts"] if "shifts" in rounds else rounds["step"]
+
+
 def recovery(run: pd.DataFrame) -> dict[str, float]:
     """How deep shifts cut and how fast a run is back at the accuracy before them, means over its shifts.
 
@@ -71,7 +86,7 @@ def recovery(run: pd.DataFrame) -> dict[str, float]:
     it did not. All NaN without a shift, or where not every round was scored.
     """
     names = ("shift_drop", "recovery_rounds", "recovery_s", "recovered")
-    steps = [step for _, step in run.groupby("step", sort=True)]
+    steps = [step for _, step in run.groupby(shifts(run), sort=True)]
     if len(steps) < 2 or not (run["evaluated"] > 0).all():
         return dict.fromkeys(names, math.nan)
     found = []

@@ -1,5 +1,7 @@
 """Options that several commands share."""
 
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +14,16 @@ Changes = Annotated[
         "--set", metavar="KEY=VALUE", help="Change a run-config key; may be repeated. `settings` explains them."
     ),
 ]
+
+
+def _folder(text: str | Path) -> Path:
+    if not str(text).strip():
+        raise typer.BadParameter("is empty; name a folder, or '.' for the current one")
+    return Path(text)
+
+
+Folder = partial(typer.Option, parser=_folder, metavar="FOLDER")
+"""A `typer.Option` for a folder. Python's `Path` takes no name at all for the current one."""
 
 
 def changes_of(pairs: list[str]) -> dict[str, str]:

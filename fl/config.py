@@ -335,7 +335,7 @@ class Settings(BaseModel):
             # Flower hands numbers as they were written: an int where a float is declared is normal, and vice versa.
             return cls(**values)
         except UnknownName as error:
-            raise SettingsError(str(error)) from None
+            raise SettingsError(f"{error}; `python -m experiments settings` explains them all") from None
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])

@@ -231,8 +231,8 @@ class ResultsWriter:
             self._unlock = weakref.finalize(self, lock(out))
             try:
                 self._config = self._open(config, overwrite)
-                self._write_config()
                 self._rounds = _Table(out / "rounds.csv", Row)
+                self._write_config()
                 self._written = {_key(line) for line in self._rounds.lines()}
             except BaseException:
                 self._unlock()
@@ -549,7 +549,8 @@ def merged(out: Path, new: dict[str, Any]) -> dict[str, Any]:
         if was.get(name) != now.get(name):
             change = f"{name} was {was.get(name, 'not set')}, is {now.get(name, 'not set')}"
             raise ResultsError(
-                f"'{out}' holds results of another config ({change}); overwrite it or choose another folder"
+                f"'{out}' holds results of another config ({change}); give this one a name of its own (--set "
+                "setting=NAME), start anew (--overwrite) or choose another folder"
             )
     lists = {key: old[key] + [v for v in new[key] if v not in old[key]] for key in ("seeds", "methods", "versions")}
     return {**old, **lists, "settings": {**old["settings"], **new["settings"]}}

@@ -3,11 +3,13 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from logging import WARNING
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from flwr.common.logger import log
 from flwr.serverapp import Grid
 
 from fl.adapter import DeviceScore, FlowerStrategy, means
@@ -110,6 +112,8 @@ def _run_method(
     plan = Plan(**{key: getattr(settings, key) for key in budget})
     method = STRATEGIES[name](find(settings.workload).prepare(settings, seed, offline), plan, seed)
     strategy = FlowerStrategy(method, name, settings, fleet, checkpoints.run)
+    if method.asks == "importance" and settings.placement == "shared":
+        _warn_if_nothing_fits(settings, name, method)
     global_accuracy = _GlobalAccuracy(settings, method)
     virtual_s = 0.0
     then: list[DeviceScore] = []  # at the end of the step before
@@ -214,6 +218,18 @@ def _device_row(row: Row, s: DeviceScore, measure: Measure, device_class: str) -
         s.device, device_class, s.samples, accuracy, balanced, float(s.deliver_bytes), s.share, s.macs,
         s.seconds[measure],
     )  # fmt: skip
+
+
+def _warn_if_nothing_fits(settings: Settings, name: str, method: Strategy) -> None:
+    """Limits too small for any sub-model are allowed, but hardly meant."""
+    costs, whole = method.cloud.modular_costs, method.cloud.dense_costs.whole
+    least = sum((min(costs.columns(layer), key=lambda cost: cost.params) for layer in costs.layers), costs.base)
+    share = max(mine / large for mine, large in zip(least.vector[1:], whole.vector[1:], strict=True))
+    if share > settings.limit_high:
+        log(
+            WARNING, "%s: no device will train. One module per layer takes %.2f of what the large model takes, and "
+            "limit-high is %.2f", name, share, settings.limit_high,
+        )  # fmt: skip
 
 
 class _GlobalAccuracy:

@@ -79,7 +79,8 @@ def derive_many(
         except Infeasible as error:
             out.append(error)
     able = np.array([device for device, found in enumerate(out) if isinstance(found, dict)], int)
-    for some in np.array_split(able, max(1, len(able) // AT_ONCE)):
+    for at in range(0, len(able), AT_ONCE):
+        some = able[at : at + AT_ONCE]
         scores = {layer: values[some] for layer, values in importance.items()}
         for device, found in zip(some.tolist(), _best_counts(scores, price, rooms[some], limits[some]), strict=True):
             out[device] = found

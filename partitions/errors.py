@@ -15,10 +15,17 @@ class UnknownName(ValueError):
     """A name that a registry does not hold."""
 
 
+FEW = 40  # names that are all listed
+
+
 def lookup(kind: str, name: str, registry: Mapping[str, T]) -> T:
-    """``registry[name]``, or an ``UnknownName`` that lists the known names and the nearest one."""
+    """``registry[name]``, or an ``UnknownName`` that lists the known names, or the nearest of many, and the nearest."""
     if name in registry:
         return registry[name]
     near = get_close_matches(name, registry, n=1)
     hint = f" (did you mean '{near[0]}'?)" if near else ""
-    raise UnknownName(f"unknown {kind} '{name}'; known: {', '.join(sorted(registry))}{hint}")
+    known = sorted(registry)
+    if len(known) > FEW:
+        some = sorted(get_close_matches(name, registry, n=6, cutoff=0.4))
+        known = [*some, f"and {len(known) - len(some)} more"]
+    raise UnknownName(f"unknown {kind} '{name}'; known: {', '.join(known)}{hint}")

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from experiments.milestones import shifts
 from experiments.plots.style import Look, key, looks, percent, styled
 from experiments.summary import complete
 
@@ -47,7 +48,7 @@ def overview(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
 
 def _over_rounds(axes: Axes, of: pd.DataFrame, drawn: Mapping[str, Look]) -> None:
     """A line per method: mean over seeds, with a band of one standard deviation over seeds; dashes where data drift."""
-    starts = of.groupby("step")["round"].min().sort_values().iloc[1:]
+    starts = of.groupby(shifts(of))["round"].min().sort_values().iloc[1:]
     color, width = ("#999999", 0.9) if len(starts) < MANY else ("#e0e0e0", 0.6)
     for start in starts:
         axes.axvline(start - 0.5, color=color, linewidth=width, linestyle=(0, (4, 3)), zorder=0.5, label="_drift")

@@ -28,4 +28,7 @@ class FashionMnist(Vision):
                         shutil.copyfileobj(packed, plain)
                 except (OSError, EOFError) as error:
                     raise DataError(f"{source} is not a readable gzip file: {error}") from error
+                with (new / "raw" / name).open("rb") as plain:
+                    if plain.read(4) != (magic := bytes([0, 0, 8, int(name.partition("idx")[2][0])])):
+                        raise DataError(f"{source} does not begin as {name} does, with {magic.hex(' ')}")
         return place / self.folder

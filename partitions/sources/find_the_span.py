@@ -1,6 +1,5 @@
 """A made-up task: find the person, place or time of two words, whichever is asked for, in a passage of filler."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,7 @@ import numpy as np
 from partitions.dataset import Dataset
 from partitions.rng import Purpose, rng
 from partitions.root import Root
-from partitions.sources.source import Source
+from partitions.sources.source import MadeUp
 from partitions.sources.texts import strings
 
 THINGS = {
@@ -21,13 +20,10 @@ MORE = 0.25  # share of passages with a thing that is not asked for, each kind b
 COUNTS = {"train": 1500, "test": 300}
 
 
-class FindTheSpan(Source):
+class FindTheSpan(MadeUp):
     """A class is what is asked for. Who finds things but does not read the question is right in 77 % of the texts."""
 
     name = "find-the-span"
-
-    def find(self, place: Path) -> Path | None:
-        return None
 
     def load(self, root: Root, image_size: int = 0) -> Dataset:
         self.refuse_size(image_size)

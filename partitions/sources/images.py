@@ -34,7 +34,10 @@ class Images(Source):
 
     def load(self, root: Root, image_size: int = 0) -> Dataset:
         if image_size and (image_size < 0 or self.size % image_size):
-            raise ValueError(f"image size {image_size} must divide the {self.size} pixels of {self.name}")
+            sizes = ", ".join(str(n) for n in range(1, self.size) if self.size % n == 0)
+            raise ValueError(
+                f"image-size = {image_size} must divide the {self.size} pixels of {self.name}: {sizes}; 0: as they are"
+            )
         size = image_size or self.size
         name = self.name if size == self.size else f"{self.name}-{size}"
         arrays, about = store.read(self.ready(root, name) or self.convert(root, name, size))

@@ -52,6 +52,16 @@ class Source(ABC):
             raise ValueError(f"{self.name} holds no images, so image size must be 0, not {image_size}")
 
 
+class MadeUp(Source):
+    """A data set that is drawn when it is loaded."""
+
+    def find(self, place: Path) -> Path | None:
+        return None
+
+    def remedy(self) -> str:
+        return "it is made up when it is used and needs no files"
+
+
 class Shipped(Source):
     """A data set that comes with the project, in one file."""
 

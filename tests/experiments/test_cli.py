@@ -77,7 +77,7 @@ def test_text_really_split_under_flower_gives_what_is_simulated_locally(tmp_path
         (["run", "main", "--scale", "big"], "unknown scale 'big'; known: cpu, paper, smoke"),
         (["run", "main", "--engine", "mpi"], "unknown engine 'mpi'; known: flower, local, loopback, ray"),
         (["run", "main", "--set", "lr"], "--set lr: write KEY=VALUE"),
-        (["run", "main", "--set", "lrr=1"], "unknown run-config key 'lrr'"),
+        (["run", "main", "--set", "datset=x"], "(did you mean 'dataset'?); `python -m experiments settings` explains"),
         (["run", "main", "--set", "lr=fast"], "lr = 'fast': input should be a valid number"),
         (["run", "main", "--seeds", "one"], "seeds = 'one' is not a list of integers"),
         (["run", "main", "--set", "dataset=har-uci"], "python -m experiments data fetch har-uci"),
@@ -104,6 +104,17 @@ def test_a_mistake_is_one_sentence_and_exit_status_1(
     assert end.value.code == 1
     assert errors.startswith("error: ") and said in errors and errors.count("\n") == 1
     assert not list(tmp_path.iterdir()), "nothing was started"
+
+
+def test_no_folder_is_not_the_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["experiments", "run", "main", "--out", ""])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2 and "name a folder, or '.' for the current one" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_figure_that_cannot_be_written_is_one_sentence(

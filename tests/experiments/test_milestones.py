@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from experiments.milestones import TARGET, group_of, point_of, reach, recovery, targets
+from experiments.milestones import TARGET, group_of, point_of, reach, recovery, targets, with_shifts
 from fl.results import Row
 
 
@@ -36,6 +36,15 @@ def test_recovery():
     is not back by the end of the step, which counts with its 3 rounds."""
     found = recovery(run([0.6, 0.7, 0.8, 0.5, 0.8, 0.9, 0.6, 0.7, 0.8]))
     assert found == pytest.approx({"shift_drop": 0.3, "recovery_rounds": 2.5, "recovery_s": 25, "recovered": 0.5})
+
+
+def test_a_step_at_which_nothing_drifts_is_no_shift():
+    """Every other step: the second step belongs to what came before, and the third is the only shift."""
+    of = with_shifts(run([0.6, 0.7, 0.8, 0.5, 0.8, 0.9, 0.6, 0.9, 0.9]), {"s": {"schedule": "every:2"}})
+    assert of["shifts"].tolist() == [0] * 6 + [1] * 3
+    assert recovery(of) == pytest.approx({"shift_drop": 0.3, "recovery_rounds": 2, "recovery_s": 20, "recovered": 1})
+    still = with_shifts(of, {"s": {"schedule": "never"}})
+    assert all(math.isnan(value) for value in recovery(still).values())
 
 
 def test_recovery_needs_a_shift_and_every_round_scored():

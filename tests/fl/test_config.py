@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ({"lr": "inf"}, "lr = 'inf': .*finite number.*learning rate on devices"),
         ({"strategies": "fedavg,heterfl"}, "unknown strategy 'heterfl'; known: .*(did you mean 'heterofl'?)"),
         ({"engine": "local", "placement": "own"}, "engine = 'local' stands in for devices"),
-        ({"strategies": ""}, "strategies names no method; known: an, eclm"),
+        ({"strategies": ""}, "strategies names no method; known: an, .*eclm"),
         ({"dataset": "cifar"}, "unknown data set 'cifar'; known: .*cifar10"),
         ({"partition": "subjct"}, "unknown partition 'subjct'"),
         ({"drift": "swap"}, "unknown drift 'swap'; known: class-swap"),

@@ -226,6 +226,16 @@ def test_a_lying_profile_is_refused(play, tmp_path, monkeypatch, told: dict) -> 
     assert (rounds.failures == 1).all() and (rounds.devices == 3).all()
 
 
+def test_limits_too_small_for_any_sub_model(play, tmp_path, monkeypatch) -> None:
+    """It is said; nobody trains, and the smallest sub-models are served."""
+    said = []
+    monkeypatch.setattr("fl.run.log", lambda level, text, *values: said.append(text % values))
+    play(tmp_path, strategies="eclm,fedavg", rounds=2, **{"limit-low": 0.01, "limit-high": 0.02})
+    assert len(said) == 1 and said[0].startswith("eclm: no device will train. One module per layer takes 0.")
+    rounds = pd.read_csv(tmp_path / "rounds.csv").query("method == 'eclm'")
+    assert (rounds.devices == 0).all() and rounds.accuracy_mean.iloc[-1] > 0.2
+
+
 def test_a_core_is_in_every_sub_model_whatever_a_device_says(play, tmp_path, monkeypatch) -> None:
     """Here as noise might have it: a device says that its core is of no importance."""
     honest, held = workload.profile, []

@@ -113,6 +113,12 @@ def test_many_devices_at_once_get_what_each_gets_alone(seed: int) -> None:
         assert isinstance(found, dict) and all(np.array_equal(found[layer], alone[layer]) for layer in alone)
 
 
+def test_where_nothing_fits_anybody_all_are_told() -> None:
+    scores = {layer: np.full((2, 4), 0.25) for layer in ("a", "b")}
+    found = derive_many(scores, np.ones(3), dict.fromkeys(scores, np.ones(3)), np.full((2, 3), 2.5), NAMES)
+    assert [type(one) for one in found] == [Infeasible, Infeasible]
+
+
 @pytest.mark.parametrize("residual", [False, True])
 def test_choosing_for_many(cloud_maker, residual: bool) -> None:
     costs = cloud_maker(residual=residual).modular_costs
@@ -125,6 +131,7 @@ def test_choosing_for_many(cloud_maker, residual: bool) -> None:
         expected = choose(costs, own, limit, NAMES)
         assert modules is not None and np.array_equal(modules["block.modules"], expected["block.modules"])
     assert choose_many(costs, [], [], NAMES) == []
+    assert choose_many(costs, scores, [whole * 0.01] * 5, NAMES) == [None] * 5
 
 
 def test_by_hand() -> None:

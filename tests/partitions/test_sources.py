@@ -166,7 +166,9 @@ def test_small_pictures_are_averages_and_are_made_once(alone, trusting, monkeypa
 
 @pytest.mark.parametrize("size", [5, 64, -16])
 def test_a_size_that_does_not_divide(alone, size):
-    with pytest.raises(ValueError, match=f"image size {size} must divide the 32 pixels of cifar10"):
+    with pytest.raises(
+        ValueError, match=f"image-size = {size} must divide the 32 pixels of cifar10: 1, 2, 4, 8, 16; 0: as"
+    ):
         load("cifar10", alone, size)
 
 
@@ -210,6 +212,11 @@ def test_fashion_mnist_from_idx_files(alone, tmp_path):
     files = sorted(tmp_path.glob("*.gz"))
     with pytest.raises(DataError, match="fashion-mnist also needs t10k-images-idx3-ubyte.gz"):
         import_("fashion-mnist", files[1:], alone)
+    right = files[0].read_bytes()
+    files[0].write_bytes(files[1].read_bytes())
+    with pytest.raises(DataError, match="t10k-images-idx3-ubyte.gz does not begin as .* does, with 00 00 08 03"):
+        import_("fashion-mnist", files, alone)
+    files[0].write_bytes(right)
     import_("fashion-mnist", files, alone)
     data = load("fashion-mnist", alone, 14)
     assert data.input_shape == (1, 14, 14) and data.classes[9] == "Ankle boot"
