@@ -8,11 +8,12 @@ from strategies.fedavg import FedAvg, FedAvgPrior
 from strategies.fedrolex import FedRolex
 from strategies.fjord import FjORD, FjORDPrior
 from strategies.heterofl import HeteroFL
-from strategies.local import LocalAdaptation, NoAdaptation
+from strategies.local import LocalAdaptation, NoAdaptation, NoAdaptationPrior
 from strategies.static import StaticSubModel
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "na": NoAdaptation,
+    "na-prior": NoAdaptationPrior,
     "la": LocalAdaptation,
     "an": AdaptiveNet,
     "fedavg": FedAvg,

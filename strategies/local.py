@@ -31,6 +31,13 @@ class NoAdaptation(NoRounds):
         return self._whole([p.device for p in profiles], self.plan.adapt_epochs)
 
 
+class NoAdaptationPrior(NoAdaptation):
+    """NA whose devices correct for their class shares, as in `strategies.eclm_plus`: what that is worth by itself."""
+
+    reports = {"na-prior": "delivered", "na-prior+ft": "adapted"}
+    masked = "prior"
+
+
 @dataclass
 class LocalAdaptation(Strategy):
     """LA: at every step each device trains its own model on its fresh data, and never hears from the cloud again."""

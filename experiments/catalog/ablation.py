@@ -1,10 +1,10 @@
-"""What each of the changes from ECLM to ECLM+ brings, alone and together; FedAvg and FjORD get the prior."""
+"""What each of the changes from ECLM to ECLM+ brings, alone and together; rivals get the prior."""
 
 from experiments.catalog.experiment import SCALES, Experiment, Overrides
 from experiments.catalog.tasks import setting
 from fl.config import Settings
 
-METHODS = "fedavg-prior,fjord-prior,eclm,eclm-prior,eclm-tailored,eclm-blend,eclm-plus"
+METHODS = "na-prior,fedavg-prior,fjord-prior,eclm,eclm-prior,eclm-tailored,eclm-blend,eclm-plus"
 PARTS = ("har m=2", "cifar10 m=2", "cifar10 m=5")
 
 
