@@ -2,6 +2,7 @@
 
 from experiments.catalog.ablation import ABLATION
 from experiments.catalog.experiment import SCALES, Experiment, View
+from experiments.catalog.feature_drift import FEATURE_DRIFT
 from experiments.catalog.fig1 import FIG1
 from experiments.catalog.fig10 import FIG10, FIG11
 from experiments.catalog.fig12 import FIG12
@@ -31,6 +32,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         QUICKSTART,
         TABLE1,
         ABLATION,
+        FEATURE_DRIFT,
         FIG1,
         FIG10,
         FIG12,
