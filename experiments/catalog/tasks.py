@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from experiments.catalog.experiment import SCALES, Overrides
 
-ALL = "na,la,an,fedavg,fedavg-prior,heterofl,fjord,fedrolex,eclm-local,eclm,eclm-plus"
+ALL = "na,na-prior,la,an,fedavg,fedavg-prior,heterofl,fjord,fedrolex,eclm-local,eclm,eclm-plus"
 
 PAPER: Overrides = {
     "devices": 500,
