@@ -215,6 +215,8 @@ class ResultsWriter:
         # `flwr run` starts the ServerApp in a folder of its own, where a relative path would be lost.
         if not out.is_absolute():
             raise ResultsError(f"results folder '{out}' is relative; give an absolute path")
+        if out.is_file():
+            raise ResultsError(f"'{out}' is a file; results need a folder")
         self.out = out
         config: dict[str, Any] = {
             "experiment": experiment,

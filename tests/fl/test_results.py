@@ -305,6 +305,8 @@ def test_unusable_folders(tmp_path):
         open_(Path("results"))
     with pytest.raises(ResultsError, match="cannot write results"):
         open_(tmp_path / "file" / "below")
+    with pytest.raises(ResultsError, match="is a file; results need a folder"):
+        open_(tmp_path / "file")
 
 
 def test_unreadable_rounds(tmp_path):
