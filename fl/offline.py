@@ -66,10 +66,9 @@ KEYS: dict[str, list[str]] = {
         vq-preset vq-frozen vq-cloud-layers vq-pool vq-beta vq-decay vq-estimator vq-lr vq-tasks vq-gradnorm
     """.split(),
 }
-SURVEY = (
-    "partition classes-per-device alpha devices samples-min samples-max".split()
-)  # what decides who holds which class
-SURVEYED = 500  # devices, at most, whose classes tell which of them occur together
+# What decides who holds which class, for sub-tasks of classes that occur together; most devices that tell it.
+SURVEY = "partition classes-per-device alpha devices samples-min samples-max".split()
+SURVEYED = 500
 
 # Raise one when the code that makes the artefact changes what it computes.
 VERSIONS = dict.fromkeys(KEYS, 3) | {"modular": 4, "nested": 4, "rolling": 4, "tailored": 5, "split": 4}
