@@ -302,7 +302,7 @@ def _finish(folder: Path, asked: str = "") -> None:
         rows = read_rounds(folder)
         if (folder / "config.toml").exists():
             config = read_config(folder)
-            rows = with_shifts(in_order(rows, config["methods"]), config["settings"])
+            rows = with_shifts(in_order(rows, config.get("methods", [])), config.get("settings", {}))
         experiment = EXPERIMENTS.get(str(rows["experiment"].iloc[0]) if len(rows) else "", OTHER)
         summary = summarize(rows, experiment.paper, experiment.sweep)
     with told(f"write to '{folder}'"):

@@ -68,8 +68,11 @@ def reach(run: pd.DataFrame, target: float) -> dict[str, float]:
 
 
 def with_shifts(rounds: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """The rows with how often the data had drifted by then, ``shifts``, as the schedules in ``settings`` have it."""
-    schedules = {name: Schedule(of["schedule"]) for name, of in settings.items()}
+    """The rows with how often the data had drifted by then, ``shifts``, as the schedules in ``settings`` have it.
+
+    Of a setting that is not there, at every step.
+    """
+    schedules = {name: Schedule(settings.get(name, {}).get("schedule", "every")) for name in rounds["setting"].unique()}
     counts = [schedules[name].count(step) for name, step in zip(rounds["setting"], rounds["step"], strict=True)]
     return rounds.assign(shifts=counts)
 
