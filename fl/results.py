@@ -231,12 +231,15 @@ class ResultsWriter:
         with told(f"write results to '{out}'"):
             out.mkdir(parents=True, exist_ok=True)
             self._unlock = weakref.finalize(self, lock(out))
+            foreign = not (out / "config.toml").exists()
             try:
                 self._config = self._open(config, overwrite)
-                self._rounds = _Table(out / "rounds.csv", Row)
                 self._write_config()
+                self._rounds = _Table(out / "rounds.csv", Row)
                 self._written = {_key(line) for line in self._rounds.lines()}
             except BaseException:
+                if foreign:  # a folder that is refused stays as it was
+                    (out / "config.toml").unlink(missing_ok=True)
                 self._unlock()
                 raise
 

@@ -201,6 +201,13 @@ def test_rows_of_unknown_origin_are_refused(tmp_path):
         open_(tmp_path)
 
 
+def test_a_folder_that_is_refused_stays_as_it_was(tmp_path):
+    (tmp_path / "rounds.csv").write_text("somebody,else\n")
+    with pytest.raises(ResultsError, match="has other columns than this version writes"):
+        open_(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["rounds.csv"]
+
+
 def test_settings_and_seeds_extend_a_folder(tmp_path):
     """As when all settings are announced at once and each Flower run then opens the folder with its own."""
     open_(tmp_path).close()
