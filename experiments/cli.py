@@ -23,7 +23,7 @@ from experiments.hermetic import FlowerRunFailed
 from experiments.launch import ENGINES, launch, launch_study, progress_bar
 from experiments.merge import merge as join
 from experiments.milestones import with_shifts
-from experiments.options import Changes, Folder, changes_of
+from experiments.options import Changes, Folder, FolderArgument, changes_of
 from experiments.plots import PLOTS
 from experiments.plots.drift import drift as draw_drift
 from experiments.plots.drift import shares
@@ -137,14 +137,14 @@ def run(
 
 
 @app.command()
-def plot(folder: Annotated[Path, typer.Argument(help="A results folder.")]) -> None:
+def plot(folder: Annotated[Path, FolderArgument(help="A results folder.")]) -> None:
     """Draw the figures and the tables again, from the CSVs alone."""
     _finish(folder.expanduser().absolute())
 
 
 @app.command()
 def merge(
-    folders: Annotated[list[Path], typer.Argument(help="Results folders of one experiment.")],
+    folders: Annotated[list[Path], FolderArgument(help="Results folders of one experiment.")],
     out: Annotated[Path, Folder(help="Results folder that their runs are added to; it may be new.")],
     replace: Annotated[
         bool, typer.Option("--replace", help="A run that was made anew takes the old one's place.")

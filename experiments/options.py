@@ -16,14 +16,15 @@ Changes = Annotated[
 ]
 
 
-def _folder(text: str | Path) -> Path:
+def folder(text: str | Path) -> Path:
+    """The folder that a word of the command line names; Python's `Path` takes no name at all for the current one."""
     if not str(text).strip():
         raise typer.BadParameter("is empty; name a folder, or '.' for the current one")
     return Path(text)
 
 
-Folder = partial(typer.Option, parser=_folder, metavar="FOLDER")
-"""A `typer.Option` for a folder. Python's `Path` takes no name at all for the current one."""
+Folder = partial(typer.Option, parser=folder)
+FolderArgument = partial(typer.Argument, parser=folder)
 
 
 def changes_of(pairs: list[str]) -> dict[str, str]:

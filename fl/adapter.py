@@ -450,13 +450,21 @@ class FlowerStrategy(FlowerBase):
         """
         if "macs" not in told:
             return
-        macs = float(told["macs"])  # type: ignore[arg-type]
-        settings, whole = self.settings, self.method.cloud.modular_costs.whole
-        most = BACKWARD * whole.macs * settings.samples_max * settings.adapt_epochs
-        if not 0 <= macs <= most:
-            raise ValueError(f"{macs:g} MACs of a trial, the whole model takes {most:g}")
+        whole = self.method.cloud.modular_costs.whole
+        macs = self._claimed_macs(told, BACKWARD * self.settings.adapt_epochs * whole.macs)
         self.ledger.train_macs += macs
         self._spend_own(device, macs / self.hardware[device].mac_per_s)
+
+    def _claimed_macs(self, told: MetricRecord, most: float) -> float:
+        """The multiply-accumulates that a device says a trial took, at most so many for each of its samples.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is no such number.
+        """
+        macs, most = float(told["macs"]), most * self.settings.samples_max  # type: ignore[arg-type]
+        if not 0 <= macs <= most:
+            raise ValueError(f"{macs:g} MACs of a trial, {most:g} are the most")
+        return macs
 
     def _cost(self, task: Task, told: MetricRecord) -> Cost:
         """What a task cost a device, which may have chosen by itself how many modules it activates, or a path.
@@ -499,9 +507,7 @@ class FlowerStrategy(FlowerBase):
             former = dict(zip(MEASURES, np.array(told["former"], dtype=float).tolist(), strict=True))
             if not all(0 <= accuracy <= 1 for accuracy in former.values()):
                 raise ValueError(f"former accuracy {former}")
-        trial_macs = float(told["macs"]) if task.search else 0.0  # type: ignore[arg-type]
-        if not 0 <= trial_macs <= (most := TRIALS * whole.macs * self.settings.samples_max):
-            raise ValueError(f"{trial_macs:g} MACs of a search, {TRIALS} times the whole model takes {most:g}")
+        trial_macs = self._claimed_macs(told, TRIALS * whole.macs) if task.search else 0.0
         deliver_bytes = self._down[device] if task.state is not None else 0
         ready = self._own.get(device, 0.0) + link_seconds(hardware, deliver_bytes) + trial_macs / hardware.mac_per_s
         return DeviceScore(

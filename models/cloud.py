@@ -201,20 +201,33 @@ def divergence(selector: Selector, clean: Sequence[Tensor], label: Sequence[Tens
 def steer(
     model: ModularModel,
     x: Tensor,
-    label: Sequence[Tensor],
+    subtask: Tensor,
+    subtasks: int,
     recipe: Recipe,
+    epochs: int,
     generator: np.random.Generator,
+    slack: float,
+    kappa2: int,
     augment: Augment | None,
-) -> None:
-    """The selector alone first: that costs next to nothing, and the modules then specialise on what they will get."""
+) -> tuple[list[np.ndarray], list[np.ndarray], list[Tensor]]:
+    """The selector alone first: that costs next to nothing, and the modules then specialise on what they will get.
+
+    Args:
+        epochs: of ability enhancing, which comes next; where there are none, the selector stays too.
+
+    Returns:
+        As `aims`, of the model as it came.
+    """
+    found, wanted, label = aims(model, x, subtask, subtasks, slack, kappa2)
     optimizer = recipe.build(list(model.selector.parameters()))
-    for _ in range(WARM_UP):
+    for _ in range(WARM_UP if epochs else 0):
         for rows in batches(len(x), recipe.batch_size, generator):
             inputs = augment(x[rows], generator) if augment else x[rows]
             optimizer.zero_grad(set_to_none=True)
             divergence(model.selector, model.selector(inputs), label, rows).backward()
             torch.nn.utils.clip_grad_norm_(model.selector.parameters(), recipe.clip or float("inf"))
             optimizer.step()
+    return found, wanted, label
 
 
 def enhance(
@@ -240,9 +253,7 @@ def enhance(
     Returns:
         (H, P) per layer: the mapping found by end-to-end training, and the target that was trained.
     """
-    found, wanted, label = aims(model, x, subtask, subtasks, slack, kappa2)
-    if epochs:
-        steer(model, x, label, recipe, generator, augment)
+    found, wanted, label = steer(model, x, subtask, subtasks, recipe, epochs, generator, slack, kappa2, augment)
 
     def extra(routed: list[tuple[Tensor, Tensor, Tensor]], rows: Tensor) -> Tensor:
         return strength * divergence(model.selector, [clean for clean, _, _ in routed], label, rows)

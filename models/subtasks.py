@@ -14,15 +14,10 @@ def co_occurring(counts_DC: np.ndarray) -> np.ndarray:
         counts_DC: samples of each of C classes on each of D devices.
     """
     from scipy.cluster.hierarchy import cut_tree, linkage  # slow to import, and no device needs it
-    from scipy.spatial.distance import squareform
+    from scipy.spatial.distance import pdist
+    from scipy.stats import entropy
 
-    classes = counts_DC.shape[1]
     shares = counts_DC / counts_DC.sum(1, keepdims=True)
-    entropy = -np.where(shares > 0, shares * np.log(np.maximum(shares, 1e-300)), 0).sum(1)
-    wanted = max(2, round(classes / np.exp(np.median(entropy))))
-    along = shares / np.maximum(np.linalg.norm(shares, axis=0), 1e-12)
-    apart = np.clip(1 - along.T @ along, 0, None)
-    np.fill_diagonal(apart, 0)
-    joined = cut_tree(linkage(squareform(apart, checks=False), "average"), wanted)[:, 0]
-    numbers = {label: number for number, label in enumerate(dict.fromkeys(joined.tolist()))}
-    return np.array([numbers[label] for label in joined.tolist()])
+    wanted = max(2, round(shares.shape[1] / np.exp(np.median(entropy(shares, axis=1)))))
+    apart = np.nan_to_num(pdist(shares.T, "cosine"), nan=1.0)  # NaN: of a class that nobody holds
+    return cut_tree(linkage(np.maximum(apart, 0), "average"), wanted)[:, 0]

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.body import Body
-from models.cloud import ModularModel, Progress, aims, divergence, steer, train
+from models.cloud import ModularModel, Progress, divergence, steer, train
 from models.selector import Routing, importance
 from models.train import Augment, Recipe, mask
 
@@ -79,9 +79,7 @@ def tailor(
     Args:
         teacher: the dense model.
     """
-    found, wanted, label = aims(model, x, subtask, subtasks, slack, kappa2)
-    if epochs:
-        steer(model, x, label, recipe, generator, augment)
+    found, wanted, label = steer(model, x, subtask, subtasks, recipe, epochs, generator, slack, kappa2, augment)
     least = 2 if torch.equal(subtask, y) else 1  # one class alone has nothing to tell apart
     classes = model.body.sizes["classes"]
     usual = torch.bincount(y, minlength=classes).clamp(min=1) / len(y)

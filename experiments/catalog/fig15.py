@@ -5,12 +5,10 @@ from experiments.catalog.tasks import setting
 
 TASKS = {"smoke": ("cifar10 m=2",), "cpu": ("cifar10 m=2",), "paper": ("cifar10 m=2", "cifar100 m=10")}
 # From what one module per layer takes: a third of the memory of ResNet18, 63 % of the MACs of VGG16.
-LIMITS = {
-    ("smoke", "cifar10 m=2"): (0.5, 1.0),
-    ("cpu", "cifar10 m=2"): (0.35, 0.5, 0.7, 1.0),
-    ("cpu", "cifar10 m=5"): (0.35, 0.5, 0.7, 1.0),
-    ("paper", "cifar10 m=2"): (0.3, 0.4, 0.5, 0.7, 1.0),
-    ("paper", "cifar100 m=10"): (0.65, 0.7, 0.8, 0.9, 1.0),
+LIMITS: dict[str, dict[str, tuple[float, ...]]] = {
+    "smoke": {"cifar10 m=2": (0.5, 1.0)},
+    "cpu": dict.fromkeys(("cifar10 m=2", "cifar10 m=5"), (0.35, 0.5, 0.7, 1.0)),
+    "paper": {"cifar10 m=2": (0.3, 0.4, 0.5, 0.7, 1.0), "cifar100 m=10": (0.65, 0.7, 0.8, 0.9, 1.0)},
 }
 MODULES = {"smoke": (4, 8), "cpu": (4, 8, 16), "paper": (8, 16, 32)}
 # Every second round is scored after a short adaptation: on two cores scoring costs more than the rounds.
@@ -35,8 +33,7 @@ FIG15A = Experiment(
                 limit_high=limit,
                 background_load=0.0,
             )
-            for (at, task), limits in LIMITS.items()
-            if at == scale
+            for task, limits in LIMITS[scale].items()
             for limit in limits
         }
         for scale in SCALES

@@ -230,7 +230,7 @@ def global_accuracy(settings: Settings, method: Strategy) -> float:
     for own, part in zip(tasks.of(settings), method.cloud.parts, strict=True):
         ids, y = tensors(world(own, method.seed).data, "test")
         one, two, _ = ends(settings, _load(settings, extract(method.model, method.axes, part)))
-        found.append(float((infer(one, two, of_ids(ids)).argmax(1) == y).float().mean()))
+        found.append(float(graded(infer(one, two, of_ids(ids)), y)[0].float().mean()))
     return float(np.mean(found))
 
 

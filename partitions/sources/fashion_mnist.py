@@ -8,7 +8,11 @@ from partitions.errors import DataError
 from partitions.sources import store
 from partitions.sources.vision import Vision
 
-FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+UNSIGNED_BYTES = bytes([0, 0, 8])  # how an idx file of them begins; the number of dimensions follows
+FILES = {
+    "train-images-idx3-ubyte": 3, "train-labels-idx1-ubyte": 1,
+    "t10k-images-idx3-ubyte": 3, "t10k-labels-idx1-ubyte": 1,
+}  # fmt: skip
 
 
 class FashionMnist(Vision):
@@ -20,7 +24,7 @@ class FashionMnist(Vision):
             raise DataError(f"{self.name} also needs {', '.join(f'{name}.gz' for name in missing)}")
         with store.arriving(place / self.folder) as new:
             (new / "raw").mkdir()
-            for name in FILES:
+            for name, dimensions in FILES.items():
                 source = by_name[name]
                 try:
                     opener = gzip.open if source.suffix == ".gz" else open
@@ -29,6 +33,6 @@ class FashionMnist(Vision):
                 except (OSError, EOFError) as error:
                     raise DataError(f"{source} is not a readable gzip file: {error}") from error
                 with (new / "raw" / name).open("rb") as plain:
-                    if plain.read(4) != (magic := bytes([0, 0, 8, int(name.partition("idx")[2][0])])):
+                    if plain.read(4) != (magic := UNSIGNED_BYTES + bytes([dimensions])):
                         raise DataError(f"{source} does not begin as {name} does, with {magic.hex(' ')}")
         return place / self.folder

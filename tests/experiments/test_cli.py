@@ -106,10 +106,11 @@ def test_a_mistake_is_one_sentence_and_exit_status_1(
     assert not list(tmp_path.iterdir()), "nothing was started"
 
 
+@pytest.mark.parametrize("words", [["run", "main", "--out", ""], ["plot", ""], ["merge", "", "--out", "new"]])
 def test_no_folder_is_not_the_current_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["experiments", "run", "main", "--out", ""])
+    monkeypatch.setattr(sys, "argv", ["experiments", *words])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
         main()
