@@ -50,20 +50,26 @@ def point_of(setting: str) -> float:
         return math.nan
 
 
-def reach(run: pd.DataFrame, target: float) -> dict[str, float]:
+def reach(run: pd.DataFrame, target: float, after_shift: bool = False) -> dict[str, float]:
     """What a run (rows of one setting, method and seed, by round) spends until its accuracy is ``target``; NaN: never.
 
     MB are those of all devices' rounds so far; what brings a model to a device only to score it is not among them.
+
+    Args:
+        after_shift: everything is counted from the last shift on.
     """
-    hits = run[(run["evaluated"] > 0) & (run["accuracy_mean"] >= target)]
+    began = run[shifts(run) < shifts(run).max()] if after_shift else run.iloc[:0]
+    since = run.iloc[len(began) :]
+    hits = since[(since["evaluated"] > 0) & (since["accuracy_mean"] >= target)]
     if hits.empty:
         return dict.fromkeys(("rounds_to_target", "min_to_target", "mb_to_target"), math.nan)
     first = hits.iloc[0]
-    before = run[run["round"] <= first["round"]]
+    spent = since[since["round"] <= first["round"]]
+    start_s = began["virtual_s"].iloc[-1] if len(began) else 0.0
     return {
-        "rounds_to_target": float(first["round"]),
-        "min_to_target": float(first["virtual_s"]) / 60,
-        "mb_to_target": float((before["bytes_up"] + before["bytes_down"]).sum()) / 1e6,
+        "rounds_to_target": float(len(spent)),
+        "min_to_target": float(first["virtual_s"] - start_s) / 60,
+        "mb_to_target": float((spent["bytes_up"] + spent["bytes_down"]).sum()) / 1e6,
     }
 
 

@@ -47,7 +47,7 @@ METRICS: dict[str, str] = {
     "recovery_rounds": "rounds until the accuracy before a shift is back, mean over shifts; a lower bound if it is not",
     "recovery_s": "the same in virtual seconds",
     "recovered": "share of the shifts after which it came back within the step",
-    "rounds_to_target": "rounds until the target accuracy of `experiments.milestones.targets`",
+    "rounds_to_target": "rounds until the target of `experiments.milestones.targets`; in a sweep since the last shift",
     "min_to_target": "the same in virtual minutes",
     "mb_to_target": "the same in MB, up and down, all devices together",
     "failures": "devices that gave no usable answer, in the whole run",
@@ -75,7 +75,7 @@ def summarize(rounds: pd.DataFrame, paper: Paper | None = None, sweep: bool = Fa
     """The summary of the rows of ``rounds.csv``; settings and methods in the order of their first row.
 
     Args:
-        sweep: how targets are set, see `experiments.milestones.targets`.
+        sweep: how targets are set, see `experiments.milestones.targets`, and that they count from the last shift on.
 
     Returns:
         One line per setting, method and metric: ``value`` (mean over seeds), ``std`` (over seeds) and ``ci95`` (half
@@ -87,7 +87,7 @@ def summarize(rounds: pd.DataFrame, paper: Paper | None = None, sweep: bool = Fa
     lines: list[Line] = []
     for (experiment, setting, method), of_method in rounds.groupby(["experiment", "setting", "method"], sort=False):
         aim = aims.get((setting, method), math.nan)
-        runs = [metrics(run, aim) for _, run in of_method.groupby("seed")]
+        runs = [metrics(run, aim, sweep) for _, run in of_method.groupby("seed")]
         lines += spread_lines((experiment, setting, method), runs, METRICS, paper)
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
@@ -105,8 +105,12 @@ def spread_lines(
     return lines
 
 
-def metrics(run: pd.DataFrame, target: float = math.nan) -> dict[str, float]:
-    """Every metric of one run (rows of one setting, method and seed); NaN where the run has none."""
+def metrics(run: pd.DataFrame, target: float = math.nan, after_shift: bool = False) -> dict[str, float]:
+    """Every metric of one run (rows of one setting, method and seed); NaN where the run has none.
+
+    Args:
+        target, after_shift: as in `experiments.milestones.reach`.
+    """
     run = run.sort_values("round")
     ends = run[run["evaluated"] > 0].groupby("step").tail(1)
     device_rounds = run["devices"].sum() or math.nan  # a method without traffic has no device-rounds to divide by
@@ -128,7 +132,7 @@ def metrics(run: pd.DataFrame, target: float = math.nan) -> dict[str, float]:
         "gmac_per_device_round": run["train_macs"].sum() / 1e9 / device_rounds,
         "memory_mb": run["memory_bytes"].max() / 1e6,
         **recovery(run),
-        **reach(run, target),
+        **reach(run, target, after_shift),
         "failures": float(run["failures"].sum()),
         **{name: float(run[name].sum()) for name in ("refused", "withheld", "late")},
     }

@@ -31,6 +31,15 @@ def test_reach():
     assert all(math.isnan(value) for value in reach(run([0.5, 0.7]), 0.8).values())
 
 
+def test_reach_after_a_shift():
+    """0.8 of the first step does not count; after the shift, at 30 s, it is there in the second round."""
+    assert reach(run([0.6, 0.7, 0.8, 0.5, 0.8, 0.9]), 0.8, after_shift=True) == pytest.approx(
+        {"rounds_to_target": 2, "min_to_target": 20 / 60, "mb_to_target": 4}
+    )
+    still = with_shifts(run([0.6, 0.7, 0.8, 0.5]), {"s": {"schedule": "never"}})
+    assert reach(still, 0.8, after_shift=True) == reach(still, 0.8)
+
+
 def test_recovery():
     """Steps of 3 rounds. First shift: 0.8 falls to 0.5 and is back in the second round. Second: 0.9 falls to 0.6 and
     is not back by the end of the step, which counts with its 3 rounds."""
