@@ -14,27 +14,27 @@ from partitions import Schedule
 
 TARGET = 0.95  # of the accuracy that sets the target
 
-Targets = Mapping[tuple[str, str], float]  # {(setting, method): accuracy}
+Targets = Mapping[tuple[str, str, int], float]  # {(setting, method, seed): accuracy}
 
 
 def targets(rounds: pd.DataFrame, sweep: bool = False) -> Targets:
-    """The accuracy that each setting and method is timed to, from the accuracies at the end (mean over seeds).
+    """The accuracy that each run is timed to, from the accuracies at the end.
 
     Args:
         rounds: rows of complete runs.
-        sweep: False: `TARGET` of the best method of the setting, the same for all its methods. True: settings are
-            points of a sweep ('group key=value') and a method is compared with itself: `TARGET` of the lowest accuracy
-            that it ends with in its group, which all points reach.
+        sweep: False: `TARGET` of the best method of the setting (mean over seeds), the same for all its runs. True:
+            settings are points of a sweep ('group key=value') and a method is compared with itself: the lowest accuracy
+            that it ends with in its group and seed, which all points reach.
     """
     scored = rounds[rounds["evaluated"] > 0].sort_values("round")
-    last = scored.groupby(["setting", "method", "seed"], sort=False)["accuracy_mean"].last()
-    final = last.groupby(level=["setting", "method"], sort=False).mean()
+    final = scored.groupby(["setting", "method", "seed"], sort=False)["accuracy_mean"].last().reset_index()
     if sweep:
-        group = final.index.get_level_values("setting").map(group_of)
-        level = final.groupby([group, final.index.get_level_values("method")]).transform("min")
+        groups = [final["setting"].map(group_of), "method", "seed"]
+        final["aim"] = final.groupby(groups)["accuracy_mean"].transform("min")
     else:
-        level = final.groupby(level="setting").transform("max")
-    return {(str(setting), str(method)): TARGET * float(at) for (setting, method), at in level.items()}
+        mean = final.groupby(["setting", "method"])["accuracy_mean"].mean()
+        final["aim"] = TARGET * final["setting"].map(mean.groupby(level="setting").max())
+    return {(run.setting, run.method, run.seed): float(run.aim) for run in final.itertuples()}
 
 
 def group_of(setting: str) -> str:

@@ -249,7 +249,7 @@ def _caption(of: dict[str, Metrics], metrics: Sequence[str]) -> str:
         words.append("Memory: the largest of any device.")
     if any(metric.endswith("_to_target") for metric in metrics):
         words.append(
-            f"Target: {100 * TARGET:g} % of the best method's final accuracy, in a sweep of the method's lowest; "
+            f"Target: {100 * TARGET:g} % of the best method's final accuracy; in a sweep the method's lowest; "
             "'-': not reached, '(1 of 2)': by one of two seeds."
         )
     if any(metric.startswith("recover") for metric in metrics):

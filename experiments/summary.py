@@ -86,8 +86,9 @@ def summarize(rounds: pd.DataFrame, paper: Paper | None = None, sweep: bool = Fa
     aims = targets(rounds, sweep)
     lines: list[Line] = []
     for (experiment, setting, method), of_method in rounds.groupby(["experiment", "setting", "method"], sort=False):
-        aim = aims.get((setting, method), math.nan)
-        runs = [metrics(run, aim, sweep) for _, run in of_method.groupby("seed")]
+        runs = [
+            metrics(run, aims.get((setting, method, seed), math.nan), sweep) for seed, run in of_method.groupby("seed")
+        ]
         lines += spread_lines((experiment, setting, method), runs, METRICS, paper)
     return pd.DataFrame(lines, columns=list(COLUMNS))
 

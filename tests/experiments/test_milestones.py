@@ -64,7 +64,8 @@ def test_recovery_needs_a_shift_and_every_round_scored():
 def test_the_target_is_a_share_of_the_best_methods_final_accuracy():
     """eclm ends at (0.8 + 0.9) / 2 = 0.85; that la once stood at 0.99 does not count."""
     frame = pd.concat([run([0.5, 0.8]), run([0.5, 0.9], seed=2), run([0.99, 0.6], method="la")])
-    assert targets(frame) == pytest.approx({("s", "eclm"): TARGET * 0.85, ("s", "la"): TARGET * 0.85})
+    both = {("s", "eclm", 1): TARGET * 0.85, ("s", "eclm", 2): TARGET * 0.85, ("s", "la", 1): TARGET * 0.85}
+    assert targets(frame) == pytest.approx(both)
 
 
 def test_in_a_sweep_a_method_is_compared_with_itself():
@@ -72,16 +73,18 @@ def test_in_a_sweep_a_method_is_compared_with_itself():
         [
             run([0.5, 0.8], setting="a cohort=5"),
             run([0.5, 0.9], setting="a cohort=10"),
+            run([0.5, 0.6], setting="a cohort=10", seed=2),
             run([0.5, 0.4], setting="a cohort=5", method="la"),
             run([0.5, 0.7], setting="b cohort=5"),
         ]
     )
     assert targets(frame, sweep=True) == pytest.approx(
         {
-            ("a cohort=5", "eclm"): TARGET * 0.8,
-            ("a cohort=10", "eclm"): TARGET * 0.8,
-            ("a cohort=5", "la"): TARGET * 0.4,
-            ("b cohort=5", "eclm"): TARGET * 0.7,
+            ("a cohort=5", "eclm", 1): 0.8,
+            ("a cohort=10", "eclm", 1): 0.8,
+            ("a cohort=10", "eclm", 2): 0.6,
+            ("a cohort=5", "la", 1): 0.4,
+            ("b cohort=5", "eclm", 1): 0.7,
         }
     )
 
