@@ -21,7 +21,7 @@ FEATURE_DRIFT = Experiment(
         scale: {f"{PART} {how}": {**setting(PART, scale, strategies=METHODS), **drift} for how, drift in hows.items()}
         for scale, hows in STEPS.items()
     },
-    cost={"smoke": "3 min", "cpu": "2 h", "paper": "GPU days"},
+    cost={"smoke": "3 min", "cpu": "90 min", "paper": "GPU days"},
     plot="steps",
     table=("final_accuracy_mean", "accuracy_mean", "accuracy_p10", "mb_per_device_round", "memory_mb"),
     note="The final accuracy is that after the last shift. The cloud trains on pictures as they are published.",

@@ -67,7 +67,7 @@ FIG15B = Experiment(
         }
         for scale in SCALES
     },
-    cost={"smoke": "2 min", "cpu": "30 min", "paper": "GPU day"},
+    cost={"smoke": "2 min", "cpu": "1 h", "paper": "GPU day"},
     plot="sweep",
     table=("accuracy_mean", "accuracy_p10", "mb_per_device_round", "memory_mb"),
     sweep=True,
@@ -90,7 +90,7 @@ FIG15C = Experiment(
         }
         for scale in SCALES
     },
-    cost={"smoke": "3 min", "cpu": "25 min", "paper": "GPU day"},
+    cost={"smoke": "3 min", "cpu": "1 h", "paper": "GPU day"},
     plot="speedup",
     table=("rounds_to_target", "min_to_target", "mb_to_target", "final_accuracy_mean"),
     sweep=True,
