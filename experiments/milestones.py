@@ -58,7 +58,8 @@ def reach(run: pd.DataFrame, target: float, after_shift: bool = False) -> dict[s
     Args:
         after_shift: everything is counted from the last shift on.
     """
-    began = run[shifts(run) < shifts(run).max()] if after_shift else run.iloc[:0]
+    drifted = shifts(run)
+    began = run[drifted < drifted.max()] if after_shift else run.iloc[:0]
     since = run.iloc[len(began) :]
     hits = since[(since["evaluated"] > 0) & (since["accuracy_mean"] >= target)]
     if hits.empty:

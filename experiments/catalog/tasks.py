@@ -60,14 +60,10 @@ SMALL: Overrides = {
     "limit-high": 0.6,
 }
 SKEWED: Overrides = {"partition": "m-classes", "drift": "class-swap"}
+# At a shift all of a device's samples are replaced by others that look as its camera now sees.
+FEATURE: Overrides = {"drift": "feature", "severity-step": 1.0, "drift-fraction": 1.0}
 # After the first step all cameras are turned the same way, each as far as it is: what one device learns serves others.
-TURNED: Overrides = {
-    "drift": "feature",
-    "corruption": "rotation",
-    "severity-step": 1.0,
-    "drift-fraction": 1.0,
-    "schedule": "1",
-}
+TURNED: Overrides = {**FEATURE, "corruption": "rotation", "schedule": "1"}
 # What is not modular is a floor: in VGG16 the first blocks take 63 % of the MACs, in ResNet34 most of the activations.
 HEAVY: Overrides = {"limit-low": 0.85, "limit-high": 1.2}
 PAPER_OFFLINE: Overrides = {"dense-epochs": 60, "modular-epochs": 20, "ability-epochs": 20, "weight-decay": 5e-4}

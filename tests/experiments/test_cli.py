@@ -70,7 +70,10 @@ def test_text_really_split_under_flower_gives_what_is_simulated_locally(tmp_path
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["run", "quikstart"], "unknown experiment 'quikstart'; known: ablation, "),
+        (
+            ["run", "quikstart"],
+            "unknown experiment 'quikstart'; known: ablation, feature-drift, fig1, fig10, fig11, fig12",
+        ),
         (["run", "fig77"], "did you mean"),
         (["run", "main", "--settings", "m=3"], "no setting of 'main' is called 'm=3'; known: m=2"),
         (["drift", "--set", "drift"], "--set drift: write KEY=VALUE"),
