@@ -554,7 +554,8 @@ class FlowerStrategy(FlowerBase):
 
     def _messages(self, tasks: Mapping[int, Task], server_round: int, kind: str, phase: int) -> list[Message]:
         packed: dict[int, ArrayRecord] = {}  # devices that are sent the same object share its packing
-        told: dict[int, ConfigRecord] = {}  # and those that have the same task what they are told
+        told: dict[int, ConfigRecord] = {}  # and those that have the same task what they are told,
+        sizes: dict[int, int] = {}  # which takes the same bytes whatever their number is
         self._down, self._sent = {}, {}
         messages, work = [], []
         for device, task in sorted(tasks.items()):
@@ -567,7 +568,9 @@ class FlowerStrategy(FlowerBase):
                 if id(task.state) not in packed:
                     packed[id(task.state)] = wire.pack(task.state)
                 content[wire.MODEL] = packed[id(task.state)]
-            self._down[device] = wire.size(content)
+            if id(task) not in sizes:
+                sizes[id(task)] = wire.size(content)
+            self._down[device] = sizes[id(task)]
             messages.append(Message(content, self.fleet.node(device), kind, group_id=str(server_round)))
             self._sent[device] = messages[-1].metadata
             work.append(task.cost.macs * task.epochs * self._examples.get(device, self.settings.samples_max))

@@ -121,9 +121,8 @@ class Checkpoints:
         """Whether the run began and is not complete."""
         return self._name.is_file()
 
-    def save(self, round_: int, tree: Any) -> None:
-        """Keep what a run needs to go on after ``round_``, and the checkpoint before."""
-        data = dumps(tree)
+    def save(self, round_: int, data: bytes) -> None:
+        """Keep what a run needs to go on after ``round_``, by `dumps`, and the checkpoint before."""
         with told(f"write a checkpoint to '{self.folder}'"):
             atomic_write(self.folder / f"{round_:06d}-{zlib.crc32(data):08x}.safetensors", data)
         for _, path in self._files()[ROUNDS_BACK:]:

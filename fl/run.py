@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from logging import WARNING
 from pathlib import Path
@@ -13,7 +14,7 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 
 from fl.adapter import DeviceScore, FlowerStrategy, means
-from fl.checkpoint import Checkpoints
+from fl.checkpoint import Checkpoints, dumps
 from fl.client_app import state_root
 from fl.config import Settings
 from fl.fleet import Fleet
@@ -124,36 +125,55 @@ def _run_method(
         observe(Event("resumed", seed, name, done, settings.rounds))
     for report in method.reports:
         results.rewind(settings.setting, report, seed, done)
-    for round_ in range(done + 1, settings.rounds + 1):
-        started = time.perf_counter()
-        strategy.train(round_, grid)
-        virtual_s += strategy.ledger.seconds
-        scores: list[DeviceScore] = []
-        everywhere = NAN
-        if strategy.ends_step(round_) or round_ % settings.eval_every == 0:
-            strategy.evaluate(round_, grid)
-            scores = strategy.scores
-            if method.has_global_model:
-                everywhere = global_accuracy()
-        wall_s = time.perf_counter() - started
-        rows = {report: _row(strategy, report, round_, virtual_s, wall_s) for report in method.reports}
-        rows = {r: _scored(row, scores, then, method.reports[r], everywhere) for r, row in rows.items()}
-        if strategy.ends_step(round_):
-            then = scores
-        results.append(rows.values())
-        if settings.per_device and scores:
-            results.append_devices(
+    with ThreadPoolExecutor(1, "disk") as disk:  # what a round leaves is written while the next one runs
+        written = disk.submit(lambda: None)
+        for round_ in range(done + 1, settings.rounds + 1):
+            started = time.perf_counter()
+            strategy.train(round_, grid)
+            virtual_s += strategy.ledger.seconds
+            scores: list[DeviceScore] = []
+            everywhere = NAN
+            if strategy.ends_step(round_) or round_ % settings.eval_every == 0:
+                strategy.evaluate(round_, grid)
+                scores = strategy.scores
+                if method.has_global_model:
+                    everywhere = global_accuracy()
+            wall_s = time.perf_counter() - started
+            rows = {report: _row(strategy, report, round_, virtual_s, wall_s) for report in method.reports}
+            rows = {r: _scored(row, scores, then, method.reports[r], everywhere) for r, row in rows.items()}
+            if strategy.ends_step(round_):
+                then = scores
+            device_rows = [
                 _device_row(row, score, method.reports[report], strategy.hardware[score.device].name)
                 for report, row in rows.items()
-                for score in scores
-            )
-        results.append_measures(
-            MeasureRow(settings.experiment, settings.setting, report, seed, round_, row.step, measure, value)
-            for report, row in rows.items()
-            for measure, value in (strategy.ledger.measures | means(scores, method.reports[report])).items()
-        )
-        checkpoints.save(round_, {"strategy": strategy.saved(), "virtual_s": virtual_s, "then": then})
-        observe(Event("round", seed, name, round_, settings.rounds, tuple(rows.values())))
+                for score in (scores if settings.per_device else ())
+            ]
+            measures = [
+                MeasureRow(settings.experiment, settings.setting, report, seed, round_, row.step, measure, value)
+                for report, row in rows.items()
+                for measure, value in (strategy.ledger.measures | means(scores, method.reports[report])).items()
+            ]
+            state = dumps({"strategy": strategy.saved(), "virtual_s": virtual_s, "then": then})
+            written.result()  # or what went wrong
+            written = disk.submit(_write, results, checkpoints, list(rows.values()), device_rows, measures, state)
+            observe(Event("round", seed, name, round_, settings.rounds, tuple(rows.values())))
+        written.result()
+
+
+def _write(
+    results: ResultsWriter,
+    checkpoints: Checkpoints,
+    rows: Sequence[Row],
+    device_rows: Sequence[DeviceRow],
+    measures: Sequence[MeasureRow],
+    state: bytes,
+) -> None:
+    """The rows of a round go first: a checkpoint of rounds whose rows are not there is passed over."""
+    results.append(rows)
+    if device_rows:
+        results.append_devices(device_rows)
+    results.append_measures(measures)
+    checkpoints.save(rows[0].round, state)
 
 
 def _row(strategy: FlowerStrategy, report: str, round_: int, virtual_s: float, wall_s: float) -> Row:

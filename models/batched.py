@@ -16,7 +16,7 @@ Shape suffixes: N devices, B batch, I inputs, O outputs, M modules held, R resid
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,18 +68,29 @@ class Perceptrons:
         assert isinstance(body, MLP)
         self.rate, self.x = body.rate, x_NLI.flatten(0, 1)
         self.kernel = Kernel(x_NLI, counts) if dual else None
-        of_inputs = Linear if self.kernel is None else partial(Dual, kernel=self.kernel)
-        self.state = own = {name: torch.stack([state[name] for state in states]) for name in body.state_dict()}
-        _, self.modules, self.hidden, _ = own["block.first"].shape
-        self.first = of_inputs(own["block.first"].flatten(1, 2), own["block.first_bias"].flatten(1), recipe)
+        self.bypass = gated and body.block.bypass is not None and body.block.bypass.held == 1
+        apart = {"block.first"} if dual else set()
+        if dual and self.bypass:
+            apart.add("block.bypass.map")
+        self.state = own = dict[str, Any]()  # by name: of each device, as a tensor or, where `Dual` makes it, a list
+        for name in body.state_dict():
+            those = [state[name] for state in states]
+            own[name] = those if name in apart else torch.stack(those)
+        self.modules, self.hidden, _ = states[0]["block.first"].shape
+        self.first = self._of_inputs("block.first", own["block.first_bias"].flatten(1), recipe)
         self.second = Linear(own["block.second"].flatten(2), own["block.bias"], recipe)
         self.head = Linear(own["head.weight"], own["head.bias"], recipe)
         self.maps: list[Map] = [self.first, self.second, self.head]
-        self.bypass = gated and body.block.bypass is not None and body.block.bypass.held == 1
         self.around: Linear | Dual | None = None  # the map of the residual module
         if self.bypass and "block.bypass.map" in own:
-            self.around = of_inputs(own["block.bypass.map"].squeeze(1), None, recipe)
+            self.around = self._of_inputs("block.bypass.map", None, recipe)
             self.maps.append(self.around)
+
+    def _of_inputs(self, name: str, bias: Tensor | None, recipe: Recipe) -> Linear | Dual:
+        weights = self.state[name]
+        if self.kernel is not None:
+            return Dual(weights, bias, recipe, self.kernel)
+        return Linear(weights.flatten(1, -2), bias, recipe)
 
     @staticmethod
     def dual(body: Body, samples: int, recipe: Recipe, epochs: int) -> bool:
@@ -177,17 +188,19 @@ def _fit_stack(
         gates = [side_by_side(layer, longest).flatten(0, 1) for layer in layers]
     shares = None if lessons[0].shares is None else torch.stack([one.shares for one in lessons])[:, None]  # type: ignore[misc]
     rows, counts = _plan(lessons, recipe.batch_size, epochs, longest)
-    weights = (torch.arange(recipe.batch_size) < counts[..., None]).to(x.dtype) / counts.clamp(min=1)[..., None]
-    losses = x.new_zeros(counts.shape)
-    steps = (counts > 0).sum(1)
-    present = (counts > 0).sum(0).tolist()
-    for t, n in enumerate(present):
-        at, weight = rows[:n, t], weights[:n, t, :, None]
-        labels = y[at].unsqueeze(2)
+    own = torch.arange(recipe.batch_size) < counts[..., None]
+    weights = own.to(x.dtype) / counts.clamp(min=1)[..., None]
+    losses, minus = x.new_zeros(counts.shape), -x.new_ones(*rows.shape[1:], 1)
+    steps, present = (counts > 0).sum(0), (counts > 0).sum(1).tolist()
+    begun = steps - steps // max(epochs, 1)  # the last epoch
+    told = int(begun.min())  # losses before are nobody's last
+    for t, (n, labels) in enumerate(zip(present, y[rows].unsqueeze(3), strict=True)):
+        at, labels = rows[t, :n], labels[:n]
         logits = stack.forward(at, gates and [gathered(layer, at) for layer in gates])
         scores = mask(logits, None if shares is None else shares[:n], masking).log_softmax(2)
-        losses[:n, t] = -scores.gather(2, labels).where(weight > 0, 0).sum((1, 2))
-        back = scores.exp().scatter_add_(2, labels, scores.new_full(labels.shape, -1.0)).mul_(weight)
+        if t >= told:
+            losses[t, :n] = -scores.gather(2, labels).where(own[t, :n, :, None], 0).sum((1, 2))
+        back = scores.exp().scatter_add_(2, labels, minus[:n]).mul_(weights[t, :n, :, None])
         if shares is not None and masking == "zero":
             back.masked_fill_(shares[:n] == 0, 0.0)
         stack.backward(back)
@@ -201,26 +214,24 @@ def _fit_stack(
         each.finish()
     out = []
     for i, lesson in enumerate(lessons):
-        taken = int(steps[i])
-        last = taken - taken // epochs if epochs else 0
-        loss = float(losses[i, last:taken].sum()) / len(lesson.y) if epochs else math.nan
+        loss = float(losses[begun[i] : steps[i], i].sum()) / len(lesson.y) if epochs else math.nan
         out.append(({name: value[i] for name, value in stack.state.items()}, loss))
     return out
 
 
 def _plan(lessons: Sequence[Lesson], size: int, epochs: int, longest: int) -> tuple[Tensor, Tensor]:
-    """Which rows of `side_by_side` each step of each device uses, (N, steps, size), and how many of them, (N, steps).
+    """Which rows of `side_by_side` each device uses in each step, (steps, N, size), and how many of them, (steps, N).
 
     Rows beyond a short batch repeat the device's first sample, steps beyond its last are empty.
     """
     most = epochs * -(-longest // size)
-    rows, counts = np.zeros((len(lessons), most, size), np.int64), np.zeros((len(lessons), most), np.int64)
+    rows, counts = np.zeros((most, len(lessons), size), np.int64), np.zeros((most, len(lessons)), np.int64)
     for i, lesson in enumerate(lessons):
         n = len(lesson.y)
         own = np.minimum(size, n - size * np.arange(-(-n // size)))  # of each step of an epoch
         orders = np.zeros((epochs, len(own) * size), np.int64)
         for order in orders:
             order[:n] = lesson.generator.permutation(n)
-        rows[i, : epochs * len(own)] = orders.reshape(-1, size) + i * longest
-        counts[i, : epochs * len(own)] = np.tile(own, epochs)
+        rows[: epochs * len(own), i] = orders.reshape(-1, size) + i * longest
+        counts[: epochs * len(own), i] = np.tile(own, epochs)
     return torch.from_numpy(rows), torch.from_numpy(counts)

@@ -60,15 +60,19 @@ class Kernel:
 
 
 class Dual(Map):
-    """A map of the samples of a kernel."""
+    """A map of the samples of a kernel.
 
-    def __init__(self, weight_NOI: Tensor, bias_NO: Tensor | None, recipe: Recipe, kernel: Kernel):
+    Args:
+        weights: of each device, whose last axis is I; `finish` replaces them by the trained ones.
+    """
+
+    def __init__(self, weights: list[Tensor], bias_NO: Tensor | None, recipe: Recipe, kernel: Kernel):
         super().__init__(bias_NO, recipe)
-        self.weight, self.recipe, self.kernel = weight_NOI, recipe, kernel
-        outs = [product(x, weight) for x, weight in zip(kernel.own, weight_NOI, strict=True)]
+        self.weights, self.recipe, self.kernel = weights, recipe, kernel
+        outs = [product(x, weight.flatten(0, -2)) for x, weight in zip(kernel.own, weights, strict=True)]
         began = side_by_side(outs, kernel.x.shape[1])
         self.began = began.flatten(0, 1)  # (N * L, O), X W_0^T
-        self.left = weight_NOI.new_ones(len(outs), 1, 1)  # c, what decay left of W_0
+        self.left = began.new_ones(len(outs), 1, 1)  # c, what decay left of W_0
         self.learnt = torch.zeros_like(began)  # A
         if recipe.momentum:
             self.left_speed, self.speed = torch.zeros_like(self.left), torch.zeros_like(self.learnt)
@@ -104,7 +108,6 @@ class Dual(Map):
             learnt.flatten(0, 1).index_add_(0, at, back, alpha=-how.lr)
 
     def finish(self) -> None:
-        if self.recipe.weight_decay:
-            self.weight *= self.left
-        for weight, learnt, x in zip(self.weight, self.learnt, self.kernel.own, strict=True):
-            weight += product(learnt[: len(x)].T, x.T)
+        for i, (x, weight) in enumerate(zip(self.kernel.own, self.weights, strict=True)):
+            learnt = product(self.learnt[i, : len(x)].T, x.T).view_as(weight)
+            self.weights[i] = learnt.add_(weight * self.left[i] if self.recipe.weight_decay else weight)

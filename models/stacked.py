@@ -55,6 +55,8 @@ class Products:
 
 def side_by_side(parts: Sequence[Tensor], longest: int) -> Tensor:
     """(N, longest, ...): the samples of every device, filled up with zeros."""
+    if all(len(part) == longest for part in parts):
+        return torch.stack(list(parts))
     out = parts[0].new_zeros(len(parts), longest, *parts[0].shape[1:])
     for row, part in zip(out, parts, strict=True):
         row[: len(part)] = part
@@ -96,7 +98,7 @@ class Map(ABC):
         """The step of the weight."""
 
     def finish(self) -> None:
-        """After the last step: bring the weight up to date, in place."""
+        """After the last step: bring the weights up to date."""
 
 
 class Linear(Map):

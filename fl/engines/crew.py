@@ -81,7 +81,7 @@ class Crew(ABC):
         self.size = size
         self.hands: list[Hand] = []
         self.dead = 0  # since anybody answered anything
-        self.pace = math.inf  # seconds that a worker takes for a device, as of the last job
+        self.pace = math.inf  # seconds that a worker takes for a device, the mean of the last round
         self.trained_s = 0.0  # that training took in the last round, summed over the workers
 
     @abstractmethod
@@ -138,8 +138,9 @@ class _Round:
         self.deaths: Counter[str] = Counter()
         self.answers: dict[str, Message] = {}
         self.blank = pickle.dumps(fold)
-        uses = Counter(id(record) for message in messages for record in message.content.array_records.values())
-        records = {id(r): r for message in messages for r in message.content.array_records.values()}
+        self.answered, self.worked_s = 0, 0.0
+        every = [r for message in messages for r in message.content.values() if isinstance(r, ArrayRecord)]
+        uses, records = Counter(id(record) for record in every), {id(record): record for record in every}
         self.keys = dict(zip((name for name in records if uses[name] > 1), count()))
         self.records: dict[int, ArrayRecord] = {self.keys[name]: records[name] for name in self.keys}
         self.handles: dict[int, Any] = {}
@@ -206,7 +207,9 @@ class _Round:
             replies, trained_s, part = pickle.loads(result)
             self.answers |= {reply.metadata.reply_to_message_id: reply for reply in replies}
             self.crew.trained_s += trained_s
-            self.crew.pace = (time.monotonic() - hand.since) / len(hand.job)
+            self.answered += len(hand.job)
+            self.worked_s += time.monotonic() - hand.since
+            self.crew.pace = self.worked_s / self.answered
             if self.fold is not None:
                 hand.summed += hand.job
             if part is not None:

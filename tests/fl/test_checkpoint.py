@@ -168,10 +168,10 @@ def test_what_a_checkpoint_cannot_hold_is_said() -> None:
 def test_a_checkpoint_of_another_version_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = Checkpoints(tmp_path, "a b", "la", 0, 7)
     assert checkpoints.resume(9) == (0, None)
-    checkpoints.save(1, {"x": 1})
+    checkpoints.save(1, dumps({"x": 1}))
     with monkeypatch.context() as patch:
         patch.setattr("fl.checkpoint.VERSION", "0")
-        checkpoints.save(2, {"x": 2})
+        checkpoints.save(2, dumps({"x": 2}))
     again = Checkpoints(tmp_path, "a b", "la", 0, 8)
     assert again.run == checkpoints.run == f"{7:016x}" and again.resume(9) == (1, {"x": 1})
 
