@@ -300,10 +300,11 @@ def _finish(folder: Path, asked: str = "") -> None:
         summary = summarize_study(rows, study, experiment.paper)
     else:
         rows = read_rounds(folder)
+        experiment = EXPERIMENTS.get(str(rows["experiment"].iloc[0]) if len(rows) else "", OTHER)
         if (folder / "config.toml").exists():
             config = read_config(folder)
-            rows = with_shifts(in_order(rows, config.get("methods", [])), config.get("settings", {}))
-        experiment = EXPERIMENTS.get(str(rows["experiment"].iloc[0]) if len(rows) else "", OTHER)
+            rows = in_order(rows, experiment.order(rows["setting"].unique()), config.get("methods", []))
+            rows = with_shifts(rows, config.get("settings", {}))
         summary = summarize(rows, experiment.paper, experiment.sweep)
     with told(f"write to '{folder}'"):
         write_summary(folder, summary)

@@ -62,12 +62,15 @@ Line = tuple[str | float, ...]  # cells of `COLUMNS`
 Paper = Mapping[tuple[str, str], Mapping[str, float]]  # {(setting, method): {metric: value}}
 
 
-def in_order(rounds: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """The rows by setting, as they came, and by method, as ``methods`` has them: some may have been added later."""
-    place = {method: at for at, method in enumerate(methods)}
-    keys = {"setting": dict(zip(rounds["setting"].unique(), range(len(rounds)), strict=False)), "method": place}
+def in_order(rounds: pd.DataFrame, settings: Iterable[str], methods: Iterable[str]) -> pd.DataFrame:
+    """The rows by setting and method as these have them: some may have been added later. Others last, as they came."""
+    known = {"setting": settings, "method": methods}
+    places = {
+        column: {name: at for at, name in enumerate(dict.fromkeys([*names, *rounds[column].unique()]))}
+        for column, names in known.items()
+    }
     return rounds.sort_values(
-        ["setting", "method"], key=lambda column: column.map(keys[column.name]), kind="stable", ignore_index=True
+        ["setting", "method"], key=lambda column: column.map(places[column.name]), kind="stable", ignore_index=True
     )
 
 

@@ -1,6 +1,6 @@
 """What a named experiment is: a few settings of the run-config, at several scales."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,6 +91,12 @@ class Experiment:
             )
             for setting in chosen
         ]
+
+    def order(self, present: Iterable[str]) -> list[str]:
+        """All settings of the scale that has most of those that are present."""
+        names = set(present)
+        scales = [list(of_scale) for of_scale in self.settings.values()]
+        return max(scales, key=lambda of_scale: len(names.intersection(of_scale)), default=[])
 
 
 @dataclass(frozen=True)

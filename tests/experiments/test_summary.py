@@ -40,10 +40,15 @@ def lines(frame: pd.DataFrame, method: str = "fedavg") -> dict[str, pd.Series]:
 def test_what_was_added_later_stands_where_it_belongs():
     came = [("m=5", "na"), ("m=2", "eclm"), ("m=5", "eclm"), ("m=2", "na"), ("m=5", "other")]
     frame = pd.DataFrame([row for setting, method in came for row in rows(method, setting=setting, seeds=[0])])
-    ordered = in_order(frame, ["na", "eclm"])
-    found = list(dict.fromkeys(zip(ordered["setting"], ordered["method"], strict=True)))
-    assert found == [("m=5", "na"), ("m=5", "eclm"), ("m=5", "other"), ("m=2", "na"), ("m=2", "eclm")]
-    assert ordered["round"].tolist() == [1, 2, 3, 4] * 5
+    by_setting = {
+        "m=5": [("m=5", "na"), ("m=5", "eclm"), ("m=5", "other")],
+        "m=2": [("m=2", "na"), ("m=2", "eclm")],
+    }
+    for known, expected in ([], ["m=5", "m=2"]), (["m=1", "m=2", "m=5"], ["m=2", "m=5"]):
+        ordered = in_order(frame, known, ["na", "eclm"])
+        found = list(dict.fromkeys(zip(ordered["setting"], ordered["method"], strict=True)))
+        assert found == [pair for setting in expected for pair in by_setting[setting]]
+        assert ordered["round"].tolist() == [1, 2, 3, 4] * 5
 
 
 def test_by_hand():
