@@ -62,13 +62,14 @@ def equal(body: Body, gated: bool, recipe: Recipe, epochs: int = 3, masking: Mas
     lessons = lessons_of(body, gated)
     if masking == "none":
         lessons = [replace(lesson, shares=None) for lesson in lessons]
-    for (state, loss), (expected, expected_loss) in zip(
-        fit_many(body, lessons, recipe, epochs, masking), wanted, strict=True
-    ):
+    made = fit_many(body, lessons, recipe, epochs, masking)
+    for lesson, (state, loss), (expected, expected_loss) in zip(lessons, made, wanted, strict=True):
         assert loss == pytest.approx(expected_loss, rel=1e-9, nan_ok=True)
         assert state.keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(state[name], value, rtol=1e-8, atol=1e-10, msg=name)
+            sent = lesson.state[name]  # to others too
+            assert state[name].data_ptr() != sent.data_ptr() or not sent.numel()
 
 
 @pytest.mark.usefixtures("way")
