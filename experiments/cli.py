@@ -83,7 +83,9 @@ def list_() -> None:
 @app.command()
 def run(
     name: Annotated[str, typer.Argument(help="An experiment of `list`.")],
-    scale: Annotated[str, typer.Option(help="smoke: does it run; cpu: two cores; paper: a GPU and patience.")] = "cpu",
+    scale: Annotated[
+        str, typer.Option(help="smoke: does it run; cpu: two cores; paper: as in the paper, for many cores.")
+    ] = "cpu",
     seeds: Annotated[str, typer.Option(help="Seeds, e.g. 1,2,3; by default the experiment's own.")] = "",
     engine: Annotated[
         str,

@@ -21,7 +21,7 @@ class Experiment:
         name: on the command line, in the CSVs, of the results folder.
         reference: the table or figure of the ECLM paper that it repeats; empty if there is none.
         summary: one line for `list`.
-        settings: at each scale, 'smoke' (does it run), 'cpu' (two cores), 'paper' (a GPU and patience), the
+        settings: at each scale, 'smoke' (does it run), 'cpu' (two cores), 'paper' (as in the paper), the
             settings by name, each with the run-config keys that it sets.
         cost: about how long each scale takes with all seeds, in words.
         common: run-config keys that all its settings share.
