@@ -554,23 +554,21 @@ class FlowerStrategy(FlowerBase):
 
     def _messages(self, tasks: Mapping[int, Task], server_round: int, kind: str, phase: int) -> list[Message]:
         packed: dict[int, ArrayRecord] = {}  # devices that are sent the same object share its packing
-        told: dict[int, ConfigRecord] = {}  # and those that have the same task what they are told,
-        sizes: dict[int, int] = {}  # which takes the same bytes whatever their number is
+        told: dict[int, tuple[RecordDict, int]] = {}  # and those with the same task its content, but for their number
         self._down, self._sent = {}, {}
         messages, work = [], []
         for device, task in sorted(tasks.items()):
             if id(task) not in told:
-                told[id(task)] = self._task_record(device, server_round, phase, task)
-            record = told[id(task)].copy()
-            record["device"] = device
-            content = RecordDict({wire.TASK: record})
-            if task.state is not None:
-                if id(task.state) not in packed:
-                    packed[id(task.state)] = wire.pack(task.state)
-                content[wire.MODEL] = packed[id(task.state)]
-            if id(task) not in sizes:
-                sizes[id(task)] = wire.size(content)
-            self._down[device] = sizes[id(task)]
+                shared = RecordDict({wire.TASK: self._task_record(device, server_round, phase, task)})
+                if task.state is not None:
+                    if id(task.state) not in packed:
+                        packed[id(task.state)] = wire.pack(task.state)
+                    shared[wire.MODEL] = packed[id(task.state)]
+                told[id(task)] = shared, wire.size(shared)
+            shared, self._down[device] = told[id(task)]
+            content = shared.copy()
+            content[wire.TASK] = record = shared[wire.TASK].copy()
+            record["device"] = device  # type: ignore[assignment]
             messages.append(Message(content, self.fleet.node(device), kind, group_id=str(server_round)))
             self._sent[device] = messages[-1].metadata
             work.append(task.cost.macs * task.epochs * self._examples.get(device, self.settings.samples_max))

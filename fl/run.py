@@ -155,8 +155,10 @@ def _run_method(
             ]
             state = dumps({"strategy": strategy.saved(), "virtual_s": virtual_s, "then": then})
             written.result()  # or what went wrong
-            written = disk.submit(_write, results, checkpoints, list(rows.values()), device_rows, measures, state)
-            observe(Event("round", seed, name, round_, settings.rounds, tuple(rows.values())))
+            try:  # while nothing is being written: who looks at open files sees none but those that stay
+                observe(Event("round", seed, name, round_, settings.rounds, tuple(rows.values())))
+            finally:
+                written = disk.submit(_write, results, checkpoints, list(rows.values()), device_rows, measures, state)
         written.result()
 
 

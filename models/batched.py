@@ -69,13 +69,11 @@ class Perceptrons:
         self.rate, self.x = body.rate, x_NLI.flatten(0, 1)
         self.kernel = Kernel(x_NLI, counts) if dual else None
         self.bypass = gated and body.block.bypass is not None and body.block.bypass.held == 1
-        apart = {"block.first"} if dual else set()
-        if dual and self.bypass:
-            apart.add("block.bypass.map")
+        of_inputs = {"block.first", "block.bypass.map"} if self.bypass else {"block.first"}
         self.state = own = dict[str, Any]()  # by name: of each device, as a tensor or, where `Dual` makes it, a list
         for name in body.state_dict():
             those = [state[name] for state in states]
-            own[name] = those if name in apart else torch.stack(those)
+            own[name] = those if dual and name in of_inputs else torch.stack(those)
         self.modules, self.hidden, _ = states[0]["block.first"].shape
         self.first = self._of_inputs("block.first", own["block.first_bias"].flatten(1), recipe)
         self.second = Linear(own["block.second"].flatten(2), own["block.bias"], recipe)
