@@ -84,7 +84,7 @@ def list_() -> None:
 def run(
     name: Annotated[str, typer.Argument(help="An experiment of `list`.")],
     scale: Annotated[
-        str, typer.Option(help="smoke: does it run; cpu: two cores; paper: as in the paper, for many cores.")
+        str, typer.Option(help="smoke: does it run; cpu: two cores; paper: as in the paper, for a GPU.")
     ] = "cpu",
     seeds: Annotated[str, typer.Option(help="Seeds, e.g. 1,2,3; by default the experiment's own.")] = "",
     engine: Annotated[

@@ -31,7 +31,7 @@ from fl.measures import NAN, Divergence, load_cv
 from fl.store import MOMENTS
 from fl.sums import Sum, Verdict, judge
 from models.axes import FULL, Coverage, covered_sizes
-from models.body import bypass_axis, gate_columns
+from models.body import bypass_axis, fetched, gate_columns
 from models.costs import Cost
 from models.supernet import TRIALS
 from partitions import Purpose, rng
@@ -405,7 +405,7 @@ class FlowerStrategy(FlowerBase):
 
     @cached_property
     def _selector(self) -> ArrayRecord:
-        return wire.pack(self.method.modular_model.selector.state_dict())
+        return wire.pack(fetched(self.method.modular_model.selector))
 
     def _profile(self, device: int, told: MetricRecord) -> Profile:
         """A profile from a device's answer.

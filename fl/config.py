@@ -15,6 +15,7 @@ from fl.poison import ATTACKS, Attack
 from fl.workloads import WORKLOADS
 from models.registry import MODELS
 from models.robust import RULES, Rule
+from models.train import Precision
 from partitions import DATASETS, DRIFTS, PARTITIONS, Schedule
 from partitions.errors import UnknownName, lookup
 from partitions.looks import CORRUPTIONS
@@ -24,7 +25,7 @@ from strategies import STRATEGIES
 ELSEWHERE = frozenset(
     """
     experiment setting strategies seeds out overwrite data-root state-root per-device timeout-s at-once placement engine
-    workers
+    workers accelerator
     """.split()
 )
 
@@ -58,6 +59,12 @@ class Settings(BaseModel):
         description="who stands in for devices: flower: the SuperNodes; local: processes of the ServerApp, far faster",
     )
     workers: int = Field(0, ge=0, description="processes of engine local; 0: one per core")
+    accelerator: Literal["cpu", "cuda"] = Field(
+        "cpu", description="where networks compute: cpu, or cuda: a GPU that the cloud and simulated devices share"
+    )
+    precision: Precision = Field(
+        "float32", description="of training's passes: float32 or, faster on some GPUs, bfloat16; scores are float32"
+    )
     per_device: bool = Field(False, description="also write devices.csv, one row per scored device")
 
     # What devices do
@@ -290,6 +297,8 @@ class Settings(BaseModel):
             raise ValueError("update-noise hides an update of bounded norm only; set update-clip, e.g. 1.0")
         if self.update_noise and self.upload_change:
             raise ValueError("upload-change tells how much an update changed, update-noise hides it; use one of them")
+        if self.workload != "classify" and (self.accelerator != "cpu" or self.precision != "float32"):
+            raise ValueError(f"workload = '{self.workload}' computes on the CPU, in float32")
         if self.engine == "local" and self.placement == "own":
             raise ValueError("engine = 'local' stands in for devices; with placement = 'own' they are there themselves")
         for name in self.methods:

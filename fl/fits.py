@@ -41,6 +41,11 @@ class Fit:
     masking: Masking
 
     @property
+    def stackable(self) -> bool:
+        """Whether it can be made side by side with others."""
+        return stackable(self.body, self.recipe)
+
+    @property
     def like(self) -> tuple[object, ...]:
         """Equal for those that fit into one stack."""
         gated = self.lesson.gates is not None
@@ -52,7 +57,7 @@ def make(fits: Sequence[Fit]) -> list[Fitted]:
     first = fits[0]
     body, how = first.body, (first.recipe, first.epochs)
     body.rate = first.rate
-    if stackable(body):
+    if first.stackable:
         return fit_many(body, [one.lesson for one in fits], *how, first.masking)
     out = []
     for lesson in (one.lesson for one in fits):
@@ -142,7 +147,7 @@ def together(
     waiting: list[_Turn[T]] = []
     for turn in turns:
         turn.go_on()
-        while turn.asked is not None and not stackable(turn.asked.body):  # made at once: others would only be in memory
+        while turn.asked is not None and not turn.asked.stackable:  # made at once: others would only be in memory
             turn.go_on(_try([turn.asked], spent)[0])
         if turn.asked is not None:
             waiting.append(turn)

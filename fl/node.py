@@ -121,7 +121,7 @@ def timed(settings: Settings) -> tuple[float, Cost]:
     """
     model, how = architectures(settings)["dense"], recipe(settings)
     what: list[object] = [settings.model, settings.norm, sorted(model.sizes.items()), model.input_shape]
-    what += [how.batch_size, how.optimizer, how.slots, torch.__version__, platform.node()]
+    what += [how.batch_size, how.optimizer, how.slots, how.precision, torch.__version__, platform.node()]
     digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()
     path = cache_folder() / "machine" / f"{digest[:20]}.json"
     with suppress(OSError, ValueError, LookupError, TypeError):

@@ -22,18 +22,20 @@ from dataclasses import dataclass
 from functools import partial
 from logging import WARNING
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from flwr.common.logger import log
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from fl.accelerator import of_cloud
 from fl.config import Settings
 from fl.world import architectures, recipe, routing, selector, tensors, world
 from models.axes import Coverage, State
-from models.body import Body
+from models.body import Body, fetched
 from models.cloud import ModularModel, Progress, enhance, mapping, train_end_to_end
 from models.costs import CostModel
 from models.modularize import modularize
@@ -45,6 +47,8 @@ from models.train import Augment, Extra, Recipe, fit, flip_and_shift
 from partitions import Purpose, rng
 from partitions.root import cache_folder
 from strategies.base import Cloud
+
+Network = TypeVar("Network", bound=nn.Module)
 
 # What decides the outcome; anything else (rounds, drift, devices) leaves the cached models valid.
 EARLY = """
@@ -69,6 +73,9 @@ KEYS: dict[str, list[str]] = {
 # What decides who holds which class, for sub-tasks of classes that occur together; most devices that tell it.
 SURVEY = "partition classes-per-device alpha devices samples-min samples-max".split()
 SURVEYED = 500
+# What decides the last bits, and a default for which an artefact from before it was a setting stays valid.
+ROUNDING = ["accelerator", "precision"]
+DEFAULT = Settings.parse({}).flat()
 
 # Raise one when the code that makes the artefact changes what it computes.
 VERSIONS = dict.fromkeys(KEYS, 3) | {"modular": 4, "nested": 4, "rolling": 4, "tailored": 5, "split": 4}
@@ -80,6 +87,7 @@ def address(settings: Settings, seed: int, artefact: str) -> Path:
     what = {key: flat[key] for key in KEYS[artefact]}
     if what.get("subtasks") == "groups":
         what |= {key: flat[key] for key in SURVEY}
+    what |= {key: flat[key] for key in ROUNDING if flat[key] != DEFAULT[key]}
     what |= {"seed": seed, "version": VERSIONS[artefact], "torch": torch.__version__}
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:20]
     return cache_folder() / "offline" / f"{artefact}-{digest}.safetensors"
@@ -105,6 +113,7 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
         SettingsError, partitions.DataError: as `fl.world` raises them.
     """
     here = world(settings, seed)
+    of_cloud(settings)  # or say now that there is no such place
     classes = np.bincount(here.data.labels("train", here.proxy()), minlength=here.data.num_classes)
     built, local, stage = architectures(settings), recipe(settings), Stage(settings, seed, progress)
     return Cloud(
@@ -137,7 +146,7 @@ class Stage:
 
     def early(self) -> State:
         """The dense model before it is cut into modules."""
-        body = architectures(self.settings)["dense"].whole(self._integer(Purpose.INIT))
+        body = self._placed(architectures(self.settings)["dense"].whole(self._integer(Purpose.INIT)))
         self._fit(body, self.settings.dense_epochs, 0, "dense model")
         return body.state()
 
@@ -150,7 +159,7 @@ class Stage:
     def nested(self, rolling: bool = False) -> State:
         """The dense model with narrower widths that learn from the widest, for as many epochs as the dense one."""
         architecture, epochs = architectures(self.settings)["dense"], self.settings.dense_epochs + self._later
-        body = architecture.whole(self._integer(Purpose.INIT))
+        body = self._placed(architecture.whole(self._integer(Purpose.INIT)))
         narrower = distilled(ordered_dropout(architecture, body, RATES[1:], self._generator(5), rolling))
         self._fit(body, epochs, 4, "rolling widths" if rolling else "nested widths", narrower)
         return body.state()
@@ -176,7 +185,7 @@ class Stage:
         cut = settings.modules, settings.shrink, settings.residual
         _, taken = modularize(built["dense"], self.artefact("early"), *cut)
         body = self._body("modular", taken)
-        chooser = selector(settings, self._integer(Purpose.INIT, 1), core=tailored)
+        chooser = self._placed(selector(settings, self._integer(Purpose.INIT, 1), core=tailored))
         model = ModularModel(body, chooser, routing(settings, chooser))
         train_end_to_end(
             model,
@@ -198,7 +207,7 @@ class Stage:
         )  # fmt: skip
         reached = mapping([chooser.specialists(layer) for layer in model.logits(x)], subtask, subtasks)
         kept = {f"body.{k}": v for k, v in body.state().items()}
-        kept |= {f"selector.{k}": v.detach().clone() for k, v in chooser.state_dict().items()}
+        kept |= {f"selector.{k}": v for k, v in fetched(chooser).items()}
         for name, matrices in (("found", found), ("wanted", wanted), ("reached", reached)):
             kept |= {f"mapping.{name}.{i}": torch.from_numpy(np.ascontiguousarray(m)) for i, m in enumerate(matrices)}
         return kept
@@ -210,13 +219,13 @@ class Stage:
     def modular_model(self, tailored: bool) -> ModularModel:
         """The modular or the tailored artefact as networks."""
         kept = self.artefact("tailored" if tailored else "modular")
-        chooser = selector(self.settings, core=tailored)
+        chooser = self._placed(selector(self.settings, core=tailored))
         chooser.load_state_dict(_under(kept, "selector."))
         return ModularModel(self._body("modular", _under(kept, "body.")), chooser, routing(self.settings, chooser))
 
     def settled(self, coverage: Coverage, state: State) -> State:
         """A part of the dense model with its norm statistics estimated on the proxy data."""
-        body = architectures(self.settings)["dense"].part(coverage)
+        body = self._placed(architectures(self.settings)["dense"].part(coverage))
         body.load_state_dict(state)
         settle(body, self._proxy()[0])
         return body.state()
@@ -231,7 +240,7 @@ class Stage:
     @property
     def _recipe(self) -> Recipe:
         s = self.settings
-        return Recipe(s.offline_lr, s.offline_batch, s.optimizer, s.momentum, s.weight_decay, clip=1.0)
+        return Recipe(s.offline_lr, s.offline_batch, s.optimizer, s.momentum, s.weight_decay, 1.0, s.precision)
 
     @property
     def _augment(self) -> Augment | None:
@@ -260,8 +269,11 @@ class Stage:
     def _integer(self, *where: int) -> int:
         return int(rng(self.seed, *where).integers(2**31))
 
+    def _placed(self, network: Network) -> Network:
+        return network.to(of_cloud(self.settings))
+
     def _body(self, architecture: str, state: State) -> Body:
-        body = architectures(self.settings)[architecture].part({})
+        body = self._placed(architectures(self.settings)[architecture].part({}))
         body.load_state_dict(state)
         return body
 

@@ -156,4 +156,5 @@ def recipe(settings: Settings) -> Recipe:
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
         clip=settings.clip,
+        precision=settings.precision,
     )

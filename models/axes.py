@@ -65,7 +65,7 @@ def extract(state: Mapping[str, Tensor], axes: Axes, coverage: Coverage) -> Stat
         kept = value
         for dim, axis in enumerate(axes[name]):
             if axis is not None and axis in coverage:
-                kept = kept.index_select(dim, coverage[axis])
+                kept = kept.index_select(dim, coverage[axis].to(kept.device))
         part[name] = value.clone() if kept is value else kept
     return part
 

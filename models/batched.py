@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from models.axes import State
-from models.body import Body
+from models.body import Body, home
 from models.dual import LEAST, Dual, Kernel, worth
 from models.mlp import MLP
 from models.stacked import Linear, Map, gathered, side_by_side
@@ -141,9 +141,9 @@ STACKS: dict[type[Body], type[Perceptrons]] = {MLP: Perceptrons}
 """How the networks of a class are stacked; a class derived from one of these may compute otherwise."""
 
 
-def stackable(body: Body) -> bool:
-    """Whether networks like ``body`` can be trained side by side."""
-    return type(body) in STACKS
+def stackable(body: Body, recipe: Recipe) -> bool:
+    """Whether networks like ``body`` can be trained side by side. The passes written out are a CPU's, in float32."""
+    return type(body) in STACKS and recipe.precision == "float32" and home(body).type == "cpu"
 
 
 def fit_many(

@@ -56,7 +56,7 @@ def use_dispatch(gates_BM: Tensor, execution: Execution, macs: float) -> bool:
     """
     if execution != "auto":
         return execution == "dispatch"
-    if macs < DISPATCH_MACS:
+    if macs < DISPATCH_MACS or gates_BM.device.type != "cpu":  # a GPU would be waited for
         return False
     active = float((gates_BM > 0).sum()) / max(1, len(gates_BM))
     return gates_BM.shape[1] >= DISPATCH_RATIO * active
@@ -229,7 +229,7 @@ class LinearBlock(Block):
             for m in range(modules):
                 rows = gates_BM[:, m].nonzero().squeeze(1)
                 h = F.relu(F.linear(x[rows], self.first[m], self.first_bias[m]) * gates_BM[rows, m, None])
-                out = out.index_add(0, rows, F.linear(h, self.second[:, m]))
+                out = out.index_add(0, rows, F.linear(h, self.second[:, m]).to(out.dtype))
             return out
         linear = self.descent.linear if self.descent else F.linear
         h = linear(x, self.first.view(-1, x.shape[1]), self.first_bias.flatten())
@@ -299,7 +299,7 @@ class ConvBlock(Block):
                 if not len(rows):
                     continue
                 y = F.conv2d(self._inner(x[rows], gates_BM[rows, m : m + 1], m), self.second[:, m], padding=1)
-                out = out.index_add(0, rows, y)
+                out = out.index_add(0, rows, y.to(out.dtype))
             return out
         return F.conv2d(self._inner(x, gates_BM), self.second.flatten(1, 2), padding=1)
 

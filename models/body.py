@@ -38,8 +38,18 @@ class Body(nn.Module, ABC):
         """Names of the axes of every entry of ``state_dict()``."""
 
     def state(self) -> State:
-        """Parameters and buffers, detached and copied."""
-        return {name: value.detach().clone() for name, value in self.state_dict().items()}
+        """Parameters and buffers, detached and copied into the machine's own memory."""
+        return fetched(self)
+
+
+def home(network: nn.Module) -> torch.device:
+    """Where a network computes, the CPU if it has no parameters: whoever calls it brings its inputs there."""
+    return next((own.device for own in network.parameters()), torch.device("cpu"))
+
+
+def fetched(network: nn.Module) -> State:
+    """The parameters and buffers of any network, detached and copied into the machine's own memory."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}
 
 
 @dataclass(frozen=True)

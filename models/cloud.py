@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.body import Body
+from models.body import Body, home
 from models.derive import quiet_stdout
 from models.selector import Routing, Selector, load_balance
 from models.train import Augment, Recipe, Score, batches, score
@@ -20,11 +20,15 @@ WARM_UP = 5  # epochs of the selector alone at the start of ability enhancing
 
 @dataclass
 class ModularModel:
-    """A modular body, its selector and how gates follow from it."""
+    """A modular body, its selector, which compute in the same place, and how gates follow from it."""
 
     body: Body
     selector: Selector
     routing: Routing
+
+    def brought(self, *tensors: Tensor) -> list[Tensor]:
+        """Where the two compute."""
+        return [tensor.to(home(self.body)) for tensor in tensors]
 
     def logits(self, x: Tensor) -> list[Tensor]:
         """The selector's clean logits (n, N) per layer."""
@@ -49,7 +53,10 @@ def train(
     stage: str,
     progress: Progress | None,
 ) -> None:
-    """Minimise ``batch_loss(rows)`` over body and selector, in place; the learning rate falls along a cosine."""
+    """Minimise ``batch_loss(rows)`` over body and selector, in place; the learning rate falls along a cosine.
+
+    The rows lie where the two compute.
+    """
     optimizer = recipe.build([*model.body.parameters(), *model.selector.parameters()])
     steps = max(1, epochs * -(-samples // recipe.batch_size))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -58,7 +65,7 @@ def train(
     for epoch in range(epochs):
         if progress:
             progress(stage, epoch, epochs)
-        for rows in batches(samples, recipe.batch_size, generator):
+        for rows in batches(samples, recipe.batch_size, generator, home(model.body)):
             loss = batch_loss(rows)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -73,18 +80,22 @@ def _noisy_loss(
     model: ModularModel,
     x: Tensor,
     y: Tensor,
+    recipe: Recipe,
     generator: np.random.Generator,
     extra: Callable[[list[tuple[Tensor, Tensor, Tensor]], Tensor], Tensor],
     augment: Augment | None,
 ) -> Callable[[Tensor], Tensor]:
     """Cross-entropy under noisy top-k routing, plus ``extra(routed, rows)``."""
+    x, y = model.brought(x, y)
     noise = torch.Generator().manual_seed(int(generator.integers(2**31)))
 
     def loss(rows: Tensor) -> Tensor:
         inputs = augment(x[rows], generator) if augment else x[rows]
         routed = model.selector.noisy(inputs, noise)
         gates = model.gates([noisy for _, noisy, _ in routed])
-        return F.cross_entropy(model.body(inputs, gates), y[rows]) + extra(routed, rows)
+        with recipe.arithmetic(inputs.device):  # not of the selector: rounding would decide between modules
+            own = F.cross_entropy(model.body(inputs, gates), y[rows])
+        return own + extra(routed, rows)
 
     return loss
 
@@ -107,7 +118,7 @@ def train_end_to_end(
         own = [(special(clean), special(noisy), special(std)) for clean, noisy, std in routed]
         return balance * load_balance(own, model.routing.top_k - (model.selector.core is not None))
 
-    loss = _noisy_loss(model, x, y, generator, extra, augment)
+    loss = _noisy_loss(model, x, y, recipe, generator, extra, augment)
     train(model, len(x), recipe, epochs, generator, loss, "end-to-end training", progress)
 
 
@@ -188,7 +199,7 @@ def aims(
     """
     found = mapping([model.selector.specialists(layer) for layer in model.logits(x)], subtask, subtasks)
     wanted = targets(found, slack, kappa2)
-    return found, wanted, [torch.from_numpy(p).float()[subtask] for p in wanted]
+    return found, wanted, model.brought(*[torch.from_numpy(p).float()[subtask] for p in wanted])
 
 
 def divergence(selector: Selector, clean: Sequence[Tensor], label: Sequence[Tensor], rows: Tensor) -> Tensor:
@@ -219,9 +230,10 @@ def steer(
         As `aims`, of the model as it came.
     """
     found, wanted, label = aims(model, x, subtask, subtasks, slack, kappa2)
+    (x,) = model.brought(x)
     optimizer = recipe.build(list(model.selector.parameters()))
     for _ in range(WARM_UP if epochs else 0):
-        for rows in batches(len(x), recipe.batch_size, generator):
+        for rows in batches(len(x), recipe.batch_size, generator, x.device):
             inputs = augment(x[rows], generator) if augment else x[rows]
             optimizer.zero_grad(set_to_none=True)
             divergence(model.selector, model.selector(inputs), label, rows).backward()
@@ -258,6 +270,6 @@ def enhance(
     def extra(routed: list[tuple[Tensor, Tensor, Tensor]], rows: Tensor) -> Tensor:
         return strength * divergence(model.selector, [clean for clean, _, _ in routed], label, rows)
 
-    loss = _noisy_loss(model, x, y, generator, extra, augment)
+    loss = _noisy_loss(model, x, y, recipe, generator, extra, augment)
     train(model, len(x), recipe, epochs, generator, loss, "ability enhancing", progress)
     return found, wanted

@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from models.axes import Axes, Coverage, Sizes, covered_sizes, extract
 from models.blocks import Norm
-from models.body import Architecture, Body
+from models.body import Architecture, Body, home
 from models.train import Extra
 
 RATES = (1.0, 0.5, 0.25, 0.125, 0.0625)  # HeteroFL's five widths, a to e
@@ -80,7 +80,7 @@ class Sampled(Body):
         coverage, rate = self._draw()
         sizes = tuple(covered_sizes(self.sizes, coverage).items())
         if sizes not in self._parts:
-            self._parts[sizes] = part = self._build(dict(sizes), None)
+            self._parts[sizes] = part = self._build(dict(sizes), None).to(home(self.whole))
             for own in part.parameters():
                 own.data = own.data.new_empty(0)  # hundreds of parts together would outgrow the network
         part = self._parts[sizes]
@@ -140,7 +140,7 @@ def settle(body: Body, x: Tensor, batch_size: int = 500) -> None:
     for batch in x.tensor_split(-(-len(x) // batch_size)):
         for value in statistics.values():
             value.zero_()
-        body(batch)  # leaves MOMENTUM times the statistics of the batch
+        body(batch.to(home(body)))  # leaves MOMENTUM times the statistics of the batch
         for name, value in statistics.items():
             mean[name] += value * (len(batch) / len(x) / MOMENTUM)
     for name, value in statistics.items():

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.body import home
+
 
 @dataclass(frozen=True)
 class Routing:
@@ -117,10 +119,14 @@ class Selector(nn.Module):
 
     @torch.no_grad()
     def logits(self, x: Tensor, batch_size: int = 500) -> list[Tensor]:
-        """Logits (n, N) for every layer of any number of samples, for serving: no gradient, batch by batch."""
+        """Logits (n, N) for every layer of any number of samples, for serving: no gradient, batch by batch.
+
+        The samples and the logits are in the machine's own memory, wherever the selector computes.
+        """
         self.eval()
-        chunks = [self(part) for part in x.split(batch_size)]
-        return [torch.cat(layer) for layer in zip(*chunks, strict=True)]
+        place = home(self)
+        chunks = [self(part.to(place)) for part in x.split(batch_size)]
+        return [torch.cat(layer).cpu() for layer in zip(*chunks, strict=True)]
 
     def noisy(self, x: Tensor, generator: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Training: (clean logits, noisy logits, standard deviation of the noise), each (B, N), for every layer.
@@ -131,7 +137,7 @@ class Selector(nn.Module):
         out = []
         for head, noise in zip(self.heads, self.noise, strict=True):
             clean, std = head(h_BE), F.softplus(noise(h_BE)) + 1e-2
-            noisy = clean + std * torch.randn(clean.shape, generator=generator)
+            noisy = clean + std * torch.randn(clean.shape, generator=generator).to(clean.device)
             out.append((self._led(clean), self._led(noisy), std))
         return out
 

@@ -136,6 +136,7 @@ def best_path(
     y: Tensor,
     classes: int,
     generator: np.random.Generator,
+    place: torch.device,
 ) -> tuple[Coverage, float]:
     """The modules of the path that suits a device's samples best under its limits, and the MACs of trying them out.
 
@@ -143,6 +144,7 @@ def best_path(
         costs: of the supernet's paths.
         macs, memory: limits, of a forward pass of a sample and in bytes while training.
         x: (n, ...) local samples; y: (n,) their classes.
+        place: where paths are tried out.
     """
     axes = costs.architecture.part({}).axes()
     spent = 0.0
@@ -151,7 +153,7 @@ def best_path(
         nonlocal spent
         kept = coverage(costs.layers, slices, path)
         spent += len(x) * costs.of({layer: len(own) for layer, own in kept.items()}).macs
-        part = costs.architecture.part(kept)
+        part = costs.architecture.part(kept).to(place)
         part.load_state_dict(extract(supernet, axes, kept))
         settle(part, x)  # the running statistics of a batch norm differ by path
         return score(part, x, y, classes).loss_sum

@@ -82,6 +82,7 @@ def tailor(
     found, wanted, label = steer(model, x, subtask, subtasks, recipe, epochs, generator, slack, kappa2, augment)
     least = 2 if torch.equal(subtask, y) else 1  # one class alone has nothing to tell apart
     classes = model.body.sizes["classes"]
+    x, y = model.brought(x, y)
     usual = torch.bincount(y, minlength=classes).clamp(min=1) / len(y)
     teacher.eval()
 
@@ -90,20 +91,22 @@ def tailor(
         inputs = augment(x[rows], generator) if augment else x[rows]
         clean = model.selector(inputs)
         if share is None:
-            shares, gates = torch.ones(classes), model.gates(clean)
+            shares, gates = torch.ones_like(usual), model.gates(clean)
         else:
             shares = torch.bincount(y[rows], minlength=classes) / len(rows) / usual
             gates = gates_among(model.routing, clean, held(clean, share, generator))
-        logits, present = mask(model.body(inputs, gates), shares, "prior"), shares > 0
-        with torch.no_grad():
-            told = mask(teacher(inputs), shares, "prior").softmax(1)
-        distance = F.kl_div(logits[:, present].log_softmax(1), told[:, present], reduction="batchmean")
-        return (F.cross_entropy(logits, y[rows]) + distance) / 2 + strength * divergence(
-            model.selector, clean, label, rows
-        )
+        with recipe.arithmetic(inputs.device):
+            logits, present = mask(model.body(inputs, gates), shares, "prior"), shares > 0
+            with torch.no_grad():
+                told = mask(teacher(inputs), shares, "prior").softmax(1)
+            distance = F.kl_div(logits[:, present].log_softmax(1), told[:, present], reduction="batchmean")
+            own = (F.cross_entropy(logits, y[rows]) + distance) / 2
+        return own + strength * divergence(model.selector, clean, label, rows)
 
     def loss(rows: Tensor) -> Tensor:
-        return (taught(rows) + taught(*imagine(subtask, least, recipe.batch_size, generator))) / 2
+        whole = taught(rows)
+        own, share = imagine(subtask, least, recipe.batch_size, generator)
+        return (whole + taught(own.to(rows.device), share)) / 2
 
     train(model, len(x), recipe, epochs, generator, loss, "tailoring", progress)
     return found, wanted

@@ -1,6 +1,7 @@
 """Local training and scoring: index batches over tensors that are already there; no loader, no global random state."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from models.axes import State
 from models.blocks import descending
-from models.body import Body
+from models.body import Body, home
 from models.descent import Descent
 
 Augment = Callable[[Tensor, np.random.Generator], Tensor]
 Extra = Callable[[Tensor, Tensor], Tensor]
+Precision = Literal["float32", "bfloat16"]
 Masking = Literal["none", "zero", "prior"]
 """What a device does with the logits, knowing how often each class occurs in its data: nothing; zero those of classes
 that it lacks, in training (HeteroFL's masked loss, arXiv:2010.01264); or correct for its class shares, in training and
@@ -47,6 +49,8 @@ class Recipe:
         momentum: of SGD.
         weight_decay: L2 penalty.
         clip: largest gradient norm, 0 for none.
+        precision: of training's passes: 'float32', or 'bfloat16' where torch's autocast takes it (Micikevicius et al.
+            2018, arXiv:1710.03740); parameters, gradients of them and steps are float32 in both.
     """
 
     lr: float = 0.01
@@ -55,6 +59,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 0.0
     clip: float = 0.0
+    precision: Precision = "float32"
 
     def build(self, parameters: Iterator[Tensor] | Sequence[Tensor]) -> torch.optim.Optimizer:
         """The torch optimizer."""
@@ -65,8 +70,12 @@ class Recipe:
     @property
     def descent(self) -> Descent | None:
         """The step of plain SGD, which needs no gradient but a parameter's own; None for any other."""
-        plain = self.optimizer == "sgd" and not self.momentum and not self.clip
+        plain = self.optimizer == "sgd" and not self.momentum and not self.clip and self.precision == "float32"
         return Descent(self.lr, self.weight_decay) if plain else None
+
+    def arithmetic(self, place: torch.device) -> AbstractContextManager[object]:
+        """Within it, passes of networks that compute at ``place`` have the precision."""
+        return torch.autocast(place.type, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
 
     @property
     def slots(self) -> int:
@@ -76,16 +85,16 @@ class Recipe:
 
 def flip_and_shift(x: Tensor, generator: np.random.Generator) -> Tensor:
     """Usual augmentation of small images (B, C, H, W): mirror half of them, shift a batch by up to H / 8 pixels."""
-    mirrored = torch.from_numpy(generator.random(len(x)) < 0.5)
+    mirrored = torch.from_numpy(generator.random(len(x)) < 0.5).to(x.device)
     x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
     reach = x.shape[2] // 8
     down, right = (int(n) for n in generator.integers(0, 2 * reach + 1, 2))
     return F.pad(x, (reach,) * 4)[:, :, down : down + x.shape[2], right : right + x.shape[3]]
 
 
-def batches(n: int, size: int, generator: np.random.Generator) -> Iterator[Tensor]:
-    """One epoch of index batches in random order."""
-    order = torch.from_numpy(generator.permutation(n))
+def batches(n: int, size: int, generator: np.random.Generator, place: torch.device | None = None) -> Iterator[Tensor]:
+    """One epoch of index batches in random order, for samples that lie at ``place``."""
+    order = torch.from_numpy(generator.permutation(n)).to(place)
     yield from order.split(size)
 
 
@@ -119,7 +128,7 @@ def fit(
     augment: Augment | None = None,
     extra: Extra | None = None,
 ) -> float:
-    """Train ``body`` in place, on the samples of one device or of the cloud.
+    """Train ``body`` in place, on the samples of one device or of the cloud, which are brought to where it computes.
 
     Args:
         body: the (sub-)model.
@@ -137,22 +146,26 @@ def fit(
         Mean training loss of the last epoch, NaN without any.
     """
     body.train()
+    place = home(body)
+    x, y, shares = x.to(place), y.to(place), None if shares is None else shares.to(place)
+    gates = None if gates is None else [g.to(place) for g in gates]
     optimizer = recipe.build(list(body.parameters()))
     steps = max(1, epochs * -(-len(x) // recipe.batch_size))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if cosine else None
-    loss_sum = float("nan")
+    loss_sum = torch.full((), float("nan"), dtype=torch.float64, device=place)
     once = extra is None and not cosine  # a map is used once in a pass, and the learning rate stays
     with descending(body, recipe.descent if once else None):
         for epoch in range(epochs):
             if on_epoch:
                 on_epoch(epoch, epochs)
-            loss_sum = 0.0
-            for rows in batches(len(x), recipe.batch_size, generator):
+            loss_sum.zero_()
+            for rows in batches(len(x), recipe.batch_size, generator, place):
                 inputs = augment(x[rows], generator) if augment else x[rows]
-                logits = body(inputs, None if gates is None else [g[rows] for g in gates])
-                loss = F.cross_entropy(mask(logits, shares, masking), y[rows])
-                if extra is not None:
-                    loss = loss + extra(inputs, logits)
+                with recipe.arithmetic(place):
+                    logits = body(inputs, None if gates is None else [g[rows] for g in gates])
+                    loss = F.cross_entropy(mask(logits, shares, masking), y[rows])
+                    if extra is not None:
+                        loss = loss + extra(inputs, logits)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 if recipe.clip:
@@ -160,8 +173,8 @@ def fit(
                 optimizer.step()
                 if schedule:
                     schedule.step()
-                loss_sum += float(loss.detach()) * len(rows)
-    return loss_sum / len(x)
+                loss_sum.add_(loss.detach(), alpha=len(rows))  # read later: a GPU would be waited for
+    return float(loss_sum) / len(x)
 
 
 @dataclass(frozen=True)
@@ -199,18 +212,20 @@ def score(
     shares: Tensor | None = None,
     batch_size: int = 500,
 ) -> Score:
-    """Score ``body`` on samples (n, ...) of classes (n,).
+    """Score ``body`` on samples (n, ...) of classes (n,), which are brought to where it computes. Always in float32.
 
     Args:
         shares: (classes,) as in `mask`, for 'prior'; a sample of a class without any is missed.
     """
     body.eval()
+    place = home(body)
+    shares = None if shares is None else shares.to(place)
     hits, loss = [], 0.0
     for at in range(0, len(x), batch_size):
         rows = slice(at, at + batch_size)
-        logits = body(x[rows], None if gates is None else [g[rows] for g in gates])
-        right, nats = graded(mask(logits, shares, "prior"), y[rows])
-        hits.append(right)
+        logits = body(x[rows].to(place), None if gates is None else [g[rows].to(place) for g in gates])
+        right, nats = graded(mask(logits, shares, "prior"), y[rows].to(place))
+        hits.append(right.cpu())
         loss += float(nats.sum())
     right = torch.cat(hits) if hits else torch.zeros(0, dtype=torch.bool)
     return Score(

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from experiments.studies.study import Measured, Study, Tick
+from fl.accelerator import of_cloud
 from fl.config import Settings
 from fl.offline import prepare
 from fl.world import tensors, world
@@ -88,7 +89,7 @@ def _of_one_model(
                 ("matched", level, matched),
                 ("random", -1, random),
             ):
-                body = cloud.modular.part(coverage)
+                body = cloud.modular.part(coverage).to(of_cloud(settings))
                 body.load_state_dict(extract(state, axes, coverage))
                 columns = {layer: gate_columns(cloud.modular.sizes, layer, coverage) for layer in costs.layers}
                 gates = model.gates([logits[layer][:, kept] for layer, kept in columns.items()])

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fl.accelerator import of_cloud, of_devices
 from fl.clock import BACKWARD
 from fl.config import Settings
 from fl.devices import Shares, Table, shares
@@ -85,12 +86,12 @@ class Part:
 @lru_cache(maxsize=16)  # a network of this many sizes at once stays in memory
 def _body(settings: Settings, architecture: str, sizes: tuple[tuple[str, int], ...]) -> Body:
     """A network of the given sizes, made once per process and overwritten by every device that uses it."""
-    return architectures(settings)[architecture].build(dict(sizes), None)
+    return architectures(settings)[architecture].build(dict(sizes), None).to(of_devices(settings))
 
 
 @lru_cache(maxsize=4)
 def _selector(settings: Settings, core: bool) -> Selector:
-    return selector(settings, core=core)
+    return selector(settings, core=core).to(of_devices(settings))
 
 
 @lru_cache(maxsize=4)
@@ -155,6 +156,7 @@ def _path(settings: Settings, order: Order, held: State) -> tuple[Coverage, floa
         *samples(settings, order, "train"),
         world(settings, order.seed).data.num_classes,
         rng(order.seed, Purpose.SEARCH, order.step, order.device),
+        of_devices(settings),
     )
 
 
@@ -323,7 +325,7 @@ def global_accuracy(settings: Settings, method: Strategy) -> float:
     here = world(settings, method.seed)
     x, y = tensors(here.data, "test")
     cloud, classes = method.cloud, here.data.num_classes
-    body = cloud.architectures[method.architecture].part(FULL)
+    body = cloud.architectures[method.architecture].part(FULL).to(of_cloud(settings))
     body.load_state_dict(method.model)
     if method.architecture == "dense":
         return score(body, x, y, classes).accuracy

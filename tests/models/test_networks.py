@@ -5,17 +5,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.axes import FULL, WeightedSum, covered_sizes, extract
+from models.axes import FULL, State, WeightedSum, covered_sizes, extract
 from models.blocks import ConvBlock, Execution, LinearBlock, Norm, execute, use_dispatch
 from models.body import Architecture, Body, columns_coverage, gate_columns
 from models.cnn import cnn
 from models.mlp import mlp
 from models.modularize import modularize
-from models.nested import width
+from models.nested import settle, width
 from models.registry import MODELS
 from models.resnet import resnet18, resnet34
 from models.selector import Routing
+from models.train import Precision, Recipe, fit, flip_and_shift, score
 from models.vgg import vgg16
+from tests.elsewhere import elsewhere
 
 ARCHITECTURES = {
     "cnn": cnn((3, 11, 8), 5, width=8),
@@ -302,3 +304,42 @@ def test_a_shrink_that_does_not_divide_is_refused() -> None:
 def test_a_modular_model_is_not_cut_again() -> None:
     with pytest.raises(ValueError, match="already cut into 16 modules"):
         ARCHITECTURES["mlp"].modular(16, 8).modular(4, 2)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_trained_and_scored_elsewhere_as_here(name: str) -> None:
+    """With residual modules, gates, batch norm's statistics and augmentation: all that is brought to a network."""
+    modular = ARCHITECTURES[name].modular(4, 4, residual=True)
+    x, y, shares = inputs(modular, 10), torch.arange(10) % 5, torch.tensor([0.5, 2.0, 1.0, 1.0, 1.0])
+
+    def trained(place: torch.device) -> tuple[State, float, float]:
+        body, order = modular.whole(1).to(place), np.random.default_rng(0)
+        gates, augment = gates_of(body, 10), flip_and_shift if x.dim() == 4 else None
+        loss = fit(body, x, y, Recipe(lr=0.05, batch_size=4), 2, order, gates, shares, "prior", augment=augment)
+        settle(body, x)
+        return body.state(), loss, score(body, x, y, 5, gates, shares).loss_sum
+
+    here = trained(torch.device("cpu"))
+    with elsewhere() as place:
+        there = trained(place)
+    assert there[1:] == here[1:]
+    assert all(torch.equal(there[0][entry], value) for entry, value in here[0].items())
+
+
+@pytest.mark.parametrize(("name", "residual"), CUTS)
+def test_a_step_in_bfloat16_goes_nearly_the_same_way(name: str, residual: bool) -> None:
+    """And the parameters keep their own bits."""
+    modular = ARCHITECTURES[name].modular(4, 4, residual)
+    x, y, start = inputs(modular, 20), torch.arange(20) % 5, modular.whole(1).state()
+
+    def step(precision: Precision) -> torch.Tensor:
+        body, how = modular.whole(1), Recipe(lr=0.1, batch_size=20, momentum=0.0, precision=precision)
+        fit(body, x, y, how, 1, np.random.default_rng(0), gates_of(body, 20))
+        moved = [
+            value - start[entry] for entry, value in body.state().items() if entry in dict(body.named_parameters())
+        ]
+        return torch.cat([value.flatten() for value in moved])
+
+    exact, rounded = step("float32"), step("bfloat16")
+    assert not torch.allclose(exact, rounded, rtol=1e-3)
+    assert float(torch.cosine_similarity(rounded, exact, dim=0)) > 0.9

@@ -154,7 +154,8 @@ def test_a_device_chooses_the_path_of_least_loss_under_its_limits() -> None:
     x, y = torch.randn(30, 6), torch.arange(30) % 3
     macs, memory = costs.of({"block.modules": 2}).macs, 1e12
     best = min(((1,), (2,)), key=lambda p: score(part(architecture, supernet.state(), p), x, y, 3).loss_sum)
-    found, spent = best_path(supernet.state(), costs, SLICES, macs, memory, x, y, 3, np.random.default_rng(0))
+    here, order = torch.device("cpu"), np.random.default_rng(0)
+    found, spent = best_path(supernet.state(), costs, SLICES, macs, memory, x, y, 3, order, here)
     assert spent == 30 * sum(costs.of({"block.modules": modules}).macs for modules in (2, 1))
     assert found["block.modules"].tolist() == coverage(("block.modules",), SLICES, best)["block.modules"].tolist()
     assert costs.of({"block.modules": len(found["block.modules"])}).macs <= macs
