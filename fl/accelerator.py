@@ -28,6 +28,11 @@ def of_devices(settings: Settings) -> torch.device:
     return CPU if settings.placement == "own" else of_cloud(settings)
 
 
+def name(settings: Settings) -> str:
+    """Of the GPU that the cloud's networks compute on."""
+    return torch.cuda.get_device_name(of_cloud(settings))
+
+
 @lru_cache(maxsize=1)
 def _gpu() -> torch.device:
     """A GPU, another one for the next process where there are several; set up so that runs can be repeated."""

@@ -298,7 +298,9 @@ class Settings(BaseModel):
         if self.update_noise and self.upload_change:
             raise ValueError("upload-change tells how much an update changed, update-noise hides it; use one of them")
         if self.workload != "classify" and (self.accelerator != "cpu" or self.precision != "float32"):
-            raise ValueError(f"workload = '{self.workload}' computes on the CPU, in float32")
+            raise ValueError(
+                f"workload = '{self.workload}' computes on the CPU in float32; only 'classify' can do otherwise"
+            )
         if self.engine == "local" and self.placement == "own":
             raise ValueError("engine = 'local' stands in for devices; with placement = 'own' they are there themselves")
         for name in self.methods:

@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 import tomli_w
 
+from fl import accelerator
 from fl.config import Settings
 
 COLUMNS: dict[str, str] = {
@@ -190,7 +191,7 @@ class ResultsWriter:
     ``settings`` maps a setting's name to its resolved values, without what a row names (method, seed) and without what
     cannot change a number (paths, worker counts): the same names with other values are another experiment, and refused.
     New settings, seeds and methods extend the folder. ``overwrite`` starts it anew.
-    ``made`` says what made the rows, if it was not this process: `versions` as it was then.
+    ``made`` says what makes or made the rows, as `versions` does; by default that of this process.
 
     Example::
 
@@ -388,11 +389,17 @@ def config_text(config: Mapping[str, Any]) -> str:
     return re.sub(r"\[\n((?:    [^\[\]{}\n]+,\n)+)\]", _one_line, tomli_w.dumps(config))
 
 
-def versions() -> dict[str, str]:
-    """What made the numbers: versions of driftfed and what it stands on, and the commit where there is a checkout."""
+def versions(settings: Settings | None = None) -> dict[str, str]:
+    """What made the numbers: versions of driftfed and what it stands on, the GPU, and the commit of a checkout.
+
+    Raises:
+        SettingsError: the settings ask for a GPU, and there is none.
+    """
     names = ("torch", "flwr", "numpy")
     found = {"driftfed": _own_version(), "python": platform.python_version()}
     found |= {name: metadata.version(name) for name in names}
+    if settings is not None and settings.accelerator != "cpu":
+        found["gpu"] = accelerator.name(settings)
     commit = _commit()
     return found | ({"commit": commit} if commit else {})
 

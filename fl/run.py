@@ -20,7 +20,7 @@ from fl.config import Settings
 from fl.fleet import Fleet
 from fl.measures import NAN, forgetting
 from fl.relay import Paced
-from fl.results import DeviceRow, MeasureRow, ResultsWriter, Row
+from fl.results import DeviceRow, MeasureRow, ResultsWriter, Row, versions
 from fl.split import SplitGrid
 from fl.store import forget
 from fl.workloads import find
@@ -55,7 +55,8 @@ def open_results(settings: Sequence[Settings], out: Path, overwrite: bool) -> Re
     first = settings[0]
     reports = [report for method in first.methods for report in STRATEGIES[method].reports]
     tables = {s.setting: s.resolved() for s in settings}
-    return ResultsWriter(out, first.experiment, tables, first.seed_list, reports, overwrite=overwrite)
+    made = [versions(first)]
+    return ResultsWriter(out, first.experiment, tables, first.seed_list, reports, overwrite=overwrite, made=made)
 
 
 def complete(settings: Settings, results: ResultsWriter, method: str, seed: int) -> bool:

@@ -60,7 +60,7 @@ class StudyResults:
             "seeds": settings[0].seed_list,
             "methods": [],
             "settings": {s.setting: s.resolved() for s in settings},
-            "versions": [versions()],
+            "versions": [versions(settings[0])],
         }
         with told(f"write to '{out}'"):
             out.mkdir(parents=True, exist_ok=True)

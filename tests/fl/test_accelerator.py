@@ -10,7 +10,7 @@ import torch
 from fl import accelerator, fits
 from fl.config import Settings, SettingsError
 from fl.fits import Fit, make
-from fl.results import read_rounds
+from fl.results import read_config, read_rounds
 from models import batched
 from models.batched import Lesson
 from models.mlp import mlp
@@ -32,6 +32,7 @@ def second_place(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(fits._Turn, "run", run)
     monkeypatch.setattr(accelerator, "_gpu", lambda: ELSEWHERE)
+    monkeypatch.setattr(accelerator, "name", lambda settings: "pretended")
 
 
 def test_methods_compute_elsewhere_what_they_compute_here(
@@ -45,6 +46,7 @@ def test_methods_compute_elsewhere_what_they_compute_here(
     with elsewhere():
         there = play(tmp_path / "there", accelerator="cuda", **how)
     assert there == here
+    assert [one.get("gpu") for one in read_config(tmp_path / "there")["versions"]] == ["pretended"]
 
 
 def test_a_run_in_bfloat16_learns_as_one_in_float32(play: Callable, tmp_path: Path) -> None:
@@ -86,7 +88,8 @@ def test_a_perceptron_elsewhere_is_not_stacked() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has one")
 def test_a_machine_without_gpu_says_so(play: Callable, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="finds no NVIDIA GPU here; use accelerator = 'cpu'"):
-        play(tmp_path, accelerator="cuda")
+        play(tmp_path / "out", accelerator="cuda")
+    assert not (tmp_path / "out").exists()
 
 
 def test_machines_of_their_own_compute_on_their_cpu(second_place: None) -> None:
@@ -96,5 +99,5 @@ def test_machines_of_their_own_compute_on_their_cpu(second_place: None) -> None:
 
 @pytest.mark.parametrize("setting", [{"accelerator": "cuda"}, {"precision": "bfloat16"}])
 def test_other_workloads_refuse(setting: dict) -> None:
-    with pytest.raises(SettingsError, match=r"workload = 'spa' computes on the CPU, in float32"):
+    with pytest.raises(SettingsError, match="workload = 'spa' computes on the CPU in float32"):
         Settings.parse({"workload": "spa"} | setting)
