@@ -22,7 +22,7 @@ VQ_E4 = Experiment(
         "cpu": {"glue": CPU},
         "paper": {"glue": {**CPU, "proxy-fraction": 0.9}},
     },
-    cost={"smoke": "1 min", "cpu": "90 min", "paper": "GPU hours"},
+    cost={"smoke": "1 min", "cpu": "90 min", "paper": "days"},
     seeds=(1, 2),
     study="tasks",
     plot="tasks",
