@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
 from experiments.milestones import reach, recovery, targets
 from fl.results import atomic_write, csv_text
@@ -172,4 +172,4 @@ def _spread(values: list[float]) -> tuple[float, float, float]:
     if n == 1:
         return mean, math.nan, math.nan
     std = float(np.std(values, ddof=1))
-    return mean, std, float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n)
+    return mean, std, float(stdtrit(n - 1, 0.975)) * std / math.sqrt(n)
