@@ -23,14 +23,16 @@ from enum import Enum
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
-import pandas as pd
 import tomli_w
 
 from fl import accelerator
 from fl.config import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS: dict[str, str] = {
     "experiment": "name of the experiment",
@@ -355,17 +357,17 @@ def refuse_beside(out: Path, other: str) -> None:
         raise ResultsError(f"'{out}' holds results of another kind of experiment ({other}); choose another folder")
 
 
-def read_rounds(out: Path) -> pd.DataFrame:
+def read_rounds(out: Path) -> "pd.DataFrame":
     """``rounds.csv`` of a results folder, one row per method, seed and round; a torn last line is left out."""
     return _read(out / "rounds.csv", Row)
 
 
-def read_devices(out: Path) -> pd.DataFrame:
+def read_devices(out: Path) -> "pd.DataFrame":
     """``devices.csv`` of a results folder, one row per device scored."""
     return _read(out / "devices.csv", DeviceRow)
 
 
-def read_measures(out: Path) -> pd.DataFrame:
+def read_measures(out: Path) -> "pd.DataFrame":
     """``measures.csv`` of a results folder, one row per method, seed, round and measure."""
     return _read(out / "measures.csv", MeasureRow)
 
@@ -523,7 +525,9 @@ def _whole_lines(path: Path) -> list[str]:
         raise ResultsError(f"'{path}' is damaged, it is not text: put it back or choose another folder") from error
 
 
-def _read(path: Path, kind: type[Row] | type[DeviceRow] | type[MeasureRow]) -> pd.DataFrame:
+def _read(path: Path, kind: type[Row] | type[DeviceRow] | type[MeasureRow]) -> "pd.DataFrame":
+    import pandas as pd  # a third of a second, and a run that is made reads none
+
     if not path.is_file():
         raise ResultsError(f"'{path}' does not exist; run the experiment first")
     columns = {field.name: field.type for field in fields(kind)}

@@ -1,66 +1,23 @@
-"""The ServerApp: parse the run-config, open the results, run every method and seed."""
+"""The ServerApp. What it does takes seconds to load; our own workers load the same meanwhile."""
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its absence is a FutureWarning of Ray
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from logging import INFO
-from pathlib import Path
-
 from flwr.app import Context
-from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
-from fl.config import Settings
-from fl.grid import LocalGrid, cores
-from fl.run import Event, open_results, run
+from fl.engines.processes import warm
 
 app = ServerApp()
-
-
-def report(event: Event) -> None:
-    """One line of the log per scored round and per offline stage."""
-    if event.kind == "skipped":
-        log(INFO, "seed %d, %s: complete, skipped", event.seed, event.what)
-    elif event.kind == "resumed":
-        log(INFO, "seed %d, %s: goes on after round %d of %d", event.seed, event.what, event.at, event.of)
-    elif event.kind == "offline" and event.at == 0:
-        log(INFO, "seed %d, cloud: %s, 0 of %d", event.seed, event.what, event.of)
-    elif event.kind == "round" and event.rows[0].evaluated:
-        scores = ", ".join(f"{row.method} {100 * row.accuracy_mean:.1f} %" for row in event.rows)
-        log(INFO, "seed %d, %s: round %d of %d, %s", event.seed, event.what, event.at, event.of, scores)
-
-
-def out_folder(settings: Settings, run_id: int) -> Path:
-    """Where results go. The ServerApp's working directory is the SuperLink's, so relative paths mean nothing here."""
-    if settings.out:
-        return Path(settings.out).expanduser()
-    return Path.home() / "driftfed-results" / f"{settings.experiment}-{run_id}"
-
-
-@contextmanager
-def _engine(settings: Settings, grid: Grid, run_id: int) -> Iterator[Grid]:
-    """Who the messages go to."""
-    if settings.engine == "flower":
-        yield grid
-    else:
-        with LocalGrid(settings.flat(), settings.devices, settings.workers or cores(), run_id) as own:
-            own.start()
-            yield own
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Entry point of `flwr run`."""
-    settings = Settings.parse(context.run_config)
-    out = out_folder(settings, context.run_id)
-    with (
-        open_results([settings], out, settings.overwrite) as results,
-        _engine(settings, grid, context.run_id) as engine,
-    ):
-        log(INFO, "results: %s", out)
-        run(settings, engine, results, report)
-    log(INFO, "done: %s", out / "rounds.csv")
+    if context.run_config.get("engine") == "local":
+        warm()
+    from fl.serve import serve
+
+    serve(grid, context)

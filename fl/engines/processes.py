@@ -1,12 +1,18 @@
-"""Workers that are processes of this machine, each at the other end of a pipe."""
+"""Workers that are processes of this machine, each at the other end of a pipe.
+
+On Linux they are forked from a process that has loaded what all of them need and does nothing else: the seconds that
+torch takes to load are spent once, its memory is shared, and who takes the place of a dead worker is there at once.
+"""
 
 import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any
 from unittest.mock import patch
@@ -14,15 +20,26 @@ from unittest.mock import patch
 from fl.engines.crew import Crew, Died, Worker
 from fl.engines.host import ENVIRONMENT, Host
 
+FORKS = sys.platform == "linux"  # elsewhere what torch stands on may not outlive a fork
+
+
+def warm() -> None:
+    """Begin to load what workers need, beside whatever this process does. Returns at once."""
+    if FORKS:
+        multiprocessing.set_forkserver_preload(["fl.client_app"])
+        with patch.dict(os.environ, ENVIRONMENT):  # the allocator reads it when a process starts
+            forkserver.ensure_running()
+
 
 class Process(Worker):
     """One worker process."""
 
     def __init__(self, host: Host):
-        spawn = multiprocessing.get_context("spawn")
-        self.pipe, theirs = spawn.Pipe()
-        self.process = spawn.Process(target=_serve, args=(theirs, host), daemon=True)
-        with patch.dict(os.environ, ENVIRONMENT):  # the allocator reads it when a process starts
+        warm()
+        context = multiprocessing.get_context("forkserver") if FORKS else multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, host), daemon=True)
+        with patch.dict(os.environ, ENVIRONMENT):
             self.process.start()
         theirs.close()  # or the end of the process would not be the end of the pipe
 

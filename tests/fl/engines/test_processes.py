@@ -1,5 +1,7 @@
-"""A worker process that is killed from outside."""
+"""Worker processes: where they come from, and one that is killed from outside."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +10,8 @@ import pytest
 
 from fl.config import Settings
 from fl.engines.crew import Hand
+from fl.engines.host import Host
+from fl.engines.processes import FORKS, Process
 from fl.grid import LocalGrid
 from fl.results import read_rounds
 from fl.run import open_results, run
@@ -40,3 +44,24 @@ def test_a_worker_killed_with_a_sum_and_a_job_in_its_hands_changes_nothing(
     play(tmp_path / "one", **HOW)
     cut, whole = (read_rounds(tmp_path / name).drop(columns="wall_s") for name in ("two", "one"))
     pd.testing.assert_frame_equal(cut, whole, rtol=1e-6)
+
+
+@pytest.mark.skipif(not FORKS, reason="workers are forked on Linux alone")
+def test_workers_share_what_one_process_has_loaded() -> None:
+    """They are its children, and torch's code is mapped in it."""
+    workers = [Process(Host(1, 2, {})) for _ in range(2)]
+    try:
+        for worker in workers:
+            worker.result()
+        (parent,) = {
+            Path(f"/proc/{worker.process.pid}/stat").read_text().rsplit(")")[1].split()[1] for worker in workers
+        }
+        assert "libtorch_cpu" in Path(f"/proc/{parent}/maps").read_text()
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def test_the_server_app_is_there_before_torch_is() -> None:
+    """So that workers begin to load it when the ServerApp does."""
+    subprocess.run([sys.executable, "-c", "import sys, fl.server_app; assert 'torch' not in sys.modules"], check=True)
