@@ -10,7 +10,7 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -38,7 +38,7 @@ class Process(Worker):
         warm()
         context = multiprocessing.get_context("forkserver") if FORKS else multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, host), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, host, {**os.environ, **ENVIRONMENT}), daemon=True)
         with patch.dict(os.environ, ENVIRONMENT):
             self.process.start()
         theirs.close()  # or the end of the process would not be the end of the pipe
@@ -75,7 +75,9 @@ class Processes(Crew):
         return [pipes[pipe] for pipe in wait(pipes, timeout)]  # type: ignore[index]
 
 
-def _serve(pipe: Connection, host: Host) -> None:
+def _serve(pipe: Connection, host: Host, environment: Mapping[str, str]) -> None:
+    os.environ.clear()  # it is that of the time when the first worker was hired
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_follow_parent, daemon=True).start()
     host.start()

@@ -1,5 +1,6 @@
 """Worker processes: where they come from, and one that is killed from outside."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -47,15 +48,18 @@ def test_a_worker_killed_with_a_sum_and_a_job_in_its_hands_changes_nothing(
 
 
 @pytest.mark.skipif(not FORKS, reason="workers are forked on Linux alone")
-def test_workers_share_what_one_process_has_loaded() -> None:
-    """They are its children, and torch's code is mapped in it."""
-    workers = [Process(Host(1, 2, {})) for _ in range(2)]
+def test_workers_share_what_one_process_has_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are its children, and torch's code is mapped in it. Their environment is that of now."""
+    workers = []
     try:
-        for worker in workers:
+        for word in ("first", "second"):
+            monkeypatch.setenv("SAID", word)
+            workers.append(worker := Process(Host(1, 2, {}, answer=os.getenvb)))
             worker.result()
-        (parent,) = {
-            Path(f"/proc/{worker.process.pid}/stat").read_text().rsplit(")")[1].split()[1] for worker in workers
-        }
+            worker.ask("answer", b"SAID")
+            assert worker.result() == word.encode()
+        about = [Path(f"/proc/{worker.process.pid}/stat").read_text() for worker in workers]
+        (parent,) = {line.rsplit(")")[1].split()[1] for line in about}
         assert "libtorch_cpu" in Path(f"/proc/{parent}/maps").read_text()
     finally:
         for worker in workers:
