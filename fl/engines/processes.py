@@ -82,9 +82,17 @@ def _serve(pipe: Connection, host: Host, environment: Mapping[str, str]) -> None
     threading.Thread(target=_follow_parent, daemon=True).start()
     host.start()
     pipe.send_bytes(b"")
-    while True:
-        verb, args = pickle.loads(pipe.recv_bytes())
+    while (request := _request(pipe)) is not None:
+        verb, args = pickle.loads(request)
         pipe.send_bytes(getattr(host, verb)(*args))
+
+
+def _request(pipe: Connection) -> bytes | None:
+    """The next one, None where nobody is left to ask."""
+    try:
+        return pipe.recv_bytes()
+    except EOFError:
+        return None
 
 
 def _follow_parent() -> None:
