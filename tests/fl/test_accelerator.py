@@ -85,6 +85,16 @@ def test_a_perceptron_elsewhere_is_not_stacked() -> None:
         torch.testing.assert_close(there[name], value)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_a_gpu_repeats_itself_and_agrees_with_the_cpu(play: Callable, tmp_path: Path) -> None:
+    first, again = (play(tmp_path / name, strategies=METHODS, accelerator="cuda") for name in ("first", "again"))
+    assert first == again
+    play(tmp_path / "cpu", strategies=METHODS)
+    there, here = (read_rounds(tmp_path / name).query("evaluated > 0") for name in ("first", "cpu"))
+    np.testing.assert_allclose(there.accuracy_mean, here.accuracy_mean, atol=0.1)
+    np.testing.assert_allclose(there.loss, here.loss, atol=0.1)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has one")
 def test_a_machine_without_gpu_says_so(play: Callable, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="finds no NVIDIA GPU here; use accelerator = 'cpu'"):
