@@ -29,7 +29,7 @@ FIG10 = Experiment(
         }
         for scale in SCALES
     },
-    cost={"smoke": "20 s", "cpu": "1 h", "paper": "GPU days"},
+    cost={"smoke": "20 s", "cpu": "2 h", "paper": "GPU days"},
     plot="steps",
     table=("accuracy_mean", "final_accuracy_mean", "shift_drop", "recovery_rounds", "recovered", "forgetting"),
     note=GAINS + "'eclm-derive' is its 'w/o local adaptation', 'eclm-local' its 'w/o cloud'.",
