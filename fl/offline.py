@@ -22,19 +22,18 @@ from dataclasses import dataclass
 from functools import partial
 from logging import WARNING
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from flwr.common.logger import log
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from fl.accelerator import of_cloud
 from fl.config import Settings
 from fl.world import architectures, recipe, routing, selector, tensors, world
-from models.axes import Coverage, State
+from models.axes import FULL, Coverage, State
 from models.body import Body, fetched
 from models.cloud import ModularModel, Progress, enhance, mapping, train_end_to_end
 from models.costs import CostModel
@@ -47,8 +46,6 @@ from models.train import Augment, Extra, Recipe, fit, flip_and_shift
 from partitions import Purpose, rng
 from partitions.root import cache_folder
 from strategies.base import Cloud
-
-Network = TypeVar("Network", bound=nn.Module)
 
 # What decides the outcome; anything else (rounds, drift, devices) leaves the cached models valid.
 EARLY = """
@@ -146,7 +143,7 @@ class Stage:
 
     def early(self) -> State:
         """The dense model before it is cut into modules."""
-        body = self._placed(architectures(self.settings)["dense"].whole(self._integer(Purpose.INIT)))
+        body = architectures(self.settings)["dense"].whole(self._integer(Purpose.INIT)).to(self._place)
         self._fit(body, self.settings.dense_epochs, 0, "dense model")
         return body.state()
 
@@ -159,7 +156,7 @@ class Stage:
     def nested(self, rolling: bool = False) -> State:
         """The dense model with narrower widths that learn from the widest, for as many epochs as the dense one."""
         architecture, epochs = architectures(self.settings)["dense"], self.settings.dense_epochs + self._later
-        body = self._placed(architecture.whole(self._integer(Purpose.INIT)))
+        body = architecture.whole(self._integer(Purpose.INIT)).to(self._place)
         narrower = distilled(ordered_dropout(architecture, body, RATES[1:], self._generator(5), rolling))
         self._fit(body, epochs, 4, "rolling widths" if rolling else "nested widths", narrower)
         return body.state()
@@ -185,7 +182,7 @@ class Stage:
         cut = settings.modules, settings.shrink, settings.residual
         _, taken = modularize(built["dense"], self.artefact("early"), *cut)
         body = self._body("modular", taken)
-        chooser = self._placed(selector(settings, self._integer(Purpose.INIT, 1), core=tailored))
+        chooser = selector(settings, self._integer(Purpose.INIT, 1), core=tailored).to(self._place)
         model = ModularModel(body, chooser, routing(settings, chooser))
         train_end_to_end(
             model,
@@ -219,14 +216,13 @@ class Stage:
     def modular_model(self, tailored: bool) -> ModularModel:
         """The modular or the tailored artefact as networks."""
         kept = self.artefact("tailored" if tailored else "modular")
-        chooser = self._placed(selector(self.settings, core=tailored))
+        chooser = selector(self.settings, core=tailored).to(self._place)
         chooser.load_state_dict(_under(kept, "selector."))
         return ModularModel(self._body("modular", _under(kept, "body.")), chooser, routing(self.settings, chooser))
 
     def settled(self, coverage: Coverage, state: State) -> State:
         """A part of the dense model with its norm statistics estimated on the proxy data."""
-        body = self._placed(architectures(self.settings)["dense"].part(coverage))
-        body.load_state_dict(state)
+        body = self._body("dense", state, coverage)
         settle(body, self._proxy()[0])
         return body.state()
 
@@ -269,11 +265,12 @@ class Stage:
     def _integer(self, *where: int) -> int:
         return int(rng(self.seed, *where).integers(2**31))
 
-    def _placed(self, network: Network) -> Network:
-        return network.to(of_cloud(self.settings))
+    @property
+    def _place(self) -> torch.device:
+        return of_cloud(self.settings)
 
-    def _body(self, architecture: str, state: State) -> Body:
-        body = self._placed(architectures(self.settings)[architecture].part({}))
+    def _body(self, architecture: str, state: State, coverage: Coverage = FULL) -> Body:
+        body = architectures(self.settings)[architecture].part(coverage).to(self._place)
         body.load_state_dict(state)
         return body
 

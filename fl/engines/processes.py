@@ -38,8 +38,8 @@ class Process(Worker):
         warm()
         context = multiprocessing.get_context("forkserver") if FORKS else multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, host, {**os.environ, **ENVIRONMENT}), daemon=True)
         with patch.dict(os.environ, ENVIRONMENT):
+            self.process = context.Process(target=_serve, args=(theirs, host, dict(os.environ)), daemon=True)
             self.process.start()
         theirs.close()  # or the end of the process would not be the end of the pipe
 
@@ -76,7 +76,7 @@ class Processes(Crew):
 
 
 def _serve(pipe: Connection, host: Host, environment: Mapping[str, str]) -> None:
-    os.environ.clear()  # it is that of the time when the first worker was hired
+    os.environ.clear()  # it is that of the process which this one is forked from
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_follow_parent, daemon=True).start()
