@@ -9,6 +9,7 @@ from experiments.catalog.fig12 import FIG12
 from experiments.catalog.fig13 import FIG13
 from experiments.catalog.fig14 import FIG14
 from experiments.catalog.fig15 import FIG15A, FIG15B, FIG15C
+from experiments.catalog.held_out import HELD_OUT
 from experiments.catalog.latency import LATENCY
 from experiments.catalog.loopback import LOOPBACK
 from experiments.catalog.norm import NORM
@@ -31,6 +32,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         MAIN,
         QUICKSTART,
         TABLE1,
+        HELD_OUT,
         ABLATION,
         FEATURE_DRIFT,
         FIG1,

@@ -218,6 +218,16 @@ def test_the_papers_hyper_parameters() -> None:
         assert s.image_size == 0 and s.modules == {"mlp": 16, "resnet18": 16, "vgg16": 32, "resnet34": 32}[s.model]
 
 
+def test_held_out_changes_nothing_but_data_and_seeds() -> None:
+    """What runs on Fashion-MNIST is what was chosen on CIFAR-10, and no other experiment has seen its seeds."""
+    held, table = EXPERIMENTS["held-out"], EXPERIMENTS["table1"]
+    assert not {seed for other in EXPERIMENTS.values() if other is not held for seed in other.seeds} & set(held.seeds)
+    for scale in SCALES:
+        for part, ours in held.settings[scale].items():
+            theirs = table.settings[scale][f"cifar10 {part}"]
+            assert {key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)} <= {"dataset", "image-size"}
+
+
 def test_settings_option_picks_settings() -> None:
     chosen = EXPERIMENTS["table1"].resolve("cpu", [1], {}, ["cifar10", "har"])
     assert [s.setting for s in chosen] == ["har subject", "har m=2", "cifar10 m=2", "cifar10 m=5"]
