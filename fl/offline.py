@@ -10,8 +10,9 @@
     split     both halves and the codebook of workload vq, for ``dense-epochs``
 
 All of them see the same data for the same number of epochs, but for the supernet, which starts from a trained dense
-model; a step of tailored, nested and rolling takes two passes. Each is kept in the cache folder under the hash of what
-decides *it*: experiments share them, and a new setting of one leaves the others valid.
+model, and for tailored, which learns from one; a step of tailored, nested and rolling takes two passes. Each is kept in
+the cache folder under the hash of what decides *it*: experiments share them, and a new setting of one leaves the others
+valid.
 """
 
 import hashlib

@@ -94,7 +94,7 @@ def _noisy_loss(
         routed = model.selector.noisy(inputs, noise)
         gates = model.gates([noisy for _, noisy, _ in routed])
         with recipe.arithmetic(inputs.device):  # not of the selector: rounding would decide between modules
-            own = F.cross_entropy(model.body(inputs, gates), y[rows])
+            own = F.cross_entropy(model.body(inputs, gates).float(), y[rows])
         return own + extra(routed, rows)
 
     return loss
@@ -123,7 +123,10 @@ def train_end_to_end(
 
 
 def mapping(logits: Sequence[Tensor], subtask: Tensor, subtasks: int) -> list[np.ndarray]:
-    """H (T, N) per layer: the mean load that sub-task t puts on module n; each row sums to 1."""
+    """H (T, N) per layer: the mean load that sub-task t puts on module n; each row sums to 1.
+
+    Load is the soft kind, the score before top-k: it also tells of a module that just missed being chosen.
+    """
     one_hot = F.one_hot(subtask, subtasks).float()
     count = one_hot.sum(0).clamp(min=1)[:, None]
     return [(one_hot.T @ layer.softmax(1) / count).double().numpy() for layer in logits]
@@ -203,7 +206,8 @@ def aims(
 
 
 def divergence(selector: Selector, clean: Sequence[Tensor], label: Sequence[Tensor], rows: Tensor) -> Tensor:
-    """KL(P[sub-task], g), mean over the batch and the layers."""
+    """KL(P[sub-task], g), mean over the batch and the layers. P comes first, though the paper writes it second: g is
+    never 0, P is where a module does not serve a sub-task."""
     own = [selector.specialists(layer).log_softmax(1) for layer in clean]
     each = [F.kl_div(g, p[rows], reduction="batchmean") for g, p in zip(own, label, strict=True)]
     return torch.stack(each).mean()

@@ -348,8 +348,8 @@ def discount(staleness: int) -> float:
 def rebase(strategy: Strategy, task: Task, update: Update, staleness: int) -> Update:
     """A late update as one of the present model: present part + s(staleness) * (trained - sent).
 
-    Any `Strategy.absorb` can merge it; for FedAvg the outcome is FedBuff's: w + mean_k s_k delta_k. An update that is
-    not late is returned as it is.
+    Any `Strategy.absorb` can merge it; for FedAvg the outcome is FedBuff's, w + mean_k s_k delta_k, with
+    the mean weighted by examples. An update that is not late is returned as it is.
     """
     if not staleness or task.state is None:
         return update

@@ -15,8 +15,9 @@ from strategies.heterofl import HeteroFL
 class FjORD(HeteroFL):
     """HeteroFL's widths; the device draws one of those up to its own for every batch, uniformly (3.1).
 
-    Entries are averaged by examples over the devices that cover them (eq. 3). No masked loss. Self-distillation (3.3)
-    is used in the cloud, whose model the rounds start from, and not on devices, whose budget it would double.
+    Entries are averaged by examples over the devices that cover them (eq. 3). No masked loss. HeteroFL's scaler stays,
+    which the original lacks: it acts where a network has no norms. Self-distillation (3.3) is used in the cloud, whose
+    model the rounds start from, and not on devices, whose budget it would double.
     """
 
     reports = {"fjord": "delivered", "fjord+ft": "adapted"}
