@@ -33,6 +33,11 @@ def name(settings: Settings) -> str:
     return torch.cuda.get_device_name(of_cloud(settings))
 
 
+def failed(error: Exception) -> bool:
+    """Whether it is the GPU that fails, or its memory that is full: then no device is to blame, but this process."""
+    return isinstance(error, (torch.AcceleratorError, torch.OutOfMemoryError))
+
+
 @lru_cache(maxsize=1)
 def _gpu() -> torch.device:
     """A GPU, another one for the next process where there are several; set up so that runs can be repeated."""
@@ -43,5 +48,6 @@ def _gpu() -> torch.device:
         )
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it products may differ from run to run
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a kernel for each result
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     return torch.device("cuda", os.getpid() % torch.cuda.device_count())

@@ -143,9 +143,10 @@ def together(
     Args:
         spent: is told the seconds that each stack of trainings took.
     """
-    turns = [_Turn(call) for call in calls]
+    turns: list[_Turn[T]] = []
     waiting: list[_Turn[T]] = []
-    for turn in turns:
+    for call in calls:
+        turns.append(turn := _Turn(call))  # in the thread of one that is done already, if there is one
         turn.go_on()
         while turn.asked is not None and not turn.asked.stackable:  # made at once: others would only be in memory
             turn.go_on(_try([turn.asked], spent)[0])

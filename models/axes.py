@@ -60,13 +60,19 @@ def under(state: Mapping[str, Tensor], prefix: str) -> State:
 
 def extract(state: Mapping[str, Tensor], axes: Axes, coverage: Coverage) -> State:
     """The covered part of ``state``, as new tensors that share no memory with it; gradients flow through."""
-    part = {}
+    runs, part = {axis: _run(kept) for axis, kept in coverage.items()}, {}
     for name, value in state.items():
-        kept = value
+        kept, scattered = value, []
         for dim, axis in enumerate(axes[name]):
-            if axis is not None and axis in coverage:
-                kept = kept.index_select(dim, coverage[axis].to(kept.device))
-        part[name] = value.clone() if kept is value else kept
+            if axis is None or axis not in coverage:
+                continue
+            if (run := runs[axis]) is None:
+                scattered.append((dim, coverage[axis]))
+            else:  # spares a GPU the indices, and in the backward pass their sorting
+                kept = kept.narrow(dim, *run)
+        for dim, at in scattered:
+            kept = kept.index_select(dim, at.to(kept.device))
+        part[name] = kept if scattered else kept.clone(memory_format=torch.contiguous_format)
     return part
 
 

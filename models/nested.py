@@ -122,7 +122,7 @@ def distilled(part: Sampled) -> Extra:
     Returns:
         The term to add to the loss of the widest, given a batch's inputs (B, ...) and its logits (B, classes).
     """
-    return lambda x, logits: F.cross_entropy(part(x), logits.detach().softmax(1))
+    return lambda x, logits: F.cross_entropy(part(x).float(), logits.detach().float().softmax(1))
 
 
 @torch.no_grad()

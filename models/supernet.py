@@ -82,8 +82,8 @@ def taught(teacher: Body) -> Extra:
 
     def term(x: Tensor, logits: Tensor) -> Tensor:
         with torch.no_grad():
-            soft = teacher(x).softmax(1)
-        return F.cross_entropy(logits, soft)
+            soft = teacher(x).float().softmax(1)
+        return F.cross_entropy(logits.float(), soft)
 
     return term
 
@@ -147,6 +147,7 @@ def best_path(
         place: where paths are tried out.
     """
     axes = costs.architecture.part({}).axes()
+    there = {name: value.to(place) for name, value in supernet.items()}
     spent = 0.0
 
     def loss(path: Path) -> float:
@@ -154,7 +155,7 @@ def best_path(
         kept = coverage(costs.layers, slices, path)
         spent += len(x) * costs.of({layer: len(own) for layer, own in kept.items()}).macs
         part = costs.architecture.part(kept).to(place)
-        part.load_state_dict(extract(supernet, axes, kept))
+        part.load_state_dict(extract(there, axes, kept))
         settle(part, x)  # the running statistics of a batch norm differ by path
         return score(part, x, y, classes).loss_sum
 

@@ -27,12 +27,13 @@ WORST_LOSS = float(-np.log(np.finfo(np.float32).tiny))  # nats, of a class that 
 
 
 def mask(logits: Tensor, shares: Tensor | None, masking: Masking) -> Tensor:
-    """Logits (B, classes) as ``masking`` has them.
+    """Logits (B, classes) in float32, as ``masking`` has them: a loss is not computed in less.
 
     Args:
         shares: (classes,) how often the device sees a class, relative to how often the cloud did; 0 where it lacks it.
             With 'prior', p(y | x) on the device is proportional to ``shares[y]`` times that in the cloud.
     """
+    logits = logits.float()
     if shares is None or masking == "none":
         return logits
     return logits.masked_fill(shares == 0, 0.0) if masking == "zero" else logits + shares.log()
@@ -174,6 +175,7 @@ def fit(
                 if schedule:
                     schedule.step()
                 loss_sum.add_(loss.detach(), alpha=len(rows))  # read later: a GPU would be waited for
+    optimizer.zero_grad(set_to_none=True)  # whoever keeps the network need not keep its gradients
     return float(loss_sum) / len(x)
 
 

@@ -70,7 +70,8 @@ def _of_one_model(
     training: str, model: ModularModel, cloud: Cloud, settings: Settings, seed: int, tick: Tick
 ) -> Iterator[Row]:
     here, costs, core = world(settings, seed), cloud.modular_costs, model.routing.core
-    state, axes = model.body.state(), model.body.axes()
+    place, axes = of_cloud(settings), model.body.axes()
+    state = {name: value.to(place) for name, value in model.body.state().items()}
     for device in range(settings.devices):
         tick(f"sub-models ({training}), device", device, settings.devices)
         draw = here.draw(device, 0)
@@ -89,7 +90,7 @@ def _of_one_model(
                 ("matched", level, matched),
                 ("random", -1, random),
             ):
-                body = cloud.modular.part(coverage).to(of_cloud(settings))
+                body = cloud.modular.part(coverage).to(place)
                 body.load_state_dict(extract(state, axes, coverage))
                 columns = {layer: gate_columns(cloud.modular.sizes, layer, coverage) for layer in costs.layers}
                 gates = model.gates([logits[layer][:, kept] for layer, kept in columns.items()])

@@ -23,6 +23,7 @@ from fl.engines.host import ENVIRONMENT, Host
 from fl.grid import OwnGrid
 
 PROJECT = Path(__file__).resolve().parents[2]
+ALL_GPUS = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # an actor asks for none and yet sees what its node has
 
 
 class RayGrid(OwnGrid):
@@ -55,7 +56,8 @@ class Actor(Worker):
     """One actor; what it was asked for last is a reference."""
 
     def __init__(self, host: Host):
-        environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])}
+        path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
+        environment = {**ENVIRONMENT, **ALL_GPUS, "PYTHONPATH": path}
         how = {"num_cpus": 1, "scheduling_strategy": "SPREAD", "runtime_env": {"env_vars": environment}}
         stage: Any = ray.remote(_Stage).options(**how)
         self.actor = stage.remote(host)

@@ -100,11 +100,19 @@ class Host:
         return together([partial(self.reply, message) for message in messages], spent.append), sum(spent)  # type: ignore[return-value]
 
     def reply(self, message: Message) -> Message:
-        """A device's answer; an exception becomes an error reply, as under Flower."""
+        """A device's answer; an exception becomes an error reply, as under Flower.
+
+        Raises:
+            SystemExit: the GPU that this process computes on fails it; another process may do better.
+        """
         try:
             reply = self.answer(message, self.context(message))
             return reply if self.fold is None else self.fold.take(message, reply)
-        except Exception:
+        except Exception as error:
+            from fl.accelerator import failed
+
+            if failed(error):
+                raise SystemExit(f"error: of the GPU: {error}; its memory is there for fewer workers, too") from error
             return Message(Error(FAILED, traceback.format_exc(limit=-3)), reply_to=message)
 
     def context(self, message: Message) -> Context:

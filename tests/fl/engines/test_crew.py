@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -127,6 +128,22 @@ def test_everybody_is_answered_and_counted_once(
         assert all(answers[str(n)].content["node"]["n"] == n for n in set(range(nodes)) - failed)
         if fold:
             assert fold.total == sum(set(range(nodes)) - failed)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, torch.AcceleratorError, RuntimeError])
+def test_a_gpu_that_fails_ends_its_worker_and_no_device(error: type[RuntimeError]) -> None:
+    """Every device after it would fail too; an error of a device is that device's."""
+
+    def answer(message: Message, context: Context) -> Message:
+        raise error("CUDA out of memory.")
+
+    host = Host(1, 2, {}, answer)
+    if error is RuntimeError:
+        ((said,), _) = host.replies(messages(1))
+        assert "out of memory" in said.error.reason
+    else:
+        with pytest.raises(SystemExit, match="of the GPU: CUDA out of memory."):
+            host.replies(messages(1))
 
 
 def test_workers_that_die_whatever_they_do_end_the_run() -> None:
