@@ -33,13 +33,13 @@ from experiments.soak import Load
 from experiments.soak import soak as endure
 from experiments.spa import chat, spa_app
 from experiments.studies import FILE, STUDIES, read_study, summarize_study
-from experiments.summary import in_order, summarize, write_summary
+from experiments.summary import gaps, in_order, summarize, write_summary
 from fl.config import Settings, SettingsError
 from fl.engines.crew import EngineFailed
 from fl.grid import cores
 from fl.privacy import epsilon
 from fl.results import ResultsError, atomic_write, csv_text, read_config, read_rounds, told
-from fl.run import Event
+from fl.run import Event, NobodyAnswered
 from fl.world import world
 from partitions import DATASETS, DataError, Here, UnknownName, fetch, import_, lookup, where
 from partitions.sources.source import MadeUp
@@ -62,6 +62,7 @@ console = Console()
 INTERRUPTED = 130
 MENDABLE = (
     SettingsError, DataError, ResultsError, UnknownName, FlowerRunFailed, DeployError, EngineFailed, EntrantFailed,
+    NobodyAnswered,
 )  # fmt: skip
 OTHER = Experiment("", "", "rounds of an experiment that is not in the catalog", {}, {})
 
@@ -322,6 +323,8 @@ def _finish(folder: Path, asked: str = "") -> None:
         written += [page, f"{stem}.png"]
         if view.name == (asked or experiment.name):
             show(summary, view.table, view.note, console)
+    for gap in [] if experiment.study else gaps(rows):
+        console.print(gap, style="yellow", highlight=False)
     console.print("\n".join(str(folder / name) for name in written), style="dim", highlight=False, soft_wrap=True)
 
 

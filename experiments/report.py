@@ -26,7 +26,7 @@ def _short(value: float) -> str:
     if value == 0:
         return "0"
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{digits}f}" if digits < 5 else "<0.001"
+    return f"{value:,.{digits}f}" if digits < 6 else "<0.001" if value > 0 else ">-0.001"
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,20 @@ def unfinished(rounds: pd.DataFrame) -> list[tuple[str, str, int]]:
     return [(setting, method, int(seed)) for setting, method, seed in last.index[last < longest]]
 
 
+def gaps(rounds: pd.DataFrame) -> list[str]:
+    """What the rows lack, in sentences: runs that are cut short, and devices that did not answer."""
+    found = []
+    if cut := [f"{setting} {method} seed {seed}" for setting, method, seed in unfinished(rounds)]:
+        found.append(f"cut short, and so left out: {', '.join(cut)}")
+    scored = rounds["evaluated"].where(rounds["evaluated"] > 0)
+    unscored = scored.groupby(rounds["setting"]).transform("max") - scored
+    for what, number in (("trained", rounds["failures"]), ("scored", unscored)):
+        failed = number.groupby([rounds["setting"], rounds["method"]], sort=False).sum()
+        if few := [f"{setting} {method} {n:.0f}" for (setting, method), n in failed[failed > 0].items()]:
+            found.append(f"devices that should have been {what} and did not answer: {', '.join(few)}")
+    return found
+
+
 def write_summary(out: Path, summary: pd.DataFrame) -> None:
     """Write ``summary.csv`` of a results folder, whole or not at all."""
     atomic_write(out / "summary.csv", csv_text([COLUMNS, *summary.itertuples(index=False, name=None)]))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, Metadata, MetricRecord, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerBase
@@ -94,6 +94,13 @@ def weighted(told: Iterable[tuple[int, Mapping[str, float]]]) -> dict[str, float
     return {name: sum(v * w for v, w in values[name]) / sum(w for _, w in values[name]) for name in sorted(values)}
 
 
+def _last_words(error: Error) -> str:
+    """Of a traceback the last line, and the place where it was raised."""
+    lines = (error.reason or f"code {error.code}").strip().splitlines()
+    places = [line.strip() for line in lines[:-1] if line.lstrip().startswith("File ")]
+    return f"{lines[-1]} ({places[-1]})" if places else lines[-1]
+
+
 @dataclass
 class FlowerStrategy(FlowerBase):
     """A method, the devices it works with, and the ledger.
@@ -109,6 +116,7 @@ class FlowerStrategy(FlowerBase):
     run: str
     ledger: Ledger = field(default_factory=Ledger)
     scores: list[DeviceScore] = field(default_factory=list)
+    complaint: str = ""  # why an answer was of no use, the last that was
 
     def __post_init__(self) -> None:
         self.hardware = Drawn(Table.of(self.settings.hardware), self.method.seed, self.fleet.hardware)
@@ -193,7 +201,7 @@ class FlowerStrategy(FlowerBase):
                 why = why or f"{type(error).__name__}: {error}"
             if update is None or why:
                 self.ledger.refused += 1
-                log(WARNING, "update of device %d refused: %s", device, why)
+                self._complain(f"update of device {device} refused: {why}")
                 continue
             self.ledger.devices += 1
             self.ledger.withheld += verdict.withheld
@@ -344,7 +352,7 @@ class FlowerStrategy(FlowerBase):
             try:
                 scores.append(self._score(device, wire.metrics(content)))
             except Exception as error:  # whatever a device says, it must not end the run
-                log(WARNING, "score of device %d refused: %s", device, error)
+                self._complain(f"score of device {device} refused: {error}")
         return scores
 
     def summary(self) -> None:
@@ -395,7 +403,7 @@ class FlowerStrategy(FlowerBase):
                 profile = self._profile(device, told)
                 self._trial(device, told)
             except Exception as error:  # whatever a device says, it must not end the run
-                log(WARNING, "profile of device %d refused: %s", device, error)
+                self._complain(f"profile of device {device} refused: {error}")
                 continue
             self._profiles[device] = step, profile
             answered.add(device)
@@ -575,6 +583,10 @@ class FlowerStrategy(FlowerBase):
         order = sorted(range(len(work)), key=lambda i: -work[i])  # what takes longest first: workers finish together
         return [messages[i] for i in order]
 
+    def _complain(self, why: str) -> None:
+        self.complaint = why
+        log(WARNING, "%s", why)
+
     def _good(self, replies: Iterable[Message], sent: Mapping[int, Metadata]) -> list[tuple[int, RecordDict]]:
         """(device, content) of the answers to the messages ``sent``, each once, in the order of device numbers."""
         asked = {metadata.message_id: device for device, metadata in sent.items()}
@@ -582,11 +594,10 @@ class FlowerStrategy(FlowerBase):
         for reply in replies:
             device = asked.get(reply.metadata.reply_to_message_id)
             if reply.has_error():
-                said = (reply.error.reason or f"code {reply.error.code}").strip().splitlines()[-1]
-                log(WARNING, "device %s failed: %s", device, said)
+                self._complain(f"device {device} failed: {_last_words(reply.error)}")
             elif (why := self._stray(reply, device, out)) is not None:
                 self.ledger.refused_answers += 1
-                log(WARNING, "an answer of node %d refused: %s", reply.metadata.src_node_id, why)
+                self._complain(f"an answer of node {reply.metadata.src_node_id} refused: {why}")
             else:
                 assert device is not None
                 out[device] = reply.content

@@ -303,6 +303,11 @@ class Settings(BaseModel):
             )
         if self.engine == "local" and self.placement == "own":
             raise ValueError("engine = 'local' stands in for devices; with placement = 'own' they are there themselves")
+        by: dict[str, str] = {}
+        for name in self.methods:
+            for report in STRATEGIES[name].reports:
+                if by.setdefault(report, name) != name:
+                    raise ValueError(f"strategies '{by[report]}' and '{name}' both report '{report}'; run them apart")
         for name in self.methods:
             if self.top_k < (least := STRATEGIES[name].least_active):
                 raise ValueError(

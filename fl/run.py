@@ -29,6 +29,10 @@ from strategies import STRATEGIES
 from strategies.base import Measure, Plan, Strategy
 
 
+class NobodyAnswered(RuntimeError):
+    """A round gave nothing that could be scored; the message is one sentence for the user."""
+
+
 @dataclass(frozen=True)
 class Event:
     """Something that a progress display may show.
@@ -71,6 +75,7 @@ def run(settings: Settings, grid: Grid, results: ResultsWriter, observe: Observe
 
     Raises:
         SettingsError, partitions.DataError, ResultsError: before any device is asked for anything.
+        NobodyAnswered: of simulated devices; the rounds before it are on disk, and the run can go on from them.
     """
     torch.set_num_threads(1)  # as devices do: the same arithmetic on every engine
     for seed in settings.seed_list:
@@ -137,6 +142,11 @@ def _run_method(
             if strategy.ends_step(round_) or round_ % settings.eval_every == 0:
                 strategy.evaluate(round_, grid)
                 scores = strategy.scores
+                if not scores and settings.placement == "shared":  # machines may all be away, what stands in is not
+                    raise NobodyAnswered(
+                        f"{name}: no device could be scored in round {round_}"
+                        + (f"; the last reason: {strategy.complaint}" if strategy.complaint else "")
+                    )
                 if method.has_global_model:
                     everywhere = global_accuracy()
             wall_s = time.perf_counter() - started

@@ -231,7 +231,8 @@ class World:
     def _context(self, device: int, k: int) -> np.ndarray:
         """The k-th distribution that the partition chooses for a device."""
         where = (Purpose.CONTEXT, device, k) if k else (Purpose.CONTEXT, device)
-        return self.partition.initial(rng(self.seed, *where), device + k, self.frequencies)
+        p = self.partition.initial(rng(self.seed, *where), device + k, self.frequencies)
+        return self._checked(p, self.partition)
 
     def _first(self, device: int) -> State:
         p = self._context(device, 0)
@@ -244,7 +245,8 @@ class World:
             generator, number = rng(self.seed, Purpose.DRIFT, device, step), self.schedule.count(step)
             context = partial(self._context, device)
             shift = Shift(device, generator, self.drift_fraction, self.frequencies, number, context)
-            goal = Goal(self.drift.walk(goal.p, shift), self.drift.alter(goal.change, shift))
+            p = self._checked(self.drift.walk(goal.p, shift), self.drift)
+            goal = Goal(p, self.drift.alter(goal.change, shift))
         goals = (*before.goals, goal)[-self.drift_steps :]
         p, change = between(goals)
         since = before.since if np.array_equal(p, before.p) else step
@@ -253,6 +255,16 @@ class World:
         entered = dict(zip(before.held.tolist(), before.born.tolist(), strict=True))
         born = np.array([entered.get(sample, step) for sample in held.tolist()], np.int32)
         return State(p, since, change, held, born, goals)
+
+    def _checked(self, p: np.ndarray, by: Partition | Drift) -> np.ndarray:
+        """What a partition or a drift chose, if it is a distribution."""
+        if np.shape(p) == self.frequencies.shape and np.all(np.greater_equal(p, 0)) and abs(np.sum(p) - 1) < 1e-6:
+            return p
+        chose = np.array2string(np.asarray(p), threshold=8)
+        raise ValueError(
+            f"{type(by).__name__} chose {chose}: not a share, 0 or more, of each of {len(self.frequencies)} cells that "
+            "sum to 1"
+        )
 
     def _renew(self, device: int, step: int, p: np.ndarray, held: np.ndarray, fraction: float) -> np.ndarray:
         generator = rng(self.seed, Purpose.DRAW, device, step)

@@ -55,7 +55,7 @@ def drift(rows: pd.DataFrame) -> Figure:
             axes.set_ylim(0, 1)
             axes.yaxis.set_major_formatter(percent)
             axes.set_xlabel("step")
-            axes.set_ylabel("share of the data")
+            axes.set_ylabel("share of the distribution")
             axes.grid(False)
         shown: dict[str, Artist] = {}
         for axes in panels:

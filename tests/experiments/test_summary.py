@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from experiments.catalog.experiment import OVERVIEW
-from experiments.report import markdown, show
-from experiments.summary import COLUMNS, METRICS, in_order, summarize, unfinished, write_summary
+from experiments.report import _short, markdown, show
+from experiments.summary import COLUMNS, METRICS, gaps, in_order, summarize, unfinished, write_summary
 from fl.results import Row
 
 # Accuracy where scored: (round, step) -> per seed. Round 1 is the best one and must not count; round 3 is not scored.
@@ -105,6 +105,27 @@ def test_runs_cut_short_are_left_out():
     summary = summarize(frame)
     assert lines(summary, "eclm")["accuracy_mean"]["seeds"] == 1
     assert list(dict.fromkeys(summary["method"])) == ["fedavg", "eclm"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (12345.6, "12,346"), (0.0123, "0.0123"), (-0.00856, "-0.00856"), (0.001, "0.00100"),
+     (0.00099, "<0.001"), (-0.00099, ">-0.001")],
+)  # fmt: skip
+def test_small_numbers_keep_three_digits_and_their_sign(value: float, text: str):
+    assert _short(value) == text
+
+
+def test_what_is_missing_is_said():
+    whole = pd.DataFrame([*rows(seeds=[0]), *rows("eclm", seeds=[0])])
+    assert gaps(whole) == []
+    whole.loc[[4, 6], "failures"] = 2
+    whole.loc[7, "evaluated"] -= 3
+    assert gaps(pd.concat([whole, pd.DataFrame(rows("la", seeds=[0], last=3))])) == [
+        "cut short, and so left out: m=2 la seed 0",
+        "devices that should have been trained and did not answer: m=2 eclm 4",
+        "devices that should have been scored and did not answer: m=2 eclm 3",
+    ]
 
 
 def both() -> pd.DataFrame:

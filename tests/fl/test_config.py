@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fl.config import Settings, SettingsError
+from strategies import STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,6 +42,16 @@ def test_a_mistake_is_one_sentence(values: dict, said: str) -> None:
     with pytest.raises(SettingsError, match=said.replace("(did", r"\(did").replace("?)", r"\?\)")) as error:
         Settings.parse(values)
     assert "\n" not in str(error.value)
+
+
+def test_two_methods_do_not_write_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(STRATEGIES["la"]):  # type: ignore[misc, name-defined]
+        reports = {"other": "delivered", "na": "adapted"}
+
+    monkeypatch.setitem(STRATEGIES, "other", Other)
+    assert Settings.parse({"strategies": "la,other"}).methods == ["la", "other"]
+    with pytest.raises(SettingsError, match="strategies 'na' and 'other' both report 'na'; run them apart"):
+        Settings.parse({"strategies": "na,other"})
 
 
 def test_numbers_may_come_as_flower_writes_them() -> None:

@@ -18,7 +18,7 @@ from fl import wire
 from fl.config import Settings, SettingsError
 from fl.grid import LocalGrid
 from fl.results import read_devices, read_rounds
-from fl.run import open_results, run
+from fl.run import NobodyAnswered, open_results, run
 from fl.workloads import classify as workload
 from strategies import STRATEGIES
 from strategies.eclm import ECLM
@@ -193,6 +193,26 @@ def test_a_cohort_that_fails_whole_leaves_the_model_as_it_was(play, breaking, tm
     assert (fed.devices == 0).all() and (fed.failures == 3).all()
     kept = fed[fed.method == "fedavg"].accuracy_mean.dropna().tolist()
     assert kept == na[na.method == "na"].accuracy_mean.dropna().tolist() and honest
+
+
+@pytest.mark.parametrize("spoil", [lambda score: 1 / 0, lambda score: replace(score, samples=-1)])
+def test_a_round_in_which_nobody_is_scored_ends_the_run_which_goes_on_from_there(
+    play, tmp_path, monkeypatch, spoil: Callable
+) -> None:
+    """A mistake in what devices run must not pass for a result, nor for a complete run."""
+    honest = workload.evaluate
+
+    def evaluate(settings, order, *rest):
+        score = honest(settings, order, *rest)
+        return spoil(score) if order.round > 2 else score
+
+    with monkeypatch.context() as spoilt, pytest.raises(NobodyAnswered) as error:
+        spoilt.setattr(workload, "evaluate", evaluate)
+        play(tmp_path / "cut", strategies="fedavg")
+    said = str(error.value)
+    assert said.startswith("fedavg: no device could be scored in round 4; the last reason: ")
+    assert ("division by zero (File" in said and "test_run.py" in said) or "score of device 5 refused: -1 and " in said
+    assert play(tmp_path / "cut", strategies="fedavg") == play(tmp_path / "whole", strategies="fedavg")
 
 
 @pytest.mark.parametrize(

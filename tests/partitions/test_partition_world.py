@@ -284,6 +284,20 @@ def test_parts_that_do_not_fit(toy):
         world(toy).draw(0, -1)
 
 
+@pytest.mark.parametrize("bad", ["twice", "negative", "nan", "none", "short", "nothing"])
+def test_what_is_no_distribution_is_refused(toy, bad):
+    def spoil(p):
+        spoiled = {"twice": 2 * p, "nan": p * np.nan, "none": 0 * p, "short": p[1:], "nothing": None}
+        return np.r_[p[0] + 1, p[1] - 1, p[2:]] if bad == "negative" else spoiled[bad]
+
+    class Walk(Drift):
+        def walk(self, p, shift):
+            return spoil(p)
+
+    with pytest.raises(ValueError, match=r"Walk chose .* not a share, 0 or more, of each of \d+ cells that sum to 1"):
+        World(toy, PARTITIONS["iid"](), Walk(), 1).draw(0, 1)
+
+
 def test_a_drift_may_tell_devices_apart(toy):
     """Every second device turns its shares round, the others keep theirs."""
 
