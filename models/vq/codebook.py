@@ -75,7 +75,7 @@ class Codebook:
         """(n, width) -> codes (n, m) in [0, K): the nearest vectors; the first of several that are as near."""
         z = z.detach()
         if not self.residual:
-            return _nearest(z.view(len(z), self.groups, -1).transpose(0, 1), self.vectors).T
+            return _nearest(z.unflatten(1, (self.groups, -1)).transpose(0, 1), self.vectors).T
         codes, left = [], z
         for vectors in self.vectors:
             codes.append(_nearest(left[None], vectors[None])[0])
@@ -90,7 +90,7 @@ class Codebook:
     def parts(self, z: Tensor, codes: Tensor) -> Iterator[Tensor]:
         """What each codebook was asked to code, (n, w), one after the other."""
         if not self.residual:
-            yield from z.view(len(z), self.groups, -1).unbind(1)
+            yield from z.unflatten(1, (self.groups, -1)).unbind(1)
             return
         for vectors, own in zip(self.vectors, codes.T, strict=True):
             yield z

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.autograd import grad
 
@@ -110,6 +110,7 @@ def test_residual_against_the_library():
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 99), st.integers(1, 6), st.integers(1, 4), st.integers(1, 9), st.booleans())
+@example(seed=91, clients=6, m=4, K=9, residual=False)  # one of the clients has no data
 def test_federated_is_centralised(seed, clients, m, K, residual):
     """Summed over any split of the data, the update is that of the union; integers make it exact."""
     generator = np.random.default_rng(seed)
