@@ -11,7 +11,7 @@ from torch import Tensor
 from models.body import Body, home
 from models.derive import quiet_stdout
 from models.selector import Routing, Selector, load_balance
-from models.train import Augment, Recipe, Score, batches, score
+from models.train import Augment, Recipe, Score, batches, precise, score
 
 Progress = Callable[[str, int, int], None]
 """``progress(stage, epoch, epochs)``."""
@@ -94,7 +94,7 @@ def _noisy_loss(
         routed = model.selector.noisy(inputs, noise)
         gates = model.gates([noisy for _, noisy, _ in routed])
         with recipe.arithmetic(inputs.device):  # not of the selector: rounding would decide between modules
-            own = F.cross_entropy(model.body(inputs, gates).float(), y[rows])
+            own = F.cross_entropy(precise(model.body(inputs, gates)), y[rows])
         return own + extra(routed, rows)
 
     return loss

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from models.axes import Axes, Coverage, Sizes, covered_sizes, extract
 from models.blocks import Norm
 from models.body import Architecture, Body, home
-from models.train import Extra
+from models.train import Extra, precise
 
 RATES = (1.0, 0.5, 0.25, 0.125, 0.0625)  # HeteroFL's five widths, a to e
 MOMENTUM = 0.1  # of `models.blocks.Norm`
@@ -122,7 +122,7 @@ def distilled(part: Sampled) -> Extra:
     Returns:
         The term to add to the loss of the widest, given a batch's inputs (B, ...) and its logits (B, classes).
     """
-    return lambda x, logits: F.cross_entropy(part(x).float(), logits.detach().float().softmax(1))
+    return lambda x, logits: F.cross_entropy(precise(part(x)), precise(logits.detach()).softmax(1))
 
 
 @torch.no_grad()

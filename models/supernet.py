@@ -21,7 +21,7 @@ from models.body import Architecture, Body
 from models.costs import CostModel
 from models.modularize import modularize
 from models.nested import Sampled, settle
-from models.train import Extra, score
+from models.train import Extra, precise, score
 
 Path = tuple[int, ...]
 """The branch of each layer, 0 being the widest."""
@@ -82,8 +82,8 @@ def taught(teacher: Body) -> Extra:
 
     def term(x: Tensor, logits: Tensor) -> Tensor:
         with torch.no_grad():
-            soft = teacher(x).float().softmax(1)
-        return F.cross_entropy(logits.float(), soft)
+            soft = precise(teacher(x)).softmax(1)
+        return F.cross_entropy(precise(logits), soft)
 
     return term
 

@@ -26,14 +26,19 @@ in use (Saerens et al. 2002; Menon et al. 2021, arXiv:2007.07314)."""
 WORST_LOSS = float(-np.log(np.finfo(np.float32).tiny))  # nats, of a class that was given no chance at all
 
 
+def precise(logits: Tensor) -> Tensor:
+    """Logits in float32 where they are in less: a loss is not computed in bfloat16."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def mask(logits: Tensor, shares: Tensor | None, masking: Masking) -> Tensor:
-    """Logits (B, classes) in float32, as ``masking`` has them: a loss is not computed in less.
+    """Logits (B, classes) as ``masking`` has them, `precise` ones.
 
     Args:
         shares: (classes,) how often the device sees a class, relative to how often the cloud did; 0 where it lacks it.
             With 'prior', p(y | x) on the device is proportional to ``shares[y]`` times that in the cloud.
     """
-    logits = logits.float()
+    logits = precise(logits)
     if shares is None or masking == "none":
         return logits
     return logits.masked_fill(shares == 0, 0.0) if masking == "zero" else logits + shares.log()
