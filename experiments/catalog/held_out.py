@@ -17,7 +17,7 @@ HELD_OUT = Experiment(
         }
         for scale in SCALES
     },
-    cost={"smoke": "4 min", "cpu": "2 h", "paper": "GPU days"},
+    cost={"smoke": "10 min", "cpu": "3 h", "paper": "GPU days"},
     seeds=(11, 12, 13),
     plot="accuracy",
     table=TABLE1.table,
