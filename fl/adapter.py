@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, Metadata, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerBase
@@ -92,13 +92,6 @@ def weighted(told: Iterable[tuple[int, Mapping[str, float]]]) -> dict[str, float
         for name, value in own.items():
             values.setdefault(name, []).append((value, weight))
     return {name: sum(v * w for v, w in values[name]) / sum(w for _, w in values[name]) for name in sorted(values)}
-
-
-def _last_words(error: Error) -> str:
-    """Of a traceback the last line, and the place where it was raised."""
-    lines = (error.reason or f"code {error.code}").strip().splitlines()
-    places = [line.strip() for line in lines[:-1] if line.lstrip().startswith("File ")]
-    return f"{lines[-1]} ({places[-1]})" if places else lines[-1]
 
 
 @dataclass
@@ -594,7 +587,7 @@ class FlowerStrategy(FlowerBase):
         for reply in replies:
             device = asked.get(reply.metadata.reply_to_message_id)
             if reply.has_error():
-                self._complain(f"device {device} failed: {_last_words(reply.error)}")
+                self._complain(f"device {device} failed: {wire.last_words(reply.error)}")
             elif (why := self._stray(reply, device, out)) is not None:
                 self.ledger.refused_answers += 1
                 self._complain(f"an answer of node {reply.metadata.src_node_id} refused: {why}")

@@ -95,7 +95,7 @@ def _introductions(grid: Grid, nodes: Sequence[int], timeout_s: float) -> Iterat
     for reply in grid.send_and_receive(hello, timeout=timeout_s):
         try:
             if reply.has_error():
-                raise ValueError((reply.error.reason or f"code {reply.error.code}").strip().splitlines()[-1])
+                raise ValueError(wire.last_words(reply.error))
             yield reply.metadata.src_node_id, *wire.introduced(reply.content)
         except Exception as error:  # one machine that cannot say what it is must not keep the others from working
             log(WARNING, "a SuperNode does not say what it is: %s", error)

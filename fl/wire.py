@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
 from flwr.common import Array
 from flwr.common.constant import SType
 
@@ -185,3 +185,10 @@ def fault(part: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
         if moved > HUGE**2 * norm:
             return f"moved by {math.sqrt(moved):.3g}, the norm of what was sent is {math.sqrt(norm):.3g}"
     return None
+
+
+def last_words(error: Error) -> str:
+    """What a node says that failed: of a traceback the last line, and the place where it was raised."""
+    lines = (error.reason or f"code {error.code}").strip().splitlines()
+    places = [line.strip() for line in lines[:-1] if line.lstrip().startswith("File ")]
+    return f"{lines[-1]} ({places[-1]})" if places else lines[-1]
