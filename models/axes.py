@@ -6,11 +6,9 @@ kept whole. HeteroFL (a prefix), FedRolex (a rolling window), ECLM (chosen modul
 choices of coverage and weight over the one `extract` and the one `WeightedSum` below.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,10 +90,10 @@ class WeightedSum:
     def __init__(self, axes: Axes, like: Mapping[str, Tensor]):
         self._axes = axes
         self.total: State = {}
-        self.weight: State = {}  # shaped as the parameter, but 1 along axes without a name
+        self.weight: State = {}  # one number per parameter, until a part of it is added: then see `_apart`
         for name, value in like.items():
             self.total[name] = torch.zeros(value.shape, dtype=torch.float64)
-            self.weight[name] = torch.zeros(_named(axes[name], value.shape), dtype=torch.float64)
+            self.weight[name] = torch.zeros([1] * value.dim(), dtype=torch.float64)
 
     def add(
         self, part: Mapping[str, Tensor], coverage: Coverage, weight: float, along: Mapping[str, Tensor] | None = None
@@ -114,7 +112,8 @@ class WeightedSum:
         piece = torch.empty(PIECE, dtype=torch.float64)
         for name, value in part.items():
             names = self._axes[name]
-            total, weights = self.total[name], self.weight[name]
+            partial = any(axis in along or axis in coverage for axis in names)
+            total, weights = self.total[name], self._apart(name) if partial else self.weight[name]
             scattered = []  # axes along which what is kept is no run, or is weighed one by one
             for dim, axis in enumerate(names):
                 run = runs.get(axis) if axis is not None else None
@@ -136,6 +135,13 @@ class WeightedSum:
             else:
                 self._add_scattered(name, value, coverage, weight, along)
 
+    def _apart(self, name: str) -> Tensor:
+        """A parameter's weight entry by entry along axes with a name, and 1 along the others."""
+        shape = _named(self._axes[name], self.total[name].shape)
+        if list(self.weight[name].shape) != shape:
+            self.weight[name] = self.weight[name].expand(shape).clone()
+        return self.weight[name]
+
     def _add_scattered(
         self, name: str, value: Tensor, coverage: Coverage, weight: float, along: Mapping[str, Tensor]
     ) -> None:
@@ -153,22 +159,15 @@ class WeightedSum:
         """Add everything that ``other`` has seen."""
         for name in self.total:
             self.total[name] += other.total[name]
-            self.weight[name] += other.weight[name]
+            self.weight[name] = self.weight[name] + other.weight[name]
 
     def __getstate__(self) -> tuple[Any, ...]:
-        """For another process: a weight that is the same everywhere, as where all is covered, goes as one number."""
-        first = {name: weight.reshape(-1)[:1] for name, weight in self.weight.items()}
-        short = {name: first[name] if (w == first[name]).all() else w for name, w in self.weight.items()}
-        return self._axes, {n: v.numpy() for n, v in self.total.items()}, {n: v.numpy() for n, v in short.items()}
+        """For another process."""
+        return self._axes, {n: v.numpy() for n, v in self.total.items()}, {n: v.numpy() for n, v in self.weight.items()}
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self._axes, total, weight = state
-        self.total = {name: torch.from_numpy(value) for name, value in total.items()}
-        self.weight = {}
-        for name, value in weight.items():
-            shape = _named(self._axes[name], self.total[name].shape)
-            whole = value.size == math.prod(shape)
-            self.weight[name] = torch.from_numpy(value if whole else np.full(shape, value[0])).reshape(shape)
+        self._axes, *arrays = state
+        self.total, self.weight = ({name: torch.from_numpy(v) for name, v in of.items()} for of in arrays)
 
     def finish(self, old: Mapping[str, Tensor]) -> State:
         """The weighted mean where anything was added, and ``old`` everywhere else."""
