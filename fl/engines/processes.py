@@ -32,14 +32,15 @@ def warm() -> None:
 
 
 class Process(Worker):
-    """One worker process."""
+    """One worker process, on any core or on one alone."""
 
-    def __init__(self, host: Host):
+    def __init__(self, host: Host, core: int | None = None):
+        self.core = core
         warm()
         context = multiprocessing.get_context("forkserver") if FORKS else multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         with patch.dict(os.environ, ENVIRONMENT):
-            self.process = context.Process(target=_serve, args=(theirs, host, dict(os.environ)), daemon=True)
+            self.process = context.Process(target=_serve, args=(theirs, host, core, dict(os.environ)), daemon=True)
             self.process.start()
         theirs.close()  # or the end of the process would not be the end of the pipe
 
@@ -68,16 +69,30 @@ class Processes(Crew):
         self.host = host
 
     def hire(self) -> Worker:
-        return Process(self.host)
+        return Process(self.host, self._core())
+
+    def _core(self) -> int | None:
+        """One that no other worker has, where there are as many as workers; else None.
+
+        Short rounds begin with all workers woken at once, and Linux often puts two of them on one core then.
+        """
+        cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+        if len(cores) != self.size:
+            return None
+        taken = {hand.worker.core for hand in self.hands if isinstance(hand.worker, Process)}
+        return min(cores - taken, default=None)
 
     def ready(self, workers: Sequence[Worker], timeout: float) -> Sequence[Worker]:
         pipes = {worker.pipe: worker for worker in workers if isinstance(worker, Process)}
         return [pipes[pipe] for pipe in wait(pipes, timeout)]  # type: ignore[index]
 
 
-def _serve(pipe: Connection, host: Host, environment: Mapping[str, str]) -> None:
+def _serve(pipe: Connection, host: Host, core: int | None, environment: Mapping[str, str]) -> None:
     os.environ.clear()  # it is that of the process which this one is forked from
     os.environ.update(environment)
+    if core is not None:
+        with suppress(OSError):  # not allowed here
+            os.sched_setaffinity(0, {core})
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_follow_parent, daemon=True).start()
     host.start()

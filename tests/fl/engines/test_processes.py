@@ -12,7 +12,7 @@ import pytest
 from fl.config import Settings
 from fl.engines.crew import Hand
 from fl.engines.host import Host
-from fl.engines.processes import FORKS, Process
+from fl.engines.processes import FORKS, Process, Processes
 from fl.grid import LocalGrid
 from fl.results import read_rounds
 from fl.run import open_results, run
@@ -64,6 +64,31 @@ def test_workers_share_what_one_process_has_loaded(monkeypatch: pytest.MonkeyPat
     finally:
         for worker in workers:
             worker.stop()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only some systems let a process choose its cores")
+def test_a_worker_has_a_core_to_itself_where_there_is_one_for_each() -> None:
+    """One that takes the place of a dead one has the dead one's. More workers than cores go where there is room."""
+
+    def taken(crew: Processes) -> list[set[int]]:
+        for hand in crew.hands:
+            hand.worker.result()  # it has started
+        return [os.sched_getaffinity(hand.worker.process.pid) for hand in crew.hands]
+
+    cores, host = os.sched_getaffinity(0), Host(1, 2, {}, answer=os.getenvb)
+    each, more = Processes(len(cores), host), Processes(len(cores) + 1, host)
+    try:
+        each.start()
+        assert sorted(map(sorted, taken(each))) == [[core] for core in sorted(cores)]
+        dead = each.hands.pop(0)
+        dead.worker.stop()
+        each.start()
+        assert each.hands[-1].worker.core == dead.worker.core
+        more.start()
+        assert taken(more) == [cores] * more.size
+    finally:
+        each.close()
+        more.close()
 
 
 def test_the_server_app_is_there_before_torch_is() -> None:
