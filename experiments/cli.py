@@ -36,7 +36,7 @@ from experiments.studies import FILE, STUDIES, read_study, summarize_study
 from experiments.summary import gaps, in_order, summarize, write_summary
 from fl.config import Settings, SettingsError
 from fl.engines.crew import EngineFailed
-from fl.grid import cores
+from fl.engines.processes import cores
 from fl.privacy import epsilon
 from fl.results import ResultsError, atomic_write, csv_text, read_config, read_rounds, told
 from fl.run import Event, NobodyAnswered
@@ -246,7 +246,7 @@ def bench(
     for name in names or ():
         with console.status(name) as status, tempfile.TemporaryDirectory(prefix="driftfed-bench-") as scratch:
             said = partial(_say, status, name)
-            table = find(name).bench(Options(blocks, rounds, workers or cores(), Path(scratch), said))
+            table = find(name).bench(Options(blocks, rounds, workers or len(cores()), Path(scratch), said))
         table.write(out, name)
         console.print(table.markdown(), markup=False, highlight=False, soft_wrap=True)
 

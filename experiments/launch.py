@@ -26,7 +26,8 @@ from experiments.deploy.loopback import loopback_run
 from experiments.hermetic import flwr_run
 from experiments.studies import Study, StudyResults
 from fl.config import Settings
-from fl.grid import LocalGrid, OwnGrid, cores
+from fl.engines.processes import cores
+from fl.grid import LocalGrid, OwnGrid
 from fl.results import Row, refuse_beside
 from fl.run import Event, complete, open_results, run
 from fl.workloads import find
@@ -119,14 +120,14 @@ def progress_bar(console: Console, unit: str) -> Progress:
 
 
 def _local(order: Launch) -> None:
-    workers = order.workers or cores()
+    workers = order.workers or len(cores())
     _own(order, lambda s: LocalGrid(s.flat(), s.devices, workers))
 
 
 def _ray(order: Launch) -> None:
     from fl.engines.actors import RayGrid, connected  # takes a second
 
-    workers = order.workers or (0 if order.address else cores())
+    workers = order.workers or (0 if order.address else len(cores()))
     with connected(workers, order.address):
         _own(order, lambda s: RayGrid(s.flat(), s.devices, workers))
 
@@ -145,7 +146,7 @@ def _own(order: Launch, grid_for: Callable[[Settings], OwnGrid]) -> None:
 
 def _flower(order: Launch, start: Callable[..., None] = flwr_run) -> None:
     """A `flwr run` for each of the settings, as ``start`` does it."""
-    settings, out, workers = order.settings, order.out, order.workers or cores()
+    settings, out, workers = order.settings, order.out, order.workers or len(cores())
 
     def echo(line: str) -> None:
         order.console.print(line, style="dim", markup=False, highlight=False)

@@ -137,11 +137,6 @@ class OwnGrid(Grid):
         """The workers; None to do without."""
 
 
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class LocalGrid(OwnGrid):
     """Virtual nodes on this machine.
 

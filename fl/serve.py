@@ -10,7 +10,8 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 
 from fl.config import Settings
-from fl.grid import LocalGrid, cores
+from fl.engines.processes import cores
+from fl.grid import LocalGrid
 from fl.run import Event, open_results, run
 
 
@@ -40,7 +41,7 @@ def _engine(settings: Settings, grid: Grid, run_id: int) -> Iterator[Grid]:
     if settings.engine == "flower":
         yield grid
     else:
-        with LocalGrid(settings.flat(), settings.devices, settings.workers or cores(), run_id) as own:
+        with LocalGrid(settings.flat(), settings.devices, settings.workers or len(cores()), run_id) as own:
             own.start()
             yield own
 

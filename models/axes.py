@@ -6,7 +6,7 @@ kept whole. HeteroFL (a prefix), FedRolex (a rolling window), ECLM (chosen modul
 choices of coverage and weight over the one `extract` and the one `WeightedSum` below.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -74,11 +74,6 @@ def extract(state: Mapping[str, Tensor], axes: Axes, coverage: Coverage) -> Stat
     return part
 
 
-def _named(axes: tuple[str | None, ...], shape: Sequence[int]) -> list[int]:
-    """``shape``, but 1 along axes without a name."""
-    return [n if axis is not None else 1 for axis, n in zip(axes, shape, strict=True)]
-
-
 class WeightedSum:
     """A running weighted mean of sub-models in memory that does not grow with their number.
 
@@ -137,8 +132,9 @@ class WeightedSum:
 
     def _apart(self, name: str) -> Tensor:
         """A parameter's weight entry by entry along axes with a name, and 1 along the others."""
-        shape = _named(self._axes[name], self.total[name].shape)
-        if list(self.weight[name].shape) != shape:
+        axes, whole = self._axes[name], self.total[name].shape
+        shape = torch.Size(n if axis is not None else 1 for axis, n in zip(axes, whole, strict=True))
+        if self.weight[name].shape != shape:
             self.weight[name] = self.weight[name].expand(shape).clone()
         return self.weight[name]
 

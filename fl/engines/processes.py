@@ -23,6 +23,11 @@ from fl.engines.host import ENVIRONMENT, Host
 FORKS = sys.platform == "linux"  # elsewhere what torch stands on may not outlive a fork
 
 
+def cores() -> set[int]:
+    """Those that this process may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
 def warm() -> None:
     """Begin to load what workers need, beside whatever this process does. Returns at once."""
     if FORKS:
@@ -76,11 +81,11 @@ class Processes(Crew):
 
         Short rounds begin with all workers woken at once, and Linux often puts two of them on one core then.
         """
-        cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-        if len(cores) != self.size:
+        usable = cores()
+        if len(usable) != self.size:
             return None
         taken = {hand.worker.core for hand in self.hands if isinstance(hand.worker, Process)}
-        return min(cores - taken, default=None)
+        return min(usable - taken, default=None)
 
     def ready(self, workers: Sequence[Worker], timeout: float) -> Sequence[Worker]:
         pipes = {worker.pipe: worker for worker in workers if isinstance(worker, Process)}
@@ -91,7 +96,7 @@ def _serve(pipe: Connection, host: Host, core: int | None, environment: Mapping[
     os.environ.clear()  # it is that of the process which this one is forked from
     os.environ.update(environment)
     if core is not None:
-        with suppress(OSError):  # not allowed here
+        with suppress(OSError, AttributeError):  # not allowed here, or no such thing
             os.sched_setaffinity(0, {core})
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_follow_parent, daemon=True).start()
