@@ -7,7 +7,7 @@ if __name__ == "__main__":
         if sys.argv[1:2] == ["deploy"]:
             from experiments.deploy.commands import main
         else:
-            from experiments.cli import main
+            from experiments.cli.main import main
     except KeyboardInterrupt:  # while modules load: nothing has begun
         sys.exit(130)
     main()

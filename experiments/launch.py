@@ -25,11 +25,11 @@ from rich.table import Column
 from experiments.deploy.loopback import loopback_run
 from experiments.hermetic import flwr_run
 from experiments.studies import Study, StudyResults
-from fl.config import Settings
+from fl.config.settings import Settings
+from fl.engines.grid import LocalGrid, OwnGrid
 from fl.engines.processes import cores
-from fl.grid import LocalGrid, OwnGrid
-from fl.results import Row, refuse_beside
-from fl.run import Event, complete, open_results, run
+from fl.results.files import Row, refuse_beside
+from fl.server.run import Event, complete, open_results, run
 from fl.workloads import find
 from strategies import STRATEGIES
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import pandas as pd
 
-from fl.results import (
+from fl.results.files import (
     DeviceRow,
     MeasureRow,
     ResultsError,

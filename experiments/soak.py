@@ -14,12 +14,12 @@ from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from fl import wire
-from fl.config import Settings
-from fl.grid import LocalGrid
-from fl.relay import Relay
-from fl.results import CHECKPOINTS, ResultsError, read_rounds
-from fl.run import Event, open_results, run
+from fl.config.settings import Settings
+from fl.engines.grid import LocalGrid
+from fl.engines.proxy import Relay
+from fl.messages import records as wire
+from fl.results.files import CHECKPOINTS, ResultsError, read_rounds
+from fl.server.run import Event, open_results, run
 from partitions import Purpose, rng
 from strategies import STRATEGIES
 

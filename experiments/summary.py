@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from experiments.milestones import reach, recovery, targets
-from fl.results import atomic_write, csv_text
+from fl.results.files import atomic_write, csv_text
 
 METRICS: dict[str, str] = {
     "accuracy_mean": "accuracy of a device on its own current distribution, mean over devices and steps, 0 to 1",

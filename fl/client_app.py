@@ -12,12 +12,14 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl import poison, privacy, wire, workloads
-from fl.config import Settings
-from fl.node import Node
-from fl.store import NotHeld, Store, forget
+from fl import workloads
+from fl.client import poison, privacy
+from fl.config.settings import Settings
+from fl.devices.machine import Node
+from fl.messages import records as wire
+from fl.workloads.state_store import NotHeld, Store, forget
 from fl.workloads.workload import Order, SplitWorkload, Trained
-from models.axes import State
+from models.submodel import State
 from partitions.root import cache_folder
 
 torch.set_num_threads(1)
@@ -126,7 +128,7 @@ def train(message: Message, context: Context) -> Message:
 
 @app.train("split")
 def split(message: Message, context: Context) -> Message:
-    """The device's turn in split training (`fl.split`)."""
+    """The device's turn in split training (`fl.server.split`)."""
     settings, order, store, task = _read(message, context)
     workload = workloads.find(settings.workload)
     assert isinstance(workload, SplitWorkload)

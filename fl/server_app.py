@@ -18,6 +18,6 @@ def main(grid: Grid, context: Context) -> None:
     """Entry point of `flwr run`."""
     if context.run_config.get("engine") == "local":
         warm()
-    from fl.serve import serve
+    from fl.server.serve import serve
 
     serve(grid, context)

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.axes import Sizes
-from models.blocks import execute
-from models.body import Architecture, Body, bypass_axis, gate_columns
+from models.nn.blocks import execute
+from models.nn.body import Architecture, Body, bypass_axis, gate_columns
+from models.submodel import Sizes
 
 
 @dataclass(frozen=True)

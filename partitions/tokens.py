@@ -15,8 +15,8 @@ import tokenizers
 from tokenizers import Encoding, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from partitions.dataset import Dataset
+from partitions.datasets import store
 from partitions.root import cache_folder
-from partitions.sources import store
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PAD, UNK, CLS, SEP, MASK = range(len(SPECIAL))  # their ids

@@ -7,10 +7,10 @@ from functools import cached_property, partial
 import numpy as np
 
 from partitions.apportion import apportion
+from partitions.corruptions import Change, Look, Part
 from partitions.dataset import Dataset
 from partitions.drifts.drift import Drift, Shift
-from partitions.kinds.kind import Partition
-from partitions.looks import Change, Look, Part
+from partitions.partitioners.partitioner import Partition
 from partitions.proxy import choose_proxy
 from partitions.rng import Purpose, rng
 from partitions.schedule import Schedule

@@ -7,8 +7,8 @@ arXiv:2303.07129; AN in ECLM 7.1.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from models.axes import FULL, State
 from models.costs import Cost
+from models.submodel import FULL, State
 from strategies.base import Profile, Task
 from strategies.local import LocalAdaptation
 

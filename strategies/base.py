@@ -1,6 +1,6 @@
 """What a method is: who takes part, what each device is sent, how replies merge, what a device is given for use.
 
-A strategy knows nothing of Flower, files or clocks; `fl.adapter` turns any of them into a Flower strategy.
+A strategy knows nothing of Flower, files or clocks; `fl.server.adapter` turns any of them into a Flower strategy.
 """
 
 from abc import ABC, abstractmethod
@@ -12,12 +12,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from models.axes import FULL, Axes, Coverage, State, WeightedSum, covered_sizes, extract
-from models.body import Architecture
-from models.cloud import ModularModel
+from models.aggregation.robust import Robust, Rule
+from models.aggregation.weighted_sum import WeightedSum
 from models.costs import Cost, CostModel
-from models.robust import Robust, Rule
-from models.train import Masking
+from models.modular.model import ModularModel
+from models.nn.body import Architecture
+from models.submodel import FULL, Axes, Coverage, State, covered_sizes, extract
+from models.training.loop import Masking
 from partitions import Purpose, rng
 
 Measure = Literal["delivered", "adapted"]
@@ -54,7 +55,7 @@ class Profile:
     Args:
         device: its number.
         limits: None where the method does not ask.
-        importance: of the module behind each of a layer's gates (`models.body.gate_columns`), None where the method
+        importance: of the module behind each of a layer's gates (`models.nn.body.gate_columns`), None where the method
             does not ask.
         held: the modules that it holds and can do with, by the same numbers; None if it asks for others.
     """
@@ -85,7 +86,7 @@ class Task:
         search: the device looks for the best path through the supernet before it is scored.
         cost: of the sub-model, for the clock and the ledger.
         weight: how much the update counts in a mean: by the examples it was trained on, or as one device.
-        along: for an axis, one weight per kept index instead (`models.axes.WeightedSum.add`).
+        along: for an axis, one weight per kept index instead (`models.aggregation.weighted_sum.WeightedSum.add`).
     """
 
     architecture: Literal["dense", "modular", "supernet"]
@@ -128,7 +129,7 @@ class Plan:
         local_epochs: a round's local epochs; adapt_epochs: epochs of local adaptation (fine-tuning, LA).
         rounds_per_step: rounds between two shifts of the world.
         candidates: how many times its link budget a device may hold in modules; 0: only what it activates.
-        robust, trim: how updates merge, see `models.robust`; 'none': a weighted mean.
+        robust, trim: how updates merge, see `models.aggregation.robust`; 'none': a weighted mean.
     """
 
     devices: int
@@ -154,7 +155,7 @@ class Cloud:
         supernet, supernet_costs: the same of AdaptiveNet's.
         shares: (classes,) how often each class occurs in the cloud's data.
         make_dense: gives the trained model, from a cache or by training it now; make_modular: that of ECLM, as in the
-            paper or tailored (`models.tailor`).
+            paper or tailored (`models.modular.tailor`).
         make_nested: the dense model with slices that work on their own: prefixes, or rolling windows.
         make_supernet: the supernet.
         settled: ``settled(coverage, state)`` is a part of the dense model with norm statistics of the proxy data; the
@@ -316,7 +317,7 @@ class Averaging(Strategy):
     """A method that merges by a weighted mean over coverages.
 
     How an update counts is said by its task alone, so updates may be added up wherever they are, in any order and in
-    parts (`fl.sums`).
+    parts (`fl.server.sums`).
     """
 
     def absorb(

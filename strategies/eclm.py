@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from models.axes import extract
-from models.body import by_axis, columns_coverage
-from models.derive import Infeasible, choose, choose_many, smallest
+from models.modular.derive import Infeasible, choose, choose_many, smallest
+from models.nn.body import by_axis, columns_coverage
+from models.submodel import extract
 from strategies.base import Averaging, Limits, Profile, Task, Update
 
 

@@ -4,14 +4,14 @@
                need not spend its few samples on learning how often each class occurs (Menon et al. 2021,
                arXiv:2007.07314); classes that it lacks leave the softmax
     tailored   the ability of modules is enhanced on sub-models as devices get them, and every layer has a core module
-               that all of them hold (`models.tailor`)
+               that all of them hold (`models.modular.tailor`)
     blend      a device serves the mean of its sub-model as delivered and as adapted (Wortsman et al. 2022,
                arXiv:2109.01903): a hundred samples teach, but they also overwrite
 
 'eclm' stays as the paper has it.
 """
 
-from models.cloud import ModularModel
+from models.modular.model import ModularModel
 from strategies.eclm import ECLM
 
 

@@ -7,8 +7,8 @@ Alam, Liu, Yan, Zhang, "FedRolex: Model-Heterogeneous Federated Learning with Ro
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from models.axes import Coverage, State
-from models.nested import width
+from models.elastic.nested import width
+from models.submodel import Coverage, State
 from strategies.base import Profile, Task
 from strategies.heterofl import HeteroFL
 

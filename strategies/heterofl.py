@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
-from models.axes import FULL, Coverage, State, WeightedSum, covered_sizes, extract
+from models.aggregation.robust import Robust
+from models.aggregation.weighted_sum import WeightedSum
 from models.costs import Cost, cost
-from models.nested import RATES, width
-from models.robust import Robust
+from models.elastic.nested import RATES, width
+from models.submodel import FULL, Coverage, State, covered_sizes, extract
 from strategies.base import Averaging, Limits, Profile, Task
 
 

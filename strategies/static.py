@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from models.axes import extract
+from models.submodel import extract
 from strategies.base import Profile, Task
 from strategies.eclm import ECLM
 from strategies.local import NoRounds

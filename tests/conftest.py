@@ -9,14 +9,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from models.axes import State
-from models.body import Architecture
-from models.cloud import ModularModel
 from models.costs import CostModel
-from models.mlp import mlp
-from models.modularize import modularize
-from models.selector import Routing, Selector
-from models.supernet import elastic, grow
+from models.elastic.supernet import elastic, grow
+from models.modular.model import ModularModel
+from models.modular.modularize import modularize
+from models.modular.selector import Routing, Selector
+from models.nn.body import Architecture
+from models.nn.mlp import mlp
+from models.submodel import State
 from strategies.base import Cloud, Plan
 
 torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from time import perf_counter
 from experiments.bench import EntrantFailed
 from experiments.bench.exam import Exam
 from experiments.bench.table import Line, Options, Table
-from fl.engines.host import KEEP_MEMORY
+from fl.engines.worker_server import KEEP_MEMORY
 
 PATIENCE_S = 600.0  # with an entrant that starts or trains a round
 ACCURACY, NORM = 0.03, 0.02  # by how much two that did the same work may differ: absolute, relative

@@ -7,8 +7,8 @@ import numpy as np
 
 from experiments.bench.table import Options, Table, interleave
 from models.costs import CostModel
-from models.derive import choose, choose_many, derive_milp
-from models.resnet import resnet18
+from models.modular.derive import choose, choose_many, derive_milp
+from models.nn.resnet import resnet18
 
 DEVICES, FEW = 500, 20
 NAMES = ("bytes", "MACs", "bytes of memory")

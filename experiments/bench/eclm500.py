@@ -12,7 +12,7 @@ from experiments.bench.contest import Entrant, Runner, take_turns
 from experiments.bench.exam import SEED, Exam
 from experiments.bench.table import Line, Options, Table
 from experiments.catalog.tasks import SKEWED, SMALL
-from fl.config import Settings
+from fl.config.settings import Settings
 
 METHODS = {"eclm": "ECLM, a round", "fedavg": "FedAvg, a round"}
 

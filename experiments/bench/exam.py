@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from experiments.bench.entrants.work import Work
-from fl.config import Settings
-from fl.offline import prepare
-from fl.world import tensors, world
-from models.axes import FULL
+from fl.config.settings import Settings
+from fl.workloads.pretraining import prepare
+from fl.workloads.world import tensors, world
+from models.submodel import FULL
 from partitions import Purpose, rng
 
 SEED = 1
@@ -47,7 +47,7 @@ class Exam:
         x.flush()
         orders = np.zeros((*cohorts.shape, settings.local_epochs, size), np.int16)
         for (r, slot), device in np.ndenumerate(cohorts):
-            generator = rng(SEED, Purpose.TRAIN, r + 1, int(device))  # as `models.train.fit` is given it
+            generator = rng(SEED, Purpose.TRAIN, r + 1, int(device))  # as `models.training.loop.fit` is given it
             for epoch in range(settings.local_epochs):
                 orders[r, slot, epoch] = generator.permutation(size)
         weights = {name: _plain(name, cloud.dense_state[name]) for name in cloud.dense.part(FULL).state_dict()}

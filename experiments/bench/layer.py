@@ -7,8 +7,8 @@ from statistics import median
 import torch
 
 from experiments.bench.table import Options, Table, interleave
-from models.blocks import ConvBlock, Execution, use_dispatch
-from models.selector import Routing
+from models.modular.selector import Routing
+from models.nn.blocks import ConvBlock, Execution, use_dispatch
 
 CHANNELS, PIXELS, HIDDEN, BATCH, TOP_K = 128, 16, 32, 16, 4
 HELD = (2, 4, 8, 16)
@@ -44,7 +44,9 @@ def bench(options: Options) -> Table:
         f"per sample, batch {BATCH}: seconds of a forward and backward pass on one thread.",
         f"fused, {HELD[1]} modules",
         list(lines.values()),
-        [f"The rule in use (`models.blocks.use_dispatch`) takes the faster one, within 5 %, in {best} of {len(HELD)}."],
+        [
+            f"The rule in use (`models.nn.blocks.use_dispatch`) takes the faster one, within 5 %, in {best} of {len(HELD)}."
+        ],
     )
 
 

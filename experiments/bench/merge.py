@@ -10,8 +10,9 @@ from statistics import median
 import torch
 
 from experiments.bench.table import Options, Table, interleave
-from models.axes import FULL, Coverage, State, WeightedSum, extract
-from models.resnet import resnet18
+from models.aggregation.weighted_sum import WeightedSum
+from models.nn.resnet import resnet18
+from models.submodel import FULL, Coverage, State, extract
 
 UPDATES = 25
 DIFFERENT = 3  # updates in memory: they do not fit into a cache

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter, process_time
 
-from fl.results import atomic_write, csv_text
+from fl.results.files import atomic_write, csv_text
 
 
 @dataclass(frozen=True)

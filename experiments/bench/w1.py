@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from experiments.bench.contest import Entrant, contest
 from experiments.bench.exam import SEED, Exam
 from experiments.bench.table import Options, Table
-from fl.config import Settings
+from fl.config.settings import Settings
 
 BARE = "bare loop"
 

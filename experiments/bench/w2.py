@@ -11,7 +11,7 @@ from experiments.bench.contest import contest
 from experiments.bench.exam import Exam
 from experiments.bench.table import Options, Table
 from experiments.bench.w1 import BARE, entrants, fedavg
-from partitions.sources import store
+from partitions.datasets import store
 
 
 def bench(options: Options) -> Table:

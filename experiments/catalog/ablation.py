@@ -2,7 +2,7 @@
 
 from experiments.catalog.experiment import SCALES, Experiment, Overrides
 from experiments.catalog.tasks import setting
-from fl.config import Settings
+from fl.config.settings import Settings
 
 METHODS = "na-prior,fedavg-prior,fjord-prior,eclm,eclm-prior,eclm-tailored,eclm-blend,eclm-plus"
 PARTS = ("har m=2", "cifar10 m=2", "cifar10 m=5")

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fl.config import Settings, SettingsError
+from fl.config.settings import Settings, SettingsError
 
 Overrides = Mapping[str, str | int | float | bool]
 SCALES = ("smoke", "cpu", "paper")
@@ -61,7 +61,7 @@ class Experiment:
                 empty: all.
 
         Raises:
-            fl.config.SettingsError: the changes make no sense, a text of ``only`` is in no setting's name, or several
+            fl.config.settings.SettingsError: the changes make no sense, a text of ``only`` is in no setting's name, or several
                 settings would get one name.
         """
         settings = self.settings[scale]

@@ -1,4 +1,4 @@
-"""Group against batch norm: what sub-models and merging make of running statistics (`models.blocks.Norm`)."""
+"""Group against batch norm: what sub-models and merging make of running statistics (`models.nn.blocks.Norm`)."""
 
 from experiments.catalog.experiment import SCALES, Experiment
 from experiments.catalog.tasks import setting

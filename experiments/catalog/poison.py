@@ -2,7 +2,7 @@
 
 from experiments.catalog.experiment import SCALES, Experiment, Overrides
 from experiments.catalog.quickstart import COMMON, SETTINGS, SMOKE
-from models.robust import RULES
+from models.aggregation.robust import RULES
 
 SHARES = {"smoke": (0.0, 0.25), "cpu": (0.0, 0.1, 0.3), "paper": (0.0, 0.1, 0.2, 0.3)}
 METHODS: Overrides = {"strategies": "fedavg,eclm", "adapt-epochs": 0}  # what is merged is what is scored

@@ -59,6 +59,6 @@ FIG9 = View(
     plot="latency",
     table=("gmac_per_device_round", "accuracy_mean"),
     note="Paper: ECLM trains up to 11.64 times faster than the whole model. Seconds are virtual: multiply-accumulates "
-    "of a device's local training in a round over what the board sustains (fl/devices.toml). A round is 3 epochs, of "
+    "of a device's local training in a round over what the board sustains (fl/devices/devices.toml). A round is 3 epochs, of "
     "methods that train on their own (la, eclm-local) the epochs of local adaptation.",
 )

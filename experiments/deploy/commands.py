@@ -20,14 +20,7 @@ from rich.table import Table
 
 from experiments.deploy.identity import DeployError, certificates, node_key
 from experiments.deploy.link import time_link
-from experiments.deploy.service import (
-    Service,
-    environment,
-    healthy,
-    limit_memory,
-    script,
-    services,
-)
+from experiments.deploy.service import Service, environment, healthy, limit_memory, script, services
 
 app = typer.Typer(
     no_args_is_help=True,

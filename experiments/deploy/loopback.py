@@ -26,9 +26,9 @@ from experiments.deploy.commands import (
 from experiments.deploy.identity import DeployError, certificates, node_key
 from experiments.deploy.service import BOOT_S, Service, healthy, limit_memory
 from experiments.hermetic import Group, free_port, private_folder, submit
-from fl.config import Settings
-from fl.devices import Table, shares
-from fl.node import free_memory
+from fl.config.settings import Settings
+from fl.devices.hardware import Table, shares
+from fl.devices.machine import free_memory
 
 AT_ONCE = 4  # SuperNodes that start together: more would wait for each other and give up
 PATIENCE_S = 600.0  # with these

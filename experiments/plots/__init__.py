@@ -5,19 +5,19 @@ from collections.abc import Callable
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.plots.accuracy import accuracy
-from experiments.plots.adaptation import adaptation
-from experiments.plots.boundary import boundary
-from experiments.plots.costs import latency, memory, traffic
-from experiments.plots.divergence import divergence
-from experiments.plots.estimates import estimates
-from experiments.plots.overview import overview
-from experiments.plots.routing import routing
-from experiments.plots.spa import spa_costs, spa_effect, spa_gate, spa_modes, spa_size
-from experiments.plots.steps import steps
-from experiments.plots.submodels import submodels
-from experiments.plots.sweep import compared, speedup, sweep
-from experiments.plots.tasks import tasks
+from experiments.plots.eclm.accuracy import accuracy
+from experiments.plots.eclm.adaptation import adaptation
+from experiments.plots.eclm.costs import latency, memory, traffic
+from experiments.plots.eclm.divergence import divergence
+from experiments.plots.eclm.estimates import estimates
+from experiments.plots.eclm.overview import overview
+from experiments.plots.eclm.routing import routing
+from experiments.plots.eclm.steps import steps
+from experiments.plots.eclm.submodels import submodels
+from experiments.plots.eclm.sweep import compared, speedup, sweep
+from experiments.plots.text.boundary import boundary
+from experiments.plots.text.spa import spa_costs, spa_effect, spa_gate, spa_modes, spa_size
+from experiments.plots.text.tasks import tasks
 
 Plot = Callable[[pd.DataFrame, pd.DataFrame], Figure]  # (rows of rounds.csv or study.csv, lines of summary.csv)
 

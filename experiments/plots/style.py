@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from fl.results import atomic_write
+from fl.results.files import atomic_write
 
 GREY = "#555555"
 STYLE: dict[str, Any] = {

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from experiments.studies.spans import scores
 from experiments.studies.study import Measured, Study, Tick
-from fl.config import Settings, SettingsError
-from fl.world import TOKENIZERS, dataset, world
+from fl.config.settings import Settings, SettingsError
+from fl.workloads.world import TOKENIZERS, dataset, world
 from partitions.tokens import MASK, SPECIAL
 
 if TYPE_CHECKING:  # transformers takes seconds to load: only who measures does
-    from models.vq.tokens import Tokens
-    from models.vq.train import Quantiser, Split, Stems
+    from models.vq.network.tokens import Tokens
+    from models.vq.training.train import Quantiser, Split, Stems
 
 Judge = Callable[[Tensor], tuple[float, float]]
 """``accuracy`` and ``score`` of the logits of all test texts."""
@@ -73,9 +73,9 @@ class Row:
 
 def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
     """Train on the cloud's texts, then answer all test texts through the boundary."""
-    from models.vq.boundary import LENGTH
-    from models.vq.codec import CODINGS, Codes
-    from models.vq.train import Split, Stems
+    from models.vq.quantiser.boundary import LENGTH
+    from models.vq.quantiser.codec import CODINGS, Codes
+    from models.vq.training.train import Split, Stems
 
     train, labels, test, answers, letters = read(settings, seed)
     split, judge = model(settings, seed), judge_of(settings, seed, test, answers)
@@ -118,7 +118,7 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
 
 def judge_of(settings: Settings, seed: int, test: Tokens, answers: Tensor) -> Judge:
     """What scores the data set's task."""
-    from models.vq.heads import Span
+    from models.vq.network.heads import Span
 
     texts = dataset(settings)
 
@@ -142,7 +142,7 @@ def judge_of(settings: Settings, seed: int, test: Tokens, answers: Tensor) -> Ju
 
 def _used(row: Row, boundary: str, split: Split, test: Stems, judge: Judge) -> Row:
     """The row of a trained model whose boundary has carried nothing yet."""
-    from models.vq.probe import recovered
+    from models.vq.training.probe import recovered
 
     logits, n = split.predict(test.tokens, stems=test), len(test.tokens)
     right, score = judge(logits)
@@ -157,7 +157,7 @@ def _used(row: Row, boundary: str, split: Split, test: Stems, judge: Judge) -> R
 
 def _late(settings: Settings) -> list[Quantiser]:
     """Weighed and plain quantisers of ``vq-late``. ValueError: it is not written 'KxM,...'."""
-    from models.vq.train import Quantiser
+    from models.vq.training.train import Quantiser
 
     words = [word.strip() for word in settings.vq_late.split(",") if word]
     if not all(re.fullmatch("[1-9][0-9]*x[1-9][0-9]*", word) for word in words):
@@ -171,7 +171,7 @@ def read(settings: Settings, seed: int) -> tuple[Tokens, Tensor, Tokens, Tensor,
 
     A text whose answer was cut off is not trained on.
     """
-    from models.vq.body import of_ids
+    from models.vq.network.body import of_ids
 
     texts, here = dataset(settings), world(settings, seed)
     proxy, spans = here.proxy(), here.data.span_train
@@ -196,9 +196,9 @@ def model(settings: Settings, seed: int) -> Split:
         SettingsError: the data set holds no text, or the model cannot be built as asked.
     """
     from fl.workloads.vq import learning_rates, shape_of
-    from models.vq.heads import head_for
-    from models.vq.presets import PRESETS
-    from models.vq.train import Plan, Quantiser, Split
+    from models.vq.network.heads import head_for
+    from models.vq.network.presets import PRESETS
+    from models.vq.training.train import Plan, Quantiser, Split
 
     texts, groups = dataset(settings), settings.vq_groups
     if not texts.text:
@@ -232,7 +232,7 @@ def model(settings: Settings, seed: int) -> Split:
 
 
 def _pretrain(settings: Settings, split: Split, texts: Tokens, seed: int) -> None:
-    from models.vq.pretrain import pretrain
+    from models.vq.training.pretrain import pretrain
 
     own = TOKENIZERS[settings.vq_preset]()
     marks = [own.get_vocab()[mark] for mark in SPECIAL] if own else range(len(SPECIAL))

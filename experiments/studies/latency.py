@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from experiments.studies.measuring import latencies, peak_memory
 from experiments.studies.study import Measured, Study, Tick
-from fl.config import Settings
-from fl.world import architectures, dataset, hyper, recipe
-from models.axes import Sizes
-from models.body import Architecture
+from fl.config.settings import Settings
+from fl.workloads.world import architectures, dataset, hyper, recipe
 from models.costs import CostModel
-from models.latency import latencies, peak_memory
+from models.nn.body import Architecture
+from models.submodel import Sizes
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the modules beyond the first of each layer
 REPEATS = 15

@@ -9,10 +9,10 @@ import pandas as pd
 from torch import Tensor
 
 from experiments.studies.study import Measured, Study, Tick
-from fl.config import Settings
-from fl.offline import prepare
-from fl.world import dataset, tensors
-from models.cloud import mapping
+from fl.config.settings import Settings
+from fl.workloads.pretraining import prepare
+from fl.workloads.world import dataset, tensors
+from models.modular.model import mapping
 
 PAIRS: dict[
     str, tuple[tuple[str, ...], tuple[str, ...]]

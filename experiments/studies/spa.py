@@ -13,16 +13,16 @@ import numpy as np
 import pandas as pd
 
 from experiments.studies.study import Measured, Study, Tick
-from fl.config import Settings
+from fl.config.settings import Settings
 from partitions import Purpose, rng
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from experiments.serving.cloud import Token
+    from experiments.serving.device import DeviceHalf
     from models.spa.activations import Known
     from models.spa.bases import Base
-    from models.spa.cloud import Token
-    from models.spa.device import DeviceHalf
     from models.spa.train import Plugin
 
 SHOTS = ("zero-shot", "one-shot")
@@ -193,9 +193,9 @@ def _quick(times: Sequence[float]) -> float:
 
 def _alone(settings: Settings, seed: int, device: int, shots: int) -> Seen:
     """The base, asked after so many questions of the device and their answers."""
+    from experiments.serving.cloud import Session
     from fl.workloads import spa
     from models.spa.activations import Activations
-    from models.spa.cloud import Session
     from models.spa.metrics import compare, rates
 
     base, who = spa.base(settings), spa.people(settings, seed)
@@ -212,10 +212,10 @@ def _alone(settings: Settings, seed: int, device: int, shots: int) -> Seen:
 
 def _rival(settings: Settings, seed: int, device: int, name: str) -> Seen:
     """LoRA or adapters with as many parameters as the plugin has, trained for as many epochs."""
+    from experiments.serving.cloud import Session
     from fl.workloads import spa
     from models.costs import saved_bytes
     from models.spa.activations import Activations
-    from models.spa.cloud import Session
     from models.spa.metrics import compare, rates
     from models.spa.rivals import RIVALS, answers_loss, tune
 
@@ -251,10 +251,10 @@ def _rival(settings: Settings, seed: int, device: int, name: str) -> Seen:
 
 def _ladder(settings: Settings, seed: int, device: int, name: str) -> Seen:
     """A side beside the base: the paper's S1 to S3, LST and SPA."""
+    from experiments.serving.device import DeviceHalf
     from fl.workloads import spa
     from models.costs import saved_bytes
     from models.spa.activations import Batch
-    from models.spa.device import DeviceHalf
     from models.spa.metrics import judge, rates
     from models.spa.modes import mode
     from models.spa.train import outputs, side_losses
@@ -293,8 +293,8 @@ def _ladder(settings: Settings, seed: int, device: int, name: str) -> Seen:
 
 def _over_a_stream(base: "Base", half: "DeviceHalf", prompts: Sequence[list[int]]) -> "list[list[Token]]":
     """Answers written with a device in a thread of its own, at the end of a stream, with the delay of `WIRE`."""
-    from models.spa.cloud import Session, accept
-    from models.spa.device import serve
+    from experiments.serving.cloud import Session, accept
+    from experiments.serving.device import serve
     from models.spa.latency import LINES
 
     half.delay = LINES[WIRE].call_s

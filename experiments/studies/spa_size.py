@@ -8,7 +8,7 @@ import pandas as pd
 
 from experiments.studies.spa import FROM_NOTHING, known_of, trained
 from experiments.studies.study import Measured, Study, Tick
-from fl.config import Settings
+from fl.config.settings import Settings
 from partitions import Purpose, rng
 
 WIDTHS = (4, 8, 16, 32)  # d / r

@@ -10,8 +10,8 @@ from typing import Any, Self
 import pandas as pd
 
 from experiments.summary import COLUMNS, Line, Paper, spread_lines
-from fl.config import Settings
-from fl.results import ResultsError, atomic_write, cell, config_text, csv_text, lock, merged, told, versions
+from fl.config.settings import Settings
+from fl.results.files import ResultsError, atomic_write, cell, config_text, csv_text, lock, merged, told, versions
 from fl.workloads import find
 
 Tick = Callable[[str, int, int], None]

@@ -9,17 +9,17 @@ import pandas as pd
 import torch
 
 from experiments.studies.study import Measured, Study, Tick
-from fl.accelerator import of_cloud
-from fl.config import Settings
-from fl.offline import prepare
-from fl.world import tensors, world
-from models.axes import Coverage, Sizes, extract
-from models.body import columns_coverage, gate_columns
-from models.cloud import ModularModel
+from fl.config.settings import Settings
+from fl.engines.accelerator import of_cloud
+from fl.workloads.pretraining import prepare
+from fl.workloads.world import tensors, world
 from models.costs import CostModel
-from models.derive import choose
-from models.selector import importance
-from models.train import score
+from models.modular.derive import choose
+from models.modular.model import ModularModel
+from models.modular.selector import importance
+from models.nn.body import columns_coverage, gate_columns
+from models.submodel import Coverage, Sizes, extract
+from models.training.loop import score
 from partitions import Purpose, rng
 from strategies.base import Cloud, Limits
 
@@ -31,7 +31,7 @@ class Row:
     """One sub-model on one device.
 
     Args:
-        training: 'ability' (with ability enhancing), 'tailored' (that on imagined devices, `models.tailor`), or
+        training: 'ability' (with ability enhancing), 'tailored' (that on imagined devices, `models.modular.tailor`), or
             'end-to-end' (as many epochs without either).
         device: whose data it is derived for and scored on.
         kind: 'derived' (the most important modules that fit), 'matched' (as many modules in each layer, drawn at

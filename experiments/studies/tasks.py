@@ -15,8 +15,8 @@ import pandas as pd
 
 from experiments.studies import boundary
 from experiments.studies.study import Measured, Study, Tick
-from fl.config import Settings
-from fl.workloads.tasks import named
+from fl.config.settings import Settings
+from fl.workloads.vq_tasks import named
 
 SCHEMES = ("alone", "equal", "gradnorm")
 
@@ -45,7 +45,7 @@ class Row:
 
 def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
     """Every task by itself, then all together, twice."""
-    from models.vq.tasks import Task, fit
+    from models.vq.training.tasks import Task, fit
 
     own = named(settings)
     data = {name: boundary.read(one, seed) for name, one in own.items()}

@@ -18,9 +18,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from fl.engines.crew import Crew, Died, EngineFailed, Worker
-from fl.engines.host import ENVIRONMENT, Host
-from fl.grid import OwnGrid
+from fl.engines.grid import OwnGrid
+from fl.engines.worker_pool import Crew, Died, EngineFailed, Worker
+from fl.engines.worker_server import ENVIRONMENT, Host
 
 PROJECT = Path(__file__).resolve().parents[2]
 ALL_GPUS = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # an actor asks for none and yet sees what its node has
@@ -33,7 +33,7 @@ class RayGrid(OwnGrid):
         workers: actors; 0 is one per CPU of the cluster.
         address: of a cluster, e.g. '10.0.0.1:6379', or 'auto' for the one that this machine belongs to; empty starts
             one on this machine, which ends with the grid.
-        run_config, nodes, run_id, on_reply: as in `fl.grid.OwnGrid`.
+        run_config, nodes, run_id, on_reply: as in `fl.engines.grid.OwnGrid`.
     """
 
     def __init__(

@@ -17,8 +17,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 from unittest.mock import patch
 
-from fl.engines.crew import Crew, Died, Worker
-from fl.engines.host import ENVIRONMENT, Host
+from fl.engines.worker_pool import Crew, Died, Worker
+from fl.engines.worker_server import ENVIRONMENT, Host
 
 FORKS = sys.platform == "linux"  # elsewhere what torch stands on may not outlive a fork
 

@@ -1,7 +1,7 @@
 """Classification by a network that may be cut into modules: the workload of ECLM and its rivals.
 
 One process may stand in for many devices, one after the other, so what is expensive (data set, networks) is kept per
-process and overwritten in place; what belongs to a device lies in its `fl.store.Store`.
+process and overwritten in place; what belongs to a device lies in its `fl.workloads.state_store.Store`.
 """
 
 import math
@@ -15,25 +15,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fl.accelerator import of_cloud, of_devices
-from fl.clock import BACKWARD
-from fl.config import Settings
-from fl.devices import Shares, Table, shares
-from fl.fits import Fit, fitted
-from fl.offline import prepare as prepare  # the cloud's side
-from fl.store import NotHeld, Store
+from fl.config.settings import Settings
+from fl.devices.clock import BACKWARD
+from fl.devices.hardware import Shares, Table, shares
+from fl.engines.accelerator import of_cloud, of_devices
+from fl.engines.batching import Fit, fitted
+from fl.workloads.pretraining import prepare as prepare  # the cloud's side
+from fl.workloads.state_store import NotHeld, Store
 from fl.workloads.workload import Order, Scored, Trained
-from fl.world import architectures, recipe, routing, selector, tensors, world
-from models.axes import FULL, Coverage, State, WeightedSum, covered_sizes, extract
-from models.batched import Lesson
-from models.body import Body, columns_coverage
-from models.cloud import ModularModel
+from fl.workloads.world import architectures, recipe, routing, selector, tensors, world
+from models.aggregation.weighted_sum import WeightedSum
 from models.costs import CostModel
-from models.derive import Infeasible, choose, shift, smallest
-from models.nested import ordered_dropout, settle
-from models.selector import Selector, importance
-from models.supernet import best_path
-from models.train import Masking, fit, score
+from models.elastic.nested import ordered_dropout, settle
+from models.elastic.supernet import best_path
+from models.modular.derive import Infeasible, choose, shift, smallest
+from models.modular.model import ModularModel
+from models.modular.selector import Selector, importance
+from models.nn.body import Body, columns_coverage
+from models.submodel import FULL, Coverage, State, covered_sizes, extract
+from models.training.batched import Lesson
+from models.training.loop import Masking, fit, score
 from partitions import Purpose, apply, rng
 from strategies.base import Limits, Strategy
 

@@ -1,7 +1,7 @@
 """Side Plugin Adaption: devices personalise a frozen language model by a small side network and a gate (`models.spa`).
 
 What devices exchange is their side and gate, or less (``spa-personal``); the base is named in the config and never in
-a message. Here a device has the base beside it; with ``split = "messages"`` `fl.split` keeps it in the ServerApp while
+a message. Here a device has the base beside it; with ``split = "messages"`` `fl.server.split` keeps it in the ServerApp while
 devices train, and sends what it says. Both are the two sides of `models.spa.session`, so they give the same numbers.
 Strategies: ``na`` (the base), ``la`` (each device alone), ``fedavg``, and its ``+ft`` rows, FedAvg and then local
 epochs. A device is a person of `partitions.personas`, or a file of JSON lines.
@@ -18,15 +18,14 @@ from typing import NoReturn
 import numpy as np
 import torch
 
-from fl.config import Settings, SettingsError
-from fl.devices import Table, shares
-from fl.measures import NAN
-from fl.offline import cache_folder
-from fl.store import NotHeld, Store
+from fl.config.settings import Settings, SettingsError
+from fl.devices.hardware import Table, shares
+from fl.server.measures import NAN
+from fl.workloads.pretraining import cache_folder
+from fl.workloads.state_store import NotHeld, Store
 from fl.workloads.workload import Order, Scored, Trained, refuse_whole_models
-from models.axes import State
-from models.cloud import Progress
 from models.costs import CostModel
+from models.modular.model import Progress
 from models.spa import bases
 from models.spa.activations import Activations, Known
 from models.spa.body import architecture, own, shared
@@ -39,6 +38,7 @@ from models.spa.session import train as train_plugin
 from models.spa.side import SIDES, SideSpec, every
 from models.spa.tiny import SIZES
 from models.spa.train import Plugin, Training
+from models.submodel import State
 from partitions import Purpose, Schedule, rng
 from partitions.personas import Example, Files, Personas, Split
 from strategies import UNCUT
@@ -230,7 +230,7 @@ def _side(settings: Settings, order: Order, talk: Store, done: int) -> DeviceSid
     Another process may have taken the turns since this one had the last.
 
     Raises:
-        fl.store.NotHeld: the store holds no such moment.
+        fl.workloads.state_store.NotHeld: the store holds no such moment.
     """
     found = _SIDES.get(talk.folder)
     if found is None or found.done != done:

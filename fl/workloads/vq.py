@@ -1,7 +1,7 @@
 """The VQ split transformer on text devices: a device half, codes across the cut, a cloud half (DCCT).
 
 Here a device trains both halves itself, every tensor passing the boundary's codec and its ledger, and returns the
-whole. With ``split = "messages"`` `fl.split` keeps the cloud's half in the ServerApp, and sends what crosses. Both are
+whole. With ``split = "messages"`` `fl.server.split` keeps the cloud's half in the ServerApp, and sends what crosses. Both are
 the same two sides of `models.vq.session`, so they give the same numbers.
 """
 
@@ -16,33 +16,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fl.config import Settings, SettingsError
-from fl.offline import cached
-from fl.store import NotHeld, Store
-from fl.workloads import tasks
+from fl.config.settings import Settings, SettingsError
+from fl.workloads import vq_tasks as tasks
 from fl.workloads.classify import blend, change, class_shares, samples, spare
+from fl.workloads.pretraining import cached
+from fl.workloads.state_store import NotHeld, Store
 from fl.workloads.workload import Order, Scored, Trained, refuse_whole_models
-from fl.world import Here, dataset, tensors, world
-from models.axes import FULL, Coverage, State, extract
-from models.body import Architecture
-from models.cloud import Progress
-from models.train import graded, mask
-from models.vq.body import CODEBOOK, SplitBody, SplitCosts, device_state, of_ids, split_body
-from models.vq.boundary import LENGTH, Boundary, Ledger, Line, lines
-from models.vq.codebook import ESTIMATORS, Statistics, perplexity
-from models.vq.codec import Codes, Float32
+from fl.workloads.world import Here, dataset, tensors, world
+from models.modular.model import Progress
+from models.nn.body import Architecture
+from models.submodel import FULL, Coverage, State, extract
+from models.training.loop import graded, mask
 from models.vq.ends import CloudEnd, DeviceEnd, Recipe
-from models.vq.halves import Shape
-from models.vq.keeper import Keeper
-from models.vq.pooling import pooled_lengths
-from models.vq.presets import DEEP, PRESETS, minilm, tiny
+from models.vq.network.body import CODEBOOK, SplitBody, SplitCosts, device_state, of_ids, split_body
+from models.vq.network.halves import Shape
+from models.vq.network.pooling import pooled_lengths
+from models.vq.network.presets import DEEP, PRESETS, minilm, tiny
+from models.vq.network.task_body import TaskBody, paced, parts, side_by_side, task_body
+from models.vq.network.tokens import Tokens
+from models.vq.quantiser.boundary import LENGTH, Boundary, Ledger, Line, lines
+from models.vq.quantiser.codebook import ESTIMATORS, Statistics, perplexity
+from models.vq.quantiser.codebook_ema import Keeper
+from models.vq.quantiser.codec import Codes, Float32
 from models.vq.session import CloudSide, DeviceSide, Where, infer
 from models.vq.session import train as train_sides
-from models.vq.task_body import TaskBody, paced, parts, side_by_side, task_body
-from models.vq.tasks import Task as Lesson
-from models.vq.tasks import fit as fit_tasks
-from models.vq.tokens import Tokens
-from models.vq.train import Plan, Quantiser, Split
+from models.vq.training.tasks import Task as Lesson
+from models.vq.training.tasks import fit as fit_tasks
+from models.vq.training.train import Plan, Quantiser, Split
 from partitions import Purpose, rng
 from partitions.world import World
 from strategies import UNCUT
@@ -175,7 +175,7 @@ def _offline(settings: Settings, seed: int, progress: Progress | None) -> State:
 
 
 def _offline_tasks(settings: Settings, seed: int, progress: Progress | None) -> State:
-    """The same of all tasks together, on one stack (`models.vq.tasks`)."""
+    """The same of all tasks together, on one stack (`models.vq.training.tasks`)."""
 
     def tick(step: int, steps: int) -> None:
         if progress:
@@ -407,7 +407,7 @@ def _side(
     Another process may have taken the turns since this one had the last.
 
     Raises:
-        fl.store.NotHeld: the store holds no such moment.
+        fl.workloads.state_store.NotHeld: the store holds no such moment.
     """
     answered = "gradient" in down and settings.vq_labels == "device"
     moment = Where(order.seed, order.round, order.device), steps - ("gradient" in down), bool(down), answered

@@ -6,12 +6,12 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from fl.config import Settings, SettingsError
-from fl.node import Node
-from fl.store import Store
-from models.axes import State
-from models.cloud import Progress
-from models.train import Masking
+from fl.config.settings import Settings, SettingsError
+from fl.devices.machine import Node
+from fl.workloads.state_store import Store
+from models.modular.model import Progress
+from models.submodel import State
+from models.training.loop import Masking
 from strategies.base import Cloud, Measure, Strategy
 
 
@@ -21,8 +21,8 @@ class Order:
 
     Args:
         device, seed, round, step: where in the experiment this is.
-        architecture: of `fl.world.architectures`; sizes: the axis sizes in which the part differs from the whole.
-        held: for each module layer the modules that the part consists of, numbered as `models.body.gate_columns` does.
+        architecture: of `fl.workloads.world.architectures`; sizes: the axis sizes in which the part differs from the whole.
+        held: for each module layer the modules that the part consists of, numbered as `models.nn.body.gate_columns` does.
         look_back: also score on the test draw of the step before.
         shares: of the classes in the cloud's data, where ``masked`` is 'prior'.
         node: the machine that is the device; None where a host stands in for it.
@@ -156,7 +156,7 @@ def refuse_whole_models(settings: Settings) -> None:
 
 @runtime_checkable
 class SplitWorkload(Workload, Protocol):
-    """A workload whose model has a cut; `fl.split` plays the two sides over messages."""
+    """A workload whose model has a cut; `fl.server.split` plays the two sides over messages."""
 
     def replica(self, settings: Settings, order: Order, state: State) -> Replica:
         """The cloud's side of a round that begins with the whole model ``state``."""

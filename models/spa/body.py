@@ -6,9 +6,9 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from models.axes import Axes, Sizes, State
-from models.body import Architecture, Body
+from models.nn.body import Architecture, Body
 from models.spa.side import SideSpec
+from models.submodel import Axes, Sizes, State
 
 Personal = Literal["nothing", "gate", "gate+out"]
 """What stays on the device in federated training: nothing; the gate; the gate and the side's output projection P."""

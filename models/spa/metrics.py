@@ -11,7 +11,7 @@ from models.spa.activations import Batch, Known
 from models.spa.bases import Base
 from models.spa.modes import mode
 from models.spa.train import Plugin, Policy, outputs
-from models.train import graded
+from models.training.loop import graded
 from partitions.errors import DataError
 
 

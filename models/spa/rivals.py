@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.spa.bases import Base
-from models.train import batches
+from models.training.loop import batches
 from partitions.errors import DataError
 from partitions.personas import Example
 

@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.axes import State, under
 from models.spa.activations import Batch, Known
 from models.spa.bases import Base
 from models.spa.codec import Direction, Frame, Ledger
 from models.spa.gate import Gate, fit_gate
 from models.spa.modes import mode
 from models.spa.train import Plugin, Training, jointly, outputs, side_losses
-from models.train import batches, load_slots, slots
+from models.submodel import State, under
+from models.training.loop import batches, load_slots, slots
 
 NO_TARGETS = torch.empty(0, dtype=torch.int64)
 

@@ -13,13 +13,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models.axes import State, under
 from models.spa.activations import Batch, Known
 from models.spa.bases import Base
 from models.spa.gate import JOINT, Gate, Standard, straight_through
 from models.spa.modes import mode
 from models.spa.side import Side, SideSpec, visibility
-from models.train import batches
+from models.submodel import State, under
+from models.training.loop import batches
 from partitions.errors import DataError
 
 GateFit = Literal["two-stage", "mixture", "expectation", "straight-through"]

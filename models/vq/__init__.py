@@ -21,14 +21,14 @@ One round of one device, simulated or really split::
     keeper = keeper.update(sum of device.statistics, decay).revive(generator)
 """
 
-from models.vq.boundary import Boundary, Ledger, StaleCodebook, lines
-from models.vq.codebook import ESTIMATORS, Codebook, Statistics
 from models.vq.ends import CloudEnd, DeviceEnd, Recipe
-from models.vq.halves import CloudHalf, DeviceHalf, Shape, build
-from models.vq.heads import HEADS, Head, head_for
-from models.vq.keeper import Keeper, Moments
-from models.vq.presets import from_minilm, minilm, minilm_tokenizer, tiny
-from models.vq.tokens import Tokens, batches, encode
+from models.vq.network.halves import CloudHalf, DeviceHalf, Shape, build
+from models.vq.network.heads import HEADS, Head, head_for
+from models.vq.network.presets import from_minilm, minilm, minilm_tokenizer, tiny
+from models.vq.network.tokens import Tokens, batches, encode
+from models.vq.quantiser.boundary import Boundary, Ledger, StaleCodebook, lines
+from models.vq.quantiser.codebook import ESTIMATORS, Codebook, Statistics
+from models.vq.quantiser.codebook_ema import Keeper, Moments
 
 __all__ = [
     "ESTIMATORS",

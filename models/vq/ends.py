@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from models.vq.boundary import Boundary, Phase
-from models.vq.codebook import Codebook, Estimator, Statistics, straight_through
-from models.vq.codec import ErrorFeedback
-from models.vq.halves import CloudHalf, DeviceHalf, seeded
-from models.vq.heads import Head
-from models.vq.tokens import Tokens
+from models.vq.network.halves import CloudHalf, DeviceHalf, seeded
+from models.vq.network.heads import Head
+from models.vq.network.tokens import Tokens
+from models.vq.quantiser.boundary import Boundary, Phase
+from models.vq.quantiser.codebook import Codebook, Estimator, Statistics, straight_through
+from models.vq.quantiser.codec import ErrorFeedback
 
 
 @dataclass(frozen=True)

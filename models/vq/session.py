@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from models.axes import State, under
-from models.train import load_slots, slots
-from models.vq.boundary import HEADER, Ledger
-from models.vq.codebook import Statistics
+from models.submodel import State, under
+from models.training.loop import load_slots, slots
 from models.vq.ends import CloudEnd, DeviceEnd
-from models.vq.tokens import Tokens, batches
+from models.vq.network.tokens import Tokens, batches
+from models.vq.quantiser.boundary import HEADER, Ledger
+from models.vq.quantiser.codebook import Statistics
 from partitions.rng import Purpose, rng
 
 Loss = Callable[[Tensor, Tensor], Tensor]

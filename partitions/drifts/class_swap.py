@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from partitions.drifts.drift import Drift, Shift
-from partitions.kinds.kind import Cells, Partition
+from partitions.partitioners.partitioner import Cells, Partition
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from partitions.kinds.kind import Cells, Partition
-from partitions.looks import Change
+from partitions.corruptions import Change
+from partitions.partitioners.partitioner import Cells, Partition
 
 
 @dataclass(frozen=True)

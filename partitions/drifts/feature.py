@@ -5,10 +5,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from partitions.corruptions import CORRUPTIONS, Change
 from partitions.drifts.drift import Drift, Shift
 from partitions.errors import lookup
-from partitions.kinds.kind import Partition
-from partitions.looks import CORRUPTIONS, Change
+from partitions.partitioners.partitioner import Partition
 
 ANY = "any"
 

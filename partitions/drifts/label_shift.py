@@ -6,8 +6,8 @@ from typing import ClassVar
 import numpy as np
 
 from partitions.drifts.drift import Drift, Shift
-from partitions.kinds.dirichlet import Dirichlet
-from partitions.kinds.kind import Cells, Partition
+from partitions.partitioners.dirichlet import Dirichlet
+from partitions.partitioners.partitioner import Cells, Partition
 
 
 @dataclass(frozen=True)

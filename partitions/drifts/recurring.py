@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from partitions.drifts.drift import Drift, Shift
-from partitions.kinds.kind import Partition
+from partitions.partitioners.partitioner import Partition
 
 
 @dataclass(frozen=True)

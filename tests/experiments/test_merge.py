@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from experiments.merge import merge
-from fl.results import (
+from fl.results.files import (
     DeviceRow,
     MeasureRow,
     ResultsError,

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from experiments.milestones import TARGET, group_of, point_of, reach, recovery, targets, with_shifts
-from fl.results import Row
+from fl.results.files import Row
 
 
 def run(accuracies: list[float], per_step: int = 3, method: str = "eclm", setting: str = "s", seed: int = 1):

@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 
 from experiments.plots import PLOTS
 from experiments.plots.drift import drift
-from experiments.plots.overview import overview
-from experiments.plots.steps import steps
+from experiments.plots.eclm.overview import overview
+from experiments.plots.eclm.steps import steps
 from experiments.plots.style import FAMILIES, looks, save
 from experiments.studies import STUDIES, boundary, latency, routing, spa, spa_size, submodels, summarize_study, tasks
 from experiments.summary import summarize
-from fl.results import Row
+from fl.results.files import Row
 
 METHODS = {"na": 0.5, "fedavg": 0.6, "fedavg+ft": 0.7, "eclm-derive": 0.75, "eclm": 0.8}
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from experiments.soak import FAULTS, Load, SoakFailed, _check, soak
-from fl.config import Settings
-from fl.results import read_rounds
+from fl.config.settings import Settings
+from fl.results.files import read_rounds
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from rich.console import Console
 from experiments.catalog.experiment import OVERVIEW
 from experiments.report import _short, markdown, show
 from experiments.summary import COLUMNS, METRICS, gaps, in_order, summarize, unfinished, write_summary
-from fl.results import Row
+from fl.results.files import Row
 
 # Accuracy where scored: (round, step) -> per seed. Round 1 is the best one and must not count; round 3 is not scored.
 SCORED = {0: {1: 0.9, 2: 0.5, 4: 0.7}, 1: {1: 0.9, 2: 0.6, 4: 1.0}}

@@ -5,9 +5,9 @@ from types import ModuleType
 
 import pytest
 
-from fl.config import Settings
-from fl.grid import LocalGrid
-from fl.run import open_results, run
+from fl.config.settings import Settings
+from fl.engines.grid import LocalGrid
+from fl.server.run import open_results, run
 
 SMALL = {
     "devices": 6,

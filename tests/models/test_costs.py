@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from models.costs import CostModel, cost, loss_bytes, macs, saved_bytes
-from models.mlp import mlp
-from models.resnet import resnet18
-from models.vgg import vgg16
+from models.nn.mlp import mlp
+from models.nn.resnet import resnet18
+from models.nn.vgg import vgg16
 
 ARCHITECTURES = {
     "mlp": mlp((20,), 5, width=32),

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitions import DRIFTS, PARTITIONS
+from partitions.corruptions import CORRUPTIONS, Change
 from partitions.drifts.drift import Shift
-from partitions.looks import CORRUPTIONS, Change
 from partitions.rng import rng
 
 EVEN = np.full(10, 0.1)

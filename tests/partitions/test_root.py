@@ -4,8 +4,8 @@ import pytest
 
 import partitions.root
 from partitions import DataError, fetch, load, where
+from partitions.datasets.source import Source
 from partitions.root import Root
-from partitions.sources.source import Source
 
 
 def test_search_order_and_where_writes_go(alone, tmp_path, monkeypatch):

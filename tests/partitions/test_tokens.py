@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from partitions import DRIFTS, PARTITIONS, Dataset, World, load, tokens
-from partitions.sources.texts import strings
+from partitions.datasets.text.texts import strings
 
 TEXTS = ["The dog barks.", "A dog sleeps; the cat barks?", "dogs and cats", "Café, cafés and dogs!"]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.axes import extract
-from models.body import gate_columns
+from models.nn.body import gate_columns
+from models.submodel import extract
 from strategies import STRATEGIES
 from strategies.adaptivenet import AdaptiveNet
 from strategies.base import Averaging, Limits, Plan, Profile, Strategy, Task, Update

@@ -1,4 +1,4 @@
-"""This project, the whole of it: `fl.run.run` with FedAvg on one of its engines, paused between rounds."""
+"""This project, the whole of it: `fl.server.run.run` with FedAvg on one of its engines, paused between rounds."""
 
 import json
 import sys
@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from experiments.bench.entrants.work import Enough, Turns
-from fl.config import Settings
-from fl.grid import LocalGrid, OwnGrid
-from fl.run import Event, open_results, run
+from fl.config.settings import Settings
+from fl.engines.grid import LocalGrid, OwnGrid
+from fl.server.run import Event, open_results, run
 from strategies import STRATEGIES
 from strategies.fedavg import FedAvg
 

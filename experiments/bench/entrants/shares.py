@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from experiments.bench.entrants.work import Enough, Turns
-from fl.config import Settings
-from fl.grid import LocalGrid
-from fl.run import Event, open_results, run
+from fl.config.settings import Settings
+from fl.engines.grid import LocalGrid
+from fl.server.run import Event, open_results, run
 
 
 def main(folder: str, to: str, method: str) -> None:

@@ -18,9 +18,9 @@ from experiments.bench.exam import SEED, Exam
 from experiments.bench.table import Line, Options, Table, interleave
 from experiments.bench.w1 import fedavg
 from experiments.bench.w2 import made_up
-from experiments.cli import app
-from fl.world import architectures, tensors, world
-from partitions.sources.images import save
+from experiments.cli.main import app
+from fl.workloads.world import architectures, tensors, world
+from partitions.datasets.images.arrays import save
 
 
 def options(scratch: Path) -> Options:

@@ -11,9 +11,9 @@ from experiments.deploy.commands import ADMITTED, REFUSED
 from experiments.deploy.identity import DeployError, node_key
 from experiments.deploy.loopback import deployment, node_config
 from experiments.hermetic import lives, submit
-from fl.config import Settings
-from fl.grid import LocalGrid
-from fl.run import open_results, run
+from fl.config.settings import Settings
+from fl.engines.grid import LocalGrid
+from fl.server.run import open_results, run
 from tests.fl.conftest import without_clock
 
 ROOT = Path(__file__).parents[3]

@@ -16,12 +16,12 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from experiments.catalog import EXPERIMENTS
 from experiments.deploy.loopback import deployment
 from experiments.hermetic import submit
-from fl import wire
-from fl.config import Settings
-from fl.grid import LocalGrid
-from fl.relay import Relay
-from fl.results import read_measures
-from fl.run import open_results, run
+from fl.config.settings import Settings
+from fl.engines.grid import LocalGrid
+from fl.engines.proxy import Relay
+from fl.messages import records as wire
+from fl.results.files import read_measures
+from fl.server.run import open_results, run
 from tests.fl.conftest import without_clock
 
 ROOT = Path(__file__).parents[3]

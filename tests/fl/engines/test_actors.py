@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from fl.engines.actors import connected
-from fl.engines.crew import EngineFailed
-from fl.results import read_rounds
+from fl.engines.worker_pool import EngineFailed
+from fl.results.files import read_rounds
 
 ROOT = Path(__file__).resolve().parents[3]
 HOW = {"strategies": "fedavg,eclm", "cohort": 6}
@@ -23,9 +23,9 @@ SCRIPT = """
 
     from ray.cluster_utils import Cluster
 
-    from fl.config import Settings
+    from fl.config.settings import Settings
     from fl.engines.actors import RayGrid
-    from fl.run import open_results, run
+    from fl.server.run import open_results, run
     from tests.fl.conftest import SMALL
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})

@@ -9,13 +9,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fl.config import Settings
-from fl.engines.crew import Hand
-from fl.engines.host import Host
+from fl.config.settings import Settings
+from fl.engines.grid import LocalGrid
 from fl.engines.processes import FORKS, Process, Processes
-from fl.grid import LocalGrid
-from fl.results import read_rounds
-from fl.run import open_results, run
+from fl.engines.worker_pool import Hand
+from fl.engines.worker_server import Host
+from fl.results.files import read_rounds
+from fl.server.run import open_results, run
 from tests.fl.conftest import SMALL
 
 HOW = {"strategies": "fedavg", "cohort": 6, "rounds": 2}
@@ -24,7 +24,7 @@ HOW = {"strategies": "fedavg", "cohort": 6, "rounds": 2}
 def test_a_worker_killed_with_a_sum_and_a_job_in_its_hands_changes_nothing(
     play: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fl.engines.crew.QUICK_S", 0.0)  # several jobs for each worker, however fast it is
+    monkeypatch.setattr("fl.engines.worker_pool.QUICK_S", 0.0)  # several jobs for each worker, however fast it is
     settings = Settings.parse({**SMALL, **HOW})
     killed: list[Hand] = []
     asks = Hand.ask

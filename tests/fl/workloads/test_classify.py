@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from fl.config import Settings
-from fl.results import read_rounds
+from fl.config.settings import Settings
+from fl.results.files import read_rounds
 from fl.workloads.classify import blend, samples
 from fl.workloads.workload import Order
-from fl.world import tensors, world
-from partitions.sources.images import save
+from fl.workloads.world import tensors, world
+from partitions.datasets.images.arrays import save
 from strategies import STRATEGIES
 from strategies.base import Profile, Task
 from strategies.fedavg import FedAvg

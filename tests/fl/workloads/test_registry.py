@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from fl.config import Settings, SettingsError
+from fl.config.settings import Settings, SettingsError
 from fl.workloads import WORKLOADS, find
 from fl.workloads.workload import Workload
 

@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 import torch
 
-from fl.config import Settings, SettingsError
-from fl.results import read_measures, read_rounds
-from fl.store import Store
+from fl.config.settings import Settings, SettingsError
+from fl.results.files import read_measures, read_rounds
 from fl.workloads import spa
+from fl.workloads.state_store import Store
 from fl.workloads.workload import Order
-from models.axes import State
 from models.spa.codec import Frame
+from models.submodel import State
 from partitions.errors import DataError
 from strategies import STRATEGIES
 from strategies.base import Plan, Profile, Update

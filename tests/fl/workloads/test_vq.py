@@ -10,15 +10,15 @@ import pytest
 import torch
 from flwr.app import Message
 
-from fl import wire
-from fl.config import Settings, SettingsError
-from fl.results import read_measures, read_rounds
-from fl.run import open_results, run
-from fl.split import SplitGrid
-from fl.store import Store
+from fl.config.settings import Settings, SettingsError
+from fl.messages import records as wire
+from fl.results.files import read_measures, read_rounds
+from fl.server.run import open_results, run
+from fl.server.split import SplitGrid
 from fl.workloads import find, vq
+from fl.workloads.state_store import Store
 from fl.workloads.workload import Order
-from models.vq.gradnorm import reweigh
+from models.vq.training.gradnorm import reweigh
 from strategies.base import Plan, Profile, Update
 from strategies.fedavg import FedAvg
 from tests.fl.conftest import SMALL, forget
@@ -49,7 +49,7 @@ TEXT = {
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of a simulated run, all methods that train the model whole."""
-    from fl.grid import LocalGrid
+    from fl.engines.grid import LocalGrid
 
     out, settings = (
         tmp_path_factory.mktemp("simulated"),

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.serving.link import Stream
 from models.spa.codec import LONGEST, PREFIX, Broken, Frame, Ledger, narrow, widen
-from models.spa.link import Stream
 from models.spa.side import every
 
 

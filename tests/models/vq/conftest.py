@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from models.vq.halves import Shape
-from models.vq.tokens import Tokens
+from models.vq.network.halves import Shape
+from models.vq.network.tokens import Tokens
 
 
 @pytest.fixture

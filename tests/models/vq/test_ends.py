@@ -6,13 +6,13 @@ from math import ceil, log2
 import pytest
 import torch
 
-from models.vq.boundary import Boundary, StaleCodebook, lines
-from models.vq.codebook import ESTIMATORS, Codebook
-from models.vq.codec import CODINGS, ErrorFeedback
-from models.vq.composite import states
 from models.vq.ends import CloudEnd, DeviceEnd, Recipe
-from models.vq.halves import build
-from models.vq.heads import Classify, Span
+from models.vq.network.composite import states
+from models.vq.network.halves import build
+from models.vq.network.heads import Classify, Span
+from models.vq.quantiser.boundary import Boundary, StaleCodebook, lines
+from models.vq.quantiser.codebook import ESTIMATORS, Codebook
+from models.vq.quantiser.codec import CODINGS, ErrorFeedback
 
 RECIPE = Recipe(lr=0.01, fresh=0.01)
 BETA = 0.25

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.vq.boundary import Boundary, lines
-from models.vq.codebook import Codebook
 from models.vq.ends import CloudEnd, DeviceEnd, Recipe
-from models.vq.halves import build
-from models.vq.heads import head_for
+from models.vq.network.halves import build
+from models.vq.network.heads import head_for
+from models.vq.quantiser.boundary import Boundary, lines
+from models.vq.quantiser.codebook import Codebook
 from models.vq.session import CloudSide, DeviceSide, Where, infer, train
 
 WHERE = Where(seed=3, round=2, device=7)

@@ -1,0 +1,1 @@
+"""Figures of the text experiments (VQ and SPA)."""

@@ -1,0 +1,1 @@
+"""The run configuration: plain data, checked before anything starts."""

@@ -1,0 +1,1 @@
+"""What travels between server and clients: parameters and tasks as Flower records."""

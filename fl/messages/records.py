@@ -1,0 +1,194 @@
+"""States and tasks as Flower records, and what a reply must be before it may touch the model."""
+
+import math
+from collections.abc import Container, Mapping
+from dataclasses import asdict
+from functools import lru_cache
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
+from flwr.common import Array
+from flwr.common.constant import SType
+
+from fl.devices.hardware import Hardware
+from models.submodel import State
+
+TASK, MODEL, SELECTOR, REPORT, NODE = "task", "model", "selector", "report", "node"
+EDGE = "edge"  # what crosses the cut of a split model
+POSSIBLE = {"ram-gb": (1e-3, 1e6), "mac-per-s": (1e3, 1e18), "link-mbit-s": (1e-4, 1e7)}  # of a machine
+LONG = 200  # letters of its name
+HUGE = 100.0  # times the norm of what was sent, or 1 if that is less: no local training moves a model so far
+
+
+def pack(state: Mapping[str, torch.Tensor]) -> ArrayRecord:
+    """Parameters as a record."""
+    record = ArrayRecord()
+    for name, value in state.items():
+        record[name] = _array(value.detach().cpu().contiguous().numpy())
+    return record
+
+
+def _array(value: np.ndarray) -> Array:
+    """What ``Array(value)`` is, to the byte, in one copy instead of the many of `np.save` into a growing buffer."""
+    data = b"".join((_head(value.dtype.str, value.shape), value.reshape(-1).view(np.uint8).data))
+    return Array(dtype=str(value.dtype), shape=tuple(value.shape), stype=SType.NUMPY, data=data)
+
+
+class Lent(ArrayRecord):
+    """Parameters that do not leave the process: a record that counts as many bytes as that of `pack`, and has none."""
+
+    def __init__(self, state: Mapping[str, torch.Tensor]):
+        super().__init__()
+        self.state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+
+    def count_bytes(self) -> int:
+        arrays = {name: value.numpy() for name, value in self.state.items()}
+        return sum(len(name) + len(_head(v.dtype.str, v.shape)) + v.nbytes for name, v in arrays.items())
+
+
+@lru_cache(maxsize=4096)
+def _head(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """How the data of an array begin, in numpy's file format."""
+    file = BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def unpack(record: ArrayRecord) -> State:
+    """Parameters from a record, in memory of their own unless they were lent."""
+    if isinstance(record, Lent):
+        return record.state
+    return {name: torch.from_numpy(_values(array)) for name, array in record.items()}
+
+
+def shared(record: ArrayRecord) -> State:
+    """The same, to be read only: many devices are sent the same record one after the other."""
+    global _last
+    if _last[0] is not record:
+        _last = record, unpack(record)
+    return _last[1]
+
+
+_last: tuple[ArrayRecord | None, State] = None, {}
+
+
+def _values(array: Array) -> np.ndarray:
+    """What ``array.numpy()`` is; without parsing its head where that is as `_array` writes it."""
+    dtype = np.dtype(array.dtype)
+    head = _head(dtype.str, tuple(array.shape))
+    if array.stype != SType.NUMPY or dtype.hasobject or not array.data.startswith(head):
+        return array.numpy()
+    return np.frombuffer(array.data, dtype, offset=len(head)).reshape(array.shape).copy()
+
+
+def size(content: RecordDict) -> int:
+    """Bytes of the records of one message."""
+    return sum(record.count_bytes() for record in content.values())
+
+
+def task_record(values: Mapping[str, Any]) -> ConfigRecord:
+    """A task's plain values; None is left out, for records cannot hold it."""
+    return ConfigRecord({key: value for key, value in values.items() if value is not None})
+
+
+def metrics(content: RecordDict) -> MetricRecord:
+    """The numbers of a reply.
+
+    Raises:
+        ValueError: the reply has none.
+    """
+    record = content.get(REPORT)
+    if not isinstance(record, MetricRecord):
+        raise ValueError("the reply has no report")
+    return record
+
+
+def hello(device: int, hardware: Hardware) -> RecordDict:
+    """How a machine introduces itself: the number of its device, and what it is."""
+    about = {key.replace("_", "-"): value for key, value in asdict(hardware).items()}
+    return RecordDict({NODE: ConfigRecord({"partition-id": device, **about})})
+
+
+def introduced(content: RecordDict) -> tuple[int, Hardware]:
+    """The number of a device and its hardware, from its hello.
+
+    Raises:
+        ValueError: it makes no sense.
+    """
+    record = content.get(NODE)
+    if not isinstance(record, ConfigRecord):
+        raise ValueError("it does not say what it is")
+    numbers = []
+    for key, (low, high) in POSSIBLE.items():
+        value = record.get(key)
+        if not isinstance(value, int | float) or not low <= value <= high:
+            raise ValueError(f"{key} = {value!r:.80} is not between {low:g} and {high:g}")
+        numbers.append(float(value))
+    device, name = record.get("partition-id"), record.get("name")
+    if type(device) is not int or device < 0:
+        raise ValueError(f"partition-id = {device!r:.80} is no number of a device")
+    if not isinstance(name, str) or not name.isprintable() or len(name) > LONG:
+        raise ValueError(f"device-class = {name!r:.80} is no name of at most {LONG} printable letters")
+    return device, Hardware(name, *numbers)
+
+
+def measures(record: MetricRecord, prefix: str, known: Container[str]) -> dict[str, float]:
+    """What a workload measures, of a reply's numbers: those under ``prefix.``.
+
+    Raises:
+        ValueError: one is unknown or not finite.
+    """
+    found = {k.removeprefix(f"{prefix}."): v for k, v in record.items() if k.startswith(f"{prefix}.")}
+    for name, value in found.items():
+        if name not in known or not math.isfinite(value):  # type: ignore[arg-type]
+            raise ValueError(f"measure {name} is {value}")
+    return {name: float(value) for name, value in found.items()}  # type: ignore[arg-type]
+
+
+def _square(value: torch.Tensor) -> float:
+    """The squared norm; infinite where single precision cannot tell it."""
+    flat = value.reshape(-1).float()
+    return float(torch.dot(flat, flat))
+
+
+def fault(part: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> str | None:
+    """Why an update must not be merged, or None if nothing is wrong with it.
+
+    A finite update can do the harm of an infinite one, hence `HUGE`. It is measured against what was sent, not against
+    the cohort's median: that needs no other updates, holds for a cohort of one and for one full of liars, and can be
+    told where updates are added up one by one. Smaller lies are for robust merging (`models.aggregation.robust`).
+
+    Args:
+        part: what came back; expected: what was sent, entry by entry.
+    """
+    if missing := expected.keys() - part.keys():
+        return f"lacks {sorted(missing)[0]}"
+    if unknown := part.keys() - expected.keys():
+        return f"holds unknown {sorted(unknown)[0]}"
+    moved = 0.0
+    for name, value in expected.items():
+        got = part[name]
+        if got.shape != value.shape:
+            return f"{name} has shape {tuple(got.shape)} instead of {tuple(value.shape)}"
+        if got.dtype != value.dtype:
+            return f"{name} is {got.dtype} instead of {value.dtype}"
+        if value.dtype.is_floating_point:
+            distance = float(torch.dist(got.float(), value.float())) ** 2  # without a tensor of differences
+            if not math.isfinite(distance) and not bool(got.isfinite().all()):
+                return f"{name} is not finite"
+            moved += distance
+    if moved > HUGE**2:  # else the norm of what was sent has no say
+        norm = max(1.0, sum(_square(value) for value in expected.values() if value.dtype.is_floating_point))
+        if moved > HUGE**2 * norm:
+            return f"moved by {math.sqrt(moved):.3g}, the norm of what was sent is {math.sqrt(norm):.3g}"
+    return None
+
+
+def last_words(error: Error) -> str:
+    """What a node says that failed: of a traceback the last line, and the place where it was raised."""
+    lines = (error.reason or f"code {error.code}").strip().splitlines()
+    places = [line.strip() for line in lines[:-1] if line.lstrip().startswith("File ")]
+    return f"{lines[-1]} ({places[-1]})" if places else lines[-1]

@@ -1,0 +1,1 @@
+"""The server side of a run: rounds, aggregation, checkpoints, split training."""

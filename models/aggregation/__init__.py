@@ -1,0 +1,1 @@
+"""Merging sub-models: weighted means, and rules that a few poisoned updates cannot steer."""

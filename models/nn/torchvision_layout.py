@@ -1,0 +1,111 @@
+"""Weights in torchvision's layout, e.g. ones pretrained on ImageNet, as a state of our dense models.
+
+What has a counterpart is taken over exactly: every block of resnet18, resnet34 and vgg16_bn, with the running
+statistics of its batch norms (in VGG the biases of the convolutions, which a norm follows, are folded into the means).
+Stem and head are not the same everywhere: torchvision's ResNets start with a 7 x 7 convolution of stride 2 and a max
+pooling, ours for small images with 3 x 3 of stride 1; its VGG ends in three linear layers, ours in one; and the
+classes are seldom those of ImageNet. They are taken over where their shapes agree (the stem of a VGG, a ResNet with
+the CIFAR stem, the head of a ResNet with as many classes) and start anew elsewhere: train the model before use.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor
+
+from models.nn.body import Architecture
+from models.nn.resnet import Residual, ResNet
+from models.nn.vgg import VGG
+from models.submodel import State
+
+Pairs = Iterator[tuple[str, str]]  # (our name, theirs)
+
+
+def _norm(ours: str, theirs: str) -> Pairs:
+    for own, their in (("weight", "weight"), ("bias", "bias"), ("mean", "running_mean"), ("var", "running_var")):
+        yield f"{ours}.{own}", f"{theirs}.{their}"
+
+
+def _resnet_blocks(body: ResNet) -> Pairs:
+    for s, stage in enumerate(body.stages):
+        for b, block in enumerate(stage.children()):
+            assert isinstance(block, Residual)
+            ours, theirs = f"stages.{s}.{b}", f"layer{s + 1}.{b}"
+            yield f"{ours}.block.first", f"{theirs}.conv1.weight"
+            yield from _norm(f"{ours}.block.norm", f"{theirs}.bn1")
+            yield f"{ours}.block.second", f"{theirs}.conv2.weight"
+            yield from _norm(f"{ours}.norm", f"{theirs}.bn2")
+            if block.project is not None:
+                yield f"{ours}.project", f"{theirs}.downsample.0.weight"
+                yield from _norm(f"{ours}.project_norm", f"{theirs}.downsample.1")
+
+
+def _vgg_blocks(body: VGG, convs: list[int]) -> Pairs:
+    """Ours by theirs; ``convs``: where torchvision's convolutions stand in ``features``, each before its norm."""
+    for b in range(len(body.blocks)):
+        first, second = convs[1 + 2 * b : 3 + 2 * b]
+        yield f"blocks.{b}.block.first", f"features.{first}.weight"
+        yield from _norm(f"blocks.{b}.block.norm", f"features.{first + 1}")
+        yield f"blocks.{b}.block.second", f"features.{second}.weight"
+        yield from _norm(f"blocks.{b}.norm", f"features.{second + 1}")
+
+
+def _folded(theirs: Mapping[str, Tensor], convs: list[int]) -> State:
+    """The same VGG without biases in its convolutions: norm(conv + b) is norm(conv) with the mean lowered by b."""
+    state = dict(theirs)
+    for at in convs:
+        bias = state.pop(f"features.{at}.bias")
+        state[f"features.{at + 1}.running_mean"] = state[f"features.{at + 1}.running_mean"] - bias
+    return state
+
+
+def from_torchvision(dense: Architecture, theirs: Mapping[str, Tensor], seed: int = 0) -> tuple[State, list[str]]:
+    """A state of ``dense`` with the weights of a ``state_dict()`` of torchvision's model of that name.
+
+    Args:
+        dense: a ResNet or VGG of norm 'batch', e.g. ``resnet18((3, 32, 32), 10, norm="batch")``.
+        theirs: of torchvision's resnet18, resnet34 or vgg16_bn, of the same widths (64 in the first stage).
+        seed: of what starts anew.
+
+    Returns:
+        The state, to be given to ``modularize`` for instance, and the names of its entries that start anew.
+
+    Raises:
+        ValueError: the model has another norm, other blocks or other widths than the weights.
+    """
+    body = dense.whole(seed)
+    if not isinstance(body, ResNet | VGG):
+        raise ValueError(f"torchvision has no counterpart of {type(body).__name__}; known: ResNet, VGG")
+    if body.stem_norm.kind != "batch":
+        raise ValueError(
+            f"torchvision's weights come with batch norms and the model has norm {body.stem_norm.kind!r}; "
+            "build it with norm='batch'"
+        )
+    if isinstance(body, VGG):
+        convs = [int(n.split(".")[1]) for n, v in theirs.items() if n.startswith("features.") and v.dim() == 4]
+        if len(convs) != 1 + 2 * len(body.blocks) or f"features.{convs[0] + 1}.running_mean" not in theirs:
+            raise ValueError(
+                f"the weights are not those of a VGG with norms and {1 + 2 * len(body.blocks)} convolutions"
+            )
+        theirs = _folded(theirs, convs)
+        stem = [("stem", f"features.{convs[0]}.weight"), *_norm("stem_norm", f"features.{convs[0] + 1}")]
+        pairs, head = [*_vgg_blocks(body, convs)], []
+    else:
+        stem = [("stem", "conv1.weight"), *_norm("stem_norm", "bn1")]
+        pairs, head = [*_resnet_blocks(body)], [("head.weight", "fc.weight"), ("head.bias", "fc.bias")]
+    state = body.state()
+    for part in (stem, head):  # whole or not at all: a norm belongs to its convolution
+        if all(name in theirs and theirs[name].squeeze().shape == state[own].squeeze().shape for own, name in part):
+            pairs += part
+    blocks = {n for n in theirs if n.split(".")[0].startswith(("layer", "features")) and "num_batches" not in n}
+    odd = blocks - {name for _, name in (*pairs, *stem)} | {name for _, name in pairs} - theirs.keys()
+    if odd:
+        raise ValueError(f"the weights are of another model: {min(odd)!r} is in only one of the two")
+    for own, name in pairs:
+        value = theirs[name]
+        if value.squeeze().shape != state[own].squeeze().shape:
+            raise ValueError(
+                f"{name!r} has shape {tuple(value.shape)} where the model has {tuple(state[own].squeeze().shape)}; "
+                "build it with the width of the weights (torchvision's is 64)"
+            )
+        state[own] = value.detach().clone().reshape(state[own].shape)
+    return state, sorted(state.keys() - {own for own, _ in pairs})

@@ -1,0 +1,1 @@
+"""The two halves of the split transformer, its heads, and its presets."""

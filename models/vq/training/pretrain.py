@@ -1,0 +1,198 @@
+"""Pretraining of both halves on text without labels: masked tokens (DCCT eq. 3) and replaced tokens (ELECTRA).
+
+Really split, what only the device may see stays there: the text, the tied output layer of the masked tokens, ELECTRA's
+generator. ELECTRA sends one number per token back and forth, masked tokens a state of d numbers each.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.vq.ends import Recipe
+from models.vq.network.composite import states
+from models.vq.network.halves import CloudHalf, DeviceHalf, Half, PooledLayer, Shape, initial, seeded
+from models.vq.network.heads import Masked, Replaced, head_for
+from models.vq.network.pooling import flatten
+from models.vq.network.tokens import Tokens, batches
+from models.vq.quantiser.codebook import Codebook, Estimator, straight_through
+from partitions.rng import Purpose, rng
+
+RTD_WEIGHT = 50.0  # of the discriminator's loss (Clark et al., arXiv:2003.10555)
+
+
+def choose(tokens: Tokens, special: Sequence[int], generator: np.random.Generator, share: float = 0.15) -> Tensor:
+    """bool (B, T): which tokens are masked; ``share`` of each text's that are not ``special``, at least one of them."""
+    free = ~torch.isin(tokens.ids, torch.tensor([0, *special]))
+    draw = torch.from_numpy(generator.random(tokens.ids.shape)).masked_fill(~free, 2.0)
+    wanted = (free.sum(1) * share).round().clamp_min(1)
+    return free & (draw.argsort(1).argsort(1) < wanted[:, None])
+
+
+def corrupt(tokens: Tokens, chosen: Tensor, mask: int) -> Tokens:
+    """The same texts with [MASK] for the chosen tokens (B, T)."""
+    return Tokens(tokens.ids.masked_fill(chosen, mask), tokens.types, tokens.lengths)
+
+
+class Tied(Half):
+    """The device's output layer over its vocabulary: its own word table, and a bias."""
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(shape.vocabulary))
+
+    def forward(self, h: Tensor, device: DeviceHalf) -> Tensor:
+        """States (n, d) -> logits (n, V)."""
+        return F.linear(h, device.embeddings.word_embeddings.weight, self.bias)
+
+
+class Generator(Half):
+    """ELECTRA's generator, a narrow encoder on the device's embeddings.
+
+    Args:
+        shape: of the halves; narrow: its width is d divided by this.
+    """
+
+    def __init__(self, shape: Shape, narrow: int = 4, layers: int = 1):
+        super().__init__()
+        config = shape.bert
+        config.hidden_size, config.intermediate_size = shape.hidden // narrow, shape.inner // narrow
+        config.num_attention_heads = max(1, shape.heads // narrow)
+        self.into, self.out = nn.Linear(shape.hidden, config.hidden_size), nn.Linear(config.hidden_size, shape.hidden)
+        self.layers = nn.ModuleList(PooledLayer(config, 1) for _ in range(layers))
+        self.tied = Tied(shape)
+
+    def forward(self, tokens: Tokens, chosen: Tensor, device: DeviceHalf) -> Tensor:
+        """Logits (chosen tokens, V)."""
+        h = self.into(device.embeddings(tokens.ids, tokens.types))
+        for layer in self.layers:
+            h, _ = layer(h, tokens.lengths)
+        return self.tied(self.out(h[chosen]), device)
+
+
+def generator_for(shape: Shape, seed: int) -> Generator:
+    """A new generator with BERT's initial weights."""
+    with seeded(seed):
+        return Generator(shape).apply(initial)
+
+
+def masked_loss(
+    device: DeviceHalf,
+    cloud: CloudHalf,
+    head: Masked,
+    tied: Tied,
+    tokens: Tokens,
+    chosen: Tensor,
+    mask: int,
+    codebook: Codebook | None = None,
+    beta: float = 0.25,
+    estimator: Estimator = straight_through,
+) -> Tensor:
+    """Mean cross-entropy of the chosen tokens (B, T) given the others, plus beta times the commitment."""
+    h, _, commitment = states(device, cloud, corrupt(tokens, chosen, mask), codebook, estimator)
+    rows = head.hidden(h, tokens.lengths)[flatten(chosen[..., None], tokens.lengths)[:, 0]]
+    return F.cross_entropy(tied(rows, device), tokens.ids[chosen]) + beta * commitment
+
+
+def replace(
+    generator: Generator, device: DeviceHalf, tokens: Tokens, chosen: Tensor, mask: int, rng: np.random.Generator
+) -> tuple[Tokens, Tensor, Tensor]:
+    """What the generator puts in the chosen places (B, T): the texts, what is new in them, and the generator's loss.
+
+    Returns:
+        Texts; float32 (sum of lengths,), 1 where a token is not the original any more; the mean cross-entropy. What
+        was drawn passes no gradient.
+    """
+    logits = generator(corrupt(tokens, chosen, mask), chosen, device)
+    noise = torch.from_numpy(rng.gumbel(size=tuple(logits.shape))).float()
+    drawn = (logits.detach() + noise).argmax(1)
+    ids = tokens.ids.masked_scatter(chosen, drawn)
+    new = flatten((ids != tokens.ids)[..., None], tokens.lengths)[:, 0].float()
+    return Tokens(ids, tokens.types, tokens.lengths), new, F.cross_entropy(logits, tokens.ids[chosen])
+
+
+def replaced_loss(
+    device: DeviceHalf,
+    cloud: CloudHalf,
+    head: Replaced,
+    generator: Generator,
+    tokens: Tokens,
+    chosen: Tensor,
+    mask: int,
+    rng: np.random.Generator,
+    codebook: Codebook | None = None,
+    beta: float = 0.25,
+    estimator: Estimator = straight_through,
+) -> Tensor:
+    """The generator's loss, 50 times that of both halves and ``head``, and beta times the commitment."""
+    texts, new, made = replace(generator, device, tokens, chosen, mask, rng)
+    h, positions, commitment = states(device, cloud, texts, codebook, estimator)
+    told = head.loss(head(h, positions, tokens.lengths), new, tokens.lengths)
+    return made + RTD_WEIGHT * told + beta * commitment
+
+
+Loss = Callable[[Tokens, Tensor, np.random.Generator], Tensor]
+"""``loss(texts, chosen, generator)`` of the tokens that were chosen, (B, T)."""
+
+
+def _masked(device: DeviceHalf, cloud: CloudHalf, mask: int, seed: int) -> tuple[list[Half], Loss]:
+    head, tied = head_for("mlm", device.shape, 0, seed), Tied(device.shape)
+    assert isinstance(head, Masked)
+    return [head, tied], lambda texts, chosen, _: masked_loss(device, cloud, head, tied, texts, chosen, mask)
+
+
+def _replaced(device: DeviceHalf, cloud: CloudHalf, mask: int, seed: int) -> tuple[list[Half], Loss]:
+    head, maker = head_for("rtd", device.shape, 1, seed), generator_for(device.shape, seed)
+    assert isinstance(head, Replaced)
+
+    def loss(texts: Tokens, chosen: Tensor, generator: np.random.Generator) -> Tensor:
+        return replaced_loss(device, cloud, head, maker, texts, chosen, mask, generator)
+
+    return [head, maker], loss
+
+
+OBJECTIVES = {"mlm": _masked, "electra": _replaced}
+"""What each adds to the halves, in training only, and its loss."""
+
+
+def pretrain(
+    device: DeviceHalf,
+    cloud: CloudHalf,
+    objective: str,
+    tokens: Tokens,
+    special: Sequence[int],
+    mask: int,
+    epochs: int,
+    batch: int,
+    lr: float,
+    seed: int,
+) -> list[float]:
+    """Train both halves on texts without their labels, with activations between them; the mean loss of each epoch.
+
+    Args:
+        objective: of `OBJECTIVES`.
+        special: ids that are never masked; mask: the id of [MASK].
+    """
+    added, loss_of = OBJECTIVES[objective](device, cloud, mask, seed)
+    parts = [device, cloud, *added]
+    recipe = Recipe(lr, lr, epochs * -(-len(tokens) // batch))
+    optimizer, schedule = recipe.build([p for part in parts for p in part.parameters() if p.requires_grad], [])
+    for part in parts:
+        part.train()
+    losses = []
+    for epoch in range(epochs):
+        total = 0.0
+        for step, rows in enumerate(batches(tokens.lengths, batch, rng(seed, Purpose.OFFLINE, 0, epoch))):
+            generator = rng(seed, Purpose.OFFLINE, 0, epoch, step)
+            texts = tokens[rows]
+            with seeded(int(generator.integers(2**63))):
+                loss = loss_of(texts, choose(texts, special, generator), generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += float(loss.detach()) * len(rows)
+        losses.append(total / len(tokens))
+    return losses

@@ -1,0 +1,1 @@
+"""Human-activity data sets."""

@@ -1,0 +1,104 @@
+"""Human activity by phone and watch, shipped with the project (``data/har/README.md``): 23 people x 2 placements."""
+
+import hashlib
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from partitions.dataset import Dataset
+from partitions.datasets import store
+from partitions.datasets.source import Shipped
+from partitions.errors import DataError
+from partitions.root import Root, cache_folder
+
+WINDOW = 64  # grid points at 50 Hz: 1.28 s, about as long as a turn or a sit-down
+HOP = 16  # 0.32 s; overlapping windows share a run, and runs never straddle train and test
+BANDS = (1, 2, 3, 4, 6, 9, 14, 33)  # edges in Fourier bins of 0.78 Hz: fine where people move, coarse above
+PAIRS = ((0, 1), (0, 2), (1, 2), (3, 4), (3, 5), (4, 5))  # axes of one sensor whose correlation tells the posture
+PLACEMENTS = ("phone", "watch")
+
+
+class HarEmbedded(Shipped):
+    name = "har-embedded"
+    file = "har/har.npz"
+
+    def load(self, root: Root, image_size: int = 0) -> Dataset:
+        """Features of windows, float32 (N, 166), standardised by the train part; a domain is one's phone or watch."""
+        self.refuse_size(image_size)
+        arrays, names = kept(self.need(root))
+        return Dataset(self.name, **arrays, classes=tuple(names["classes"]), domains=tuple(names["domains"]))  # type: ignore[arg-type]
+
+
+def kept(path: Path) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """What `made` makes, from the cache folder: its second of work is not for each message to a device.
+
+    What is kept is named by the hash of the file and of this module, so that it is never that of another one.
+    """
+    name = f"har-{hashlib.sha256(path.read_bytes() + Path(__file__).read_bytes()).hexdigest()[:20]}"
+    if store.holds(cache_folder(), name):
+        return store.read(store.folder(cache_folder(), name))
+    arrays, names = made(path)
+    with suppress(DataError):  # no place to keep it
+        store.write(cache_folder(), name, arrays, names)
+    return arrays, names
+
+
+def made(path: Path) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Arrays and names of a `Dataset`, from the recordings."""
+    with np.load(path) as file:
+        series, label, runs, classes = file["series"] * file["scale"], file["label"], file["runs"], file["classes"]
+    window, y, run = windows(series, label, runs[:, 3].astype(int), len(classes))
+    x, test = features(window), runs[run, 4] == 1
+    x = (x - x[~test].mean(axis=0)) / (x[~test].std(axis=0) + 1e-6)
+    keys, domain_of_run = np.unique(runs[:, :2], axis=0, return_inverse=True)
+    domain = domain_of_run.reshape(-1)[run]
+    arrays = {"x_train": x[~test], "y_train": y[~test], "x_test": x[test], "y_test": y[test]}
+    arrays |= {"domain_train": domain[~test], "domain_test": domain[test], "group_train": run[~test]}
+    names = {
+        "classes": [str(name).lower().replace("_", "-") for name in classes],
+        "domains": [f"person-{person:02d}-{PLACEMENTS[placement]}" for person, placement in keys],
+    }
+    return arrays, names
+
+
+def windows(
+    series: np.ndarray, label: np.ndarray, lengths: np.ndarray, classes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Windows (N, WINDOW, C), the activity (N,) that fills at least half of each, and the run (N,) that holds it."""
+    first = np.cumsum(lengths) - lengths
+    starts = [np.arange(0, length - WINDOW + 1, HOP) for length in lengths]
+    start = np.concatenate([begin + offset for begin, offset in zip(first, starts, strict=True)])
+    run = np.repeat(np.arange(len(lengths)), [len(offset) for offset in starts])
+    inside = start[:, None] + np.arange(WINDOW)
+    share = (label[inside][..., None] == np.arange(classes)).mean(axis=1)
+    keep = share.max(axis=1) >= 0.5
+    return series[inside[keep]], share.argmax(axis=1)[keep], run[keep]
+
+
+def features(window: np.ndarray) -> np.ndarray:
+    """(N, WINDOW, 6) acceleration and rotation rate -> float32 (N, 166).
+
+    Per channel (the two magnitudes included): level, spread, extremes, their course over four quarters, jerk and the
+    energy in frequency bands; then the correlation of axes.
+    """
+    size = [np.linalg.norm(window[..., sensor], axis=-1) for sensor in (slice(0, 3), slice(3, 6))]
+    z = np.concatenate([window, np.stack(size, axis=-1)], axis=-1).astype(np.float32)
+    mean, spread = z.mean(axis=1), z.std(axis=1)
+    centred = z - mean[:, None]
+    quarter = z.reshape(len(z), 4, WINDOW // 4, z.shape[2])
+    power = np.abs(np.fft.rfft(centred, axis=1)) ** 2 / WINDOW
+    unit = centred / (spread[:, None] + 1e-3)
+    parts = [
+        mean,
+        np.log(spread + 1e-2),
+        z.min(axis=1),
+        z.max(axis=1),
+        quarter.mean(axis=2),
+        np.log(quarter.std(axis=2) + 1e-2),
+        np.log(np.abs(np.diff(z, axis=1)).mean(axis=1) + 1e-3),
+        *(np.log(power[:, low:high].sum(axis=1) + 1e-2) for low, high in pairwise(BANDS)),
+        np.stack([(unit[..., a] * unit[..., b]).mean(axis=1) for a, b in PAIRS], axis=1),
+    ]
+    return np.concatenate([part.reshape(len(z), -1) for part in parts], axis=1).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Audio data sets, read as log-mel spectrograms."""

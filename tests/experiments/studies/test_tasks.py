@@ -1,0 +1,76 @@
+"""The study of tasks that share a stack: what is alike in its trainings, its metrics by hand, what it refuses."""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+
+from experiments.catalog import EXPERIMENTS
+from experiments.studies import STUDIES, boundary
+from fl.config.settings import Settings, SettingsError
+from models.vq.training.train import Split
+from tests.experiments.test_plots import task_rows
+
+STUDY = STUDIES["tasks"]
+
+
+def settings(**changes) -> Settings:
+    of = EXPERIMENTS["vq-e4"]
+    return Settings.parse({**of.common, **of.settings["smoke"]["questions"], "vq-hidden": 16, **changes})
+
+
+def test_smoke_from_the_texts_to_the_metrics(monkeypatch):
+    """Alone is the study `boundary`'s training; together only what is shared differs, and every task steps as often."""
+    scored: list[torch.Tensor] = []
+    say, read, few = Split.predict, boundary.read, torch.arange(60)
+
+    def short(settings, seed):
+        train, labels, test, answers, letters = read(settings, seed)
+        return train, labels, test[few], answers[few], letters
+
+    monkeypatch.setattr(boundary, "read", short)
+    monkeypatch.setattr(Split, "predict", lambda split, of: scored.append(say(split, of)) or scored[-1])
+    own = settings()
+    STUDY.check(own, 1)
+    rows = list(STUDY.measure(own, 1, lambda what, at, of: None))
+    names = ["questions", "question-articles"]
+    assert [(row.scheme, row.task) for row in rows] == [(s, n) for s in ("alone", "equal", "gradnorm") for n in names]
+    assert [(row.texts, row.steps) for row in rows] == [(223, 14), (224, 14)] * 3
+    assert [out.shape[1] for out in scored] == [8, 48] * 3
+    assert not torch.equal(scored[0], scored[2]) and not torch.equal(scored[2], scored[4])
+    one = own.model_copy(update={"dataset": names[0]})
+    (train, labels, test, *_), alone = short(one, 1), boundary.model(one, 1)
+    assert alone.fit(train, labels, 1)[-1] == rows[0].loss
+    assert torch.equal(say(alone, test), scored[0]) and rows[0].accuracy == rows[0].score
+    assert [row.weight for row in rows[:4]] == [1.0] * 4 and rows[4].weight != 1.0
+    assert rows[4].weight + rows[5].weight == pytest.approx(2)
+    frame = pd.DataFrame([{"setting": "s", "seed": 1, **vars(row)} for row in rows])
+    found = STUDY.metrics(frame)
+    assert found["question-articles, equal", "change"] == pytest.approx(rows[3].score - rows[1].score)
+
+
+def test_change_by_hand():
+    found = STUDY.metrics(task_rows().query("seed == 2"))
+    assert list(dict.fromkeys(name for name, _ in found)) == [
+        "a, alone", "a, equal", "a, gradnorm", "b, alone", "b, equal", "b, gradnorm",
+        "mean, alone", "mean, equal", "mean, gradnorm",
+    ]  # fmt: skip
+    assert found["a, equal", "change"] == pytest.approx(-0.1) and found["b, gradnorm", "change"] == pytest.approx(0.1)
+    assert found["mean, equal", "change"] == pytest.approx(0.05) and found["mean, alone", "score"] == 0.52
+    assert math.isnan(found["a, alone", "change"]) and found["a, gradnorm", "weight"] == 1.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"vq-tasks": ""}, "vq-tasks = '': name two or more different text sets"),
+        ({"vq-tasks": "questions,questions"}, "name two or more different text sets"),
+        ({"vq-tasks": "questions,har-embedded"}, "needs text, har-embedded holds none"),
+        ({"vq-tasks": "questions,cala"}, r"unknown data set 'cala'; .* \(did you mean 'cola'\?\)"),
+        ({"vq-width": 8}, "set vq-width = 0, and leave vq-late and vq-pretrain out"),
+    ],
+)
+def test_refused_before_it_trains(changes, says):
+    with pytest.raises(SettingsError, match=says):
+        STUDY.check(settings(**changes), 1)

@@ -1,0 +1,138 @@
+"""When the cloud merges whose update, by hand; and buffered rounds that are synchronous ones where nobody is late."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fl.config.settings import Settings, SettingsError
+from fl.results.files import read_rounds
+from fl.server.arrivals import Arrivals
+from models.costs import Cost
+from models.submodel import FULL
+from strategies.base import Plan, Profile, Task, Update, discount, rebase
+from strategies.fedavg import FedAvg
+
+TASK = Task("dense", FULL, {}, 1, Cost(1, 1, 1, 1))
+
+
+def send(arrivals: Arrivals, **seconds: float) -> None:
+    """``d3=1.5``: device 3 will have answered in 1.5 seconds."""
+    for name, needed in seconds.items():
+        device = int(name[1:])
+        arrivals.under_way.append(arrivals.expect(needed, Update(device, {}, 10), TASK, Profile(device)))
+
+
+def step(arrivals: Arrivals, *others: float) -> tuple[list[int], int, float]:
+    merged, late, seconds = arrivals.merge(others)
+    arrivals.version += bool(merged)
+    return [a.update.device for a in merged], late, seconds
+
+
+def test_a_synchronous_cloud_waits_for_all() -> None:
+    arrivals = Arrivals()
+    send(arrivals, d1=3.0, d2=1.0)
+    assert step(arrivals) == ([2, 1], 0, 3.0)
+    send(arrivals, d1=1.0)
+    assert step(arrivals, 2.5) == ([1], 0, 2.5)  # a failed device's query took longer
+    assert step(arrivals) == ([], 0, 0.0) and arrivals.now == 5.5
+
+
+def test_after_the_deadline_a_synchronous_cloud_drops() -> None:
+    arrivals = Arrivals(deadline=2.0)
+    send(arrivals, d1=3.0, d2=1.0, d3=2.0)
+    assert step(arrivals) == ([2, 3], 1, 2.0)
+    assert step(arrivals) == ([], 0, 0.0) and arrivals.under_way == []
+
+
+def test_a_buffer_merges_in_the_order_of_arrival() -> None:
+    """Two make a merge. Device 1 needs 10 s and so is merged third, two versions old."""
+    arrivals = Arrivals(buffer=2)
+    send(arrivals, d1=10.0, d2=1.0, d3=2.0)
+    assert step(arrivals) == ([2, 3], 0, 2.0)
+    send(arrivals, d4=3.0, d2=3.0)  # at 5: the tie goes by number
+    assert step(arrivals) == ([2, 4], 0, 3.0)
+    send(arrivals, d5=7.0, d6=1.0)  # at 12 and 6
+    assert step(arrivals) == ([6, 1], 1, 5.0)
+    assert step(arrivals) == ([5], 1, 2.0)  # fewer are under way than the buffer holds: nobody to wait for
+    assert arrivals.now == 12 and arrivals.version == 4
+
+
+def test_a_buffered_cloud_stops_waiting_at_the_deadline_and_merges_the_rest_later() -> None:
+    arrivals = Arrivals(buffer=2, deadline=2.0)
+    send(arrivals, d1=5.0, d2=1.0)
+    assert step(arrivals) == ([2], 0, 2.0)
+    assert step(arrivals) == ([], 0, 2.0)
+    assert step(arrivals) == ([1], 1, 1.0)
+
+
+@given(
+    st.lists(st.lists(st.floats(0, 50), max_size=4), max_size=8), st.integers(1, 4), st.floats(1, 60) | st.just(np.inf)
+)
+def test_a_buffer_loses_nothing_and_never_goes_back_in_time(rounds, buffer: int, deadline: float) -> None:
+    arrivals, merged, sent = Arrivals(buffer=buffer, deadline=deadline), [], 0
+    for seconds in rounds:
+        send(arrivals, **{f"d{sent + i}": s for i, s in enumerate(seconds)})
+        sent += len(seconds)
+        before = arrivals.now
+        now, _, passed = arrivals.merge()
+        assert len(now) <= buffer and 0 <= passed <= deadline + 1e-9 and arrivals.now >= before
+        assert all(a.at <= arrivals.now for a in now)
+        merged += now
+    assert [a.at for a in merged] == sorted(a.at for a in merged)
+    assert sorted(a.update.device for a in [*merged, *arrivals.under_way]) == list(range(sent))
+
+
+def test_no_more_are_at_work_than_a_cohort() -> None:
+    arrivals = Arrivals(buffer=1)
+    send(arrivals, d1=5.0, d2=1.0, d3=4.0)
+    step(arrivals)
+    assert arrivals.free([3, 4, 5], np.random.default_rng(0)) in ([4], [5])
+    assert arrivals.free([1, 3, 5], np.random.default_rng(0)) == [5]
+    assert Arrivals().free([1, 3, 5], np.random.default_rng(0)) == [1, 3, 5]
+
+
+def test_a_late_update_moves_the_present_model_by_its_discounted_change(cloud_maker, plan: Plan) -> None:
+    """Three merges late: s = 1 / sqrt(4) = 1/2. Sent 0, trained 2, the present is 10: 11. In time: 2, as it came."""
+    assert [discount(t) for t in (0, 3)] == [1, 0.5]
+    method = FedAvg(cloud_maker(), plan, 3)
+    sent, trained, now = ({n: torch.full_like(v, x) for n, v in method.model.items()} for x in (0.0, 2.0, 10.0))
+    method.model = now
+    task, update = Task("dense", FULL, sent, 1, TASK.cost), Update(0, trained, 10)
+    assert rebase(method, task, update, 0) is update
+    assert all((value == 11).all() for value in rebase(method, task, update, 3).state.values())
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "heterofl", "eclm", "eclm-local"])
+def test_a_buffer_of_a_cohort_is_synchronous(play: Callable, tmp_path: Path, strategy: str) -> None:
+    synchronous = play(tmp_path / "synchronous", strategies=strategy)
+    assert play(tmp_path / "buffered", strategies=strategy, aggregation="buffered", buffer=3) == synchronous
+
+
+def test_a_buffered_run(play: Callable, tmp_path: Path) -> None:
+    """Same on any number of workers; merges come sooner than synchronous ones, and some updates late."""
+    how = {"strategies": "fedavg,eclm", "aggregation": "buffered", "buffer": 1, "rounds": 6}
+    assert play(tmp_path / "one", **how) == play(tmp_path / "two", workers=2, **how)
+    play(tmp_path / "synchronous", strategies="fedavg,eclm", rounds=6)
+    buffered, synchronous = read_rounds(tmp_path / "one"), read_rounds(tmp_path / "synchronous")
+    assert buffered.virtual_s.max() < synchronous.virtual_s.max()
+    assert buffered.late.sum() > 0 and (synchronous.late == 0).all()
+    assert buffered.query("evaluated > 0").accuracy_mean.between(0.2, 1).all()
+
+
+def test_a_deadline_that_nobody_meets_leaves_the_model_as_it_was(play: Callable, tmp_path: Path) -> None:
+    play(tmp_path, strategies="na,fedavg", **{"deadline-s": 1e-6})
+    rounds = read_rounds(tmp_path)
+    na, fed = (rounds[rounds.method == name] for name in ("na", "fedavg"))
+    assert fed.accuracy_mean.dropna().tolist() == na.accuracy_mean.dropna().tolist()
+    assert (fed.late == 3).all() and (fed.failures == 0).all()
+    assert fed.virtual_s.tolist() == pytest.approx([1e-6, 2e-6, 3e-6, 4e-6])
+
+
+def test_a_buffer_that_never_fills_is_refused() -> None:
+    with pytest.raises(SettingsError, match="buffer = 5 would never fill with 3 devices"):
+        Settings.parse({"aggregation": "buffered", "buffer": 5, "cohort": 3})

@@ -1,0 +1,110 @@
+"""The server's k-means, revival and state, on data whose answer is known."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.cluster.vq import kmeans2
+
+from models.vq.quantiser.codebook import Codebook, Statistics
+from models.vq.quantiser.codebook_ema import Keeper, Moments
+
+
+def asked(shards):
+    """One whole pass of each device under a codebook."""
+    return lambda book: sum((book.statistics(z, book.assign(z)) for z in shards), book.no_statistics())
+
+
+def start(shards, groups, size, residual=False, seed=0):
+    generator = np.random.default_rng(seed)
+    moments = sum((Moments.of(z) for z in shards[1:]), Moments.of(shards[0]))
+    return Keeper.start(moments, groups, size, residual, generator).settle(asked(shards), generator)
+
+
+def error(book: Codebook, z):
+    return float((z - book.lookup(book.assign(z))).square().sum(1).mean())
+
+
+def blobs(n=2000, k=16, width=4, seed=0):
+    generator = np.random.default_rng(seed)
+    centres = generator.normal(0, 3, (k, width))
+    return torch.from_numpy(centres[generator.integers(k, size=n)] + generator.normal(0, 0.3, (n, width))).float()
+
+
+def test_starts_about_as_well_as_kmeans_over_all_data():
+    z = blobs()
+    keeper = start(z.split(137), groups=1, size=32)
+    vectors, _ = kmeans2(z.numpy(), 32, minit="++", rng=np.random.default_rng(0))
+    assert error(keeper.codebook, z) < 1.2 * error(Codebook(torch.from_numpy(vectors)[None]), z)
+    assert int((keeper.running.counts > 0).sum()) == 32  # no duplicate or dead vector
+    assert float(keeper.running.counts.sum()) == len(z)
+
+
+def test_the_gaussian_start_is_near_the_bound():
+    """K vectors for a Gaussian of variance V in the plane err by 2 V / K at least, by 2.015 times that with the best
+    cells of one size, hexagons (Gersho 1979)."""
+    z = 5 + 2 * torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
+    bound = 2 * 4.0 / 64
+    assert bound < error(start([z], 1, 64).codebook, z) < 1.1 * 2.015 * bound
+    one, two = (error(start([z], m, 8, residual=True).codebook, z) for m in (1, 2))
+    assert two < one / 3  # 8 vectors a stage: an eighth at best
+
+
+def test_more_groups_code_better():
+    z = torch.randn(1500, 8, generator=torch.Generator().manual_seed(0))
+    errors = [error(start([z], m, 16).codebook, z) for m in (1, 2, 4)]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_residual_codes_follow_what_groups_share():
+    """Numbers that hang together: groups code the same thing again and again, stages what is still missing."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(2000, 4, generator=generator) @ torch.randn(4, 32, generator=generator) + 1
+    product, residual = (error(start([z], 4, 32, residual=kind).codebook, z) for kind in (False, True))
+    assert residual < product / 4
+
+
+def test_revival_halves_the_most_used():
+    book = Codebook(torch.tensor([[[0.0], [1.0], [5.0], [9.0]]]))
+    running = Statistics(torch.tensor([[80.0, 0, 20, 0]]).double(), torch.tensor([[[8.0], [0], [100], [0]]]).double())
+    alive = Keeper(book, running).revive(np.random.default_rng(0), jitter=0.0)
+    assert alive.running.counts.tolist() == [[20, 40, 20, 20]]  # 80 -> 40 + 40, then 40 -> 20 + 20
+    torch.testing.assert_close(alive.codebook.vectors.flatten(), torch.tensor([0.1, 0.1, 5.0, 0.1]))
+    assert float(alive.running.sums.sum()) == pytest.approx(108)
+
+
+def test_descent_by_hand_and_by_autograd():
+    """Vectors at 0 and 10, used for 3 positions of mean 2 and 1 of mean 14: 3/2 and 1/2 of the average use."""
+    book = Codebook(torch.tensor([[[0.0], [10.0]]]))
+    z = torch.tensor([[1.0], [2.0], [3.0], [14.0]])
+    seen, keeper = book.statistics(z, book.assign(z)), Keeper(book, book.no_statistics())
+    moved = keeper.descend(seen, 0.5).codebook
+    assert moved.vectors.flatten().tolist() == [1.5, 11.0] and moved.version == 1
+    vectors = book.vectors.clone().requires_grad_()
+    (z - Codebook(vectors).lookup(book.assign(z))).square().mean().backward()
+    torch.testing.assert_close(moved.vectors, book.vectors - 0.5 * 2 / 2 * vectors.grad)  # K / 2: an average use is 1
+    assert keeper.descend(seen, 1.0).codebook.vectors.flatten().tolist() == [2.0, 12.0]  # to the mean, never beyond
+    assert torch.equal(keeper.descend(book.no_statistics(), 1.0).codebook.vectors, book.vectors)
+
+
+def test_weighing_changes_no_vector():
+    keeper = start([blobs(400)], 1, 8)
+    light = keeper.weighing(40)
+    assert light.codebook is keeper.codebook
+    torch.testing.assert_close(light.running.counts, keeper.running.counts / 10)
+    one = Statistics(torch.full((1, 8), 5.0).double(), torch.zeros(1, 8, 4).double())  # 40 positions, all at 0
+    torch.testing.assert_close(
+        light.update(one, 0.5).codebook.vectors,
+        (keeper.running.sums / 10 / (keeper.running.counts / 10 + 5)[..., None]).float(), rtol=1e-4, atol=1e-4,
+    )  # fmt: skip
+
+
+def test_groups_must_divide():
+    with pytest.raises(ValueError, match="3 groups do not divide a code space of 8 numbers"):
+        Keeper.start(Moments.of(torch.randn(5, 8)), 3, 4, False, np.random.default_rng(0))
+
+
+def test_state_comes_back():
+    keeper = start([blobs(200)], 2, 4)
+    again = Keeper.of(keeper.state())
+    assert again.codebook.version == keeper.codebook.version > 0
+    assert all(torch.equal(again.state()[name], value) for name, value in keeper.state().items())
