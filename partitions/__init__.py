@@ -5,7 +5,7 @@ from partitions.dataset import Dataset
 from partitions.datasets import DATASETS, fetch, import_, load, where
 from partitions.drifts import DRIFTS
 from partitions.errors import DataError, UnknownName, lookup
-from partitions.local_data import Here
+from partitions.local_data import LocalData
 from partitions.partitioners import PARTITIONS
 from partitions.rng import Purpose, rng
 from partitions.schedule import Schedule
@@ -18,7 +18,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Draw",
-    "Here",
+    "LocalData",
     "Purpose",
     "Schedule",
     "UnknownName",

@@ -9,7 +9,7 @@ from partitions.world import Draw
 
 
 @dataclass(frozen=True, eq=False)
-class Here:
+class LocalData:
     """A world with one device, whose data set is in the order of arrival.
 
     Args:

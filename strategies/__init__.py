@@ -31,5 +31,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "eclm-plus": ECLMPlus,
 }
 
-UNCUT = {name: of for name, of in sorted(STRATEGIES.items()) if of.asks == "nothing" and of.architecture == "dense"}
+FULL_MODEL = {
+    name: of for name, of in sorted(STRATEGIES.items()) if of.asks == "nothing" and of.architecture == "dense"
+}
 """Methods that send devices the dense model whole, for workloads whose model cannot be cut."""

@@ -18,7 +18,7 @@ from models.costs import Cost, CostModel
 from models.modular.model import ModularModel
 from models.nn.body import Architecture
 from models.submodel import FULL, Axes, Coverage, State, covered_sizes, extract
-from models.training.loop import Masking
+from models.training.loop import LogitCorrection
 from partitions import Purpose, rng
 
 Measure = Literal["delivered", "adapted"]
@@ -86,7 +86,7 @@ class Task:
         search: the device looks for the best path through the supernet before it is scored.
         cost: of the sub-model, for the clock and the ledger.
         weight: how much the update counts in a mean: by the examples it was trained on, or as one device.
-        along: for an axis, one weight per kept index instead (`models.aggregation.weighted_sum.WeightedSum.add`).
+        index_weights: for an axis, one weight per kept index instead (`models.aggregation.weighted_sum.WeightedSum.add`).
     """
 
     architecture: Literal["dense", "modular", "supernet"]
@@ -94,7 +94,7 @@ class Task:
     state: State | None
     epochs: int
     cost: Cost
-    masked: Masking = "none"
+    masked: LogitCorrection = "none"
     rate: float = 1.0
     keep: bool = False
     upload: bool = True
@@ -103,7 +103,7 @@ class Task:
     search: bool = False
     reselect: bool = False
     weight: Literal["examples", "device"] = "examples"
-    along: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    index_weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class Strategy(ABC):
     architecture: ClassVar[Literal["dense", "modular", "supernet"]] = "dense"
     asks: ClassVar[Literal["nothing", "limits", "importance"]] = "nothing"
     asks_once: ClassVar[bool] = False
-    masked: ClassVar[Masking] = "none"
+    masked: ClassVar[LogitCorrection] = "none"
     least_active: ClassVar[int] = 1
 
     cloud: Cloud
@@ -338,7 +338,7 @@ def count(total: WeightedSum | Robust, axes: Axes, task: Task, update: Update) -
     held = {} if update.classes is None else {"classes": torch.tensor(update.classes)}
     state = extract(update.state, axes, held) if held else update.state
     weight = update.examples if task.weight == "examples" else 1.0
-    total.add(state, {**task.coverage, **held}, weight, task.along)
+    total.add(state, {**task.coverage, **held}, weight, task.index_weights)
 
 
 def discount(staleness: int) -> float:

@@ -88,8 +88,8 @@ class ECLM(Averaging):
         assert profile.importance is not None
         task = self._task(modules, self.plan.local_epochs)
         scores = by_axis(self.cloud.modular.sizes, profile.importance)
-        along = {axis: torch.from_numpy(scores[axis])[kept].float() for axis, kept in task.coverage.items()}
-        return replace(task, along=along)
+        index_weights = {axis: torch.from_numpy(scores[axis])[kept].float() for axis, kept in task.coverage.items()}
+        return replace(task, index_weights=index_weights)
 
     def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
         return {

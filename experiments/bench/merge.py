@@ -34,9 +34,9 @@ def bench(options: Options) -> Table:
             for name, value in whole[k % DIFFERENT].items():
                 into[name].copy_(value)
 
-    def merge(total: WeightedSum, states: Sequence[State], coverage: Coverage, along: Coverage) -> None:
+    def merge(total: WeightedSum, states: Sequence[State], coverage: Coverage, index_weights: Coverage) -> None:
         for k in range(UPDATES):
-            total.add(states[k % DIFFERENT], coverage, 100.0, along)
+            total.add(states[k % DIFFERENT], coverage, 100.0, index_weights)
 
     lines = interleave(
         {

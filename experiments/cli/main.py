@@ -41,7 +41,7 @@ from fl.engines.worker_pool import EngineFailed
 from fl.results.files import ResultsError, atomic_write, csv_text, read_config, read_rounds, told
 from fl.server.run import Event, NobodyAnswered
 from fl.workloads.world import world
-from partitions import DATASETS, DataError, Here, UnknownName, fetch, import_, lookup, where
+from partitions import DATASETS, DataError, LocalData, UnknownName, fetch, import_, lookup, where
 from partitions.datasets.source import MadeUp
 
 app = typer.Typer(
@@ -169,7 +169,7 @@ def drift(
     """Draw how data drift on devices: a share for each class or subject, step by step. Nothing is trained."""
     chosen = Settings.parse({"devices": devices, "cohort": 1, **changes_of(set_)})
     here = world(chosen, chosen.seed_list[0])
-    if isinstance(here, Here):
+    if isinstance(here, LocalData):
         raise SettingsError("placement = 'own' leaves data with the machines that hold them: nothing to draw here")
     rows = shares(here, min(devices, chosen.devices), steps)
     folder = out.expanduser().absolute()

@@ -14,8 +14,8 @@ from typing import ClassVar, Generic, TypeVar
 
 from models.nn.body import Body
 from models.submodel import State
-from models.training.batched import Lesson, fit_many, stackable
-from models.training.loop import Masking, Recipe, fit
+from models.training.batched import ClientBatch, fit_many, stackable
+from models.training.loop import LogitCorrection, Recipe, fit
 
 T = TypeVar("T")
 Fitted = tuple[State, float]
@@ -35,10 +35,10 @@ class Fit:
 
     body: Body
     rate: float
-    lesson: Lesson
+    lesson: ClientBatch
     recipe: Recipe
     epochs: int
-    masking: Masking
+    masking: LogitCorrection
 
     @property
     def stackable(self) -> bool:

@@ -26,19 +26,19 @@ from fl.workloads.workload import Order, Scored, Trained
 from fl.workloads.world import architectures, recipe, routing, selector, tensors, world
 from models.aggregation.weighted_sum import WeightedSum
 from models.costs import CostModel
-from models.elastic.nested import ordered_dropout, settle
+from models.elastic.nested import ordered_dropout, recalibrate_batch_norm
 from models.elastic.supernet import best_path
 from models.modular.derive import Infeasible, choose, shift, smallest
 from models.modular.model import ModularModel
 from models.modular.selector import Selector, importance
 from models.nn.body import Body, columns_coverage
 from models.submodel import FULL, Coverage, State, covered_sizes, extract
-from models.training.batched import Lesson
-from models.training.loop import Masking, fit, score
+from models.training.batched import ClientBatch
+from models.training.loop import LogitCorrection, fit, score
 from partitions import Purpose, apply, rng
 from strategies.base import Limits, Strategy
 
-MASKINGS: tuple[Masking, ...] = get_args(Masking)
+MASKINGS: tuple[LogitCorrection, ...] = get_args(LogitCorrection)
 MEASURES: dict[str, str] = {}
 
 
@@ -123,7 +123,7 @@ def _load(settings: Settings, order: Order, store: Store, state: State | None) -
         raise ValueError("the model does not have the shapes that its sizes call for")
     part = Part(held, active_state, body, order.rate, modules, inside, trial_macs)
     if order.search:
-        settle(part.network(), samples(settings, order, "train")[0])
+        recalibrate_batch_norm(part.network(), samples(settings, order, "train")[0])
         part.state = body.state()
     return part
 
@@ -354,6 +354,6 @@ def _fit(settings: Settings, order: Order, store: Store, part: Part, x: Tensor, 
         loss = fit(dropped, x, y, how, order.epochs, generator, gates, shares, order.masked)
         part.state = part.body.state()
     else:
-        lesson = Lesson(part.state, x, y, generator, gates, shares)
+        lesson = ClientBatch(part.state, x, y, generator, gates, shares)
         part.state, loss = fitted(Fit(part.body, order.rate, lesson, how, order.epochs, order.masked))
     return loss

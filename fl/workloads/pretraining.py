@@ -35,7 +35,7 @@ from fl.config.settings import Settings
 from fl.engines.accelerator import of_cloud
 from fl.workloads.world import architectures, recipe, routing, selector, tensors, world
 from models.costs import CostModel
-from models.elastic.nested import RATES, distilled, ordered_dropout, settle
+from models.elastic.nested import RATES, distilled, ordered_dropout, recalibrate_batch_norm
 from models.elastic.supernet import grow, random_paths, taught
 from models.modular.model import ModularModel, Progress, enhance, mapping, train_end_to_end
 from models.modular.modularize import modularize
@@ -224,7 +224,7 @@ class Stage:
     def settled(self, coverage: Coverage, state: State) -> State:
         """A part of the dense model with its norm statistics estimated on the proxy data."""
         body = self._body("dense", state, coverage)
-        settle(body, self._proxy()[0])
+        recalibrate_batch_norm(body, self._proxy()[0])
         return body.state()
 
     # what the stages share

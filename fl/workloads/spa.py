@@ -41,7 +41,7 @@ from models.spa.train import Plugin, Training
 from models.submodel import State
 from partitions import Purpose, Schedule, rng
 from partitions.personas import Example, Files, Personas, Split
-from strategies import UNCUT
+from strategies import FULL_MODEL
 from strategies.base import Cloud, Strategy
 
 SCORES: dict[str, str] = {
@@ -67,7 +67,7 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
     Raises:
         SettingsError, partitions.DataError: people, base, methods and settings do not fit.
     """
-    plain = [name for name, of in UNCUT.items() if of.masked == "none"]
+    plain = [name for name, of in FULL_MODEL.items() if of.masked == "none"]
     if others := [name for name in settings.methods if name not in plain]:
         raise SettingsError(
             f"strategy '{others[0]}' cuts the model or counts its classes, workload 'spa' has neither: "

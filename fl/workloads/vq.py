@@ -22,7 +22,7 @@ from fl.workloads.classify import blend, change, class_shares, samples, spare
 from fl.workloads.pretraining import cached
 from fl.workloads.state_store import NotHeld, Store
 from fl.workloads.workload import Order, Scored, Trained, refuse_whole_models
-from fl.workloads.world import Here, dataset, tensors, world
+from fl.workloads.world import LocalData, dataset, tensors, world
 from models.modular.model import Progress
 from models.nn.body import Architecture
 from models.submodel import FULL, Coverage, State, extract
@@ -36,7 +36,7 @@ from models.vq.network.task_body import TaskBody, paced, parts, side_by_side, ta
 from models.vq.network.tokens import Tokens
 from models.vq.quantiser.boundary import LENGTH, Boundary, Ledger, Line, lines
 from models.vq.quantiser.codebook import ESTIMATORS, Statistics, perplexity
-from models.vq.quantiser.codebook_ema import Keeper
+from models.vq.quantiser.codebook_ema import CodebookEMA
 from models.vq.quantiser.codec import Codes, Float32
 from models.vq.session import CloudSide, DeviceSide, Where, infer
 from models.vq.session import train as train_sides
@@ -45,7 +45,7 @@ from models.vq.training.tasks import fit as fit_tasks
 from models.vq.training.train import Plan, Quantiser, Split
 from partitions import Purpose, rng
 from partitions.world import World
-from strategies import UNCUT
+from strategies import FULL_MODEL
 from strategies.base import Cloud, Measure, Strategy
 
 OF_TASKS = {f"task_{k}": f"accuracy of the devices of task {k} of vq-tasks" for k in range(tasks.MOST)} | {
@@ -114,9 +114,11 @@ def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> 
     Raises:
         SettingsError, partitions.DataError: data, model or methods do not fit.
     """
-    if cutting := [name for name in settings.methods if name not in UNCUT]:
-        raise SettingsError(f"strategy '{cutting[0]}' cuts the model, workload 'vq' cannot: use {', '.join(UNCUT)}")
-    masking = [name for name in settings.methods if UNCUT[name].masked != "none"]
+    if cutting := [name for name in settings.methods if name not in FULL_MODEL]:
+        raise SettingsError(
+            f"strategy '{cutting[0]}' cuts the model, workload 'vq' cannot: use {', '.join(FULL_MODEL)}"
+        )
+    masking = [name for name in settings.methods if FULL_MODEL[name].masked != "none"]
     if masking and settings.vq_labels == "shared":
         raise SettingsError(f"strategy '{masking[0]}' changes the loss on the device: use vq-labels = 'device'")
     refuse_whole_models(settings)
@@ -195,7 +197,7 @@ def _offline_tasks(settings: Settings, seed: int, progress: Progress | None) -> 
     return side_by_side([body.state() for body in bodies], bodies[0].axes())
 
 
-def _proxy(here: World | Here) -> tuple[Tokens, Tensor]:
+def _proxy(here: World | LocalData) -> tuple[Tokens, Tensor]:
     """The cloud's texts and their classes."""
     ids, y = tensors(here.data, "train", here.proxy())
     return of_ids(ids), y
@@ -269,7 +271,7 @@ def boundary(settings: Settings, body: SplitBody) -> Boundary:
     return Boundary((*edge, *shared), body.shape.pool)
 
 
-def ends(settings: Settings, body: SplitBody) -> tuple[DeviceEnd, CloudEnd, Keeper | None]:
+def ends(settings: Settings, body: SplitBody) -> tuple[DeviceEnd, CloudEnd, CodebookEMA | None]:
     """Both ends over one boundary, with the codebook that the body's statistics make."""
     edge, recipe, keeper = boundary(settings, body), Recipe(*learning_rates(settings)), body.keeper()
     codebook = keeper.codebook if keeper else None
@@ -316,7 +318,7 @@ def train(settings: Settings, order: Order, store: Store, state: State | None) -
     return replace(trained, state=body.state() if worth else None)
 
 
-def finished(settings: Settings, body: SplitBody, device: DeviceSide, keeper: Keeper | None) -> Trained:
+def finished(settings: Settings, body: SplitBody, device: DeviceSide, keeper: CodebookEMA | None) -> Trained:
     """What a round gave, but for the parameters; the statistics of ``body`` move."""
     examples, passed = len(device.labels), len(device.labels) * device.epochs
     measures = measured(device.end.boundary.ledger, "train", passed)
@@ -377,7 +379,9 @@ def replica(settings: Settings, order: Order, state: State) -> Replica:
 
 
 AT_ONCE = 64  # rounds that a process keeps in memory; the others are read from their stores
-_SIDES: dict[Path, tuple[DeviceSide, SplitBody, Keeper | None]] = {}  # rounds that this process is in the middle of
+_SIDES: dict[
+    Path, tuple[DeviceSide, SplitBody, CodebookEMA | None]
+] = {}  # rounds that this process is in the middle of
 
 
 def turn(
@@ -401,7 +405,7 @@ def turn(
 
 def _side(
     settings: Settings, order: Order, store: Store, steps: int, down: Mapping[str, bytes]
-) -> tuple[DeviceSide, SplitBody, Keeper | None]:
+) -> tuple[DeviceSide, SplitBody, CodebookEMA | None]:
     """The device's side as it was when the cloud sent ``down``, built anew where this process has not got it.
 
     Another process may have taken the turns since this one had the last.

@@ -11,7 +11,7 @@ from fl.devices.machine import Node
 from fl.workloads.state_store import Store
 from models.modular.model import Progress
 from models.submodel import State
-from models.training.loop import Masking
+from models.training.loop import LogitCorrection
 from strategies.base import Cloud, Measure, Strategy
 
 
@@ -37,7 +37,7 @@ class Order:
     sizes: Mapping[str, int] | None = None
     held: Mapping[str, Sequence[int] | np.ndarray] | None = None
     epochs: int = 0
-    masked: Masking = "none"
+    masked: LogitCorrection = "none"
     shares: Sequence[float] = ()
     rate: float = 1.0
     keep: bool = False

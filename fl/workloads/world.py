@@ -16,7 +16,7 @@ from models.modular.selector import Routing, Selector
 from models.nn.body import Architecture, gate_columns
 from models.nn.registry import MODELS
 from models.training.loop import Recipe
-from partitions import DRIFTS, PARTITIONS, Dataset, Here, Schedule, World, load
+from partitions import DRIFTS, PARTITIONS, Dataset, LocalData, Schedule, World, load
 from partitions.tokens import tokenised
 
 PARTITION_KEYS = {"m-classes": ("classes_per_device",), "dirichlet": ("alpha",)}
@@ -51,7 +51,7 @@ def dataset(settings: Settings) -> Dataset:
 
 
 @lru_cache(maxsize=8)
-def world(settings: Settings, seed: int) -> World | Here:
+def world(settings: Settings, seed: int) -> World | LocalData:
     """What every device holds at every step; text as tokens, whose vocabulary the proxy decides.
 
     On a machine of its own with a folder of its own: what lies there.
@@ -60,7 +60,7 @@ def world(settings: Settings, seed: int) -> World | Here:
         SettingsError: the partition or the drift does not fit the data set.
     """
     if settings.placement == "own" and settings.dataset == "folder":
-        return Here(dataset(settings), settings.samples_max, settings.test_samples)
+        return LocalData(dataset(settings), settings.samples_max, settings.test_samples)
     own = {key: getattr(settings, key) for key in PARTITION_KEYS.get(settings.partition, ())}
     moves = {key: getattr(settings, key) for key in DRIFT_KEYS.get(settings.drift, ())}
     try:

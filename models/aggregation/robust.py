@@ -37,10 +37,14 @@ class Robust:
         self.parts: list[tuple[Mapping[str, Tensor], Coverage, float, Mapping[str, Tensor] | None]] = []
 
     def add(
-        self, part: Mapping[str, Tensor], coverage: Coverage, weight: float, along: Mapping[str, Tensor] | None = None
+        self,
+        part: Mapping[str, Tensor],
+        coverage: Coverage,
+        weight: float,
+        index_weights: Mapping[str, Tensor] | None = None,
     ) -> None:
         """As `WeightedSum.add`."""
-        self.parts.append((part, coverage, weight, along))
+        self.parts.append((part, coverage, weight, index_weights))
 
     def merge(self, other: "Robust") -> None:
         """Add everything that ``other`` has seen."""
@@ -54,18 +58,18 @@ class Robust:
         sent = [extract(old, self.axes, coverage) for _, coverage, _, _ in self.parts]
         lengths = [_rms(part, start) for (part, *_), start in zip(self.parts, sent, strict=True)]
         bound = float(np.median(lengths)) if lengths else 0.0
-        for (part, coverage, weight, along), start, length in zip(self.parts, sent, lengths, strict=True):
+        for (part, coverage, weight, index_weights), start, length in zip(self.parts, sent, lengths, strict=True):
             shortened = {k: _towards(start[k], v, bound / length) for k, v in part.items()} if length > bound else part
-            total.add(shortened, coverage, weight, along)
+            total.add(shortened, coverage, weight, index_weights)
         return total.finish(old)
 
     def _ranked(self, name: str, old: Tensor) -> Tensor:
         """The mean of the middle values of one parameter."""
         like = {name: old}
         values, weights = [], []
-        for part, coverage, share, along in self.parts:
+        for part, coverage, share, index_weights in self.parts:
             one = WeightedSum({name: self.axes[name]}, like)
-            one.add({name: part[name]}, coverage, share, along)
+            one.add({name: part[name]}, coverage, share, index_weights)
             held = one.weight[name].expand(old.shape)
             values.append(torch.where(held > 0, one.total[name] / held, torch.inf))
             weights.append(held)

@@ -28,7 +28,11 @@ class WeightedSum:
             self.weight[name] = torch.zeros([1] * value.dim(), dtype=torch.float64)
 
     def add(
-        self, part: Mapping[str, Tensor], coverage: Coverage, weight: float, along: Mapping[str, Tensor] | None = None
+        self,
+        part: Mapping[str, Tensor],
+        coverage: Coverage,
+        weight: float,
+        index_weights: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Add one sub-model.
 
@@ -36,20 +40,20 @@ class WeightedSum:
             part: the parameters of the sub-model, shaped as `extract` shapes them.
             coverage: where they belong.
             weight: how much the part counts, e.g. its number of examples.
-            along: for an axis, one weight per kept index *instead of* ``weight``, for the parameters that have that
+            index_weights: for an axis, one weight per kept index *instead of* ``weight``, for the parameters that have that
                 axis (ECLM: the importance of each module).
         """
-        along = along or {}
+        index_weights = index_weights or {}
         runs = {axis: consecutive(kept) for axis, kept in coverage.items()}
         piece = torch.empty(PIECE, dtype=torch.float64)
         for name, value in part.items():
             names = self._axes[name]
-            partial = any(axis in along or axis in coverage for axis in names)
+            partial = any(axis in index_weights or axis in coverage for axis in names)
             total, weights = self.total[name], self._apart(name) if partial else self.weight[name]
             scattered = []  # axes along which what is kept is no run, or is weighed one by one
             for dim, axis in enumerate(names):
                 run = runs.get(axis) if axis is not None else None
-                if axis in along or (axis in coverage and run is None):
+                if axis in index_weights or (axis in coverage and run is None):
                     scattered.append(dim)
                 elif run is not None:
                     total, weights = total.narrow(dim, *run), weights.narrow(dim, *run)
@@ -60,12 +64,12 @@ class WeightedSum:
                 (dim,) = scattered
                 axis = names[dim]
                 kept = coverage.get(axis, torch.arange(value.shape[dim]))  # type: ignore[arg-type]
-                each = along[axis].tolist() if axis in along else [weight] * len(kept)  # type: ignore[index]
+                each = index_weights[axis].tolist() if axis in index_weights else [weight] * len(kept)  # type: ignore[index]
                 for i, (at, w) in enumerate(zip(kept.tolist(), each, strict=True)):
                     _add(total.select(dim, at), value.select(dim, i), w, piece)
                     weights.select(dim, at).add_(w)
             else:
-                self._add_scattered(name, value, coverage, weight, along)
+                self._add_scattered(name, value, coverage, weight, index_weights)
 
     def _apart(self, name: str) -> Tensor:
         """A parameter's weight entry by entry along axes with a name, and 1 along the others."""
@@ -76,13 +80,13 @@ class WeightedSum:
         return self.weight[name]
 
     def _add_scattered(
-        self, name: str, value: Tensor, coverage: Coverage, weight: float, along: Mapping[str, Tensor]
+        self, name: str, value: Tensor, coverage: Coverage, weight: float, index_weights: Mapping[str, Tensor]
     ) -> None:
         names, total, weights = self._axes[name], self.total[name], self.weight[name]
         w: float | Tensor = weight
         for dim, axis in enumerate(names):
-            if axis is not None and axis in along:
-                w = along[axis].to(total.dtype).reshape([-1 if d == dim else 1 for d in range(len(names))])
+            if axis is not None and axis in index_weights:
+                w = index_weights[axis].to(total.dtype).reshape([-1 if d == dim else 1 for d in range(len(names))])
         index, narrow = entry_index(names, coverage, total.shape), entry_index(names, coverage, weights.shape)
         assert index is not None and narrow is not None
         total[index] += w * value.to(total.dtype)

@@ -126,7 +126,7 @@ def distilled(part: Sampled) -> Extra:
 
 
 @torch.no_grad()
-def settle(body: Body, x: Tensor, batch_size: int = 500) -> None:
+def recalibrate_batch_norm(body: Body, x: Tensor, batch_size: int = 500) -> None:
     """Static batch norm (HeteroFL 3): running statistics become those of ``x`` (n, ...), averaged over its batches.
 
     In training a batch norm uses the statistics of its batch alone; what it needs in use is estimated afterwards, for

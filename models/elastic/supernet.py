@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.costs import CostModel
-from models.elastic.nested import Sampled, settle
+from models.elastic.nested import Sampled, recalibrate_batch_norm
 from models.modular.modularize import modularize
 from models.nn.body import Architecture, Body
 from models.submodel import Coverage, State, extract
@@ -156,7 +156,7 @@ def best_path(
         spent += len(x) * costs.of({layer: len(own) for layer, own in kept.items()}).macs
         part = costs.architecture.part(kept).to(place)
         part.load_state_dict(extract(there, axes, kept))
-        settle(part, x)  # the running statistics of a batch norm differ by path
+        recalibrate_batch_norm(part, x)  # the running statistics of a batch norm differ by path
         return score(part, x, y, classes).loss_sum
 
     found = search(fitting(costs, slices, macs, memory), loss, generator)

@@ -26,7 +26,7 @@ from models.nn.body import Body, home
 from models.nn.mlp import MLP
 from models.submodel import State
 from models.training.dual import LEAST, Dual, Kernel, worth
-from models.training.loop import Masking, Recipe, mask
+from models.training.loop import LogitCorrection, Recipe, mask
 from models.training.stacked import Linear, Map, gathered, side_by_side
 
 # Measured on a CPU, of plain SGD, momentum and Adam on perceptrons of 0.01 to 0.7 MB: a stack takes the least time per
@@ -36,7 +36,7 @@ STACK_MOST = 32
 
 
 @dataclass(frozen=True)
-class Lesson:
+class ClientBatch:
     """What one device starts from and learns from; see `models.training.loop.fit` for x, y, generator, gates and shares."""
 
     state: Mapping[str, Tensor]
@@ -147,7 +147,7 @@ def stackable(body: Body, recipe: Recipe) -> bool:
 
 
 def fit_many(
-    body: Body, lessons: Sequence[Lesson], recipe: Recipe, epochs: int, masking: Masking = "none"
+    body: Body, lessons: Sequence[ClientBatch], recipe: Recipe, epochs: int, masking: LogitCorrection = "none"
 ) -> list[tuple[State, float]]:
     """Train networks like ``body``, one for each lesson.
 
@@ -171,7 +171,7 @@ def fit_many(
 
 @torch.no_grad()
 def _fit_stack(
-    body: Body, lessons: Sequence[Lesson], recipe: Recipe, epochs: int, masking: Masking, dual: bool
+    body: Body, lessons: Sequence[ClientBatch], recipe: Recipe, epochs: int, masking: LogitCorrection, dual: bool
 ) -> list[tuple[State, float]]:
     """The lessons come with the most samples first."""
     longest, gated = max(len(lessons[0].y), LEAST), lessons[0].gates is not None
@@ -217,7 +217,7 @@ def _fit_stack(
     return out
 
 
-def _plan(lessons: Sequence[Lesson], size: int, epochs: int, longest: int) -> tuple[Tensor, Tensor]:
+def _plan(lessons: Sequence[ClientBatch], size: int, epochs: int, longest: int) -> tuple[Tensor, Tensor]:
     """Which rows of `side_by_side` each device uses in each step, (steps, N, size), and how many of them, (steps, N).
 
     Rows beyond a short batch repeat the device's first sample, steps beyond its last are empty.

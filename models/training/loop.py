@@ -18,7 +18,7 @@ from models.training.descent import Descent
 Augment = Callable[[Tensor, np.random.Generator], Tensor]
 Extra = Callable[[Tensor, Tensor], Tensor]
 Precision = Literal["float32", "bfloat16"]
-Masking = Literal["none", "zero", "prior"]
+LogitCorrection = Literal["none", "zero", "prior"]
 """What a device does with the logits, knowing how often each class occurs in its data: nothing; zero those of classes
 that it lacks, in training (HeteroFL's masked loss, arXiv:2010.01264); or correct for its class shares, in training and
 in use (Saerens et al. 2002; Menon et al. 2021, arXiv:2007.07314)."""
@@ -31,7 +31,7 @@ def precise(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def mask(logits: Tensor, shares: Tensor | None, masking: Masking) -> Tensor:
+def mask(logits: Tensor, shares: Tensor | None, masking: LogitCorrection) -> Tensor:
     """Logits (B, classes) as ``masking`` has them, `precise` ones.
 
     Args:
@@ -128,7 +128,7 @@ def fit(
     generator: np.random.Generator,
     gates: Sequence[Tensor] | None = None,
     shares: Tensor | None = None,
-    masking: Masking = "none",
+    masking: LogitCorrection = "none",
     cosine: bool = False,
     on_epoch: Callable[[int, int], None] | None = None,
     augment: Augment | None = None,

@@ -4,7 +4,7 @@
     halves      `DeviceHalf`, `CloudHalf`; `Half.state`, `load` and `axes` serve the merge
     heads       what a task reads from the cloud half, and its loss
     codebook    `Codebook`: codes, their statistics, the gradient through them
-    keeper      `Keeper`: how the server learns the codebook from summed statistics
+    keeper      `CodebookEMA`: how the server learns the codebook from summed statistics
     codec       tensors as bytes; `boundary`: lines, messages, the ledger
     ends        `DeviceEnd`, `CloudEnd`: a training step of which only bytes pass between the halves
     composite   both halves in one graph; `pretrain`: MLM and ELECTRA on it; `gradnorm`: weights of several tasks
@@ -28,7 +28,7 @@ from models.vq.network.presets import from_minilm, minilm, minilm_tokenizer, tin
 from models.vq.network.tokens import Tokens, batches, encode
 from models.vq.quantiser.boundary import Boundary, Ledger, StaleCodebook, lines
 from models.vq.quantiser.codebook import ESTIMATORS, Codebook, Statistics
-from models.vq.quantiser.codebook_ema import Keeper, Moments
+from models.vq.quantiser.codebook_ema import CodebookEMA, Moments
 
 __all__ = [
     "ESTIMATORS",
@@ -37,10 +37,10 @@ __all__ = [
     "CloudEnd",
     "CloudHalf",
     "Codebook",
+    "CodebookEMA",
     "DeviceEnd",
     "DeviceHalf",
     "Head",
-    "Keeper",
     "Ledger",
     "Moments",
     "Recipe",

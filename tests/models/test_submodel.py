@@ -146,14 +146,14 @@ def test_every_coverage_adds_entry_by_entry(
     rows: list[int] | None, columns: list[int] | None, weighed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Runs of indices, others, all, none; one weight or one per index: against a loop over single entries."""
-    monkeypatch.setattr("models.submodel.PIECE", 2)  # three entries take two pieces
+    monkeypatch.setattr("models.aggregation.weighted_sum.PIECE", 2)  # three entries take two pieces
     sides = {"out": rows, "in": columns}
     coverage = {axis: torch.tensor(kept, dtype=torch.long) for axis, kept in sides.items() if kept is not None}
     at = {axis: kept if kept is not None else [0, 1, 2] for axis, kept in sides.items()}
     part = 1 + torch.arange(9.0)[: len(at["out"]) * len(at["in"])].reshape(len(at["out"]), len(at["in"]))
-    along = {weighed: 0.5 + torch.arange(len(at[weighed]))} if weighed else {}
+    index_weights = {weighed: 0.5 + torch.arange(len(at[weighed]))} if weighed else {}
     total = WeightedSum({"w": ("out", "in")}, {"w": torch.zeros(3, 3)})
-    total.add({"w": part}, coverage, 2.0, along)
+    total.add({"w": part}, coverage, 2.0, index_weights)
     sums, weights = torch.zeros(3, 3, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64)
     for i, row in enumerate(at["out"]):
         for k, column in enumerate(at["in"]):

@@ -22,7 +22,7 @@ from models.vq.network.halves import CloudHalf, DeviceHalf, Shape, build
 from models.vq.network.heads import head_for
 from models.vq.network.tokens import Tokens
 from models.vq.quantiser.codebook import Codebook, Statistics
-from models.vq.quantiser.codebook_ema import Keeper
+from models.vq.quantiser.codebook_ema import CodebookEMA
 from partitions.rng import Purpose, rng
 
 Build = Callable[[Shape, int], tuple[DeviceHalf, CloudHalf]]
@@ -77,7 +77,7 @@ class SplitBody(Body):
         """Of the loss in training."""
         return 1.0
 
-    def keeper(self) -> Keeper | None:
+    def keeper(self) -> CodebookEMA | None:
         """The codebook of the statistics, dead vectors revived; its version is a checksum of the vectors.
 
         Everybody who holds the same statistics gets the same codebook.
@@ -87,7 +87,7 @@ class SplitBody(Body):
         running = Statistics(self.counts.double(), self.sums.double())
         blank = Codebook(torch.zeros_like(self.sums))
         address = Purpose.INIT, 2, crc32(self.counts.numpy().tobytes())
-        keeper = Keeper(blank, running).update(blank.no_statistics(), decay=1.0).revive(rng(0, *address))
+        keeper = CodebookEMA(blank, running).update(blank.no_statistics(), decay=1.0).revive(rng(0, *address))
         version = crc32(keeper.codebook.vectors.numpy().tobytes())
         return replace(keeper, codebook=replace(keeper.codebook, version=version))
 
@@ -96,7 +96,9 @@ class SplitBody(Body):
         self.counts.copy_(running.counts)
         self.sums.copy_(running.sums)
 
-    def moved(self, keeper: Keeper, new: Statistics, examples: int, decay: float, merge: Merge = "statistics") -> None:
+    def moved(
+        self, keeper: CodebookEMA, new: Statistics, examples: int, decay: float, merge: Merge = "statistics"
+    ) -> None:
         """Add what a device saw of so many examples, each as often as it was seen, to the statistics it was sent.
 
         Args:

@@ -40,7 +40,7 @@ class Moments:
 
 
 @dataclass(frozen=True, eq=False)
-class Keeper:
+class CodebookEMA:
     """The server's side of a codebook.
 
     Args:
@@ -52,11 +52,13 @@ class Keeper:
     running: Statistics
 
     @staticmethod
-    def start(moments: Moments, groups: int, size: int, residual: bool, generator: np.random.Generator) -> "Keeper":
+    def start(
+        moments: Moments, groups: int, size: int, residual: bool, generator: np.random.Generator
+    ) -> "CodebookEMA":
         """Vectors drawn from the Gaussian that reproduces one of the given moments best at log2 ``size`` bits.
 
         A Gaussian of variance V is coded in w dimensions with an error of D = V size^(-2 / w), by vectors of variance
-        V - D; D is what is left to the next codebook of a residual quantiser. Lloyd iterations follow, see `settle`.
+        V - D; D is what is left to the next codebook of a residual quantiser. Lloyd iterations follow, see `lloyd`.
 
         Raises:
             ValueError: the groups do not divide the width.
@@ -76,9 +78,9 @@ class Keeper:
         else:
             vectors = mean.view(groups, 1, w) + noise * (variance * (1 - left)).sqrt().view(groups, 1, w)
         codebook = Codebook(vectors.float(), residual)
-        return Keeper(codebook, codebook.no_statistics())
+        return CodebookEMA(codebook, codebook.no_statistics())
 
-    def update(self, new: Statistics, decay: float) -> "Keeper":
+    def update(self, new: Statistics, decay: float) -> "CodebookEMA":
         """N <- decay N + (1 - decay) n, S likewise, C = S / Laplace-smoothed N; a vector without any mass stays.
 
         Args:
@@ -88,7 +90,7 @@ class Keeper:
         running = self.running.scaled(decay) + new.scaled(1 - decay)
         return replace(self, running=running)._quotient()
 
-    def descend(self, new: Statistics, rate: float) -> "Keeper":
+    def descend(self, new: Statistics, rate: float) -> "CodebookEMA":
         """A step down the gradient of the mean squared error of `new`, the loss by which van den Oord et al. learn
         their codebook (arXiv:1711.00937, eq. 3, second term). It, too, needs statistics alone.
 
@@ -101,7 +103,7 @@ class Keeper:
         vectors = old.double().lerp(mean, (rate * share).clamp(max=1)[..., None]).float()
         return replace(self, codebook=replace(self.codebook, vectors=vectors, version=self.codebook.version + 1))
 
-    def revive(self, generator: np.random.Generator, least: float = 0.01, jitter: float = 0.1) -> "Keeper":
+    def revive(self, generator: np.random.Generator, least: float = 0.01, jitter: float = 0.1) -> "CodebookEMA":
         """Replace vectors of hardly any mass by jittered copies of the most used one, which halves its mass each time.
 
         Args:
@@ -119,11 +121,11 @@ class Keeper:
                 sums[j, most] /= 2
                 counts[j, dead] = counts[j, most]
                 sums[j, dead] = counts[j, dead] * (centre + noise)
-        return Keeper(self.codebook, Statistics(counts, sums))._quotient()
+        return CodebookEMA(self.codebook, Statistics(counts, sums))._quotient()
 
-    def settle(
+    def lloyd(
         self, ask: Callable[[Codebook], Statistics], generator: np.random.Generator, iterations: int = 5
-    ) -> "Keeper":
+    ) -> "CodebookEMA":
         """Federated k-means: ``ask`` sums the statistics of one whole pass of every device under a codebook.
 
         The codebooks of a residual quantiser settle one after the other, for each codes what those before it leave.
@@ -134,7 +136,7 @@ class Keeper:
                 keeper = keeper.update(ask(keeper.codebook), decay=0.0).revive(generator)
             return keeper.update(ask(keeper.codebook), decay=0.0)
         for stage in range(self.codebook.groups):
-            own = Keeper(Codebook(vectors[stage : stage + 1], residual=True), self.running)
+            own = CodebookEMA(Codebook(vectors[stage : stage + 1], residual=True), self.running)
             for _ in range(iterations):
                 seen = ask(Codebook(vectors[: stage + 1], residual=True))
                 own = own.update(Statistics(seen.counts[-1:], seen.sums[-1:]), decay=0.0).revive(generator)
@@ -142,15 +144,15 @@ class Keeper:
         keeper = replace(self, codebook=replace(self.codebook, vectors=vectors))
         return keeper.update(ask(keeper.codebook), decay=0.0)
 
-    def weighing(self, positions: float) -> "Keeper":
+    def weighing(self, positions: float) -> "CodebookEMA":
         """The same codebook with the running mass of a round of so many positions.
 
-        What `settle` saw is a whole pass of all devices; unless a round is one too, it would outweigh many rounds.
+        What `lloyd` saw is a whole pass of all devices; unless a round is one too, it would outweigh many rounds.
         """
         return replace(self, running=self.running.scaled(positions / float(self.running.counts[0].sum())))
 
     def state(self) -> dict[str, Tensor]:
-        """Everything, as tensors; `Keeper.of` is the way back."""
+        """Everything, as tensors; `CodebookEMA.of` is the way back."""
         of = self.codebook
         return {
             "vectors": of.vectors,
@@ -160,15 +162,15 @@ class Keeper:
         }
 
     @staticmethod
-    def of(state: dict[str, Tensor]) -> "Keeper":
+    def of(state: dict[str, Tensor]) -> "CodebookEMA":
         version, residual = state["meta"].tolist()
         codebook = Codebook(state["vectors"], bool(residual), version)
-        return Keeper(codebook, Statistics(state["counts"], state["sums"]))
+        return CodebookEMA(codebook, Statistics(state["counts"], state["sums"]))
 
-    def _quotient(self) -> "Keeper":
+    def _quotient(self) -> "CodebookEMA":
         counts, total = self.running.counts, self.running.counts.sum(1, keepdim=True)
         smooth = (counts + EPSILON) * total / (total + self.codebook.size * EPSILON)
         mean = self.running.sums / smooth.clamp_min(1e-300)[..., None]
         old = self.codebook.vectors
         vectors = torch.where((counts > EPSILON)[..., None], mean.float(), old)
-        return Keeper(replace(self.codebook, vectors=vectors, version=self.codebook.version + 1), self.running)
+        return CodebookEMA(replace(self.codebook, vectors=vectors, version=self.codebook.version + 1), self.running)

@@ -22,7 +22,7 @@ from models.vq.network.pooling import flatten, pooled_lengths, unflatten
 from models.vq.network.tokens import Tokens, batches
 from models.vq.quantiser.boundary import Boundary, Ledger, lines
 from models.vq.quantiser.codebook import ESTIMATORS, Codebook, Statistics, perplexity
-from models.vq.quantiser.codebook_ema import Keeper, Moments
+from models.vq.quantiser.codebook_ema import CodebookEMA, Moments
 from partitions.rng import Purpose, rng
 
 Tick = Callable[[int, int], None]
@@ -157,7 +157,7 @@ class Split:
     cloud: CloudHalf
     head: Head
     plan: Plan
-    keeper: Keeper | None = None
+    keeper: CodebookEMA | None = None
     ledger: Ledger = field(default_factory=Ledger)
     usage: Tensor | None = None
     arrived: Tensor | None = None
@@ -353,7 +353,9 @@ class Split:
         def ask(codebook: Codebook) -> Statistics:
             return codebook.statistics(z, codebook.assign(z))
 
-        keeper = Keeper.start(Moments.of(z), of.groups, of.size, of.residual, generator).settle(ask, generator)
+        keeper = CodebookEMA.start(Moments.of(z), of.groups, of.size, of.residual, generator).lloyd(
+            ask, generator
+        )
         self.keeper = keeper.weighing(len(z) * of.round_steps * self.plan.batch / texts)
 
     def _update(self, one: DeviceEnd, seed: int, step: int) -> None:

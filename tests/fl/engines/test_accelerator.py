@@ -15,7 +15,7 @@ from fl.results.files import read_config, read_rounds
 from models.modular.selector import Selector
 from models.nn.mlp import mlp
 from models.training import batched
-from models.training.batched import Lesson
+from models.training.batched import ClientBatch
 from models.training.loop import Recipe
 from tests.elsewhere import ELSEWHERE, elsewhere
 
@@ -75,7 +75,9 @@ def test_a_perceptron_elsewhere_is_not_stacked() -> None:
     x, y = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3
 
     def trained(place: torch.device) -> tuple[dict, float]:
-        lesson = Lesson(dense.whole(1).state(), x, y, np.random.default_rng(0), shares=torch.tensor([1.0, 2.0, 0.5]))
+        lesson = ClientBatch(
+            dense.whole(1).state(), x, y, np.random.default_rng(0), shares=torch.tensor([1.0, 2.0, 0.5])
+        )
         return make([Fit(dense.part({}).to(place), 1.0, lesson, how, 3, "prior")])[0]
 
     state, loss = trained(accelerator.CPU)

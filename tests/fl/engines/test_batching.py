@@ -14,7 +14,7 @@ from fl.engines.batching import Fit, Fitted, fitted, together
 from models.nn.body import Architecture
 from models.nn.mlp import mlp
 from models.nn.resnet import resnet18
-from models.training.batched import Lesson
+from models.training.batched import ClientBatch
 from models.training.loop import Recipe
 
 SMALL, WIDE, PICTURES = mlp((4,), 3, width=8), mlp((4,), 3, width=16), resnet18((3, 8, 8), 3, width=8)
@@ -24,7 +24,7 @@ BODIES = {id(a): a.part({}) for a in (SMALL, WIDE, PICTURES)}  # one network of 
 def fit_of(architecture: Architecture, device: int, epochs: int = 1) -> Fit:
     g, n = torch.Generator().manual_seed(device), 10 + device
     x, y = torch.randn(n, *architecture.input_shape, generator=g), torch.randint(0, 3, (n,), generator=g)
-    lesson = Lesson(architecture.whole(device).state(), x, y, np.random.default_rng(device))
+    lesson = ClientBatch(architecture.whole(device).state(), x, y, np.random.default_rng(device))
     return Fit(BODIES[id(architecture)], 1.0, lesson, Recipe(lr=0.05), epochs, "none")
 
 

@@ -63,12 +63,12 @@ def test_without_trimming_or_with_equal_lengths_it_is_the_weighted_mean(parts, b
         kept = torch.tensor(sorted(modules))
         g = torch.Generator().manual_seed(seed)
         part = {"w": torch.randn(len(kept), 3, generator=g), "b": torch.randn(2, generator=g), "count": old["count"]}
-        along = {"modules": torch.rand(len(kept), generator=g) + 0.1} if by_module else None
+        index_weights = {"modules": torch.rand(len(kept), generator=g) + 0.1} if by_module else None
         for total in (plain, trimmed):
-            total.add(part, {"modules": kept}, weight, along)
+            total.add(part, {"modules": kept}, weight, index_weights)
         equal = {"w": old["w"][kept] + 1, "b": old["b"] - 1, "count": old["count"]}
         for total in (bounded_plain, bounded):
-            total.add(equal, {"modules": kept}, weight, along)
+            total.add(equal, {"modules": kept}, weight, index_weights)
     for name in old:
         torch.testing.assert_close(trimmed.finish(old)[name], plain.finish(old)[name], rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(bounded.finish(old)[name], bounded_plain.finish(old)[name], rtol=1e-6, atol=1e-6)

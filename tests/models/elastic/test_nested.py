@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
-from models.elastic.nested import RATES, Sampled, distilled, grains, ordered_dropout, settle, width
+from models.elastic.nested import RATES, Sampled, distilled, grains, ordered_dropout, recalibrate_batch_norm, width
 from models.nn.blocks import Norm
 from models.nn.body import Architecture
 from models.nn.mlp import mlp
@@ -152,12 +152,12 @@ def test_static_batch_norm_serves_what_it_trains() -> None:
         return float((used - trained).norm() / trained.norm())
 
     assert gap() > 0.2
-    settle(body, x)
+    recalibrate_batch_norm(body, x)
     assert all(torch.equal(weights[name], p) for name, p in body.named_parameters())
     settled = body.state()
     assert gap() < 0.02
     body.load_state_dict(settled)
-    settle(body, torch.cat([x, x]), batch_size=64)  # two equal batches: their mean is the same
+    recalibrate_batch_norm(body, torch.cat([x, x]), batch_size=64)  # two equal batches: their mean is the same
     for name, value in settled.items():
         torch.testing.assert_close(body.state()[name], value, msg=name)
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from models.aggregation.weighted_sum import WeightedSum
-from models.elastic.nested import settle, width
+from models.elastic.nested import recalibrate_batch_norm, width
 from models.modular.modularize import modularize
 from models.modular.selector import Routing
 from models.nn.blocks import ConvBlock, Execution, LinearBlock, Norm, execute, use_dispatch
@@ -317,7 +317,7 @@ def test_trained_and_scored_elsewhere_as_here(name: str) -> None:
         body, order = modular.whole(1).to(place), np.random.default_rng(0)
         gates, augment = gates_of(body, 10), flip_and_shift if x.dim() == 4 else None
         loss = fit(body, x, y, Recipe(lr=0.05, batch_size=4), 2, order, gates, shares, "prior", augment=augment)
-        settle(body, x)
+        recalibrate_batch_norm(body, x)
         return body.state(), loss, score(body, x, y, 5, gates, shares).loss_sum
 
     here = trained(torch.device("cpu"))

@@ -12,9 +12,9 @@ from models.nn.body import Architecture, Body, columns_coverage, gate_columns
 from models.nn.mlp import MLP, mlp
 from models.nn.resnet import resnet18
 from models.submodel import State
-from models.training.batched import STACKS, Lesson, fit_many, stackable
+from models.training.batched import STACKS, ClientBatch, fit_many, stackable
 from models.training.dual import worth
-from models.training.loop import Masking, Recipe, fit
+from models.training.loop import LogitCorrection, Recipe, fit
 
 DENSE = mlp((6,), 4, width=16)
 SIZES = (37, 5, 16, 33, 1, 20)  # samples of six devices: one to three batches of 16, whole and not
@@ -32,7 +32,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return request.param
 
 
-def lessons_of(body: Body, gated: bool, dtype: torch.dtype = torch.float64) -> list[Lesson]:
+def lessons_of(body: Body, gated: bool, dtype: torch.dtype = torch.float64) -> list[ClientBatch]:
     """Six devices with models and data of their own."""
     out = []
     for device, n in enumerate(SIZES):
@@ -42,12 +42,12 @@ def lessons_of(body: Body, gated: bool, dtype: torch.dtype = torch.float64) -> l
         widths = [len(gate_columns(body.sizes, layer)) for layer in body.layers]
         gates = [Routing(3, 4.0).gates(torch.randn(n, width, generator=g, dtype=dtype)) for width in widths]
         shares = torch.bincount(y, minlength=4).to(dtype) / n
-        out.append(Lesson(state, x, y, np.random.default_rng(device), gates if gated else None, shares))
+        out.append(ClientBatch(state, x, y, np.random.default_rng(device), gates if gated else None, shares))
     return out
 
 
 def one_by_one(
-    body: Body, lessons: list[Lesson], recipe: Recipe, epochs: int, masking: Masking
+    body: Body, lessons: list[ClientBatch], recipe: Recipe, epochs: int, masking: LogitCorrection
 ) -> list[tuple[State, float]]:
     out = []
     for lesson in lessons:
@@ -58,7 +58,7 @@ def one_by_one(
     return out
 
 
-def equal(body: Body, gated: bool, recipe: Recipe, epochs: int = 3, masking: Masking = "none") -> None:
+def equal(body: Body, gated: bool, recipe: Recipe, epochs: int = 3, masking: LogitCorrection = "none") -> None:
     body = body.double()
     wanted = one_by_one(body, lessons_of(body, gated), recipe, epochs, masking)
     lessons = lessons_of(body, gated)
@@ -111,7 +111,7 @@ def test_a_residual_module_without_a_map() -> None:
 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("masking", ["zero", "prior"])
-def test_masked_logits(masking: Masking) -> None:
+def test_masked_logits(masking: LogitCorrection) -> None:
     """Class 3 occurs nowhere, and the device of one sample has one class."""
     equal(DENSE.part({}), False, Recipe(lr=0.05), masking=masking)
 

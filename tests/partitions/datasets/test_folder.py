@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partitions import DATASETS, DataError, Dataset, Here
+from partitions import DATASETS, DataError, Dataset, LocalData
 from partitions.root import Root
 
 
@@ -39,7 +39,7 @@ def test_samples_are_in_the_order_of_arrival_and_every_fifth_scores(folder) -> N
 
 def test_a_machine_holds_the_newest_and_sees_what_arrives(folder) -> None:
     put(folder, "a.npz", range(10))
-    here = Here(load(folder), samples=4, test_samples=1)
+    here = LocalData(load(folder), samples=4, test_samples=1)
     draw = here.draw(device=7, step=3)
     assert here.data.x_train[draw.train, 0].tolist() == [5, 6, 7, 8]
     assert here.data.x_test[draw.test, 0].tolist() == [9]
@@ -49,11 +49,11 @@ def test_a_machine_holds_the_newest_and_sees_what_arrives(folder) -> None:
     (folder / "b.npz.part.npz").rename(folder / "b.part")
     assert len(load(folder).y_train) == 8
     (folder / "b.part").rename(folder / "b.npz")
-    here = Here(load(folder), samples=4, test_samples=1)
+    here = LocalData(load(folder), samples=4, test_samples=1)
     draw = here.draw(device=7, step=3)
     assert here.data.x_train[draw.train, 0].tolist() == [10, 11, 12, 13]
     assert here.data.x_test[draw.test, 0].tolist() == [14]
-    assert len(Here(here.data, samples=100, test_samples=100).draw(0, 0).train) == 12
+    assert len(LocalData(here.data, samples=100, test_samples=100).draw(0, 0).train) == 12
 
 
 def test_pixels_stay_bytes_and_are_scaled_when_used(folder) -> None:

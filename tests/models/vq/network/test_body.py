@@ -8,7 +8,7 @@ from models.aggregation.weighted_sum import WeightedSum
 from models.submodel import FULL
 from models.vq.network.body import SplitBody, SplitCosts, of_ids, split_body
 from models.vq.quantiser.codebook import Codebook, Statistics
-from models.vq.quantiser.codebook_ema import Keeper
+from models.vq.quantiser.codebook_ema import CodebookEMA
 
 
 def body(shape, codes=(6, 2), seed=0) -> SplitBody:
@@ -43,7 +43,9 @@ def test_merged_statistics_are_those_of_the_union(small) -> None:
     torch.testing.assert_close(after["counts"].double(), union.counts, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(after["sums"].double(), union.sums, rtol=1e-5, atol=1e-6)
     start.load_state_dict(after)
-    central = Keeper(keeper.codebook, keeper.running).update(keeper.codebook.statistics(z, codes).scaled(1 / 8), 0.7)
+    central = CodebookEMA(keeper.codebook, keeper.running).update(
+        keeper.codebook.statistics(z, codes).scaled(1 / 8), 0.7
+    )
     now = start.keeper()
     assert now is not None
     alive = union.counts > 0.05 * union.counts.mean()  # a dead vector is revived

@@ -11,7 +11,7 @@ from models.submodel import FULL
 from models.vq.network.composite import states
 from models.vq.network.halves import build, principal, weigh
 from models.vq.network.pooling import flatten, pool, pooled_lengths, unflatten, upsample
-from models.vq.quantiser.codebook_ema import Keeper, Moments
+from models.vq.quantiser.codebook_ema import CodebookEMA, Moments
 
 
 @pytest.mark.parametrize("tokens", [2, 3, 8, 9, 33])
@@ -133,8 +133,8 @@ def test_weighing_spends_the_codes_where_the_task_looks(small):
         """Share of the variance along ``look`` that two codes of 16 lose."""
         z = device.into(h)
         rng = np.random.default_rng(0)
-        keeper = Keeper.start(Moments.of(z), 2, 16, False, rng)
-        book = keeper.settle(lambda own: own.statistics(z, own.assign(z)), rng).codebook
+        keeper = CodebookEMA.start(Moments.of(z), 2, 16, False, rng)
+        book = keeper.lloyd(lambda own: own.statistics(z, own.assign(z)), rng).codebook
         return float(((cloud.out(book.lookup(book.assign(z))) - h) @ look).var() / (h @ look).var())
 
     plain, before, out = left(), cloud.out(device.into(h)).detach(), cloud.out.weight.detach().clone()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.autograd import grad
 
 from models.vq.quantiser.codebook import ESTIMATORS, Codebook, Statistics, perplexity, rotation, straight_through
-from models.vq.quantiser.codebook_ema import Keeper
+from models.vq.quantiser.codebook_ema import CodebookEMA
 
 with warnings.catch_warnings():  # the oracle is compiled by a deprecated call on import
     warnings.simplefilter("ignore")
@@ -85,7 +85,7 @@ def test_product_against_the_library():
     inner.embed.data.copy_(book.vectors)
     inner.embed_avg.data.copy_(book.vectors)
     inner.cluster_size.data.fill_(1.0)
-    keeper = Keeper(book, Statistics(torch.ones(m, K).double(), book.vectors.double()))
+    keeper = CodebookEMA(book, Statistics(torch.ones(m, K).double(), book.vectors.double()))
     oracle.train()
     q, indices, _ = oracle(z[None])
     codes = book.assign(z)
@@ -121,13 +121,13 @@ def test_federated_is_centralised(seed, clients, m, K, residual):
     parts = [z[owner == client] for client in range(clients)]
     summed = sum((book.statistics(own, book.assign(own)) for own in parts), book.no_statistics())
     assert torch.equal(summed.counts, whole.counts) and torch.equal(summed.sums, whole.sums)
-    keeper = Keeper(book, whole)
+    keeper = CodebookEMA(book, whole)
     assert torch.equal(keeper.update(summed, 0.9).codebook.vectors, keeper.update(whole, 0.9).codebook.vectors)
 
 
 def test_a_vector_without_mass_stays():
     book = codebook(1, 3, 2)
-    nobody = Keeper(book, book.no_statistics()).update(book.no_statistics(), 0.9)
+    nobody = CodebookEMA(book, book.no_statistics()).update(book.no_statistics(), 0.9)
     assert torch.equal(nobody.codebook.vectors, book.vectors)
 
 

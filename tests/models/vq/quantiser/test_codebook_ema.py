@@ -6,7 +6,7 @@ import torch
 from scipy.cluster.vq import kmeans2
 
 from models.vq.quantiser.codebook import Codebook, Statistics
-from models.vq.quantiser.codebook_ema import Keeper, Moments
+from models.vq.quantiser.codebook_ema import CodebookEMA, Moments
 
 
 def asked(shards):
@@ -17,7 +17,9 @@ def asked(shards):
 def start(shards, groups, size, residual=False, seed=0):
     generator = np.random.default_rng(seed)
     moments = sum((Moments.of(z) for z in shards[1:]), Moments.of(shards[0]))
-    return Keeper.start(moments, groups, size, residual, generator).settle(asked(shards), generator)
+    return CodebookEMA.start(moments, groups, size, residual, generator).lloyd(
+        asked(shards), generator
+    )
 
 
 def error(book: Codebook, z):
@@ -66,7 +68,7 @@ def test_residual_codes_follow_what_groups_share():
 def test_revival_halves_the_most_used():
     book = Codebook(torch.tensor([[[0.0], [1.0], [5.0], [9.0]]]))
     running = Statistics(torch.tensor([[80.0, 0, 20, 0]]).double(), torch.tensor([[[8.0], [0], [100], [0]]]).double())
-    alive = Keeper(book, running).revive(np.random.default_rng(0), jitter=0.0)
+    alive = CodebookEMA(book, running).revive(np.random.default_rng(0), jitter=0.0)
     assert alive.running.counts.tolist() == [[20, 40, 20, 20]]  # 80 -> 40 + 40, then 40 -> 20 + 20
     torch.testing.assert_close(alive.codebook.vectors.flatten(), torch.tensor([0.1, 0.1, 5.0, 0.1]))
     assert float(alive.running.sums.sum()) == pytest.approx(108)
@@ -76,7 +78,7 @@ def test_descent_by_hand_and_by_autograd():
     """Vectors at 0 and 10, used for 3 positions of mean 2 and 1 of mean 14: 3/2 and 1/2 of the average use."""
     book = Codebook(torch.tensor([[[0.0], [10.0]]]))
     z = torch.tensor([[1.0], [2.0], [3.0], [14.0]])
-    seen, keeper = book.statistics(z, book.assign(z)), Keeper(book, book.no_statistics())
+    seen, keeper = book.statistics(z, book.assign(z)), CodebookEMA(book, book.no_statistics())
     moved = keeper.descend(seen, 0.5).codebook
     assert moved.vectors.flatten().tolist() == [1.5, 11.0] and moved.version == 1
     vectors = book.vectors.clone().requires_grad_()
@@ -100,11 +102,11 @@ def test_weighing_changes_no_vector():
 
 def test_groups_must_divide():
     with pytest.raises(ValueError, match="3 groups do not divide a code space of 8 numbers"):
-        Keeper.start(Moments.of(torch.randn(5, 8)), 3, 4, False, np.random.default_rng(0))
+        CodebookEMA.start(Moments.of(torch.randn(5, 8)), 3, 4, False, np.random.default_rng(0))
 
 
 def test_state_comes_back():
     keeper = start([blobs(200)], 2, 4)
-    again = Keeper.of(keeper.state())
+    again = CodebookEMA.of(keeper.state())
     assert again.codebook.version == keeper.codebook.version > 0
     assert all(torch.equal(again.state()[name], value) for name, value in keeper.state().items())
