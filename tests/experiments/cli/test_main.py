@@ -19,7 +19,7 @@ from experiments.studies import STUDIES
 from fl.results.files import COLUMNS, read_rounds
 from strategies import STRATEGIES
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SMALL = "--set devices=6 --set cohort=3 --set rounds=2 --set rounds-per-step=1 --set adapt-epochs=1"
 
 

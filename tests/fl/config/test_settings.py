@@ -8,7 +8,7 @@ import pytest
 from fl.config.settings import Settings, SettingsError
 from strategies import STRATEGIES
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from strategies import STRATEGIES
 from strategies.base import Limits, Profile, Task, Update
 from tests.fl.conftest import SMALL, without_clock
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 COST = Cost(1, 2, 3, 4)
 
 

@@ -100,7 +100,7 @@ def test_another_process_draws_the_same(har):
         here.append(f"{len(train)} {train @ range(len(train))} {len(test)} {test @ range(len(test))}")
     there = subprocess.run(
         [sys.executable, "-c", SCRIPT],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         env=os.environ | {"PYTHONHASHSEED": "12345"},
         capture_output=True,
         text=True,
@@ -119,7 +119,7 @@ def test_the_proxy_takes_whole_runs_of_every_domain(har):
 def test_importing_and_loading_needs_no_torch():
     code = "import sys, partitions; partitions.load('har-embedded'); print('torch' in sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "False"
 

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def make_har():
-    path = Path(__file__).parents[2] / "data" / "har" / "make_har.py"
+    path = Path(__file__).parents[3] / "data" / "har" / "make_har.py"
     spec = importlib.util.spec_from_file_location("make_har", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

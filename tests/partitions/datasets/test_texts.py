@@ -123,7 +123,7 @@ def test_the_questions_that_ship() -> None:
 
 
 def test_how_the_questions_were_made() -> None:
-    path = Path(__file__).parents[2] / "data" / "questions" / "make_questions.py"
+    path = Path(__file__).parents[3] / "data" / "questions" / "make_questions.py"
     spec = importlib.util.spec_from_file_location("make_questions", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
