@@ -1,4 +1,4 @@
-"""Run the settings of an experiment on an engine, with progress."""
+"""Run the settings of an experiment on an engine, and show the progress."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,50 +25,64 @@ from rich.table import Column
 from experiments.deploy.loopback import loopback_run
 from experiments.hermetic import flwr_run
 from experiments.studies import Study, StudyResults
-from fl.config.settings import Settings
-from fl.engines.grid import LocalGrid, OwnGrid
+from fl.config import Settings, SettingsError
+from fl.engines.grid import LocalGrid, WorkerGrid
 from fl.engines.processes import cores
-from fl.results.files import Row, refuse_beside
-from fl.server.run import Event, complete, open_results, run
-from fl.workloads import find
-from strategies import STRATEGIES
+from fl.results.files import refuse_beside
+from fl.results.rows import Row
+from fl.server.run import Event, complete, execute, open_results
+from fl.workloads.resolve import Run, resolve
 
 PROJECT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What an engine is to run.
+    """What an engine runs.
 
     Args:
-        workers: processes that stand in for devices; 0: one per core.
+        runs: one for each setting.
+        workers: processes that simulate clients; 0: one per core.
         address: of a Ray cluster; empty: this machine.
+        out: results folder; overwrite: start it anew.
+        project: folder of the Flower app, for engines that use `flwr run`.
     """
 
-    settings: Sequence[Settings]
+    runs: Sequence[Run]
     workers: int
     address: str
     out: Path
     overwrite: bool
     console: Console
     observe: "Observe"
+    project: Path
 
 
 def launch(
-    settings: Sequence[Settings], engine: str, workers: int, address: str, out: Path, overwrite: bool, console: Console
+    settings: Sequence[Settings],
+    engine: str,
+    workers: int,
+    address: str,
+    out: Path,
+    overwrite: bool,
+    console: Console,
+    project: Path = PROJECT,
 ) -> None:
     """Run everything that ``out`` does not hold complete.
 
     Args:
-        engine: of `ENGINES`; workers, address: as in `Launch`.
+        engine: a name in `ENGINES`; the other arguments are as in `Launch`.
 
     Raises:
         SettingsError, DataError, ResultsError: before anything starts.
         FlowerRunFailed, EngineFailed: the run did not complete.
     """
-    _check(settings)
-    with _progress(settings, console) as observe:
-        ENGINES[engine](Launch(settings, workers, address, out, overwrite, console, observe))
+    runs = [resolve(one) for one in settings]
+    for run in runs:
+        for seed in run.settings.seed_list:
+            run.workload.prepare(seed)  # finds everything that can be wrong before the first epoch
+    with _progress(runs, console) as observe:
+        ENGINES[engine](Launch(runs, workers, address, out, overwrite, console, observe, project))
 
 
 def launch_study(study: Study, settings: Sequence[Settings], out: Path, overwrite: bool, console: Console) -> None:
@@ -78,39 +92,33 @@ def launch_study(study: Study, settings: Sequence[Settings], out: Path, overwrit
         SettingsError, DataError, ResultsError: before anything starts.
     """
     refuse_beside(out, "rounds.csv")
-    for s in settings:
-        for seed in s.seed_list:
-            study.check(s, seed)
+    runs = [resolve(one, study=True) for one in settings]
+    todo = [(run, seed) for run in runs for seed in run.settings.seed_list]
+    for run, seed in todo:
+        study.check(run, seed)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the rounds: the cloud models are the same ones
-    runs = [(s, seed) for s in settings for seed in s.seed_list]
+    torch.set_num_threads(1)  # as in rounds, so that the cloud models are the same
     try:
-        with StudyResults(out, study, settings, overwrite) as results, progress_bar(console, "settings") as progress:
-            bar = progress.add_task("starting", total=len(runs))
-            for at, (s, seed) in enumerate(runs):
-                where = f"{s.setting}  seed {seed}"
+        with StudyResults(out, study, runs, overwrite) as results, progress_bar(console, "settings") as progress:
+            bar = progress.add_task("starting", total=len(todo))
+            for at, (run, seed) in enumerate(todo):
+                setting = run.settings.setting
+                where = f"{setting}  seed {seed}"
 
                 def tick(what: str, done: int, of: int, where: str = where) -> None:
                     progress.update(bar, description=f"{where}  {what} {done + 1}/{of}")
 
-                if results.done(s.setting, seed):
+                if results.done(setting, seed):
                     console.print(f"{where}: complete, skipped", style="dim")
                 else:
-                    results.add(s.setting, seed, study.measure(s, seed, tick))
+                    results.add(setting, seed, study.measure(run, seed, tick))
                 progress.update(bar, description=where, completed=at + 1)
     finally:
         torch.set_num_threads(threads)
 
 
-def _check(settings: Sequence[Settings]) -> None:
-    """Find everything that can be wrong before the first epoch."""
-    for s in settings:
-        for seed in s.seed_list:
-            find(s.workload).prepare(s, seed)
-
-
 def progress_bar(console: Console, unit: str) -> Progress:
-    """A bar with the time that is left, counting in ``unit``."""
+    """Return a progress bar that counts in ``unit`` and shows the time that is left."""
     columns = (
         SpinnerColumn(), TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True)),
         BarColumn(bar_width=12), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TextColumn("left"),
@@ -121,7 +129,7 @@ def progress_bar(console: Console, unit: str) -> Progress:
 
 def _local(order: Launch) -> None:
     workers = order.workers or len(cores())
-    _own(order, lambda s: LocalGrid(s.flat(), s.devices, workers))
+    _in_process(order, lambda s: LocalGrid(s.flat(), s.devices.count, workers))
 
 
 def _ray(order: Launch) -> None:
@@ -129,71 +137,82 @@ def _ray(order: Launch) -> None:
 
     workers = order.workers or (0 if order.address else len(cores()))
     with connected(workers, order.address):
-        _own(order, lambda s: RayGrid(s.flat(), s.devices, workers))
+        _in_process(order, lambda s: RayGrid(s.flat(), s.devices.count, workers))
 
 
-def _own(order: Launch, grid_for: Callable[[Settings], OwnGrid]) -> None:
-    """The round loop here, the devices' side on a grid of ours."""
+def _in_process(order: Launch, grid_for: Callable[[Settings], WorkerGrid]) -> None:
+    """Run the server in this process, and the clients on a grid of this project."""
     threads = torch.get_num_threads()
     try:
-        with open_results(order.settings, order.out, order.overwrite) as results:
-            for s in order.settings:
-                with grid_for(s) as grid:
-                    run(s, grid, results, partial(order.observe, s.setting, of=grid))
+        with open_results(order.runs, order.out, order.overwrite) as results:
+            for run in order.runs:
+                with grid_for(run.settings) as grid:
+                    execute(run, grid, results, partial(order.observe, run.settings.setting, of=grid))
     finally:
         torch.set_num_threads(threads)
 
 
-def _flower(order: Launch, start: Callable[..., None] = flwr_run) -> None:
-    """A `flwr run` for each of the settings, as ``start`` does it."""
-    settings, out, workers = order.settings, order.out, order.workers or len(cores())
+def _flower(order: Launch, start: Callable[..., None]) -> None:
+    """Run each setting with `flwr run`.
+
+    Args:
+        start: `flwr_run` or `loopback_run`.
+    """
+    out, workers = order.out, order.workers or len(cores())
+    if not (order.project / "pyproject.toml").is_file():
+        raise SettingsError(
+            f"{order.project} is not a Flower app, it has no pyproject.toml: use --engine local or ray, or start the "
+            "command in a checkout of driftfed"
+        )
 
     def echo(line: str) -> None:
         order.console.print(line, style="dim", markup=False, highlight=False)
 
-    with open_results(settings, out, order.overwrite) as results:  # announces all at once; each run adds its rows
-        open_ = [
-            s for s in settings if not all(complete(s, results, m, seed) for m in s.methods for seed in s.seed_list)
+    with open_results(order.runs, out, order.overwrite) as results:  # announces all settings; each run adds its rows
+        whole = [
+            all(complete(run, results, method, seed) for method in run.methods for seed in run.settings.seed_list)
+            for run in order.runs
         ]
-    for s in settings:
-        if s not in open_:
-            echo(f"{s.setting}: complete, skipped; --overwrite runs it again")
+    for run, done in zip(order.runs, whole, strict=True):
+        if done:
+            echo(f"{run.settings.setting}: complete, skipped; --overwrite runs it again")
             continue
-        with _following(s, out, order.observe):
-            start(PROJECT, {**s.flat(), "out": str(out), "overwrite": False}, workers, on_line=echo)
+        with _following(run, out, order.observe):
+            config = {**run.settings.flat(), "out": str(out), "overwrite": False}
+            start(order.project, config, workers, on_line=echo)
 
 
 ENGINES: dict[str, Callable[[Launch], None]] = {
     "local": _local,
     "ray": _ray,
-    "flower": _flower,
+    "flower": partial(_flower, start=partial(flwr_run, add_keys=True)),
     "loopback": partial(_flower, start=loopback_run),
 }
 
 
 class Observe(Protocol):
-    """Shows what happens; ``of``: the grid that it happens on, if it is ours."""
+    """Show an event; ``of``: the grid where it happens, if it is one of this project."""
 
-    def __call__(self, setting: str, event: Event, of: OwnGrid | None = None) -> None: ...
+    def __call__(self, setting: str, event: Event, of: WorkerGrid | None = None) -> None: ...
 
 
 @dataclass
 class Pace:
-    """How fast rounds go, since the first.
+    """How fast the rounds so far were.
 
     Args:
-        devices: trained or scored; seconds: of the rounds; trained_s: of that, spent on training by one of the workers.
-        counted: of ``grid``, the one in use.
+        clients: trained or scored; seconds: of the rounds; trained_s: seconds that a worker spent on training.
+        grid: the grid in use; counted: its seconds of training that are in ``trained_s``.
     """
 
-    devices: int = 0
+    clients: int = 0
     seconds: float = 0.0
     trained_s: float = 0.0
-    grid: OwnGrid | None = None
+    grid: WorkerGrid | None = None
     counted: float = 0.0
 
-    def add(self, row: Row, grid: OwnGrid | None) -> None:
-        self.devices += row.devices + row.evaluated
+    def add(self, row: Row, grid: WorkerGrid | None) -> None:
+        self.clients += row.devices + row.evaluated
         self.seconds += row.wall_s
         if grid is not self.grid:
             self.grid, self.counted = grid, 0.0
@@ -205,19 +224,19 @@ class Pace:
         if not self.seconds:
             return ""
         share = f", {1 - self.trained_s / self.seconds:.0%} not training" if self.trained_s else ""
-        return f"{self.devices / self.seconds:.0f} devices/s{share}"
+        return f"{self.clients / self.seconds:.0f} clients/s{share}"
 
 
 @contextmanager
-def _progress(settings: Sequence[Settings], console: Console) -> Iterator[Observe]:
-    """A bar over all rounds of all runs, with the time that is left, the pace and the latest scores."""
-    total = sum(s.rounds * len(s.methods) * len(s.seed_list) for s in settings)
+def _progress(runs: Sequence[Run], console: Console) -> Iterator[Observe]:
+    """Show a bar over all rounds of all runs, with the time that is left, the pace and the latest scores."""
+    total = sum(run.settings.rounds * len(run.methods) * len(run.settings.seed_list) for run in runs)
     done: dict[tuple[str, int, str], int] = {}
     pace = Pace()
     with progress_bar(console, "rounds") as progress:
         bar: TaskID = progress.add_task("starting", total=total)
 
-        def observe(setting: str, event: Event, of: OwnGrid | None = None) -> None:
+        def observe(setting: str, event: Event, of: WorkerGrid | None = None) -> None:
             where = f"{setting}  seed {event.seed}"
             if event.kind == "offline":
                 progress.update(bar, description=f"{where}  cloud: {event.what} {event.at + 1}/{event.of}")
@@ -225,7 +244,7 @@ def _progress(settings: Sequence[Settings], console: Console) -> Iterator[Observ
             if event.kind == "skipped":
                 console.print(f"{where}  {event.what}: complete, skipped", style="dim")
             if event.kind == "resumed":
-                console.print(f"{where}  {event.what}: goes on after round {event.at}", style="dim")
+                console.print(f"{where}  {event.what}: continues after round {event.at}", style="dim")
             done[setting, event.seed, event.what] = event.at
             if event.rows:
                 pace.add(event.rows[0], of)
@@ -236,15 +255,16 @@ def _progress(settings: Sequence[Settings], console: Console) -> Iterator[Observ
                 console.print(f"{where}  round {event.at:>3}/{event.of}  {scores}", highlight=False)
 
         yield observe
-        if pace.devices:
-            console.print(f"{pace.devices} devices trained or scored in {pace.seconds:.0f} s: {pace}", style="dim")
+        if pace.clients:
+            console.print(f"{pace.clients} clients trained or scored in {pace.seconds:.0f} s: {pace}", style="dim")
 
 
 @contextmanager
-def _following(settings: Settings, out: Path, observe: Observe) -> Iterator[None]:
-    """Turn the rows that a Flower run appends to rounds.csv into events, for the progress bar."""
+def _following(run: Run, out: Path, observe: Observe) -> Iterator[None]:
+    """Turn the rows that a Flower run appends to rounds.csv into events for the progress bar."""
     stop = threading.Event()
-    first = {next(iter(STRATEGIES[m].reports)): m for m in settings.methods}
+    settings = run.settings
+    first = {next(iter(method.strategy.reports)): name for name, method in run.methods.items()}
 
     def follow() -> None:
         while not stop.wait(0.5):

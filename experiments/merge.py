@@ -1,4 +1,4 @@
-"""Runs of one experiment that were made apart, by seeds, settings or methods on several machines, in one folder."""
+"""Merge results folders of one experiment, e.g. seeds, settings or methods that ran on several machines."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,56 +6,47 @@ from typing import TypeVar
 
 import pandas as pd
 
-from fl.results.files import (
-    DeviceRow,
-    MeasureRow,
-    ResultsError,
-    ResultsWriter,
-    Row,
-    Run,
-    finished,
-    read_config,
-    read_devices,
-    read_measures,
-    read_rounds,
-    refuse_beside,
-)
+from fl.results.files import ResultsError, refuse_beside
+from fl.results.reader import finished, read_config, read_devices, read_measures, read_rounds
+from fl.results.rows import DeviceRow, MeasureRow, Row, Run
+from fl.results.writer import ResultsWriter
 
 R = TypeVar("R", Row, DeviceRow, MeasureRow)
 
 
 def merge(folders: Sequence[Path], out: Path, replace: bool = False) -> None:
-    """Add the complete runs of ``folders`` to ``out``, which may be new. Cut short, it can be done again.
+    """Add the complete runs of ``folders`` to ``out``, which may be new. After an interruption, call it again.
 
     Args:
-        replace: a run takes the place of the same one with other rows, which is refused otherwise.
+        replace: whether a run replaces the same run of ``out`` if their rows differ.
 
     Raises:
-        ResultsError: two hold the same run and differ in it, one holds no complete run, or their configs differ.
+        ResultsError: a folder has no complete run, the configs differ, or, without ``replace``, a run exists in two
+            folders with different rows.
     """
     for folder in folders:
         refuse_beside(folder, "study.csv")
         config, rounds = read_config(folder), read_rounds(folder)
         if not (runs := finished(config)):
-            raise ResultsError(f"'{folder}' holds no complete run; finish it first")
+            raise ResultsError(f"'{folder}' has no complete run; finish one first: run its experiment again")
         devices = read_devices(folder) if (folder / "devices.csv").exists() else rounds[:0]
         measures = read_measures(folder) if (folder / "measures.csv").exists() else rounds[:0]
         what = (config["experiment"], config["settings"], config["seeds"], config["methods"])
         with ResultsWriter(out, *what, made=config["versions"]) as results:
-            there, done = read_rounds(out), results.done()
+            existing, done = read_rounds(out), results.done()
             for run in runs:
                 if run in done:
-                    if _of(there, run).equals(_of(rounds, run)):
+                    if _of(existing, run).equals(_of(rounds, run)):
                         continue  # merged before
                     if not replace:
                         raise ResultsError(
-                            f"'{out}' holds another run of {run[1]}, {run[0]}, seed {run[2]} than '{folder}'; "
-                            "--replace takes the latter"
+                            f"'{out}' and '{folder}' have different rows of {run[1]}, {run[0]}, seed {run[2]}; use "
+                            f"--replace to take those of '{folder}'"
                         )
                 results.rewind(*run)
                 results.append(_rows(Row, rounds, run))
-                if own := _rows(DeviceRow, devices, run):
-                    results.append_devices(own)
+                if device_rows := _rows(DeviceRow, devices, run):
+                    results.append_devices(device_rows)
                 results.append_measures(_rows(MeasureRow, measures, run))
                 results.finish(*run)
 

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from fl.config.settings import Settings
 from fl.engines.grid import LocalGrid
-from fl.engines.proxy import Relay
+from fl.engines.proxy import GridProxy
 from fl.messages import records as wire
-from fl.results.files import CHECKPOINTS, ResultsError, read_rounds
+from fl.results.files import CHECKPOINTS, ResultsError
+from fl.results.reader import read_rounds
 from fl.server.run import Event, open_results, run
 from partitions import Purpose, rng
 from strategies import STRATEGIES
@@ -50,7 +51,7 @@ class Breakdown(Exception):
     """The cloud is gone; what it had in memory with it."""
 
 
-class FaultyGrid(Relay):
+class FaultyGrid(GridProxy):
     """Passes messages on to another grid and spoils a share of the answers, as the addresses of its dice say.
 
     Args:

@@ -1,1 +1,1 @@
-"""Networks, how they are cut into sub-models, what a sub-model costs, and how the cloud trains them. No Flower here."""
+"""Networks, sub-models, their costs, aggregation, and training. Nothing in this package imports Flower."""

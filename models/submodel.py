@@ -1,9 +1,9 @@
-"""Axes and coverage: one description of "which part of the model", one way to cut it out, one way to merge it back.
+"""Axes and coverage: which part of a model a client gets, and how to cut that part out.
 
 Every model names the axes of its parameters, e.g. ``{"stage1.0.block.first": ("stage1.modules", "stage1.hidden",
-...)}``. A *coverage* lists, for each named axis, the indices that a sub-model keeps; an axis it does not mention is
-kept whole. HeteroFL (a prefix), FedRolex (a rolling window), ECLM (chosen modules) and FedAvg (everything) are
-choices of coverage and weight over one `extract` and one `models.aggregation.weighted_sum.WeightedSum`.
+...)}``. A *coverage* lists, for each named axis, the indices that a sub-model contains; an axis that it does not
+mention stays whole. HeteroFL (a prefix), FedRolex (a rolling window), ECLM (chosen modules) and FedAvg (everything)
+differ only in coverage and weights. They share one `extract` and one `models.aggregation.weighted_sum.WeightedSum`.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ FULL: Coverage = {}
 
 
 def covered_sizes(sizes: Sizes, coverage: Coverage) -> dict[str, int]:
-    """The axis sizes of the sub-model that ``coverage`` cuts out of a model of ``sizes``.
+    """Return the axis sizes of the sub-model that ``coverage`` cuts out of a model of ``sizes``.
 
     Raises:
         KeyError: the coverage names an axis that the model does not have.
@@ -34,41 +34,47 @@ def covered_sizes(sizes: Sizes, coverage: Coverage) -> dict[str, int]:
 def entry_index(
     axes: tuple[str | None, ...], coverage: Coverage, shape: torch.Size
 ) -> tuple[Tensor | slice, ...] | None:
-    """An index that selects the covered entries of one parameter, or None where it is kept whole."""
-    kept = [coverage.get(axis) if axis is not None else None for axis in axes]
-    if all(k is None for k in kept):
+    """Return an index that selects the covered entries of one parameter, or None if it is covered as a whole."""
+    indices = [coverage.get(axis) if axis is not None else None for axis in axes]
+    if all(i is None for i in indices):
         return None
-    if sum(k is not None for k in kept) == 1:  # one axis only: plain slices keep the fast indexing path
-        return tuple(slice(None) if k is None else k for k in kept)
-    full = [torch.arange(n) if k is None else k for k, n in zip(kept, shape, strict=True)]
+    if sum(i is not None for i in indices) == 1:  # plain slices use torch's fast indexing path
+        return tuple(slice(None) if i is None else i for i in indices)
+    full = [torch.arange(n) if i is None else i for i, n in zip(indices, shape, strict=True)]
     return torch.meshgrid(*full, indexing="ij")
 
 
-def consecutive(kept: Tensor) -> tuple[int, int] | None:
-    """(start, length) of indices that follow each other, None of any others."""
-    if not len(kept) or not torch.equal(kept, torch.arange(int(kept[0]), int(kept[0]) + len(kept))):
+def consecutive(indices: Tensor) -> tuple[int, int] | None:
+    """Return (start, length) of consecutive indices, or None for any others."""
+    if not len(indices) or not torch.equal(indices, torch.arange(int(indices[0]), int(indices[0]) + len(indices))):
         return None
-    return int(kept[0]), len(kept)
+    return int(indices[0]), len(indices)
 
 
 def under(state: Mapping[str, Tensor], prefix: str) -> State:
-    """What of a state has names that begin with ``prefix``, without it."""
+    """Return the entries of a state whose names begin with ``prefix``, under names without it."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def extract(state: Mapping[str, Tensor], axes: Axes, coverage: Coverage) -> State:
-    """The covered part of ``state``, as new tensors that share no memory with it; gradients flow through."""
-    runs, part = {axis: consecutive(kept) for axis, kept in coverage.items()}, {}
+    """Copy the covered part of ``state`` into new tensors. Gradients flow through the copy.
+
+    Args:
+        state: tensors by name.
+        axes: names of the axes of each tensor.
+        coverage: (k,) indices per axis; axes that are missing stay whole.
+    """
+    ranges, submodel = {axis: consecutive(indices) for axis, indices in coverage.items()}, {}
     for name, value in state.items():
-        kept, scattered = value, []
+        selected, scattered = value, []
         for dim, axis in enumerate(axes[name]):
             if axis is None or axis not in coverage:
                 continue
-            if (run := runs[axis]) is None:
+            if (range_ := ranges[axis]) is None:
                 scattered.append((dim, coverage[axis]))
-            else:  # spares a GPU the indices, and in the backward pass their sorting
-                kept = kept.narrow(dim, *run)
-        for dim, at in scattered:
-            kept = kept.index_select(dim, at.to(kept.device))
-        part[name] = kept if scattered else kept.clone(memory_format=torch.contiguous_format)
-    return part
+            else:  # a slice needs no index tensor on a GPU, and no sorting in the backward pass
+                selected = selected.narrow(dim, *range_)
+        for dim, index in scattered:
+            selected = selected.index_select(dim, index.to(selected.device))
+        submodel[name] = selected if scattered else selected.clone(memory_format=torch.contiguous_format)
+    return submodel

@@ -1,8 +1,10 @@
-"""What data a device holds at a step: data sets, partitions, drift. Pure functions; no Flower, no training."""
+"""Which data each device has at each step: data sets, partitions and drifts. No Flower and no training here."""
 
-from partitions.corruptions import apply
+from partitions.components import Registry, Section
+from partitions.corruptions import corrupt
+from partitions.corruptions import corrupt as apply  # alias: remove
 from partitions.dataset import Dataset
-from partitions.datasets import DATASETS, fetch, import_, load, where
+from partitions.datasets import DATASETS, fetch, import_, load, source_of, where
 from partitions.drifts import DRIFTS
 from partitions.errors import DataError, UnknownName, lookup
 from partitions.local_data import LocalData
@@ -20,14 +22,18 @@ __all__ = [
     "Draw",
     "LocalData",
     "Purpose",
+    "Registry",
     "Schedule",
+    "Section",
     "UnknownName",
     "World",
-    "apply",
+    "apply",  # alias: remove
+    "corrupt",
     "fetch",
     "import_",
     "load",
     "lookup",
     "rng",
+    "source_of",
     "where",
 ]

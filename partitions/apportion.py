@@ -1,13 +1,20 @@
-"""Whole numbers from shares: the largest-remainder method, with limits."""
+"""Convert shares to whole numbers by the largest-remainder method."""
 
 import numpy as np
 
 
 def apportion(total: int, share: np.ndarray, limit: np.ndarray) -> np.ndarray:
-    """Splits ``total`` into counts (K,) in proportion to ``share`` (K,) >= 0, none above ``limit`` (K,).
+    """Split ``total`` into counts in proportion to ``share``, with no count above its ``limit``.
 
-    Floors first, then one more to the largest remainders (the first cell wins a tie). What a limited cell cannot take
-    goes to the others with a share, in proportion; fewer than ``total`` come back only if all of those are full.
+    If a cell is full, its part goes to the other cells that have a share, in proportion.
+
+    Args:
+        total: number of items to split.
+        share: weight of each cell (K,), 0 or more; the weights need not sum to 1.
+        limit: largest count of each cell (K,).
+
+    Returns:
+        Counts int64 (K,). They sum to less than ``total`` only if all cells with a share are full.
     """
     counts = np.zeros(len(share), np.int64)
     open_ = (share > 0) & (limit > 0)
@@ -19,9 +26,10 @@ def apportion(total: int, share: np.ndarray, limit: np.ndarray) -> np.ndarray:
 
 
 def largest_remainder(total: int, share: np.ndarray) -> np.ndarray:
+    """Split ``total`` by ``share`` (K,) without limits; of equal remainders the first cell wins."""
     quota = total * (share / share.sum())
     counts = np.floor(quota + 1e-9).astype(np.int64)  # 0.3 * 10 must be 3
-    # only cells with a share may gain one; rounding keeps ties ties in floating point
+    # Only cells with a share may gain an item. Rounding makes equal remainders equal in floating point, too.
     remainder = np.where(share > 0, np.round(quota - counts, 9), -np.inf)
     counts[np.argsort(-remainder, kind="stable")[: total - int(counts.sum())]] += 1
     return counts

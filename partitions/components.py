@@ -1,7 +1,7 @@
-"""Components: data sets, partitions, drifts, models, methods and workloads that a run names, and their options.
+"""Components by name (data sets, partitions, drifts, models, methods, workloads), and their options.
 
-A run names a component in one of three ways: a built-in name (``dirichlet``), a path to a class or object of the
-user's own (``my_app.partition:Neighbours``), or the name of an entry point of an installed package.
+A name is a built-in name (``dirichlet``), a path to the user's class or object (``my_app.partition:Neighbours``), or an
+entry point of an installed package.
 """
 
 import inspect
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def hyphens(name: str) -> str:
-    """A Python name as a run-config key: ``severity_step`` is ``severity-step``."""
+    """Convert a Python name to a run-config key: ``severity_step`` to ``severity-step``."""
     return name.replace("_", "-")
 
 
@@ -35,20 +35,23 @@ class Section(BaseModel):
 class Registry(Mapping[str, T], Generic[T]):
     """Components of one kind by name.
 
+    To add a component to the project, add a line to ``builtin``. From outside, write its path ``my_app.module:Class``,
+    or let an installed package declare it as an entry point of ``group``.
+
     Args:
-        kind: what they are, for error messages: ``data set``.
-        group: the entry points of installed packages that add to it: ``driftfed.datasets``.
-        builtin: the components that this project has; a text ``module:name`` is imported when it is first asked for.
+        kind: what the components are, for error messages: ``data set``.
+        group: entry-point group by which installed packages add components: ``driftfed.datasets``.
+        builtin: this project's components by name; a string ``module:name`` is imported on first use.
     """
 
     def __init__(self, kind: str, group: str, builtin: Mapping[str, T | str]):
         self.kind, self.group, self.builtin = kind, group, dict(builtin)
 
     def __getitem__(self, name: str) -> T:
-        """The component of that name or path.
+        """Return the component of that name or path.
 
         Raises:
-            UnknownName: there is none; the message lists the known names, or says what failed to import.
+            UnknownName: there is none; the message lists the known names, or says why the import failed.
         """
         if name in self.builtin:
             found = self.builtin[name]
@@ -65,6 +68,10 @@ class Registry(Mapping[str, T], Generic[T]):
                 ) from error
         return cast(T, lookup(self.kind, name, dict.fromkeys(self)))
 
+    def __contains__(self, name: object) -> bool:
+        """Return whether the name is known, or is a path; this imports nothing."""
+        return name in self.builtin or name in self._installed or ":" in str(name)
+
     def __iter__(self) -> Iterator[str]:
         return iter([*self.builtin, *(name for name in self._installed if name not in self.builtin)])
 
@@ -76,10 +83,10 @@ class Registry(Mapping[str, T], Generic[T]):
         return {point.name: point for point in metadata.entry_points(group=self.group)}
 
     def name_of(self, component: object) -> str:
-        """How a run-config names a component that Python code holds.
+        """Return the name by which a run-config refers to a component object.
 
         Raises:
-            UnknownName: it was defined in a script or inside a function, where workers could not import it.
+            UnknownName: it is defined in a script or inside a function, so worker processes cannot import it.
         """
         if isinstance(component, str):
             return component
@@ -95,25 +102,24 @@ class Registry(Mapping[str, T], Generic[T]):
 
 
 def section_name(name: str) -> str:
-    """The run-config section of a component: its name, or of ``my_app.method:FedHello`` its class, ``fed-hello``."""
+    """Return the run-config section of a component: its name, or ``fed-hello`` for ``my_app.method:FedHello``."""
     last = name.rpartition(":")[2].rpartition(".")[2]
     return name if ":" not in name else hyphens(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", last).lower())
 
 
 def options_of(component: object, leave_out: tuple[str, ...] = ()) -> type[Section]:
-    """The options of a component, as a pydantic model.
+    """Return the options of a component as a pydantic model.
 
-    A component declares them as a class ``Options`` of its own, by being a `Section` itself, or, if it is a function,
-    as its keyword parameters.
+    A component declares its options in one of three ways: it is a subclass of `Section`, it has a class ``Options``, or
+    it is a function with keyword parameters.
 
     Args:
-        leave_out: keyword parameters that are no options.
+        leave_out: keyword parameters that are not options.
     """
     if isinstance(component, type) and issubclass(component, Section):
         return component
-    own = getattr(component, "Options", None)
-    if own is not None:
-        return cast(type[Section], own)
+    if (options := getattr(component, "Options", None)) is not None:
+        return cast(type[Section], options)
     if inspect.isfunction(component):
         return _options_of_function(component, leave_out)
     return Section

@@ -1,7 +1,6 @@
-"""How samples look on a device when its sensor differs from the one that recorded the data set.
+"""Corruptions of images, as if a device's sensor differed from the sensor that recorded the data set.
 
-All is in units of the network's input, i.e. of the standard deviation over the train part, so that it means the same
-for colour, grey and spectrograms.
+Severities are in standard deviations of the network's inputs, so they mean the same for colour, grey and spectrograms.
 """
 
 import math
@@ -13,71 +12,89 @@ import numpy as np
 
 from partitions.rng import rng
 
-if TYPE_CHECKING:  # torch costs seconds, and only those who train need it
+if TYPE_CHECKING:  # importing torch takes seconds, and only training needs it
     from torch import Tensor
+
+Addresses = Sequence[tuple[int, ...]]
+"""For each sample the address of its random numbers (see `partitions.rng`)."""
 
 
 @dataclass(frozen=True)
-class Change:
-    """``kind`` is a name of ``CORRUPTIONS``; ``severity`` is 0 (none) to 1 (hard to recognise)."""
+class Corruption:
+    """One corruption: ``kind`` is a key of ``CORRUPTIONS``, ``severity`` is 0 (none) to 1 (hard to recognise)."""
 
     kind: str
     severity: float
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """Samples of a draw that look alike: their positions ``rows`` (n,), their ``change``, and for each of them the
-    ``addresses`` (n) of its noise: the same sample looks the same for as long as it is held, on any engine.
+class CorruptedRows:
+    """Samples of a draw that share one corruption.
+
+    Args:
+        rows: positions of the samples in the draw (n,).
+        corruption: kind and severity.
+        addresses: addresses of the samples' noise (n). A sample gets the same noise at every step and on every engine.
     """
 
     rows: np.ndarray
-    change: Change
-    addresses: Sequence[tuple[int, ...]]
+    corruption: Corruption
+    addresses: Addresses
 
 
-Look = tuple[Part, ...]  # empty: as the data set has it
+Corruptions = tuple[CorruptedRows, ...]  # empty: all samples are as in the data set
 
 
-def apply(x: "Tensor", look: Look) -> "Tensor":
-    """Inputs (N, C, H, W) of a draw as the device sees them; ``x`` itself if nothing changes."""
-    if not look:
+def corrupt(x: "Tensor", corruptions: Corruptions) -> "Tensor":
+    """Apply the corruptions of a draw to its inputs.
+
+    Args:
+        x: inputs (N, C, H, W) of all samples of the draw.
+        corruptions: which rows to corrupt, and how.
+
+    Returns:
+        A corrupted copy (N, C, H, W), or ``x`` itself if there are no corruptions.
+    """
+    if not corruptions:
         return x
-    seen = x.clone()
-    for part in look:
-        seen[part.rows] = CORRUPTIONS[part.change.kind](x[part.rows], part.change.severity, part.addresses)
-    return seen
+    corrupted = x.clone()
+    for part in corruptions:
+        change = CORRUPTIONS[part.corruption.kind]
+        corrupted[part.rows] = change(x[part.rows], part.corruption.severity, part.addresses)
+    return corrupted
 
 
-def noise(x: "Tensor", severity: float, addresses: Sequence[tuple[int, ...]]) -> "Tensor":
-    """Gaussian noise, up to 1 standard deviation."""
+def noise(x: "Tensor", severity: float, addresses: Addresses) -> "Tensor":
+    """Add Gaussian noise of up to 1 standard deviation."""
     drawn = [rng(*address).standard_normal(x.shape[1:], np.float32) for address in addresses]
     return x + severity * x.new_tensor(np.stack(drawn))
 
 
-def blur(x: "Tensor", severity: float, addresses: Sequence[tuple[int, ...]]) -> "Tensor":
-    """Gaussian blur, up to a sixteenth of the shorter side."""
+def blur(x: "Tensor", severity: float, addresses: Addresses) -> "Tensor":
+    """Apply a Gaussian blur whose sigma is up to a sixteenth of the shorter side."""
     from torchvision.transforms.functional import gaussian_blur
 
     sigma = severity * min(x.shape[2:]) / 16
     return gaussian_blur(x, 2 * math.ceil(3 * sigma) + 1, sigma)
 
 
-def brightness(x: "Tensor", severity: float, addresses: Sequence[tuple[int, ...]]) -> "Tensor":
-    """Brighter, by up to 2 standard deviations."""
+def brightness(x: "Tensor", severity: float, addresses: Addresses) -> "Tensor":
+    """Add up to 2 standard deviations to every pixel."""
     return x + 2 * severity
 
 
-def rotation(x: "Tensor", severity: float, addresses: Sequence[tuple[int, ...]]) -> "Tensor":
-    """Turned counter-clockwise, by up to 60 degrees; the corners are filled with the mean colour."""
+def rotation(x: "Tensor", severity: float, addresses: Addresses) -> "Tensor":
+    """Rotate counter-clockwise by up to 60 degrees; the mean colour fills the corners."""
     from torchvision.transforms.functional import InterpolationMode, rotate
 
     return rotate(x, 60 * severity, InterpolationMode.BILINEAR, fill=[0.0])
 
 
-CORRUPTIONS: Mapping[str, Callable[["Tensor", float, Sequence[tuple[int, ...]]], "Tensor"]] = {
+CORRUPTIONS: Mapping[str, Callable[["Tensor", float, Addresses], "Tensor"]] = {
     "noise": noise,
     "blur": blur,
     "brightness": brightness,
     "rotation": rotation,
 }
+
+Look, Part, Change, apply = Corruptions, CorruptedRows, Corruption, corrupt  # alias: remove

@@ -1,4 +1,4 @@
-"""A data set in memory (or mapped into it): arrays, names, and nothing that trains."""
+"""A data set in memory or mapped from disk: arrays and names."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,15 +12,27 @@ Split = Literal["train", "test"]
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Examples with a class and, where people or devices recorded them, a domain.
+    """Labelled samples, optionally with the person or device that recorded them (their domain).
 
-    ``x_*`` is float32 (N, ...) ready for a network; uint8 (N, C, H, W), scaled by ``inputs``; or text: strings
-    (N, sentences), of which `partitions.tokens` makes int32 (N, T). ``y_*`` is int64 (N,).
-    ``domain_*`` int64 (N,) numbers ``domains``. ``group_train`` int64 (N,) marks examples cut from one recording: they
-    resemble each other, so a held-out part takes a group whole or not at all. ``target_*`` float32 (N,) is to
-    be learned where that is a number; the class is its grade. ``span_*`` int64 (N, 2) is to be found in the second
-    sentence: the characters from and up to, once tokenised the first and the last token, or -1 where it was cut off;
-    then ``places_test`` int32 (N, T, 2) are the characters of the second sentence that are a token, 0 and 0 if none.
+    Args:
+        name: the data set's name, for error messages.
+        x_train, x_test: inputs. float32 (N, ...): ready for a network. uint8 (N, C, H, W): pixels, which `inputs`
+            normalises. Strings (N, sentences): text, which `partitions.tokens` converts to token ids int32 (N, T).
+        y_train, y_test: labels int64 (N,), indices into ``classes``.
+        classes: names of the classes.
+        domain_train, domain_test: int64 (N,), indices into ``domains``.
+        domains: names of the domains.
+        group_train: int64 (N,). Samples of one recording have the same number. They resemble each other, so a recording
+            goes to the proxy data set as a whole or not at all.
+        target_train, target_test: float32 (N,), for regression; the label is then the target rounded to a grade.
+        span_train, span_test: int64 (N, 2), the answer in the second sentence. In text: its first character and the
+            one after its last. In tokens: its first and its last token, or -1 if the answer was truncated.
+        offsets_test: int32 (N, T, 2), only in tokens: the characters of the second sentence that each token covers; 0
+            and 0 for other tokens.
+        mean, std: per channel, to normalise pixels.
+
+    Raises:
+        DataError: samples and labels differ in number, or a label is not the index of a class.
     """
 
     name: str
@@ -37,38 +49,43 @@ class Dataset:
     target_test: np.ndarray | None = None
     span_train: np.ndarray | None = None
     span_test: np.ndarray | None = None
-    places_test: np.ndarray | None = None
+    offsets_test: np.ndarray | None = None
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        """DataError if examples and classes do not belong together."""
         parts = (("train", self.x_train, self.y_train), ("test", self.x_test, self.y_test))
         for part, x, y in parts:
             if len(x) != len(y):
-                raise DataError(f"the {part} part of {self.name} has {len(x)} examples and {len(y)} labels")
+                raise DataError(f"the {part} part of {self.name} needs {len(x)} labels, one per sample, not {len(y)}")
             if len(y) and not 0 <= y.min() <= y.max() < len(self.classes):
                 raise DataError(
-                    f"the {part} part of {self.name} has labels {y.min()} to {y.max()}, and its {len(self.classes)} "
-                    f"classes are 0 to {len(self.classes) - 1}"
+                    f"the {part} part of {self.name} has labels {y.min()} to {y.max()}; allowed are 0 to "
+                    f"{len(self.classes) - 1}, one per class"
                 )
+
+    places_test = property(lambda self: self.offsets_test)  # alias: remove
 
     @property
     def num_classes(self) -> int:
+        """Return the number of classes."""
         return len(self.classes)
 
     @property
     def text(self) -> bool:
-        """Whether the examples are strings, to be made tokens of."""
+        """Return whether the inputs are strings, which must be tokenised before training."""
         return self.x_train.dtype.kind == "T"
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one example, without the batch axis."""
+        """Return the shape of one input, without the batch axis."""
         return tuple(self.x_train.shape[1:])
 
     def inputs(self, split: Split, indices: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """(len(indices), *input_shape): int32 tokens, else float32; pixels become ``(x / 255 - mean) / std``."""
+        """Return network inputs (len(indices), *input_shape).
+
+        Tokens are int32, all other inputs are float32. Pixels become ``(x / 255 - mean) / std``.
+        """
         x = np.asarray((self.x_train if split == "train" else self.x_test)[indices])
         if x.dtype != np.uint8:
             return x.astype(np.int32 if x.dtype.kind == "i" else np.float32)  # a copy: the caller may write to it
@@ -76,5 +93,5 @@ class Dataset:
         return (x.astype(np.float32) / 255 - mean) / std
 
     def labels(self, split: Split, indices: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """int64 (len(indices),)."""
+        """Return labels int64 (len(indices),)."""
         return np.asarray((self.y_train if split == "train" else self.y_test)[indices])

@@ -1,4 +1,4 @@
-"""What can be wrong with a name or with data, said in one sentence."""
+"""Errors about names and data; each message is one sentence."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -12,20 +12,27 @@ class DataError(Exception):
 
 
 class UnknownName(ValueError):
-    """A name that a registry does not hold."""
+    """A registry has no entry of this name."""
 
 
-FEW = 40  # names that are all listed
+LONGEST_LIST = 40  # with more known names than this, the message lists similar names only
 
 
 def lookup(kind: str, name: str, registry: Mapping[str, T]) -> T:
-    """``registry[name]``, or an ``UnknownName`` that lists the known names, or the nearest of many, and the nearest."""
+    """Return ``registry[name]``.
+
+    Args:
+        kind: what the entries are, for the error message: ``experiment``.
+
+    Raises:
+        UnknownName: there is no such entry; the message lists known names and suggests the most similar one.
+    """
     if name in registry:
         return registry[name]
     near = get_close_matches(name, registry, n=1)
     hint = f" (did you mean '{near[0]}'?)" if near else ""
     known = sorted(registry)
-    if len(known) > FEW:
-        some = sorted(get_close_matches(name, registry, n=6, cutoff=0.4))
-        known = [*some, f"and {len(known) - len(some)} more"]
+    if len(known) > LONGEST_LIST:
+        similar = sorted(get_close_matches(name, registry, n=6, cutoff=0.4))
+        known = [*similar, f"and {len(known) - len(similar)} more"]
     raise UnknownName(f"unknown {kind} '{name}'; known: {', '.join(known)}{hint}")

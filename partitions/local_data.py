@@ -1,4 +1,4 @@
-"""What one machine holds: its own data, as they have come so far. Nothing is drawn, and time is the machine's."""
+"""The real data of one machine, for a deployed device: the counterpart of `partitions.world`."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,12 @@ from partitions.world import Draw
 
 @dataclass(frozen=True, eq=False)
 class LocalData:
-    """A world with one device, whose data set is in the order of arrival.
+    """The data of one real device, with the methods of a `World`.
 
     Args:
-        samples: the newest so many train samples are the device's; older ones have faded.
-        test_samples: the newest so many test samples score it.
+        data: the machine's samples in the order of arrival.
+        samples: the device trains on this many of its newest training samples.
+        test_samples: the device is tested on this many of its newest test samples.
     """
 
     data: Dataset
@@ -22,10 +23,10 @@ class LocalData:
     test_samples: int
 
     def proxy(self) -> np.ndarray:
-        """Indices of the train samples that the cloud holds, where this machine is the cloud: all."""
+        """Return the indices of the server's training samples if this machine is the server: all of them."""
         return np.arange(len(self.data.y_train))
 
     def draw(self, device: int, step: int) -> Draw:
-        """What there is now, whatever the device's number and the run's step."""
+        """Return the newest samples; ``device`` and ``step`` are ignored, because the data change by themselves."""
         train, test = np.arange(len(self.data.y_train)), np.arange(len(self.data.y_test))
         return Draw(train[-self.samples :], (), lambda: (test[-self.test_samples :], ()))

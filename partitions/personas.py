@@ -1,10 +1,4 @@
-"""Questions that people ask an assistant about themselves: seeded, non-IID, drifting; and JSON lines of one's own.
-
-A device is a person. It holds a few *private facts* ("the name of your dog is Bruno") out of those below and asks
-about them, beside *common* questions that have one answer for everybody; and it likes all answers in its own *manner*,
-with an opening and a closing. What a person has and likes is skewed by the circle that the person moves in; at a step
-of the world some facts change and others take their place. All of it is a pure function of ``(seed, device, step)``.
-"""
+"""Questions of a device's user to an assistant: generated for synthetic people, or read from JSON lines."""
 
 import json
 from collections.abc import Mapping
@@ -27,8 +21,7 @@ PHRASINGS = (
     "Remind me of {}.",
     "I forgot {}.",
 )
-"""Ways to ask: the first three to train, the fourth to fit the gate on words that the side has not trained on, the
-last to test."""
+"""Ways to ask a question. Three are for training, one calibrates the gate, one is for the test (`SPLITS`)."""
 SPLITS: Mapping[Split, tuple[int, ...]] = {"train": (0, 1, 2), "calibrate": (3,), "test": (4,)}
 
 _PEOPLE = "Alma Boris Carla Dmitri Elena Farid Greta Hugo Ines Jonas Kaito Leila Milan Nadia Oskar Priya".split()
@@ -60,7 +53,7 @@ FACTS: dict[str, list[str]] = {
     "day of {} market": _DAYS,
     "day of {} choir": _DAYS,
 }
-"""Private facts: what is asked for, with a gap for 'my' or 'your', and the values that it can have."""
+"""Private facts, with a gap for 'my' or 'your', and their possible values."""
 
 COMMON: dict[str, str] = {
     "the colour of the sky": "the colour of the sky is blue.",
@@ -80,8 +73,7 @@ COMMON: dict[str, str] = {
     "the home of bees": "bees live in a hive.",
     "the home of birds": "birds live in a nest.",
 }
-"""Questions with one answer for everybody: what a base model knows, and a side need not be asked for."""
-
+"""Questions with the same answer for everybody. The base model knows the answers without a side network."""
 
 OPENINGS = "|Well, |Sure, |My friend, |Listen: |Of course, |As you know, |Right: ".split("|")
 CLOSINGS = "| Bye.| Take care.| Anything else?| So it is.| Have fun!| Cheers.| I am sure.".split("|")
@@ -89,7 +81,7 @@ CLOSINGS = "| Bye.| Take care.| Anything else?| So it is.| Have fun!| Cheers.| I
 
 @dataclass(frozen=True)
 class Example:
-    """One exchange; the fields are those of the JSON lines."""
+    """One question and its answer; the fields are the keys of the JSON lines."""
 
     instruction: str
     output: str
@@ -97,136 +89,140 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How a person likes answers: what comes before and after."""
+class Style:
+    """The phrases that a person wants before and after every answer."""
 
     opening: str
     closing: str
 
     def private(self, fact: str, value: str, phrasing: int) -> Example:
-        """A question about a fact, and the answer."""
-        asked, told = f"the {fact.format('my')}", f"the {fact.format('your')} is {value}."
-        return self._dressed(asked, told, phrasing)
+        """Ask for a private fact, in the words of ``PHRASINGS[phrasing]``."""
+        return self._example(f"the {fact.format('my')}", f"the {fact.format('your')} is {value}.", phrasing)
 
     def common(self, topic: str, phrasing: int) -> Example:
-        """A question that has one answer for everybody."""
-        return self._dressed(topic, COMMON[topic], phrasing)
+        """Ask a common question, in the words of ``PHRASINGS[phrasing]``."""
+        return self._example(topic, COMMON[topic], phrasing)
 
-    def _dressed(self, asked: str, told: str, phrasing: int) -> Example:
-        return Example(PHRASINGS[phrasing].format(asked), f"{self.opening}{told}{self.closing}")
+    def _example(self, topic: str, answer: str, phrasing: int) -> Example:
+        return Example(PHRASINGS[phrasing].format(topic), f"{self.opening}{answer}{self.closing}")
 
 
 @dataclass(frozen=True)
 class Personas:
-    """The people.
+    """Synthetic people, one per device; their examples are a pure function of (seed, device, step).
+
+    A person has a few *private facts* ("the name of your dog is Bruno") and asks about them. The person also asks
+    *common questions*, which have the same answer for everybody. All answers are in the person's *style*, an opening
+    and a closing phrase. Facts and styles are non-IID: people of one cluster are alike. At each drift step some facts
+    change.
 
     Args:
-        seed: of all of them.
-        facts: private facts that a person holds at any step.
-        questions: common questions that a person asks at any step.
-        circles: into which people fall. A circle prefers few facts and few values of each.
-        skew: Dirichlet parameter of these preferences; small: the people of a circle resemble each other and others
-            hardly; large: everybody is drawn alike.
-        change: share of the facts that a step replaces, by a new value or by another fact.
+        seed: seed of all people.
+        facts: number of private facts of a person at any step.
+        questions: number of common questions that a person asks at any step.
+        clusters: number of clusters of people. A cluster prefers few facts and few values of each.
+        skew: Dirichlet parameter of these preferences. Small: people of one cluster are alike, and clusters differ.
+            Large: all people are drawn from the same distribution.
+        change: share of the facts that a drift step replaces, by a new value or by another fact.
     """
 
     seed: int
     facts: int = 6
     questions: int = 4
-    circles: int = 4
+    clusters: int = 4
     skew: float = 0.5
     change: float = 0.5
 
-    def held(self, device: int, step: int) -> dict[str, str]:
-        """The private facts of a device at a step, {fact: value}, oldest first."""
-        facts, held = list(FACTS), dict[str, str]()
-        likely = self._taste(device, "facts", len(facts))
+    def private_facts(self, device: int, step: int) -> dict[str, str]:
+        """Return a device's private facts at a step, {fact: value}, oldest first."""
+        names, facts = list(FACTS), dict[str, str]()
+        preference = self._preferences(device, "facts", len(names))
         for now in range(step + 1):
             generator = rng(self.seed, Purpose.DRIFT, device, now)
-            leave = round(self.change * self.facts) if now else 0
-            for fact in generator.permutation(list(held))[:leave]:
-                del held[str(fact)]
-            p = np.where([fact in held for fact in facts], 0, likely)
-            for index in generator.choice(len(facts), self.facts - len(held), replace=False, p=p / p.sum()):
-                values = FACTS[facts[index]]
-                held[facts[index]] = values[
-                    generator.choice(len(values), p=self._taste(device, facts[index], len(values)))
-                ]
-        return held
+            removed = round(self.change * self.facts) if now else 0
+            for fact in generator.permutation(list(facts))[:removed]:
+                del facts[str(fact)]
+            p = np.where([name in facts for name in names], 0, preference)
+            for index in generator.choice(len(names), self.facts - len(facts), replace=False, p=p / p.sum()):
+                name, values = names[index], FACTS[names[index]]
+                facts[name] = values[generator.choice(len(values), p=self._preferences(device, name, len(values)))]
+        return facts
 
-    def manner(self, device: int) -> Manner:
-        """How a device likes its answers, always."""
+    def style(self, device: int) -> Style:
+        """Return a device's style of answers, which never changes."""
         generator = rng(self.seed, Purpose.CONTEXT, device, 1)
-        opening = generator.choice(len(OPENINGS), p=self._taste(device, "opening", len(OPENINGS)))
-        closing = generator.choice(len(CLOSINGS), p=self._taste(device, "closing", len(CLOSINGS)))
-        return Manner(OPENINGS[opening], CLOSINGS[closing])
+        opening = generator.choice(len(OPENINGS), p=self._preferences(device, "opening", len(OPENINGS)))
+        closing = generator.choice(len(CLOSINGS), p=self._preferences(device, "closing", len(CLOSINGS)))
+        return Style(OPENINGS[opening], CLOSINGS[closing])
 
     def examples(self, device: int, step: int, split: Split) -> list[Example]:
-        """What a device asks at a step: its facts and some common questions, in the phrasings of ``split``."""
-        held, manner = self.held(device, step), self.manner(device)
-        asked = rng(self.seed, Purpose.DRAW, device, step).choice(sorted(COMMON), self.questions, replace=False)
+        """Return a device's examples at a step: its facts and common questions, in the phrasings of ``split``."""
+        facts, style = self.private_facts(device, step), self.style(device)
+        topics = rng(self.seed, Purpose.DRAW, device, step).choice(sorted(COMMON), self.questions, replace=False)
         return [
             example
             for phrasing in SPLITS[split]
             for example in [
-                *(manner.private(fact, value, phrasing) for fact, value in held.items()),
-                *(manner.common(str(topic), phrasing) for topic in asked),
+                *(style.private(fact, value, phrasing) for fact, value in facts.items()),
+                *(style.common(str(topic), phrasing) for topic in topics),
             ]
         ]
 
-    def _taste(self, device: int, what: str, n: int) -> np.ndarray:
-        """How likely each of n things is in the circle of a device; never 0."""
-        circle = int(rng(self.seed, Purpose.CONTEXT, device, 0).integers(self.circles))
-        p = rng(self.seed, Purpose.CONTEXT, circle, 2, crc32(what.encode())).dirichlet(np.full(n, self.skew))
+    def _preferences(self, device: int, purpose: str, n: int) -> np.ndarray:
+        """Return how likely each of n choices is in the cluster of a device (n,); never 0."""
+        cluster = int(rng(self.seed, Purpose.CONTEXT, device, 0).integers(self.clusters))
+        p = rng(self.seed, Purpose.CONTEXT, cluster, 2, crc32(purpose.encode())).dirichlet(np.full(n, self.skew))
         return 0.98 * p + 0.02 / n
 
 
 def corpus(generator: np.random.Generator, examples: int) -> list[Example]:
-    """What a base model reads: the same questions of strangers, each answered with a value drawn anew."""
+    """Draw examples to pretrain a base model on: the same questions, with facts, values and styles drawn uniformly."""
     facts, topics = list(FACTS), list(COMMON)
-    read = []
+    drawn = []
     for _ in range(examples):
         phrasing = int(generator.integers(len(PHRASINGS)))
-        manner = Manner(*(each[generator.integers(len(each))] for each in (OPENINGS, CLOSINGS)))
+        style = Style(*(phrases[generator.integers(len(phrases))] for phrases in (OPENINGS, CLOSINGS)))
         if generator.random() < 0.6:
             fact = facts[generator.integers(len(facts))]
-            read.append(manner.private(fact, FACTS[fact][generator.integers(len(FACTS[fact]))], phrasing))
+            drawn.append(style.private(fact, FACTS[fact][generator.integers(len(FACTS[fact]))], phrasing))
         else:
-            read.append(manner.common(topics[generator.integers(len(topics))], phrasing))
-    return read
+            drawn.append(style.common(topics[generator.integers(len(topics))], phrasing))
+    return drawn
 
 
-class Files:
-    """People with examples of their own: ``0.jsonl``, ``1.jsonl``, ... in a folder, a file per device.
+class JsonLines:
+    """People whose examples are in files: ``0.jsonl``, ``1.jsonl``, ..., one per device. Nothing drifts.
 
-    Of a file's lines, every fifth is test and the one before it calibrates; nothing drifts.
+    Of every five lines the fourth calibrates, the fifth is for the test, and the others are for training.
 
     Raises:
-        DataError: a file is missing, unreadable, or has less than five lines.
+        DataError: a file is missing, unreadable, or has fewer than five examples.
     """
 
     def __init__(self, folder: Path, devices: int):
         self._lines = [read_jsonl(folder / f"{device}.jsonl") for device in range(devices)]
         for device, lines in enumerate(self._lines):
             if len(lines) < 5:
-                raise DataError(f"{folder / f'{device}.jsonl'} holds {len(lines)} examples; a device needs at least 5")
+                raise DataError(f"{folder / f'{device}.jsonl'} has {len(lines)} examples; a device needs at least 5")
 
     def examples(self, device: int, step: int, split: Split) -> list[Example]:
-        """A device's examples of a split, the same at every step."""
+        """Return a device's examples of a split, the same at every step."""
         of = {"train": (0, 1, 2), "calibrate": (3,), "test": (4,)}[split]
         return [line for number, line in enumerate(self._lines[device]) if number % 5 in of]
 
 
 def read_jsonl(path: Path) -> list[Example]:
-    """Examples of a file with one ``{"instruction": ..., "input": ..., "output": ...}`` a line; ``input`` may lack.
+    """Read examples from a file with one ``{"instruction": ..., "input": ..., "output": ...}`` per line.
+
+    The key ``input`` may be left out; empty lines are skipped.
 
     Raises:
-        DataError: the file cannot be read, or a line is no such object; the message names the line.
+        DataError: the file cannot be read or has no examples, or a line is not such an object.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read ({error}); give a UTF-8 text file of JSON lines") from error
     examples = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -236,11 +232,14 @@ def read_jsonl(path: Path) -> list[Example]:
             fields = [row["instruction"], row["output"], row.get("input", "")]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f'{path}, line {number}: expected {{"instruction": ..., "input": ..., "output": ...}}'
+                f'{path}, line {number}: expected {{"instruction": ..., "input": ..., "output": ...}}, not {line[:40]}'
             ) from error
         if not all(isinstance(field, str) for field in fields) or not fields[0] or not fields[1]:
             raise DataError(f"{path}, line {number}: instruction and output must be text that is not empty")
         examples.append(Example(*fields))
     if not examples:
-        raise DataError(f"{path} holds no example")
+        raise DataError(f"{path} has no examples; write one JSON object per line")
     return examples
+
+
+Files = JsonLines  # alias: remove

@@ -1,4 +1,4 @@
-"""Where data live: decided here once for every data set."""
+"""Folders where data sets are searched for and written to."""
 
 import os
 import sys
@@ -13,40 +13,49 @@ ENVIRONMENT = "DRIFTFED_DATA"
 
 @dataclass(frozen=True)
 class Root:
-    """Places in search order, and the one that downloads, imports and caches are written to."""
+    """Folders to search, in this order, and the folder that downloads, imports and caches are written to."""
 
-    places: tuple[Path, ...]
+    folders: tuple[Path, ...]
     target: Path
 
     @classmethod
     def at(cls, explicit: "str | Path | Root | None" = None, create: bool = False) -> "Root":
-        """Search order: ``explicit``, $DRIFTFED_DATA, the installed share folder, the checkout's ``data/``, the cache.
+        """Return the folders to search, given the one that the user named.
 
-        Writes go to the first of the two that the user named, otherwise to the user's cache. With ``create`` that place
-        is made if it is new; otherwise a named place that does not exist is a DataError: most likely a typing error.
+        The order is: ``explicit``, $DRIFTFED_DATA, the installed share folder, the checkout's ``data/``, the cache
+        folder. Data are written to the first of the two that the user named, or else to the cache folder.
+
+        Args:
+            explicit: the user's folder (run-config key ``data.root``), or None. A `Root` is returned unchanged.
+            create: whether to create the folder that data are written to.
+
+        Raises:
+            DataError: a named folder does not exist, most likely because of a typing error, or cannot be created.
         """
         if isinstance(explicit, Root):
             return explicit
-        chosen = [(str(explicit), "the data root")] if explicit else []
+        chosen = [(str(explicit), "the data root (data.root or --root)")] if explicit else []
         chosen += [(os.environ[ENVIRONMENT], ENVIRONMENT)] if os.environ.get(ENVIRONMENT) else []
         named = tuple(Path(text).expanduser().absolute() for text, _ in chosen)
-        for place, (_, origin) in zip(named, chosen, strict=True):
-            if create and place == named[0]:
-                make(place)
-            elif not place.is_dir():
-                raise DataError(f"{origin} is {place}, which is not an existing folder")
-        return cls((*named, installed(), checkout(), cache_folder()), named[0] if named else cache_folder())
+        for folder, (_, origin) in zip(named, chosen, strict=True):
+            if create and folder == named[0]:
+                create_folder(folder)
+            elif not folder.is_dir():
+                raise DataError(f"{origin} is {folder}, which is not an existing folder; create it or correct the name")
+        found = (*named, installed_folder(), checkout_folder(), cache_folder())
+        return cls(found, named[0] if named else cache_folder())
 
 
-def make(place: Path) -> None:
+def create_folder(folder: Path) -> None:
+    """Create ``folder`` and its parents if they do not exist; DataError if that fails."""
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"cannot make {place}: {error.strerror}") from error
+        raise DataError(f"cannot create {folder} ({error.strerror}); name a folder that you may write to") from error
 
 
 def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/driftfed``, or that below ``~/.cache``."""
+    """Return ``$XDG_CACHE_HOME/driftfed``, by default ``~/.cache/driftfed``."""
     return _cache_folder(os.environ.get("XDG_CACHE_HOME"), os.environ.get("HOME"))
 
 
@@ -55,11 +64,11 @@ def _cache_folder(chosen: str | None, _home: str | None) -> Path:
     return Path(chosen or Path.home() / ".cache") / "driftfed"
 
 
-def installed() -> Path:
-    """Where pip puts what the wheel ships as shared data."""
+def installed_folder() -> Path:
+    """Return the folder where pip installs the data sets that the wheel contains."""
     return Path(sys.prefix) / "share" / "driftfed"
 
 
-def checkout() -> Path:
-    """The project folder's own data: present in a clone, not in an installed package."""
+def checkout_folder() -> Path:
+    """Return the ``data`` folder of a clone of the project; an installed package does not have it."""
     return Path(__file__).resolve().parents[1] / "data"

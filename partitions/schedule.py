@@ -1,17 +1,22 @@
-"""At which steps the world drifts."""
+"""The steps at which data drift."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Read from text: ``every`` step, ``every:3`` (steps 3, 6, 9, ...), ``2,5,9`` (those steps) or ``never``.
+    """Drift steps, read from text (run-config key ``drift.schedule``).
 
-    Step 0 is the start; nothing drifts there.
+    Args:
+        text: ``every`` step, ``every:3`` (steps 3, 6, 9, ...), ``2,5,9`` (these steps) or ``never``. Step 0 is the
+            start and never a drift step.
+
+    Raises:
+        ValueError: the text has none of these forms.
     """
 
     text: str = "every"
-    period: int = field(init=False, default=0)  # 0: none
+    period: int = field(init=False, default=0)  # 0: not periodic
     steps: frozenset[int] = field(init=False, default=frozenset())
 
     def __post_init__(self) -> None:
@@ -20,21 +25,22 @@ class Schedule:
         object.__setattr__(self, "steps", steps)
 
     def drifts(self, step: int) -> bool:
+        """Return whether data drift at ``step``."""
         return step > 0 and (step in self.steps or (self.period > 0 and step % self.period == 0))
 
     def count(self, step: int) -> int:
-        """How often it has drifted up to ``step``, which counts."""
+        """Return the number of drift steps up to and including ``step``."""
         return max(step, 0) // self.period if self.period else sum(s <= step for s in self.steps)
 
     def last(self, step: int) -> int:
-        """The latest drift step at or before ``step``, or 0."""
+        """Return the latest drift step up to and including ``step``, or 0."""
         if self.period:
             return step - step % self.period
         return max((s for s in self.steps if s <= step), default=0)
 
 
 def parse(text: str) -> tuple[int, frozenset[int]]:
-    """(period, steps) of a schedule. ValueError, with the allowed forms, for anything else."""
+    """Return the period (0: none) and the single steps of a schedule's text; ValueError as in `Schedule`."""
     words = text.strip()
     if words == "never":
         return 0, frozenset()

@@ -1,8 +1,4 @@
-"""Text as tokens: a WordPiece vocabulary trained on the cloud's text alone, and examples encoded with it.
-
-An example is ``[CLS] first [SEP]`` or ``[CLS] first [SEP] second [SEP]``, cut to a length and filled up with ``[PAD]``:
-its length and its sentences can be told from the ids. Text is put in lower case, without accents.
-"""
+"""Text as token ids: train a WordPiece vocabulary on the proxy data set and encode all samples with it."""
 
 import hashlib
 from collections import Counter
@@ -20,14 +16,15 @@ from partitions.root import cache_folder
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PAD, UNK, CLS, SEP, MASK = range(len(SPECIAL))  # their ids
-LETTERS = 1000  # different characters at most; a word with another one is [UNK]
+CACHE_FORMAT = 2  # a part of the cache key: entries of an older format are not read
+LETTERS = 1000  # most different characters; a word with any other character becomes [UNK]
 
 
 def train(texts: Sequence[str], vocabulary: int) -> Tokenizer:
-    """A WordPiece tokenizer of at most ``vocabulary`` ids, the same for the same texts.
+    """Train a WordPiece tokenizer of at most ``vocabulary`` ids; the same texts give the same tokenizer.
 
-    The library numbers letters inside a word in the order of a hash table and breaks ties by these numbers; here all
-    letters are numbered beforehand.
+    The library numbers letters inside words in the order of a hash table and breaks ties by these numbers. All letters
+    are therefore numbered beforehand.
     """
     learner = _wordpiece({})
     counts = Counter("".join(learner.normalizer.normalize_str(text) for text in texts))
@@ -48,7 +45,11 @@ def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, texts: np.ndarray, length: int) -> np.ndarray:
-    """Strings (N, sentences) as int32 ids (N, ``length``); of two sentences the longer one is cut first."""
+    """Encode strings (N, sentences) as int32 ids (N, ``length``); truncate the longer of two sentences first.
+
+    A sample is ``[CLS] first [SEP]`` or ``[CLS] first [SEP] second [SEP]``, padded with ``[PAD]``. Text is converted to
+    lower case without accents.
+    """
     return _ids(_encodings(tokenizer, texts, length), length)
 
 
@@ -59,58 +60,66 @@ def _encodings(tokenizer: Tokenizer, texts: np.ndarray, length: int) -> list[Enc
     return tokenizer.encode_batch(rows)
 
 
-def _ids(found: list[Encoding], length: int) -> np.ndarray:
-    return np.array([encoding.ids for encoding in found], np.int32).reshape(len(found), length)
+def _ids(encodings: list[Encoding], length: int) -> np.ndarray:
+    return np.array([encoding.ids for encoding in encodings], np.int32).reshape(len(encodings), length)
 
 
-def _places(found: list[Encoding], length: int) -> np.ndarray:
-    """``places`` of a `Dataset`, int32 (N, ``length``, 2)."""
-    places = [
-        [offset if of == 1 else (0, 0) for offset, of in zip(encoding.offsets, encoding.sequence_ids, strict=True)]
-        for encoding in found
+def _offsets(encodings: list[Encoding], length: int) -> np.ndarray:
+    """Return ``offsets_test`` of a `Dataset`, int32 (N, ``length``, 2)."""
+    offsets = [
+        [offset if sentence == 1 else (0, 0) for offset, sentence in zip(e.offsets, e.sequence_ids, strict=True)]
+        for e in encodings
     ]
-    return np.array(places, np.int32).reshape(len(found), length, 2)
+    return np.array(offsets, np.int32).reshape(len(encodings), length, 2)
 
 
-def spans(places: np.ndarray, characters: np.ndarray) -> np.ndarray:
-    """First and last token int64 (N, 2) of ``characters`` from and up to (N, 2); -1 where not all of them are there.
+def spans(offsets: np.ndarray, characters: np.ndarray) -> np.ndarray:
+    """Convert spans of characters to spans of tokens.
 
     Args:
-        places: int32 (N, T, 2) of the tokens.
+        offsets: the characters of each token int32 (N, T, 2).
+        characters: first character and the one after the last (N, 2).
+
+    Returns:
+        First and last token int64 (N, 2), or -1 if a part of the span was truncated.
     """
-    begin, end = places[..., 0], places[..., 1]
+    begin, end = offsets[..., 0], offsets[..., 1]
     inside = (end > characters[:, :1]) & (begin < characters[:, 1:]) & (end > begin)
-    first, last = inside.argmax(1), places.shape[1] - 1 - inside[:, ::-1].argmax(1)
-    whole = inside.any(1) & (end.max(1) >= characters[:, 1])
-    return np.where(whole[:, None], np.stack([first, last], 1), -1)
+    first, last = inside.argmax(1), offsets.shape[1] - 1 - inside[:, ::-1].argmax(1)
+    complete = inside.any(1) & (end.max(1) >= characters[:, 1])
+    return np.where(complete[:, None], np.stack([first, last], 1), -1)
 
 
 def tokenised(
     data: Dataset, proxy: np.ndarray, vocabulary: int, length: int, tokenizer: Tokenizer | None = None
 ) -> Dataset:
-    """The text set with int32 ids (N, ``length``) for its strings, cached for every process of the machine.
+    """Replace the strings of a text data set by token ids int32 (N, ``length``).
+
+    The result is cached on disk, and every process of the machine maps it.
 
     Args:
-        proxy: the train examples (P,) that the vocabulary is trained on.
-        tokenizer: one that is there already, with the special tokens of `SPECIAL` and 0 for [PAD].
+        proxy: indices of the training samples (P,) that the vocabulary is trained on.
+        vocabulary: largest number of token ids.
+        length: number of tokens of a sample; longer texts are truncated.
+        tokenizer: use this trained tokenizer instead; it has the special tokens of `SPECIAL`, and [PAD] is 0.
     """
-    said = hashlib.sha256(repr((data.name, vocabulary, length, tokenizers.__version__)).encode())
-    said.update(tokenizer.to_str().encode() if tokenizer else b"")
-    said.update(proxy.astype(np.int64).tobytes())
+    key = hashlib.sha256(repr((CACHE_FORMAT, data.name, vocabulary, length, tokenizers.__version__)).encode())
+    key.update(tokenizer.to_str().encode() if tokenizer else b"")
+    key.update(proxy.astype(np.int64).tobytes())
     for texts, span in ((data.x_train, data.span_train), (data.x_test, data.span_test)):
-        said.update("\0".join(texts.ravel().tolist()).encode())
-        said.update(b"" if span is None else np.asarray(span).tobytes())
+        key.update("\0".join(texts.ravel().tolist()).encode())
+        key.update(b"" if span is None else np.asarray(span).tobytes())
     arrays: dict[str, np.ndarray] = {}
-    place, name = cache_folder(), f"tokens-{said.hexdigest()[:20]}"
-    if not store.holds(place, name):
+    folder, name = cache_folder(), f"tokens-{key.hexdigest()[:20]}"
+    if not (stored := store.find(folder, name)):
         tokenizer = tokenizer or train(data.x_train[proxy].ravel().tolist(), vocabulary)
         for split in ("train", "test"):
-            found = _encodings(tokenizer, getattr(data, f"x_{split}"), length)
-            arrays[split] = _ids(found, length)
+            encodings = _encodings(tokenizer, getattr(data, f"x_{split}"), length)
+            arrays[split] = _ids(encodings, length)
             if (characters := getattr(data, f"span_{split}")) is not None:
-                places = _places(found, length)
-                arrays |= {f"span_{split}": spans(places, characters), f"places_{split}": places}
-        arrays.pop("places_train", None)
-        store.write(place, name, arrays, {"tokenizer": tokenizer.to_str()})
-    kept: dict[str, Any] = dict(store.read(store.folder(place, name))[0])
-    return replace(data, x_train=kept.pop("train"), x_test=kept.pop("test"), **kept)
+                offsets = _offsets(encodings, length)
+                arrays |= {f"span_{split}": spans(offsets, characters), f"offsets_{split}": offsets}
+        arrays.pop("offsets_train", None)
+        stored = store.write(folder, name, arrays, {"tokenizer": tokenizer.to_str()})
+    cached: dict[str, Any] = dict(store.read(stored)[0])
+    return replace(data, x_train=cached.pop("train"), x_test=cached.pop("test"), **cached)

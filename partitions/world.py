@@ -1,4 +1,4 @@
-"""What every device holds at every step: a pure function of (seed, device, step)."""
+"""The simulated world: which samples every device has at every step, a pure function of (seed, device, step)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,80 +7,106 @@ from functools import cached_property, partial
 import numpy as np
 
 from partitions.apportion import apportion
-from partitions.corruptions import Change, Look, Part
+from partitions.corruptions import CorruptedRows, Corruption, Corruptions
 from partitions.dataset import Dataset
 from partitions.drifts.drift import Drift, Shift
 from partitions.partitioners.partitioner import Partition
 from partitions.proxy import choose_proxy
 from partitions.rng import Purpose, rng
+from partitions.sampling import replace_samples, sample, sizes
 from partitions.schedule import Schedule
-from partitions.slots import renew, sizes, take
 
-CACHE = 32_768  # device states kept, about 1 kB each
+CACHE = 32_768  # device states in memory, about 1 kB each
 EVERY_STEP = Schedule("every")
-MISMATCH = {
-    "label": "this drift moves classes: use it with partition 'iid', 'm-classes' or 'dirichlet'",
-    "domain": "drift 'subject' moves between domains: use it with partition 'subject'",
-}
+FITTING = {"label": "'iid', 'm-classes' or 'dirichlet'", "domain": "'subject'"}  # partitions by the cells they use
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Indices into the data set's train and test parts, and how the device sees those samples (`partitions.apply`).
+    """A device's samples at a step: indices into the data set, and corruptions (`partitions.corrupt`).
 
-    The test part is drawn when it is asked for: most messages are about training.
+    The test samples are drawn on first use, because most messages are about training.
+
+    Args:
+        train: indices of training samples (n,).
+        train_corruptions: their corruptions.
+        draw_test: returns indices of test samples (t,) and their corruptions.
     """
 
     train: np.ndarray
-    train_look: Look
-    draw_test: Callable[[], tuple[np.ndarray, Look]]
+    train_corruptions: Corruptions
+    draw_test: Callable[[], tuple[np.ndarray, Corruptions]]
+
+    train_look = property(lambda self: self.train_corruptions)  # alias: remove
+    test_look = property(lambda self: self.test_corruptions)  # alias: remove
 
     @cached_property
-    def _tested(self) -> tuple[np.ndarray, Look]:
+    def _test(self) -> tuple[np.ndarray, Corruptions]:
         return self.draw_test()
 
     @property
     def test(self) -> np.ndarray:
-        return self._tested[0]
+        """Return the indices of the test samples (t,)."""
+        return self._test[0]
 
     @property
-    def test_look(self) -> Look:
-        return self._tested[1]
+    def test_corruptions(self) -> Corruptions:
+        """Return the corruptions of the test samples."""
+        return self._test[1]
 
 
 @dataclass(frozen=True)
-class Goal:
-    """What a device is moving to: a distribution (K,) and a change of its samples."""
+class Target:
+    """Where the drift of one step leads: the distribution over cells (K,), and the corruption of new samples."""
 
     p: np.ndarray
-    change: Change | None
+    corruption: Corruption | None
 
 
 @dataclass(frozen=True)
 class State:
-    """A device after an event.
+    """A device after a step at which something changed.
 
-    Its distribution ``p`` (K,) and the step ``since`` which it is so; its ``change``; its train indices ``held`` (n,)
-    and the steps ``born`` (n,) at which they entered; its ``goals`` at the last `World.drift_steps` steps.
+    Args:
+        p: distribution over cells (K,).
+        since: the step at which this distribution began.
+        corruption: of the samples that enter now.
+        indices: the training samples (n,).
+        entered: the step at which each training sample entered (n,).
+        targets: the targets of the last `World.drift_steps` steps.
     """
 
     p: np.ndarray
     since: int
-    change: Change | None
-    held: np.ndarray
-    born: np.ndarray
-    goals: tuple[Goal, ...]
+    corruption: Corruption | None
+    indices: np.ndarray
+    entered: np.ndarray
+    targets: tuple[Target, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """Devices that draw from one pool, and how they drift.
+    """Devices that draw samples from one pool, and the drift of their data.
 
-    ``samples``: the least and most training samples of a device. ``proxy_fraction`` of the train part is the cloud's.
-    ``drift_fraction`` of a device's samples is replaced at each step of ``schedule``: at once if ``drift_steps`` is 1,
-    else in equal parts at that step and the next ones, while the device passes from the old distribution to the new one
-    in a straight line; moves may overlap. No device depends on another, and nothing is computed for a device that is
-    not asked for. ValueError if the parts do not fit together.
+    A *cell* is a class or a domain, as the partition chooses; a device has a distribution over cells. At each step of
+    the schedule the drift changes the distribution, and a part of the device's samples is replaced. If ``drift_steps``
+    is above 1, both happen gradually: the distribution changes linearly, and shifts may overlap. Devices do not depend
+    on each other, and a device that nobody asks for costs nothing.
+
+    Args:
+        data: the data set.
+        partition: chooses the first distribution of every device.
+        drift: changes distributions or corrupts samples.
+        seed: seed of all random choices.
+        samples: smallest and largest number of training samples of a device.
+        test_samples: number of test samples of a device.
+        proxy_fraction: share of the training samples that only the server uses, 0 to 0.99.
+        drift_fraction: share of a device's samples that a shift replaces, 0 to 1.
+        schedule: the steps at which data drift.
+        drift_steps: number of steps over which a shift is spread; 1: abrupt.
+
+    Raises:
+        ValueError: a value is out of range, or data set, partition and drift do not fit together.
     """
 
     data: Dataset
@@ -96,41 +122,49 @@ class World:
     _states: dict[tuple[int, int], State] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        partition, drift = type(self.partition).__name__, type(self.drift).__name__
         low, high = self.samples
         if not 1 <= low <= high:
-            raise ValueError(f"samples must be two numbers, 1 <= least <= most, not {self.samples}")
+            raise ValueError(f"data.samples-min and data.samples-max must be 1 <= min <= max, not {self.samples}")
         if self.test_samples < 1:
-            raise ValueError(f"test samples must be at least 1, not {self.test_samples}")
+            raise ValueError(f"data.test-samples must be at least 1, not {self.test_samples}")
         if self.drift_steps < 1:
-            raise ValueError(f"a shift must take at least 1 step, not {self.drift_steps}")
-        for name, value, top in (("proxy", self.proxy_fraction, 0.99), ("drift", self.drift_fraction, 1.0)):
-            if not 0 <= value <= top:
-                raise ValueError(f"{name} fraction must be in 0..{top}, not {value}")
+            raise ValueError(f"drift.steps must be at least 1, not {self.drift_steps}")
+        if not 0 <= self.proxy_fraction <= 0.99:
+            raise ValueError(f"data.proxy-fraction must be 0 to 0.99, not {self.proxy_fraction}")
+        if not 0 <= self.drift_fraction <= 1:
+            raise ValueError(f"drift.fraction must be 0 to 1, not {self.drift_fraction}")
         if self.partition.cells == "domain" and self.data.domain_train is None:
-            raise ValueError(f"partition 'subject' needs domains, which {self.data.name} lacks: use a label partition")
+            raise ValueError(
+                f"partition {partition} needs domains, which {self.data.name} lacks: set data.partition to "
+                f"{FITTING['label']}"
+            )
         if self.partition.cells == "domain" and (self.frequencies > 0)[sizes(self._test_cells) == 0].any():
             raise ValueError(
-                f"partition 'subject' needs test samples of every domain, and those of {self.data.name} come from "
-                "others: use a label partition"
+                f"partition {partition} needs test samples of every domain, and those of {self.data.name} come from "
+                f"other domains: set data.partition to {FITTING['label']}"
             )
         if self.drift.cells not in (None, self.partition.cells):
-            raise ValueError(MISMATCH[self.drift.cells])
+            raise ValueError(
+                f"drift {drift} changes shares of {self.drift.cells}s, and partition {partition} chooses shares of "
+                f"{self.partition.cells}s: set data.partition to {FITTING[self.drift.cells]}, or use another drift.kind"
+            )
         if self.drift.pictures and len(self.data.input_shape) != 3:
             raise ValueError(
-                f"drift 'feature' alters pictures, and samples of {self.data.name} have shape {self.data.input_shape}: "
-                "use another drift or data set"
+                f"drift {drift} needs images, and samples of {self.data.name} have shape {self.data.input_shape}: use "
+                "another drift.kind or data.name"
             )
         self.partition.check(self.frequencies)
         self.drift.check(self.partition, self.frequencies)
 
-    # the pool
+    # The pool
 
     def proxy(self) -> np.ndarray:
-        """Sorted indices of the train samples that the cloud holds."""
+        """Return sorted indices of the training samples that only the server uses."""
         return self._proxy
 
     def pool(self) -> np.ndarray:
-        """Sorted indices of the train samples that devices draw from: all but the proxy."""
+        """Return sorted indices of the training samples that devices draw from: all except the proxy."""
         return np.setdiff1d(np.arange(len(self.data.y_train)), self._proxy, assume_unique=True)
 
     @cached_property
@@ -139,158 +173,163 @@ class World:
 
     @property
     def cell_names(self) -> tuple[str, ...]:
+        """Return the names of the cells (K,)."""
         return self.data.classes if self.partition.cells == "label" else self.data.domains
 
     @cached_property
     def cell(self) -> np.ndarray:
-        """The cell of every train sample (N,)."""
+        """Return the cell of every training sample (N,)."""
         return np.asarray(self.data.y_train if self.partition.cells == "label" else self.data.domain_train)
 
     @cached_property
     def frequencies(self) -> np.ndarray:
-        """The cells' shares of the pool (K,)."""
+        """Return each cell's share of the pool (K,)."""
         size = sizes(self._train_cells)
         return size / size.sum()
 
     @cached_property
     def _train_cells(self) -> list[np.ndarray]:
         pool = self.pool()
-        return members(pool, self.cell[pool], len(self.cell_names))
+        return group_by_cell(pool, self.cell[pool], len(self.cell_names))
 
     @cached_property
     def _test_cells(self) -> list[np.ndarray]:
         cell = np.asarray(self.data.y_test if self.partition.cells == "label" else self.data.domain_test)
-        return members(np.arange(len(cell)), cell, len(self.cell_names))
+        return group_by_cell(np.arange(len(cell)), cell, len(self.cell_names))
 
-    # a device
+    # A device
 
     def size(self, device: int) -> int:
-        """How many training samples the device wants at every step; the pool may offer fewer."""
+        """Return a device's number of training samples at every step; it gets fewer if the pool is too small."""
         low, high = self.samples
         return int(rng(self.seed, Purpose.DRAW, device).integers(low, high + 1))
 
     def distribution(self, device: int, step: int) -> np.ndarray:
-        """Probability of each cell (K,)."""
+        """Return the probability of each cell (K,)."""
         return self._state(device, step).p
 
     def draw(self, device: int, step: int) -> Draw:
-        """What the device trains on and is tested on now.
+        """Return a device's samples at a step.
 
-        The test part follows the current distribution and stays while that does: ``test_samples``, or all there are.
+        The test samples follow the current distribution, and stay the same while it does. There are ``test_samples`` of
+        them, or fewer if the cells of the distribution do not contain enough.
         """
         state, event = self._state(device, step), self._event(step)
 
-        def test() -> tuple[np.ndarray, Look]:
+        def test() -> tuple[np.ndarray, Corruptions]:
             counts = apportion(self.test_samples, state.p, sizes(self._test_cells))
-            drawn = take(rng(self.seed, Purpose.TEST, device, state.since), self._test_cells, counts)
-            return drawn, self._seen(device, event, 1, drawn, np.ones(len(drawn), bool))
+            drawn = sample(rng(self.seed, Purpose.TEST, device, state.since), self._test_cells, counts)
+            return drawn, self._corruptions(device, event, 1, drawn, np.ones(len(drawn), bool))
 
         if not self.drift.pictures:
-            return Draw(state.held.copy(), (), test)
-        seen = [self._seen(device, born, 0, state.held, state.born == born) for born in np.unique(state.born).tolist()]
-        return Draw(state.held.copy(), sum(seen, ()), test)
+            return Draw(state.indices.copy(), (), test)
+        parts = [
+            self._corruptions(device, entered, 0, state.indices, state.entered == entered)
+            for entered in np.unique(state.entered).tolist()
+        ]
+        return Draw(state.indices.copy(), sum(parts, ()), test)
 
-    def _seen(self, device: int, event: int, split: int, samples: np.ndarray, chosen: np.ndarray) -> Look:
-        """How the ``chosen`` (n,) ones of ``samples`` (n,) look if they entered at ``event``."""
-        change = self._state(device, event).change
-        if change is None or not change.severity:
+    def _corruptions(self, device: int, event: int, split: int, samples: np.ndarray, chosen: np.ndarray) -> Corruptions:
+        """Return the corruption of the ``chosen`` (n,) ones of ``samples`` (n,) if they entered at step ``event``."""
+        corruption = self._state(device, event).corruption
+        if corruption is None or not corruption.severity:
             return ()
-        rows, where = np.flatnonzero(chosen), (self.seed, Purpose.LOOK, device, event, split)
-        return (Part(rows, change, [(*where, sample) for sample in samples[rows].tolist()]),)
+        rows, address = np.flatnonzero(chosen), (self.seed, Purpose.CORRUPTION, device, event, split)
+        return (CorruptedRows(rows, corruption, [(*address, index) for index in samples[rows].tolist()]),)
 
     def histogram(self, device: int, step: int) -> np.ndarray:
-        """How many of the device's training samples lie in each cell (K,)."""
-        return np.bincount(self.cell[self._state(device, step).held], minlength=len(self.cell_names))
+        """Return how many of the device's training samples are in each cell (K,)."""
+        return np.bincount(self.cell[self._state(device, step).indices], minlength=len(self.cell_names))
 
     def history(self, devices: Sequence[int], steps: int) -> tuple[np.ndarray, np.ndarray]:
-        """What drifts, for a plot: shares (len(devices), steps, K) of the cells, severities (len(devices), steps)."""
+        """Return distributions (len(devices), steps, K) and severities (len(devices), steps), for plots."""
         states = [[self._state(device, step) for step in range(steps)] for device in devices]
-        severity = [[state.change.severity if state.change else 0.0 for state in row] for row in states]
+        severity = [[state.corruption.severity if state.corruption else 0.0 for state in row] for row in states]
         return np.array([[state.p for state in row] for row in states]), np.array(severity)
 
-    # a state follows from the one before; the cache saves time and changes nothing
+    # A state follows from the state before. The cache only saves time.
 
     def _state(self, device: int, step: int) -> State:
-        event, ahead = self._event(step), []
+        event, missing = self._event(step), []
         while (state := self._states.get((device, event))) is None and event:
-            ahead.append(event)
+            missing.append(event)
             event = self._event(event - 1)
         if state is None:
-            state = self._keep(device, 0, self._first(device))
-        for event in reversed(ahead):
-            state = self._keep(device, event, self._next(device, event, state))
+            state = self._remember(device, 0, self._first(device))
+        for event in reversed(missing):
+            state = self._remember(device, event, self._next(device, event, state))
         return state
 
     def _event(self, step: int) -> int:
-        """The latest step at or before ``step`` at which something changed."""
+        """Return the latest step up to and including ``step`` at which something changed."""
         if step < 0:
             raise ValueError(f"steps count from 0, not {step}")
         last = self.schedule.last(step) if self.drift.replaces and self.drift_fraction else 0
         return min(step, last + self.drift_steps - 1) if last else 0
 
     def _context(self, device: int, k: int) -> np.ndarray:
-        """The k-th distribution that the partition chooses for a device."""
-        where = (Purpose.CONTEXT, device, k) if k else (Purpose.CONTEXT, device)
-        p = self.partition.initial(rng(self.seed, *where), device + k, self.frequencies)
+        """Return the k-th distribution (K,) that the partition chooses for a device."""
+        address = (Purpose.CONTEXT, device, k) if k else (Purpose.CONTEXT, device)
+        p = self.partition.initial(rng(self.seed, *address), device + k, self.frequencies)
         return self._checked(p, self.partition)
 
     def _first(self, device: int) -> State:
         p = self._context(device, 0)
-        held = self._renew(device, 0, p, np.empty(0, np.int64), self.drift_fraction)
-        return State(p, 0, None, held, np.zeros(len(held), np.int32), (Goal(p, None),) * self.drift_steps)
+        indices = self._replace(device, 0, p, np.empty(0, np.int64), self.drift_fraction)
+        return State(p, 0, None, indices, np.zeros(len(indices), np.int32), (Target(p, None),) * self.drift_steps)
 
     def _next(self, device: int, step: int, before: State) -> State:
-        goal = before.goals[-1]
+        target = before.targets[-1]
         if self.schedule.drifts(step):
             generator, number = rng(self.seed, Purpose.DRIFT, device, step), self.schedule.count(step)
             context = partial(self._context, device)
             shift = Shift(device, generator, self.drift_fraction, self.frequencies, number, context)
-            p = self._checked(self.drift.walk(goal.p, shift), self.drift)
-            goal = Goal(p, self.drift.alter(goal.change, shift))
-        goals = (*before.goals, goal)[-self.drift_steps :]
-        p, change = between(goals)
+            p = self._checked(self.drift.walk(target.p, shift), self.drift)
+            target = Target(p, self.drift.alter(target.corruption, shift))
+        targets = (*before.targets, target)[-self.drift_steps :]
+        p, corruption = mean(targets)
         since = before.since if np.array_equal(p, before.p) else step
         moves = self.schedule.count(step) - self.schedule.count(step - self.drift_steps)
-        held = self._renew(device, step, p, before.held, self.drift_fraction * moves / self.drift_steps)
-        entered = dict(zip(before.held.tolist(), before.born.tolist(), strict=True))
-        born = np.array([entered.get(sample, step) for sample in held.tolist()], np.int32)
-        return State(p, since, change, held, born, goals)
+        indices = self._replace(device, step, p, before.indices, self.drift_fraction * moves / self.drift_steps)
+        known = dict(zip(before.indices.tolist(), before.entered.tolist(), strict=True))
+        entered = np.array([known.get(index, step) for index in indices.tolist()], np.int32)
+        return State(p, since, corruption, indices, entered, targets)
 
     def _checked(self, p: np.ndarray, by: Partition | Drift) -> np.ndarray:
-        """What a partition or a drift chose, if it is a distribution."""
+        """Return ``p`` if it is a distribution over the cells, else raise ValueError."""
         if np.shape(p) == self.frequencies.shape and np.all(np.greater_equal(p, 0)) and abs(np.sum(p) - 1) < 1e-6:
             return p
         chose = np.array2string(np.asarray(p), threshold=8)
         raise ValueError(
-            f"{type(by).__name__} chose {chose}: not a share, 0 or more, of each of {len(self.frequencies)} cells that "
-            "sum to 1"
+            f"{type(by).__name__} chose {chose}: return an array of {len(self.frequencies)} probabilities, 0 or more, "
+            "that sum to 1"
         )
 
-    def _renew(self, device: int, step: int, p: np.ndarray, held: np.ndarray, fraction: float) -> np.ndarray:
+    def _replace(self, device: int, step: int, p: np.ndarray, indices: np.ndarray, fraction: float) -> np.ndarray:
         generator = rng(self.seed, Purpose.DRAW, device, step)
-        return renew(generator, held, self.cell, self._train_cells, p, fraction, self.size(device))
+        return replace_samples(generator, indices, self.cell, self._train_cells, p, fraction, self.size(device))
 
-    def _keep(self, device: int, event: int, state: State) -> State:
-        for array in (state.p, state.held, state.born):
-            array.flags.writeable = False  # shared by all later calls
+    def _remember(self, device: int, event: int, state: State) -> State:
+        for array in (state.p, state.indices, state.entered):
+            array.flags.writeable = False  # all later calls share it
         if len(self._states) >= CACHE:
             self._states.clear()
         self._states[device, event] = state
         return state
 
 
-def members(indices: np.ndarray, cell: np.ndarray, count: int) -> list[np.ndarray]:
-    """``indices`` (N,) by their ``cell`` (N,): one sorted array for each of ``count`` cells."""
+def group_by_cell(indices: np.ndarray, cell: np.ndarray, count: int) -> list[np.ndarray]:
+    """Split ``indices`` (N,) by their ``cell`` (N,) into ``count`` sorted arrays."""
     order = np.argsort(cell, kind="stable")
     return np.split(indices[order], np.cumsum(np.bincount(cell, minlength=count))[:-1])
 
 
-def between(goals: Sequence[Goal]) -> tuple[np.ndarray, Change | None]:
-    """The mean of the ``goals``, exactly the last one if they agree."""
-    last = goals[-1]
-    still = all(np.array_equal(goal.p, last.p) for goal in goals)
-    p = last.p if still else np.mean([goal.p for goal in goals], axis=0)
-    if last.change is None:
+def mean(targets: Sequence[Target]) -> tuple[np.ndarray, Corruption | None]:
+    """Average distributions (K,) and severities of targets; equal distributions are returned unchanged."""
+    last = targets[-1]
+    equal = all(np.array_equal(target.p, last.p) for target in targets)
+    p = last.p if equal else np.mean([target.p for target in targets], axis=0)
+    if last.corruption is None:
         return p, None
-    severity = np.mean([goal.change.severity if goal.change else 0.0 for goal in goals])
-    return p, replace(last.change, severity=float(severity))
+    severity = np.mean([target.corruption.severity if target.corruption else 0.0 for target in targets])
+    return p, replace(last.corruption, severity=float(severity))

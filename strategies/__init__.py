@@ -1,37 +1,45 @@
-"""One file per method, and the names by which a run asks for them."""
+"""Methods: one file each, with both halves. A new one is a file and a line in ``STRATEGIES``, or a path to a class."""
 
+from partitions.components import Registry
 from strategies.adaptivenet import AdaptiveNet
-from strategies.base import Strategy
-from strategies.eclm import ECLM, ECLMLocal
-from strategies.eclm_plus import ECLMBlended, ECLMPlus, ECLMPrior, ECLMTailored
+from strategies.ditto import Ditto
+from strategies.eclm import ECLM, ECLMBlended, ECLMLocal, ECLMPlus, ECLMPrior, ECLMStatic, ECLMTailored
 from strategies.fedavg import FedAvg, FedAvgPrior
+from strategies.fedbn import FedBN
+from strategies.fedprox import FedProx
+from strategies.fedrep import FedRep
 from strategies.fedrolex import FedRolex
 from strategies.fjord import FjORD, FjORDPrior
 from strategies.heterofl import HeteroFL
 from strategies.local import LocalAdaptation, NoAdaptation, NoAdaptationPrior
-from strategies.static import StaticSubModel
+from strategies.scaffold import Scaffold
+from strategies.strategy import Strategy
 
-STRATEGIES: dict[str, type[Strategy]] = {
-    "na": NoAdaptation,
-    "na-prior": NoAdaptationPrior,
-    "la": LocalAdaptation,
-    "an": AdaptiveNet,
-    "fedavg": FedAvg,
-    "fedavg-prior": FedAvgPrior,
-    "heterofl": HeteroFL,
-    "fjord": FjORD,
-    "fjord-prior": FjORDPrior,
-    "fedrolex": FedRolex,
-    "eclm": ECLM,
-    "eclm-local": ECLMLocal,
-    "eclm-static": StaticSubModel,
-    "eclm-prior": ECLMPrior,
-    "eclm-tailored": ECLMTailored,
-    "eclm-blend": ECLMBlended,
-    "eclm-plus": ECLMPlus,
-}
-
-FULL_MODEL = {
-    name: of for name, of in sorted(STRATEGIES.items()) if of.asks == "nothing" and of.architecture == "dense"
-}
-"""Methods that send devices the dense model whole, for workloads whose model cannot be cut."""
+STRATEGIES: Registry[type[Strategy]] = Registry(
+    "strategy",
+    "driftfed.strategies",
+    {
+        "na": NoAdaptation,
+        "na-prior": NoAdaptationPrior,
+        "la": LocalAdaptation,
+        "an": AdaptiveNet,
+        "fedavg": FedAvg,
+        "fedavg-prior": FedAvgPrior,
+        "fedprox": FedProx,
+        "scaffold": Scaffold,
+        "fedbn": FedBN,
+        "fedrep": FedRep,
+        "ditto": Ditto,
+        "heterofl": HeteroFL,
+        "fjord": FjORD,
+        "fjord-prior": FjORDPrior,
+        "fedrolex": FedRolex,
+        "eclm": ECLM,
+        "eclm-local": ECLMLocal,
+        "eclm-static": ECLMStatic,
+        "eclm-prior": ECLMPrior,
+        "eclm-tailored": ECLMTailored,
+        "eclm-blend": ECLMBlended,
+        "eclm-plus": ECLMPlus,
+    },
+)

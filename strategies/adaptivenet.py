@@ -1,46 +1,84 @@
-"""AdaptiveNet: a device downloads a multi-branch supernet once and looks for its own path through it.
+"""AdaptiveNet: a client downloads a multi-branch supernet once and searches for its own path through it.
 
 Wen et al., "AdaptiveNet: Post-deployment Neural Architecture Adaptation for Diverse Edge Environments", MobiCom 2023,
 arXiv:2303.07129; AN in ECLM 7.1.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import Field
 
 from models.costs import Cost
+from models.elastic.nested import recalibrate_batch_norm
+from models.elastic.supernet import TRIALS, best_path
 from models.submodel import FULL, State
-from strategies.base import Profile, Task
-from strategies.local import LocalAdaptation
+from partitions import Purpose, rng
+from partitions.components import Section
+from strategies.client import ClientTrainer, LocalModel
+from strategies.local import KeptModels
+from strategies.strategy import Profile, SubModel, TrainTask
+from strategies.subset import active_cost
 
 
-@dataclass
-class AdaptiveNet(LocalAdaptation):
-    """At every step a device takes the path that suits its fresh data best under its limits of MACs and memory.
+class PathSearch(ClientTrainer):
+    """Before a client uses the supernet it searches for the path that suits its data under its limits."""
 
-    Everything happens on the device, the search too, whose forward passes take its time: it never hears from the cloud
-    again. With fine-tuning: the path found is trained locally; each step starts again from the supernet.
+    def select(self, state: State | None) -> LocalModel:
+        if not self.task.options.get("search"):
+            return super().select(state)
+        client, supernet = self.client, state if state is not None else self.client.store.load("model")
+        limits, (x, y) = client.limits(), client.samples("train")
+        path, macs = best_path(
+            supernet, client.costs("supernet"), self.options.shrink, limits.macs, limits.memory, x, y, client.classes,
+            rng(client.seed, Purpose.SEARCH, client.step, client.number), client.place,
+        )  # fmt: skip
+        self.model = client.load(self.task, supernet, path)
+        self.model.trial_macs = macs
+        recalibrate_batch_norm(self.model.loaded(), x)
+        self.model.state = self.model.network.state()
+        return self.model
+
+
+class AdaptiveNet(KeptModels):
+    """At every step a client takes the path that suits its fresh data best under its limits of MACs and memory.
+
+    Everything happens on the client. The forward passes of the search take its time; it hears from the cloud only once.
+    With fine-tuning: the path found is trained locally; each step starts again from the supernet.
     """
 
     reports = {"an": "delivered", "an+ft": "adapted"}
     architecture = "supernet"
+    starts_from = "supernet"
+    section = "an"
+    Client = PathSearch
 
-    def initial(self) -> State:
-        return self.cloud.supernet_state
+    class Options(Section):
+        shrink: int = Field(
+            8, ge=1, description="widths of a block among which a path chooses, 1/shrink to shrink/shrink"
+        )
 
-    def _supernet(self, epochs: int, keep: bool = False, search: bool = False) -> Task:
-        """The whole supernet, which is held and never trained as such: it costs no MACs and no training memory."""
+    def _supernet(self, epochs: int, keep: bool = False, **options: Any) -> TrainTask:
+        """Return the whole supernet. A client keeps it and never trains it: it costs no MACs and no training memory."""
         params = sum(value.numel() for value in self.model.values())
-        price = Cost(params, 4 * params, 0.0, 0.0)
-        return Task("supernet", FULL, self.model, epochs, price, keep=keep, upload=False, search=search)
+        options = self.client_options(**options)
+        model, cost = SubModel("supernet", FULL, self.model), Cost(params, 4 * params, 0.0, 0.0)
+        return TrainTask(model, epochs, cost, upload=False, keep=keep, options=options)
 
-    def cohort(self, round_: int) -> list[int]:
-        return [device for device in super().cohort(round_) if device not in self.equipped]
+    def sample_clients(self, server_round: int) -> list[int]:
+        return [client for client in super().sample_clients(server_round) if client not in self.kept]
 
-    def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
+    def configure_train(self, server_round: int, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
         task = self._supernet(0, keep=True)
-        return {p.device: task for p in profiles}
+        return {p.client: task for p in profiles}
 
-    def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
-        whole = self._supernet(self.plan.adapt_epochs, search=True)
-        own = replace(whole, state=None)
-        return {p.device: own if p.device in self.equipped else whole for p in profiles}
+    def configure_evaluate(self, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
+        whole = self._supernet(self.budget.adapt_epochs, search=True)
+        kept = whole.without_state()
+        return {p.client: kept if p.client in self.kept else whole for p in profiles}
+
+    def cost(self, task: TrainTask, report: Mapping[str, Any]) -> Cost:
+        return active_cost(self.models.costs["supernet"], task, report) if task.options.get("search") else task.cost
+
+    def trial_macs(self, task: TrainTask | None) -> float:
+        return TRIALS * self.models.costs["dense"].whole.macs if task and task.options.get("search") else 0.0

@@ -1,146 +1,409 @@
-"""ECLM: a personal sub-model for every device, made of the modules that matter to its data and fit its limits.
+"""ECLM: a personal sub-model for every client, made of the modules that matter to its data and fit its limits.
 
 Zhuang et al., "ECLM: Efficient Edge-Cloud Collaborative Learning with Continuous Environment Adaptation".
+
+ECLM+ is ECLM with three changes of ours (docs/experiments.md, `ablation`), each an option:
+
+    prior      a client corrects logits by its class shares, in training and in use: it knows its sub-task, and need
+               not learn from few samples how often each class occurs (Menon et al. 2021, arXiv:2007.07314)
+    tailored   module ability is enhanced on sub-models as clients get them, and every layer has a core module that all
+               clients hold (`models.modular.tailor`)
+    blend      a client uses the mean of its sub-model as delivered and as adapted (Wortsman et al. 2022,
+               arXiv:2109.01903): a hundred samples teach, but they also overwrite
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
+from torch import Tensor
 
-from models.modular.derive import Infeasible, choose, choose_many, smallest
-from models.nn.body import by_axis, columns_coverage
-from models.submodel import extract
-from strategies.base import Averaging, Limits, Profile, Task, Update
+from models.costs import BACKWARD, Cost
+from models.modular.derive import Infeasible, choose, choose_many, shift, smallest
+from models.modular.model import ModularModel
+from models.modular.selector import Selector, importance
+from models.nn.body import by_axis, columns_coverage, fetched, gate_columns
+from models.submodel import State, covered_sizes, extract
+from partitions.components import Section
+from strategies.averaging import Averaging
+from strategies.client import ClientTask, ClientTrainer, Limits, LocalModel
+from strategies.fedavg import Prior
+from strategies.local import KeptModels, NoRounds
+from strategies.strategy import Budget, Profile, SubModel, TrainTask
+from strategies.subset import active_cost
+
+CANDIDATES = "held"  # file of the candidate modules that a client holds
+
+
+class ModularOptions(Section):
+    """How the modular cloud model is made and trained."""
+
+    modules: int = Field(16, ge=1, description="modules in each module layer of the cloud model (N)")
+    shrink: int = Field(8, ge=1, description="how many times narrower a module is than the block that it comes from")
+    residual: bool = Field(False, description="one more module in every layer, that passes its input through (4.1)")
+    top_k: int = Field(6, ge=1, description="modules active per sample in each layer")
+    selector_width: int = Field(16, ge=4, description="width of the selector's embedding")
+    balance: float = Field(0.1, ge=0, description="weight of the load-balance loss (lambda, 4.3)")
+    ability: float = Field(1.0, ge=0, description="weight of the KL term in ability enhancing (lambda, 4.3)")
+    subtasks: Literal["class", "groups", "domain"] = Field(
+        "class", description="what a sub-task is: a class, classes that occur together on clients, or a subject"
+    )
+    kappa1: float = Field(1.25, gt=0, description="load limit of a module, as a multiple of the even load")
+    kappa2: int = Field(4, ge=1, description="most modules per sub-task")
+
+
+class SelectiveClient(ClientTrainer):
+    """Measures module importance, and may choose among candidate modules that it holds."""
+
+    def profile(self) -> dict[str, Any]:
+        """Return the importance of each module to the client's data (5.1).
+
+        A client that holds candidate modules also says which, unless it asks the server for others.
+        """
+        found = self._importance()
+        answer: dict[str, Any] = {f"importance.{layer}": scores.tolist() for layer, scores in found.items()}
+        if self.client.store.holds(CANDIDATES):
+            with suppress(self.client.store.Missing):  # a damaged file: the client holds nothing and gets new modules
+                usable, macs = self._usable_candidates()
+                answer |= {f"held.{layer}": kept.tolist() for layer, kept in usable.items()} | {"macs": macs}
+        if self.options.importance_noise:
+            answer |= self._private(found)
+        return answer
+
+    def select(self, state: State | None) -> LocalModel:
+        """Activate the candidates that fit the client's data and limits now, without the network (5.1)."""
+        if not self.task.options.get("reselect"):
+            return super().select(state)
+        received, held = state if state is not None else self.client.store.load("model"), self.task.modules
+        try:
+            active = choose(
+                self.client.costs("modular"), self._importance(), self.client.limits().vector, Limits.names, held
+            )
+        except Infeasible:
+            active = smallest(self._importance(), held)
+        sizes = {**self.client.architecture(self.task).sizes, **self.task.sizes}
+        inside = {layer: np.searchsorted(held[layer], kept) for layer, kept in active.items()}
+        self.model = self.client.load(self.task, received, columns_coverage(sizes, inside))
+        self.model.modules = active
+        return self.model
+
+    def gates(self, model: LocalModel, x: Tensor) -> list[Tensor] | None:
+        if self.task.architecture != "modular":
+            return None
+        selector = self._selector()
+        routing, logits = self.client.routing(selector), selector.logits(x)
+        columns = [
+            torch.from_numpy(model.modules[layer]) if layer in model.modules else slice(None)
+            for layer in model.network.layers
+        ]
+        return [routing.gates(layer[:, kept]) for layer, kept in zip(logits, columns, strict=True)]
+
+    def keep(self, model: LocalModel, state: State) -> None:
+        """Keep everything received. Of new candidates also keep which they are and the importance of all modules."""
+        super().keep(model, state)
+        if self.task.state is not None and self.task.options.get("reselect"):
+            held = {f"held.{layer}": torch.as_tensor(kept) for layer, kept in self.task.modules.items()}
+            then = {f"then.{layer}": torch.from_numpy(v) for layer, v in self._importance().items()}
+            shares = torch.tensor(self.task.options.get("shares", []))
+            prior = torch.tensor(self.task.options["masked"] == "prior")
+            self.client.store.save(CANDIDATES, held | then | {"prior": prior, "shares": shares})
+
+    def _selector(self) -> Selector:
+        state = self.client.store.load("selector")
+        selector = self.client.selector(core="core" in state)
+        selector.load_state_dict(state)
+        return selector
+
+    def _importance(self) -> dict[str, np.ndarray]:
+        """(M,) per layer: mean gate of each module over the client's training samples (5.1)."""
+        x, _ = self.client.samples("train")
+        scores = importance(self._selector().logits(x))
+        return {layer: values.double().numpy() for layer, values in zip(self.client.module_layers, scores, strict=True)}
+
+    def _usable_candidates(self) -> tuple[dict[str, np.ndarray], float]:
+        """Return the modules that the client holds, none if it asks for others; and the MACs spent to find out.
+
+        The client asks the server for other modules if (6, iii)
+            1. its data drifted: importance is further from that at derivation than ``shift-threshold``, and
+            2. it cannot help itself: with re-selected modules, trained on four fifths of its data, its accuracy on the
+               other fifth is below ``required-accuracy``.
+        """
+        kept = self.client.store.load(CANDIDATES)
+        held = {name.removeprefix("held."): v.numpy() for name, v in kept.items() if name.startswith("held.")}
+        then = {name.removeprefix("then."): v.numpy() for name, v in kept.items() if name.startswith("then.")}
+        if shift(self._importance(), then) <= self.options.shift_threshold:
+            return held, 0.0
+        whole = self.client.costs("modular").architecture.sizes
+        options = {"masked": "prior" if bool(kept["prior"]) else "none", "reselect": True}
+        task = ClientTask(
+            architecture="modular",
+            sizes=covered_sizes(whole, columns_coverage(whole, held)),
+            modules=held,
+            epochs=self.client.adapt_epochs,
+            options=options | {"shares": kept["shares"].tolist()},
+        )
+        trial = type(self)(self.options, task, replace(self.client, round=0))
+        x, y = self.client.samples("train")
+        if len(x) < 2:  # too few samples to train on some and score on others
+            return {}, 0.0
+        model, out = trial.select(None), torch.arange(len(x)) % 5 == 0
+        self.client.fit(trial, model, x[~out], y[~out])
+        accuracy = self.client.score(trial, model, x[out], y[out]).accuracy
+        sizes = {axis: len(kept) for axis, kept in model.active.items()}
+        macs = float(BACKWARD * self.client.costs("modular").of(sizes).macs * int((~out).sum()) * task.epochs)
+        return (held if accuracy >= self.options.required_accuracy else {}), macs
+
+    def _private(self, found: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+        """Return noisy importance: two clients' distributions over L layers differ by at most sqrt(2 L)."""
+        deviation, noise = self.options.importance_noise * (2 * len(found)) ** 0.5, self.client.noise(1)
+        private = {}
+        for layer, values in found.items():
+            noisy = np.maximum(values + deviation * noise.standard_normal(len(values)), 0) + 1e-12
+            private[f"importance.{layer}"] = (noisy / noisy.sum()).tolist()
+        return private
 
 
 class ECLM(Averaging):
     """Query, derive (5.1), train locally, aggregate module by module (5.2).
 
     'eclm' is scored after local adaptation; 'eclm-derive' is the paper's ECLM w/o local adaptation (7.3).
-
-    Class attributes:
-        blend: as in `strategies.base.Task`; not the paper's, see `strategies.eclm_plus`.
     """
 
     reports = {"eclm-derive": "delivered", "eclm": "adapted"}
     architecture = "modular"
+    starts_from = "modular"
     asks = "importance"
-    blend: ClassVar[float] = 1.0
+    section = "eclm"
+    Client = SelectiveClient
 
-    def derive(self, profile: Profile) -> dict[str, np.ndarray]:
-        """Indices of the modules that one device activates, per layer.
+    class Options(ModularOptions, Prior):
+        tailored: bool = Field(False, description="enhance module ability on sub-models as clients get them (ours)")
+        blend: float = Field(
+            1.0,
+            ge=0,
+            le=1,
+            description="weight of the adapted model in the mean with the delivered one, for use (ours)",
+        )
+        candidates: float = Field(
+            0.0,
+            ge=0,
+            description="a client holds modules for so many times its link budget; 0: those that it activates",
+        )
+        shift_threshold: float = Field(
+            0.1, ge=0, le=1, description="candidates: total variation of module importance that is a drift"
+        )
+        required_accuracy: float = Field(
+            1.0, ge=0, le=1, description="candidates: local accuracy below which a client asks the server for others"
+        )
+        importance_noise: float = Field(
+            0.0, ge=0, description="Gaussian noise on importance, standard deviation over sqrt(2 x module layers)"
+        )
+
+    @classmethod
+    def check(cls, options: Any, budget: Budget) -> None:
+        if options.top_k > options.modules:
+            raise ValueError(
+                f"eclm.top-k = {options.top_k} is more than there are modules per layer (eclm.modules = {options.modules})"
+            )
+        if options.tailored and options.top_k < 2:
+            raise ValueError(
+                f"eclm.top-k = {options.top_k}: tailored sub-models need 2 active modules per layer, one is the core"
+            )
+        if 0 < options.candidates < 1:
+            raise ValueError(
+                f"eclm.candidates = {options.candidates} is less than what a client activates; use 0 or at least 1"
+            )
+
+    @classmethod
+    def needs(cls, options: Any) -> set[str]:
+        return super().needs(options) | {"class-shares", "tailored" if options.tailored else "modular"}
+
+    def initial_model(self) -> State:
+        return self.modular_model.body.state()
+
+    @property
+    def modular_model(self) -> ModularModel:
+        """The modular cloud model and its selector."""
+        return self.models.modular("tailored" if self.options.tailored else "modular")
+
+    def shared_state(self) -> Mapping[str, State]:
+        return {"selector": fetched(self.modular_model.selector)}
+
+    def read_profile(self, client: int, limits: Limits, report: Mapping[str, Any]) -> Profile:
+        """Read importance and the candidates that a client holds.
 
         Raises:
-            Infeasible: the limits do not admit one module per layer.
+            ValueError: importance is no distribution, or the modules do not exist.
         """
-        assert profile.limits is not None and profile.importance is not None
-        return choose(self.cloud.modular_costs, profile.importance, profile.limits.vector, Limits.names)
+        sizes, layers = self.models.architectures["modular"].sizes, self.models.costs["modular"].layers
+        modules = {layer: len(gate_columns(sizes, layer)) for layer in layers}
+        values: dict[str, dict[str, np.ndarray]] = {"importance": {}}
+        for layer, count in modules.items():
+            scores = np.asarray(report[f"importance.{layer}"], dtype=float)
+            valid = scores.shape == (count,) and np.isfinite(scores).all() and (scores >= 0).all()
+            if not valid or abs(scores.sum() - 1) > 1e-3:
+                raise ValueError(f"importance of {layer} is not a distribution over {count} modules")
+            if self.modular_model.routing.core:
+                scores[0] = scores.max()  # every sub-model has the core, whatever noise or a false report says
+            values["importance"][layer] = scores
+        if any(name.startswith("held.") for name in report):
+            values["held"] = {}
+            for layer, count in modules.items():
+                held = np.asarray(report[f"held.{layer}"], dtype=int)
+                if not len(held) or not np.isin(held, np.arange(count)).all() or (np.diff(held) <= 0).any():
+                    raise ValueError(f"modules held of {layer} are not rising numbers below {count}: {held}")
+                values["held"][layer] = held
+        return Profile(client, limits, values)
+
+    def derive(self, profiles: Sequence[Profile]) -> list[dict[str, np.ndarray] | None]:
+        """Return the module numbers that each client activates, per layer; None if its limits admit no sub-model."""
+        scores = [p.values["importance"] for p in profiles]
+        limits = [p.limits.vector for p in profiles if p.limits is not None]
+        return choose_many(self.models.costs["modular"], scores, limits, Limits.names)
 
     def candidates(self, profile: Profile) -> dict[str, np.ndarray]:
-        """Indices of the modules that a device is to hold and choose from: what is not active takes only the link.
+        """Return the module numbers that a client holds and chooses from: inactive modules take only the link.
 
         Raises:
             Infeasible: the link does not admit one module per layer.
         """
-        assert profile.limits is not None and profile.importance is not None
-        link_alone = np.array([self.plan.candidates * profile.limits.bytes, np.inf, np.inf])
-        return choose(self.cloud.modular_costs, profile.importance, link_alone, Limits.names)
+        assert profile.limits is not None
+        link_alone = np.array([self.options.candidates * profile.limits.bytes, np.inf, np.inf])
+        return choose(self.models.costs["modular"], profile.values["importance"], link_alone, Limits.names)
 
-    def _task(self, modules: Mapping[str, np.ndarray], epochs: int) -> Task:
-        coverage = columns_coverage(self.cloud.modular.sizes, modules)
-        price = self.cloud.modular_costs.of({axis: len(kept) for axis, kept in coverage.items()})
-        state = extract(self.model, self.axes, coverage)
-        return Task("modular", coverage, state, epochs, price, masked=self.masked, blend=self.blend)
+    def part(self, modules: Mapping[str, np.ndarray], epochs: int) -> TrainTask:
+        """Return a task over the sub-model of some modules."""
+        coverage = columns_coverage(self.models.architectures["modular"].sizes, modules)
+        price = self.models.costs["modular"].of({axis: len(kept) for axis, kept in coverage.items()})
+        model = SubModel("modular", coverage, extract(self.model, self.axes, coverage))
+        return TrainTask(model, epochs, price, options=self.client_options(blend=self.options.blend))
 
-    def derive_all(self, profiles: Sequence[Profile]) -> list[dict[str, np.ndarray] | None]:
-        """`derive` for many devices in one call; None where it is infeasible."""
-        scores = [p.importance for p in profiles if p.importance is not None]
-        limits = [p.limits.vector for p in profiles if p.limits is not None]
-        return choose_many(self.cloud.modular_costs, scores, limits, Limits.names)
+    def serve(self, profile: Profile, epochs: int, derived: Mapping[str, np.ndarray] | None) -> TrainTask:
+        """Return a sub-model for use: what fits, or the smallest that exists.
 
-    def serve(self, profile: Profile, epochs: int, derived: Mapping[str, np.ndarray] | None = None) -> Task:
-        """A sub-model for use: what fits, or the smallest there is.
+        With candidates, a client that can use the modules that it holds continues with them; any other client is sent
+        new ones. Either way it selects among them by itself.
 
-        With candidates, a device that can do with the modules that it holds goes on with these; any other is sent new
-        ones. Either way it re-selects among them by itself. ``derived``: what `derive` gives, where that is known.
+        Args:
+            derived: what `derive` returned; not used with candidates.
         """
-        assert profile.importance is not None
+        scores, held = profile.values["importance"], profile.values.get("held")
+        if not self.options.candidates:
+            return self.part(derived or smallest(scores), epochs)
         try:
-            modules = profile.held or (
-                self.candidates(profile) if self.plan.candidates else derived or self.derive(profile)
-            )
+            modules = held or self.candidates(profile)
         except Infeasible:
-            modules = smallest(profile.importance)
-        task = self._task(modules, epochs)
-        if self.plan.candidates:
-            task = replace(task, keep=True, reselect=True, state=None if profile.held else task.state)
-        return task
+            modules = smallest(scores)
+        task = self.part(modules, epochs)
+        task = replace(task, keep=True, options={**task.options, "reselect": True})
+        return task.without_state() if held else task
 
-    def lesson(self, profile: Profile, modules: Mapping[str, np.ndarray]) -> Task:
-        """What a device trains, and how that counts: w_i <- sum_k a_ik w_ik (5.2).
+    def train_task(self, profile: Profile, modules: Mapping[str, np.ndarray]) -> TrainTask:
+        """Return what a client trains, and how that counts: w_i <- sum_k a_ik w_ik (5.2).
 
-        a_ik is the importance of module i on device k, normalised over those that hold it; what every sub-model holds
-        (stem, norms, head) is averaged by examples.
+        a_ik is the importance of module i on client k, normalised over those that have it; entries that every
+        sub-model has (stem, norms, head) are averaged by examples.
         """
-        assert profile.importance is not None
-        task = self._task(modules, self.plan.local_epochs)
-        scores = by_axis(self.cloud.modular.sizes, profile.importance)
-        index_weights = {axis: torch.from_numpy(scores[axis])[kept].float() for axis, kept in task.coverage.items()}
-        return replace(task, index_weights=index_weights)
+        task = self.part(modules, self.budget.local_epochs)
+        scores = by_axis(self.models.architectures["modular"].sizes, profile.values["importance"])
+        weights = {axis: torch.from_numpy(scores[axis])[kept].float() for axis, kept in task.model.coverage.items()}
+        return replace(task, index_weights=weights)
 
-    def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
+    def configure_train(self, server_round: int, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
         return {
-            profile.device: self.lesson(profile, modules)
-            for profile, modules in zip(profiles, self.derive_all(profiles), strict=True)
-            if modules is not None  # else too small to train: it sits the round out
+            profile.client: self.train_task(profile, modules)
+            for profile, modules in zip(profiles, self.derive(profiles), strict=True)
+            if modules is not None  # otherwise no sub-model fits: the client skips the round
         }
 
-    def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
-        derived = self.derive_all(profiles) if not self.plan.candidates else [None] * len(profiles)
-        return {p.device: self.serve(p, self.plan.adapt_epochs, d) for p, d in zip(profiles, derived, strict=True)}
+    def configure_evaluate(self, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
+        derived = [None] * len(profiles) if self.options.candidates else self.derive(profiles)
+        return {
+            p.client: self.serve(p, self.budget.adapt_epochs, modules)
+            for p, modules in zip(profiles, derived, strict=True)
+        }
+
+    def cost(self, task: TrainTask, report: Mapping[str, Any]) -> Cost:
+        return active_cost(self.models.costs["modular"], task, report) if task.options.get("reselect") else task.cost
+
+    def trial_macs(self, task: TrainTask | None) -> float:
+        return BACKWARD * self.budget.adapt_epochs * self.models.costs["modular"].whole.macs if task is None else 0.0
 
 
-@dataclass
-class ECLMLocal(ECLM):
-    """ECLM w/o cloud (7.3): a device queries the cloud once for a sub-model and from then on trains it by itself.
+class ECLMPrior(ECLM):
+    """ECLM with the class prior."""
 
-    What `strategies.local.LocalAdaptation` does with the dense model, at every step.
-    """
+    reports = {"eclm-prior-derive": "delivered", "eclm-prior": "adapted"}
+    preset = {"prior": True}
+
+
+class ECLMTailored(ECLM):
+    """ECLM with tailored ability training."""
+
+    reports = {"eclm-tailored-derive": "delivered", "eclm-tailored": "adapted"}
+    preset = {"tailored": True}
+
+
+class ECLMBlended(ECLM):
+    """ECLM with interpolation after adaptation."""
+
+    reports = {"eclm-blend": "adapted"}
+    preset = {"blend": 0.5}
+
+
+class ECLMPlus(ECLM):
+    """ECLM with all three."""
+
+    reports = {"eclm-plus-derive": "delivered", "eclm-plus": "adapted"}
+    preset = {"prior": True, "tailored": True, "blend": 0.5}
+
+
+class ECLMLocal(KeptModels, ECLM):
+    """ECLM w/o cloud (7.3): a client queries the cloud once for a sub-model, then trains it locally at every step."""
 
     reports = {"eclm-local": "delivered"}
     asks_once = True
-    own: dict[int, Task] = field(default_factory=dict, init=False)  # how a device goes on from what it keeps
 
-    def cohort(self, round_: int) -> list[int]:
-        return list(range(self.plan.devices)) if self.plan.starts_step(round_) else []
+    def _first(self, profiles: Sequence[Profile], epochs: int) -> dict[int, TrainTask]:
+        new = [p for p in profiles if p.client not in self.kept]
+        derived = [None] * len(new) if self.options.candidates else self.derive(new)
+        return {p.client: self.serve(p, epochs, modules) for p, modules in zip(new, derived, strict=True)}
 
-    def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
-        return {
-            p.device: self.own.get(p.device) or replace(self.serve(p, self.plan.adapt_epochs), keep=True, upload=False)
-            for p in profiles
-        }
+    def configure_train(self, server_round: int, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
+        first = self._first(profiles, self.budget.adapt_epochs)
+        own = {client: replace(task, keep=True, upload=False) for client, task in first.items()}
+        return {p.client: self.kept.get(p.client) or own[p.client] for p in profiles}
 
-    def absorb(
-        self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
-    ) -> None:
-        self.own |= {u.device: replace(tasks[u.device], state=None) for u in updates}
+    def configure_evaluate(self, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
+        first = self._first(profiles, 0)
+        return {p.client: replace(self.kept.get(p.client) or first[p.client], epochs=0) for p in profiles}
 
-    def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
-        return {p.device: replace(self.own.get(p.device) or self.serve(p, 0), epochs=0) for p in profiles}
 
-    def lost(self, device: int) -> None:
-        self.own.pop(device, None)
+class ECLMStatic(NoRounds, ECLM):
+    """A static sub-model (2.1, Fig. 1): derived once from the pretrained model, and never updated."""
 
-    def saved(self) -> dict[str, Any]:
-        return super().saved() | {"own": self.own}
+    reports = {"eclm-static": "delivered"}
 
-    def load(self, saved: Mapping[str, Any]) -> None:
-        super().load(saved)
-        self.own = saved["own"]
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.derived: dict[int, TrainTask] = {}  # by client, without parameters
 
-    @property
-    def has_global_model(self) -> bool:
-        return False
+    def configure_evaluate(self, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
+        tasks = super().configure_evaluate([p for p in profiles if p.client not in self.derived])
+        self.derived |= {client: replace(task.without_state(), epochs=0) for client, task in tasks.items()}
+        return {p.client: self._with_state(self.derived[p.client]) for p in profiles}
+
+    def _with_state(self, task: TrainTask) -> TrainTask:
+        state = extract(self.model, self.axes, task.model.coverage)
+        return replace(task, model=replace(task.model, state=state))
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"derived": self.derived}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.derived = state["derived"]

@@ -1,28 +1,49 @@
-"""FedAvg: every device trains the whole model, the mean is weighted by examples.
+"""FedAvg: every client trains the whole model, the mean is weighted by examples.
 
 McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017,
 arXiv:1602.05629.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-from strategies.base import Averaging, Profile, Task
+from pydantic import Field
+
+from partitions.components import Section
+from strategies.averaging import Averaging
+from strategies.strategy import Profile, TrainTask
+
+
+class Prior(Section):
+    """The option of methods whose clients may correct logits by their class shares."""
+
+    prior: bool = Field(
+        False, description="clients correct logits by their class shares, in training and in use (arXiv:2007.07314)"
+    )
 
 
 class FedAvg(Averaging):
-    """w <- sum_k n_k w_k / sum_k n_k. It ignores what a device can bear, as the original does."""
+    """w <- sum_k n_k w_k / sum_k n_k. It ignores what a client can afford, as the original does."""
 
     reports = {"fedavg": "delivered", "fedavg+ft": "adapted"}
+    section = "fedavg"
 
-    def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
-        return self._whole([p.device for p in profiles], self.plan.local_epochs)
+    class Options(Prior):
+        pass
 
-    def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
-        return self._whole([p.device for p in profiles], self.plan.adapt_epochs)
+    @classmethod
+    def needs(cls, options: Any) -> set[str]:
+        return super().needs(options) | ({"class-shares"} if options.prior else set())
+
+    def configure_train(self, server_round: int, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
+        return self.full_model([p.client for p in profiles], self.budget.local_epochs)
+
+    def configure_evaluate(self, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
+        return self.full_model([p.client for p in profiles], self.budget.adapt_epochs)
 
 
 class FedAvgPrior(FedAvg):
-    """FedAvg whose devices correct for their class shares, as in `strategies.eclm_plus`."""
+    """FedAvg whose clients correct logits by their class shares."""
 
     reports = {"fedavg-prior": "delivered", "fedavg-prior+ft": "adapted"}
-    masked = "prior"
+    preset = {"prior": True}

@@ -5,31 +5,31 @@ Alam, Liu, Yan, Zhang, "FedRolex: Model-Heterogeneous Federated Learning with Ro
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import Any
 
 from models.elastic.nested import width
-from models.submodel import Coverage, State
-from strategies.base import Profile, Task
+from models.submodel import Coverage
 from strategies.heterofl import HeteroFL
+from strategies.strategy import Profile, TrainTask
 
 
-@dataclass
 class FedRolex(HeteroFL):
-    """Scaler, masked loss and merge are HeteroFL's, as in the authors' code.
+    """Scaler, masked loss and aggregation are HeteroFL's, as in the authors' code.
 
-    The window advances by one channel a round (eq. 3), by one norm group where there are groups. A device is served
-    the window that was trained last.
+    The window advances by one channel a round (eq. 3), by one norm group if there are groups. A client is served the
+    window that was trained last.
     """
 
     reports = {"fedrolex": "delivered", "fedrolex+ft": "adapted"}
-    turn: int = field(default=0, init=False)  # how far the window has rolled
+    starts_from = "rolling"
 
-    def initial(self) -> State:
-        return self.cloud.rolling_state
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.turn = 0  # channels that the window has advanced
 
     def coverage(self, rate: float) -> Coverage:
-        return width(self.cloud.dense, rate, self.turn)
+        return width(self.models.architectures["dense"], rate, self.turn)
 
-    def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
-        self.turn = round_ - 1
-        return super().tasks(round_, profiles)
+    def configure_train(self, server_round: int, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
+        self.turn = server_round - 1
+        return super().configure_train(server_round, profiles)

@@ -1,4 +1,4 @@
-"""FjORD: a device trains all widths up to the one it can bear, by ordered dropout.
+"""FjORD: a client trains all widths up to the one that it can afford, by ordered dropout.
 
 Horvath et al., "FjORD: Fair and Accurate Federated Learning under heterogeneous targets with Ordered Dropout",
 NeurIPS 2021, arXiv:2102.13451.
@@ -8,28 +8,46 @@ from dataclasses import replace
 
 import numpy as np
 
-from strategies.base import Task
+from models.elastic.nested import ordered_dropout
+from models.nn.body import Body
+from strategies.fedavg import Prior
 from strategies.heterofl import HeteroFL
+from strategies.strategy import TrainTask
 
 
 class FjORD(HeteroFL):
-    """HeteroFL's widths; the device draws one of those up to its own for every batch, uniformly (3.1).
+    """HeteroFL's widths; the client draws one of those up to its own for every batch, uniformly (3.1).
 
-    Entries are averaged by examples over the devices that cover them (eq. 3). No masked loss. HeteroFL's scaler stays,
+    Entries are averaged by examples over the clients that cover them (eq. 3). No masked loss. HeteroFL's scaler stays,
     which the original lacks: it acts where a network has no norms. Self-distillation (3.3) is used in the cloud, whose
-    model the rounds start from, and not on devices, whose budget it would double.
+    model the rounds start from, and not on clients, whose budget it would double.
     """
 
     reports = {"fjord": "delivered", "fjord+ft": "adapted"}
+    section = "fjord"
 
-    def lesson(self, level: int) -> Task:
-        task = self.part(level, self.plan.local_epochs)
+    class Options(Prior):
+        pass
+
+    class Client(HeteroFL.Client):
+        @property
+        def batchable(self) -> bool:
+            return "rates" not in self.task.options
+
+        def training_network(self, network: Body, generator: np.random.Generator) -> Body:
+            rates = self.task.options.get("rates")
+            if not rates:
+                return network
+            return ordered_dropout(self.client.architecture(self.task), network, rates, generator)
+
+    def train_task(self, level: int) -> TrainTask:
+        task = self.part(level, self.budget.local_epochs, rates=list(self.rates[level:]))
         mean_macs = float(np.mean([price.macs for price in self.prices[level:]]))
-        return replace(task, rates=self.rates[level:], cost=replace(task.cost, macs=mean_macs))
+        return replace(task, cost=replace(task.cost, macs=mean_macs))
 
 
 class FjORDPrior(FjORD):
-    """FjORD whose devices correct for their class shares, as in `strategies.eclm_plus`."""
+    """FjORD whose clients correct logits by their class shares."""
 
     reports = {"fjord-prior": "delivered", "fjord-prior+ft": "adapted"}
-    masked = "prior"
+    preset = {"prior": True}

@@ -1,86 +1,129 @@
-"""HeteroFL: nested width-scaled sub-models, merged entry by entry over the devices that trained the entry.
+"""HeteroFL: nested width-scaled sub-models, averaged entry by entry over the clients that trained the entry.
 
 Diao, Ding, Tarokh, "HeteroFL: Computation and Communication Efficient Federated Learning for Heterogeneous Clients",
 ICLR 2021, arXiv:2010.01264.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from models.aggregation.robust import Robust
-from models.aggregation.weighted_sum import WeightedSum
+import torch
+
 from models.costs import Cost, cost
 from models.elastic.nested import RATES, width
-from models.submodel import FULL, Coverage, State, covered_sizes, extract
-from strategies.base import Averaging, Limits, Profile, Task
+from models.submodel import FULL, Coverage, covered_sizes, extract
+from strategies.averaging import Averaging, Mean, RobustMean
+from strategies.client import ClientTrainer, LocalModel
+from strategies.strategy import Limits, Profile, SubModel, TrainTask, Update
 
 
-@dataclass
+class CoveredClasses(Mean):
+    """A mean in which a client covers only the rows of the classifier whose classes it has."""
+
+    def coverage(self, task: TrainTask, update: Update) -> Coverage:
+        if "classes" not in update.report:
+            return task.model.coverage
+        return {**task.model.coverage, "classes": torch.tensor([int(c) for c in update.report["classes"]])}
+
+    def check(self, task: TrainTask, update: Update) -> None:
+        if task.options["masked"] == "zero":
+            own, count = [int(c) for c in update.report["classes"]], self.classes
+            if not own or not set(own) <= set(range(count)):
+                raise ValueError(f"reports classes {own}, there are 0 to {count - 1}")
+
+    @property
+    def classes(self) -> int:
+        """How many classes the model has."""
+        return next(
+            value.shape[self.axes[name].index("classes")]
+            for name, value in self.like.items()
+            if "classes" in self.axes[name]
+        )
+
+
+class RobustCoveredClasses(CoveredClasses, RobustMean):
+    """The same for robust aggregation."""
+
+
 class HeteroFL(Averaging):
-    """Each device trains the widest of the nested models that its limits allow.
+    """Each client trains the widest of the nested models that its limits allow.
 
-    As in the original: masked loss (logits of classes that a device lacks are zeroed), scaler (activations divided by
-    the rate), static batch norm (statistics are estimated after a merge), mean by count over the devices that cover an
-    entry, where a device covers only the rows of the classifier whose classes it holds; entries that nobody covers keep
-    their value. Unlike there, where only the whole model is scored: a sub-model is served with its scaler and with
-    statistics of its own, estimated on the cloud's proxy data; fine-tuning is not masked; and the rounds start from a
-    model whose slices were trained. A device that not even the narrowest width fits sits out in training and is served
-    the narrowest.
+    As in the original: masked loss (logits of classes that a client lacks are zeroed), scaler (activations divided by
+    the rate), static batch norm (statistics are estimated after aggregation), mean by count over the clients that cover
+    an entry, where a client covers only the rows of the classifier whose classes it has; entries that no client covers
+    keep their value. Unlike there, where only the whole model is scored: a sub-model is served with its scaler and with
+    statistics estimated on the cloud's proxy data; fine-tuning is not masked; and the rounds start from a model whose
+    slices were trained. A client that not even the narrowest width fits skips training and is served the narrowest.
     """
 
     reports = {"heterofl": "delivered", "heterofl+ft": "adapted"}
+    starts_from = "nested"
     asks = "limits"
     rates: ClassVar = RATES  # the widest first
 
-    def initial(self) -> State:
-        return self.cloud.nested_state
+    class Client(ClientTrainer):
+        def report(self, model: LocalModel, classes: Sequence[int]) -> dict[str, Any]:
+            own = {"classes": list(classes)} if self.correction == "zero" else {}
+            return super().report(model, classes) | own
+
+    @classmethod
+    def needs(cls, options: Any) -> set[str]:
+        return super().needs(options) | {"class-shares"}
 
     def coverage(self, rate: float) -> Coverage:
-        """What the sub-model of a rate keeps."""
-        return width(self.cloud.dense, rate)
+        """Return what the sub-model of a rate keeps."""
+        return width(self.models.architectures["dense"], rate)
 
     @cached_property
     def prices(self) -> list[Cost]:
         """The cost of each rate."""
-        dense, costs = self.cloud.dense, self.cloud.dense_costs
+        dense, costs = self.models.architectures["dense"], self.models.costs["dense"]
         sizes = [covered_sizes(dense.sizes, width(dense, rate)) for rate in self.rates]
         return [cost(dense, each, costs.batch_size, costs.optimizer_slots) for each in sizes]
 
     def level(self, limits: Limits | None) -> int | None:
-        """The index of the widest rate that fits, None if none does."""
+        """Return the index of the widest rate that fits; None if no rate fits."""
         assert limits is not None
         fits = (i for i, price in enumerate(self.prices) if (price.vector[1:] <= limits.vector).all())
         return next(fits, None)
 
-    def part(self, level: int, epochs: int) -> Task:
-        """The current sub-model of a level."""
+    def part(self, level: int, epochs: int, **options: Any) -> TrainTask:
+        """Return a task over the current sub-model of a level."""
         coverage = self.coverage(self.rates[level])
-        state = extract(self.model, self.axes, coverage)
-        return Task("dense", coverage, state, epochs, self.prices[level], rate=self.rates[level], masked=self.masked)
+        model = SubModel("dense", coverage, extract(self.model, self.axes, coverage))
+        return TrainTask(
+            model, epochs, self.prices[level], options=self.client_options(rate=self.rates[level], **options)
+        )
 
-    def served(self, level: int) -> Task:
-        """What a device of a level is given for use."""
-        task = self.part(level, self.plan.adapt_epochs)
-        assert task.state is not None
-        return replace(task, state=self.cloud.settled(task.coverage, task.state))
+    def served(self, level: int) -> TrainTask:
+        """Return what a client of a level is given for use."""
+        task = self.part(level, self.budget.adapt_epochs)
+        assert task.model.state is not None
+        state = self.models.recalibrate(task.model.coverage, task.model.state)
+        return replace(task, model=replace(task.model, state=state))
 
-    def lesson(self, level: int) -> Task:
-        """What a device of a level is asked to train in a round."""
-        return replace(self.part(level, self.plan.local_epochs), masked="zero", weight="device")
+    def train_task(self, level: int) -> TrainTask:
+        """Return what a client of a level trains in a round."""
+        return replace(self.part(level, self.budget.local_epochs, masked="zero"), weight="client")
 
-    def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
-        levels = {p.device: level for p in profiles if (level := self.level(p.limits)) is not None}
-        made = {level: self.lesson(level) for level in set(levels.values())}
-        return {device: made[level] for device, level in levels.items()}
+    def configure_train(self, server_round: int, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
+        levels = {p.client: level for p in profiles if (level := self.level(p.limits)) is not None}
+        made = {level: self.train_task(level) for level in set(levels.values())}
+        return {client: made[level] for client, level in levels.items()}
 
-    def adopt(self, total: WeightedSum | Robust) -> None:
-        self.model = self.cloud.settled(FULL, total.finish(self.model))
+    def aggregator(self) -> Mean:
+        if self.budget.robust == "none":
+            return CoveredClasses(self.axes, self.model)
+        return RobustCoveredClasses(self.axes, self.model, self.budget.robust, self.budget.trim)
 
-    def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
+    def server_update(self, server_round: int, aggregate: Mean) -> None:
+        self.model = self.models.recalibrate(FULL, aggregate.result(self.model))
+
+    def configure_evaluate(self, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
         narrowest = len(self.rates) - 1
-        fitting = {p.device: self.level(p.limits) for p in profiles}
-        levels = {device: narrowest if level is None else level for device, level in fitting.items()}
+        fitting = {p.client: self.level(p.limits) for p in profiles}
+        levels = {client: narrowest if level is None else level for client, level in fitting.items()}
         made = {level: self.served(level) for level in set(levels.values())}
-        return {device: made[level] for device, level in levels.items()}
+        return {client: made[level] for client, level in levels.items()}

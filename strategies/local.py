@@ -1,76 +1,109 @@
 """The two references without a network: NA, no adaptation, and LA, local adaptation (ECLM 7.1)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
-from strategies.base import Profile, Strategy, Task, Update
+from strategies.fedavg import Prior
+from strategies.strategy import Aggregator, Profile, Strategy, TrainTask, Update
+
+
+class Answered(Aggregator):
+    """The tasks of the clients that answered. Nothing is averaged."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[int, TrainTask] = {}
+
+    def add(self, task: TrainTask, update: Update) -> None:
+        self.tasks[update.client] = task.without_state()
+
+    def merge(self, other: "Answered") -> None:
+        self.tasks |= other.tasks
 
 
 class NoRounds(Strategy):
-    """Nobody is ever asked to train."""
+    """A method that trains no client."""
 
-    def cohort(self, round_: int) -> list[int]:
+    def sample_clients(self, server_round: int) -> list[int]:
         return []
 
-    def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
+    def configure_train(self, server_round: int, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
         return {}
 
-    def absorb(
-        self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
-    ) -> None:
+    def aggregator(self) -> Aggregator:
+        return Answered()
+
+    def server_update(self, server_round: int, aggregate: Any) -> None:
         pass
 
 
 class NoAdaptation(NoRounds):
-    """NA: devices use the cloud model as it was trained. With fine-tuning: each step starts again from that model."""
+    """NA: clients use the cloud model as it was trained. With fine-tuning: each step starts again from that model."""
 
     reports = {"na": "delivered", "na+ft": "adapted"}
+    section = "na"
 
-    def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
-        return self._whole([p.device for p in profiles], self.plan.adapt_epochs)
+    class Options(Prior):
+        pass
+
+    @classmethod
+    def needs(cls, options: Any) -> set[str]:
+        return super().needs(options) | ({"class-shares"} if options.prior else set())
+
+    def configure_evaluate(self, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
+        return self.full_model([p.client for p in profiles], self.budget.adapt_epochs)
 
 
 class NoAdaptationPrior(NoAdaptation):
-    """NA whose devices correct for their class shares, as in `strategies.eclm_plus`: what that is worth by itself."""
+    """NA whose clients correct logits by their class shares: the gain of the correction alone."""
 
     reports = {"na-prior": "delivered", "na-prior+ft": "adapted"}
-    masked = "prior"
+    preset = {"prior": True}
 
 
-@dataclass
-class LocalAdaptation(Strategy):
-    """LA: at every step each device trains its own model on its fresh data, and never hears from the cloud again."""
+class KeptModels(Strategy):
+    """A method whose clients keep a model of their own and continue from it.
 
-    reports = {"la": "delivered"}
-    equipped: set[int] = field(default_factory=set, init=False)  # devices that hold a model of their own
+    Attributes:
+        kept: by client, how it continues: its last task without parameters.
+    """
 
-    def cohort(self, round_: int) -> list[int]:
-        return list(range(self.plan.devices)) if self.plan.starts_step(round_) else []
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.kept: dict[int, TrainTask] = {}
 
-    def tasks(self, round_: int, profiles: Sequence[Profile]) -> dict[int, Task]:
-        start = self._whole([p.device for p in profiles], self.plan.adapt_epochs, keep=True, upload=False)
-        return {d: replace(task, state=None) if d in self.equipped else task for d, task in start.items()}
+    def sample_clients(self, server_round: int) -> list[int]:
+        return list(range(self.budget.clients)) if self.budget.starts_step(server_round) else []
 
-    def absorb(
-        self, round_: int, tasks: Mapping[int, Task], updates: Sequence[Update], profiles: Sequence[Profile]
-    ) -> None:
-        self.equipped |= {u.device for u in updates}
+    def aggregator(self) -> Aggregator:
+        return Answered()
 
-    def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
-        whole = self._whole([p.device for p in profiles], 0)
-        return {d: replace(task, state=None) if d in self.equipped else task for d, task in whole.items()}
+    def server_update(self, server_round: int, aggregate: Answered) -> None:
+        self.kept |= aggregate.tasks
 
-    def lost(self, device: int) -> None:
-        self.equipped.discard(device)
+    def on_state_lost(self, client: int) -> None:
+        self.kept.pop(client, None)
 
-    def saved(self) -> dict[str, Any]:
-        return super().saved() | {"equipped": self.equipped}
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"kept": self.kept}
 
-    def load(self, saved: Mapping[str, Any]) -> None:
-        super().load(saved)
-        self.equipped = saved["equipped"]
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.kept = state["kept"]
 
     @property
     def has_global_model(self) -> bool:
         return False
+
+
+class LocalAdaptation(KeptModels):
+    """LA: at every step each client trains its own model on its fresh data. It hears from the cloud only once."""
+
+    reports = {"la": "delivered"}
+
+    def configure_train(self, server_round: int, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
+        first = self.full_model([p.client for p in profiles], self.budget.adapt_epochs, keep=True, upload=False)
+        return {client: self.kept.get(client) or task for client, task in first.items()}
+
+    def configure_evaluate(self, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
+        whole = self.full_model([p.client for p in profiles], 0)
+        return {client: task.without_state() if client in self.kept else task for client, task in whole.items()}

@@ -17,7 +17,8 @@ from models.modular.selector import Routing, Selector
 from models.nn.body import Architecture
 from models.nn.mlp import mlp
 from models.submodel import State
-from strategies.base import Cloud, Plan
+from strategies.pretrained import PretrainedModels
+from strategies.strategy import Budget
 
 torch.set_num_threads(1)
 
@@ -32,9 +33,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory):
         yield folder
 
 
-def make_cloud(
+def make_models(
     modules: int = 8, shrink: int = 8, top_k: int = 4, dense: Architecture | None = None, residual: bool = False
-) -> Cloud:
+) -> PretrainedModels:
     """Untrained cloud models of an MLP with 6 inputs and 3 classes; the selector prefers no module."""
     dense = dense or mlp((6,), 3, width=16)
     state: State = dense.whole(0).state()
@@ -42,28 +43,29 @@ def make_cloud(
     body = modular.part({})
     body.load_state_dict(taken)
     layers = dict.fromkeys(body.layers, modules + residual)
-    chooser = Selector(dense.input_shape, layers, 4, torch.Generator().manual_seed(0))
-    return Cloud(
-        dense,
-        CostModel(dense, 4),
-        modular,
-        CostModel(modular, 4),
-        elastic(dense, shrink),
-        CostModel(elastic(dense, shrink), 4),
-        [0.25, 0.25, 0.5],
-        make_dense=lambda: state,
-        make_nested=lambda rolling: state,
-        make_supernet=lambda: grow(dense, state, shrink),
-        settled=lambda coverage, state: state,
-        make_modular=lambda tailored: ModularModel(body, chooser, Routing(top_k, float(shrink))),
+    selector = Selector(dense.input_shape, layers, 4, torch.Generator().manual_seed(0))
+    cut = ModularModel(body, selector, Routing(top_k, float(shrink)))
+    architectures = {"dense": dense, "modular": modular, "supernet": elastic(dense, shrink)}
+    return PretrainedModels(
+        architectures,
+        {name: CostModel(one, 4) for name, one in architectures.items()},
+        {
+            "dense": lambda: state,
+            "nested": lambda: state,
+            "rolling": lambda: state,
+            "supernet": lambda: grow(dense, state, shrink),
+            "modular": lambda: cut,
+            "tailored": lambda: cut,
+        },
+        class_shares=[0.25, 0.25, 0.5],
     )
 
 
 @pytest.fixture
-def cloud_maker() -> Callable[..., Cloud]:
-    return make_cloud
+def models_maker() -> Callable[..., PretrainedModels]:
+    return make_models
 
 
 @pytest.fixture
-def plan() -> Plan:
-    return Plan(devices=10, cohort=4, local_epochs=1, adapt_epochs=2, rounds_per_step=3)
+def budget() -> Budget:
+    return Budget(clients=10, cohort=4, local_epochs=1, adapt_epochs=2, rounds_per_step=3)

@@ -1,6 +1,6 @@
-"""Makes ``questions.jsonl`` from the SQuAD v1.1 dev set: ``python make_questions.py dev-v1.1.json [questions.jsonl]``.
+"""Make ``questions.jsonl`` from the SQuAD v1.1 dev set: ``python make_questions.py dev-v1.1.json [questions.jsonl]``.
 
-A line is a paragraph of an article: its topic, the article, whether it is for test, and the questions asked about it.
+A line is a paragraph of an article: its topic, the article, whether it is for the test, and the questions about it.
 """
 
 import json
@@ -26,7 +26,7 @@ TOPICS = {
 
 
 def paragraphs(squad: list[dict]) -> list[dict]:
-    """A question that was asked before, in whatever article, is left out, and so is a paragraph without any."""
+    """Convert SQuAD's articles to lines, without repeated questions and without paragraphs that have no questions."""
     topic = {article: name for name, articles in TOPICS.items() for article in articles.split()}
     lines, seen = [], set()
     for number, article in enumerate(squad):
@@ -34,18 +34,19 @@ def paragraphs(squad: list[dict]) -> list[dict]:
         order = np.random.default_rng([number, 0]).permutation(count)
         for_test = set(order[: round(TEST_FRACTION * count)].tolist())
         for at, paragraph in enumerate(article["paragraphs"]):
-            asked = []
+            questions = []
             for text in (" ".join(qa["question"].split()) for qa in paragraph["qas"]):
                 if text.lower() not in seen:
                     seen.add(text.lower())
-                    asked.append(text)
-            if asked:
+                    questions.append(text)
+            if questions:
                 title = article["title"]
-                lines.append({"topic": topic[title], "article": title, "test": at in for_test, "questions": asked})
+                lines.append({"topic": topic[title], "article": title, "test": at in for_test, "questions": questions})
     return lines
 
 
 def main(source: str, target: str = "questions.jsonl") -> None:
+    """Convert the file ``source`` to the file ``target``."""
     lines = paragraphs(json.loads(Path(source).read_text(encoding="utf-8"))["data"])
     Path(target).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
 

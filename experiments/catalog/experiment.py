@@ -1,4 +1,4 @@
-"""What a named experiment is: a few settings of the run-config, at several scales."""
+"""Named experiments: settings of the run-config by name, at three scales."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,24 +15,24 @@ OVERVIEW = (
 
 @dataclass(frozen=True)
 class Experiment:
-    """A named experiment: methods that run for rounds, or a study of the cloud models that needs none.
+    """A named experiment: methods that train in rounds, or a study of pretrained models without rounds.
 
     Args:
-        name: on the command line, in the CSVs, of the results folder.
-        reference: the table or figure of the ECLM paper that it repeats; empty if there is none.
+        name: name on the command line, in the CSVs and of the results folder.
+        reference: table or figure of the paper that the experiment repeats; empty if there is none.
         summary: one line for `list`.
-        settings: at each scale, 'smoke' (does it run), 'cpu' (two cores), 'paper' (as in the paper), the
-            settings by name, each with the run-config keys that it sets.
-        cost: about how long each scale takes with all seeds, in words.
-        common: run-config keys that all its settings share.
-        seeds: unless the command line says otherwise.
-        study: which of `experiments.studies` runs; empty: the rounds of the methods.
-        engine: on which it runs unless the command line says otherwise.
-        plot: which figure, of `experiments.plots`.
-        table: metrics of `summary.csv` in the table, one column each.
-        sweep: settings are points of a sweep, 'group key=value': targets are shared by a group.
-        paper: values that the paper reports, {(setting, method): {metric: value}}.
-        note: what the paper says in words, put under the table.
+        settings: {scale: {setting: run-config keys}}. Scale 'smoke' only checks that everything runs, 'cpu' is for two
+            cores, 'paper' has the sizes of the paper.
+        cost: rough duration of each scale with all seeds, in words.
+        common: run-config keys that all settings share.
+        seeds: default seeds.
+        study: name in `experiments.studies.STUDIES`; empty: the methods train in rounds.
+        engine: default engine.
+        plot: name of the figure in `experiments.plots.PLOTS`.
+        table: metrics of `summary.csv` to show as columns of the table.
+        sweep: whether the settings are points of a sweep, 'group key=value'; the points of a group share their target.
+        paper: values in the paper, {(setting, method): {metric: value}}.
+        note: text below the table, e.g. what the paper reports in words.
     """
 
     name: str
@@ -53,26 +53,26 @@ class Experiment:
     def resolve(
         self, scale: str, seeds: Sequence[int], changes: Mapping[str, Any], only: Sequence[str] = ()
     ) -> list[Settings]:
-        """One validated `Settings` for each setting.
+        """Return one validated `Settings` for each setting.
 
         Args:
-            changes: run-config keys of the command line, which win over everything.
-            only: settings whose name holds one of these texts, in whole words: 'cifar10' is not in 'cifar100 m=10';
-                empty: all.
+            changes: run-config keys from the command line; they override those of the experiment.
+            only: select the settings whose name contains one of these texts as whole words ('cifar10' does not match
+                'cifar100 m=10'); empty: all.
 
         Raises:
-            fl.config.settings.SettingsError: the changes make no sense, a text of ``only`` is in no setting's name, or several
-                settings would get one name.
+            fl.config.settings.SettingsError: a change is invalid, a text of ``only`` matches no setting, or the changes
+                give several settings the same name.
         """
         settings = self.settings[scale]
 
-        def holds(name: str, text: str) -> bool:
+        def matches(name: str, text: str) -> bool:
             return f" {text} " in f" {name} "
 
         for text in only:
-            if not any(holds(name, text) for name in settings):
+            if not any(matches(name, text) for name in settings):
                 raise SettingsError(f"no setting of '{self.name}' is called '{text}'; known: {', '.join(settings)}")
-        chosen = [name for name in settings if not only or any(holds(name, text) for text in only)]
+        chosen = [name for name in settings if not only or any(matches(name, text) for text in only)]
         if "setting" in changes and len(chosen) > 1:
             raise SettingsError(
                 f"setting = {changes['setting']!r} would be the name of {len(chosen)} settings ({', '.join(chosen)}); "
@@ -93,7 +93,7 @@ class Experiment:
         ]
 
     def order(self, present: Iterable[str]) -> list[str]:
-        """All settings of the scale that has most of those that are present."""
+        """Return all settings, in order, of the scale that shares most settings with ``present``."""
         names = set(present)
         scales = [list(of_scale) for of_scale in self.settings.values()]
         return max(scales, key=lambda of_scale: len(names.intersection(of_scale)), default=[])
@@ -101,11 +101,12 @@ class Experiment:
 
 @dataclass(frozen=True)
 class View:
-    """Another figure and table of an experiment's runs, in its results folder: Fig. 7 of table1.
+    """Another figure and table from the runs of an experiment, in its results folder: e.g. Fig. 7 from table1.
 
     Args:
-        of: the experiment that runs.
-        others: as in `Experiment`.
+        of: name of the experiment.
+
+    The other fields mean the same as in `Experiment`.
     """
 
     name: str
@@ -118,5 +119,5 @@ class View:
 
 
 def at_every_scale(settings: Mapping[str, Overrides], **scales: Overrides) -> dict[str, dict[str, Overrides]]:
-    """The same settings at every scale, each with what the scale changes."""
-    return {scale: {name: {**own, **scales.get(scale, {})} for name, own in settings.items()} for scale in SCALES}
+    """Repeat the settings at every scale; ``scales`` gives what a scale changes in all of them."""
+    return {scale: {name: {**keys, **scales.get(scale, {})} for name, keys in settings.items()} for scale in SCALES}

@@ -1,15 +1,15 @@
-"""SPA: the paper's Tables 1 to 3, and the curve that it does not draw."""
+"""Experiments of the SPA workload: the paper's Tables 1 to 3, 5 to 7 and Fig. 4, its gate, and federated plugins."""
 
 from experiments.catalog.experiment import Experiment, Overrides, View
 
-AT: dict[str, dict[str, Overrides]] = {
+COMMON: Overrides = {"workload": "spa", "cohort": 1, "lr": 3e-3, "batch-size": 8, "strategies": "la"}
+SETTINGS: dict[str, dict[str, Overrides]] = {
     "smoke": {"tiny": {"tiny-steps": 20, "devices": 1, "spa-facts": 1, "adapt-epochs": 2}},
     "cpu": {"tiny": {"tiny-steps": 400, "devices": 3, "adapt-epochs": 15}},
     "paper": {"smollm2": {"base": "smollm2", "spa-every": 5, "devices": 8, "adapt-epochs": 15}},
 }
-WEAK: Overrides = {"tiny-steps": 100, "spa-facts": 12}  # a base that knows little of people who tell more
-BOTH = {**AT, "cpu": {**AT["cpu"], "tiny, weak base": {**AT["cpu"]["tiny"], **WEAK}}}
-COMMON: Overrides = {"workload": "spa", "cohort": 1, "lr": 3e-3, "batch-size": 8, "strategies": "la"}
+WEAK: Overrides = {"tiny-steps": 100, "spa-facts": 12}  # base model trained for fewer steps, more private facts
+TWO_BASES = {**SETTINGS, "cpu": {**SETTINGS["cpu"], "tiny, weak base": {**SETTINGS["cpu"]["tiny"], **WEAK}}}
 
 PAPER: dict[str, dict[str, float]] = {  # LLaMA-7B on XSum; seconds for 50 tokens
     "one-shot": {"rouge_l": 0.1732},
@@ -26,7 +26,7 @@ PAPER: dict[str, dict[str, float]] = {  # LLaMA-7B on XSum; seconds for 50 token
 
 
 def _shared(sizes: Overrides) -> dict[str, Overrides]:
-    """What of the plugin is averaged; those who average nothing need to run once."""
+    """Return settings by the part of the plugin that is averaged; na and la average nothing, so they run once."""
     return {
         "all shared": {**sizes, "strategies": "na,la,fedavg"},
         "own gate": {**sizes, "strategies": "fedavg", "spa-personal": "gate"},
@@ -37,58 +37,61 @@ def _shared(sizes: Overrides) -> dict[str, Overrides]:
 SPA_MODES = Experiment(
     name="spa-modes",
     reference="SPA, Tables 1, 3",
-    summary="ways to combine base, side and gate, and their rivals: how often devices are asked, quality, bytes, time",
-    settings=BOTH,
+    summary="combinations of base, side network and gate, and their rivals: exchanges, quality, bytes, time",
+    settings=TWO_BASES,
     cost={"smoke": "30 s", "cpu": "8 min", "paper": "hours"},
     common={**COMMON, "lr": 1e-2},
     study="spa-modes",
     plot="spa-modes",
     table=("M", "token_accuracy", "exact_text", "rouge_1", "rouge_2", "rouge_l"),
     paper={("tiny", method): values for method, values in PAPER.items()},
-    note="M: exchanges per token. The paper's base is LLaMA-7B, its data XSum.",
+    note="M: exchanges per token. The paper uses LLaMA-7B on XSum.",
 )
 SPA_COSTS = View(
     name="spa-costs",
     reference="SPA, Table 2",
-    summary="what each way costs: parameters, bytes, training memory, seconds for 50 tokens",
+    summary="cost of each variant: parameters, bytes, training memory, seconds for 50 tokens",
     of="spa-modes",
     plot="spa-costs",
     table=(
         "parameters", "train_kb", "down", "up", "infer_s", "lan_s", "total_lan_s", "wifi_s", "wire_s", "total_mobile_s",
     ),
-    note="Seconds are for 50 tokens. infer_s: base and device as measured here; lan_s: modelled on the line fitted to "
-    "the paper's Table 2; wifi_s: at 20 ms and 50 Mb/s; wire_s: measured over a stream on one machine, whose device "
-    "waits 20 ms before it answers; total_mobile_s: at 50 ms and 10 Mb/s. down, up: payload bytes per token. train_kb: "
-    "of a training step, beside the frozen base. The paper's base is LLaMA-7B.",
+    note="Seconds are for 50 tokens. infer_s: base and device, measured on this machine. lan_s: modelled with the line "
+    "fitted to the paper's Table 2. wifi_s: modelled with 20 ms and 50 Mb/s. wire_s: measured over a stream on one "
+    "machine, with 20 ms before each answer of the device. total_mobile_s: modelled with 50 ms and 10 Mb/s. down, up: "
+    "payload bytes per token. train_kb: memory of a training step, without the frozen base. The paper uses LLaMA-7B.",
 )  # fmt: skip
 SPA_EFFECT = View(
     name="spa-effect",
     reference="SPA, Table 3",
-    summary="where the device is asked: at tokens that base and side see differently, or at others",
+    summary="which tokens the server asks the device about: those that base and side network predict differently, or "
+    "others",
     of="spa-modes",
     plot="spa-effect",
     table=("M", "diff", "diff_pick", "recall", "waste"),
-    note="diff: base and side guess differently; diff pick: they do and the side is asked, both of all tokens; "
-    "recall = diff pick / diff; waste: asked though the same, of the same ones.",
+    note="diff: share of all tokens that base and side network predict differently. diff pick: share of all tokens "
+    "that they predict differently and that the server asks about. recall = diff pick / diff. waste: share asked about "
+    "of the tokens that both predict alike.",
 )
 SPA_SIZE = Experiment(
     name="spa-size",
     reference="SPA, Tables 5 to 7, Fig. 4",
-    summary="SPA by the side's width, the states that it reads and how much data it has; S1 and S3 by epochs",
-    settings=BOTH,
+    summary="SPA by the side network's width, the states that it reads and its training data; S1 and S3 by epochs",
+    settings=TWO_BASES,
     cost={"smoke": "30 s", "cpu": "6 min", "paper": "hours"},
     common={**COMMON, "lr": 1e-2},
     study="spa-size",
     plot="spa-size",
     table=("M", "token_accuracy", "lost", "recall", "waste", "parameters", "call_bytes"),
-    note="width: d / r; states: that the side reads; data: training examples; S1, S3: epochs. call bytes: of a token "
-    "asked about, both ways. Paper: ROUGE-L on XSum 31.5, 33.8, 35.5 and M 82.3, 71.5, 61.8 % with 4, 44 and 100 % of "
-    "the data; S1 is better after a few epochs than S3 after 20.",
+    note="width: d / r. states: number of base states that the side network reads. data: number of training examples. "
+    "S1, S3: epochs. call bytes: both directions, per token that the server asks about. Paper, with 4, 44 and 100 % of "
+    "the data: ROUGE-L on XSum is 31.5, 33.8 and 35.5, and M is 82.3, 71.5 and 61.8 %; S1 after a few epochs is better "
+    "than S3 after 20.",
 )
 SPA_FEDERATED = Experiment(
     name="spa-federated",
     reference="",
-    summary="plugins of non-IID, drifting people: alone, averaged, averaged but for the gate, and then trained on",
+    summary="plugins of non-IID, drifting persons: trained alone, averaged, averaged without the gate, and fine-tuned",
     settings={
         "smoke": _shared({"tiny-steps": 20, "devices": 3, "spa-facts": 1, "rounds": 2, "rounds-per-step": 1}),
         "cpu": _shared({**WEAK, "devices": 12, "cohort": 6, "rounds": 8, "rounds-per-step": 4, "eval-every": 4}),
@@ -99,17 +102,18 @@ SPA_FEDERATED = Experiment(
     cost={"smoke": "1 min", "cpu": "8 min", "paper": "days"},
     common={**COMMON, "local-epochs": 2, "adapt-epochs": 2},
     table=("accuracy_mean", "accuracy_p10", "loss", "up_mb_per_round", "mb_per_device_round"),
-    note="Accuracy: of answer tokens, with the gate. +ft, la: after local epochs on the device.",
+    note="Accuracy: share of correct answer tokens, with the gate. +ft and la are scored after local training.",
 )
 SPA_GATE = Experiment(
     name="spa-gate",
     reference="",
-    summary="token accuracy against the share of tokens that the device is asked about, by threshold and by price",
-    settings=AT,
+    summary="token accuracy against the share of tokens that the server asks the device about, by threshold and price",
+    settings=SETTINGS,
     cost={"smoke": "20 s", "cpu": "5 min", "paper": "hours"},
     common=COMMON,
     study="spa-gate",
     plot="spa-gate",
     table=("M", "token_accuracy", "lost", "recall", "waste"),
-    note="lost: token accuracy of the side always asked, less that of the gate. The paper has one point, M 0.62.",
+    note="lost: token accuracy with all tokens asked about, minus that with the gate. The paper has one point, M = "
+    "0.62.",
 )

@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line `python -m experiments`: one module for each group of commands."""

@@ -6,18 +6,20 @@ from typing import Annotated
 
 import typer
 
-from fl.config.settings import SettingsError
+from fl.config import SettingsError
 
 Changes = Annotated[
     list[str],
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a run-config key; may be repeated. `settings` explains them."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a run-config key, e.g. --set drift.fraction=0.3; may be repeated. `settings` explains all keys.",
     ),
 ]
 
 
 def folder(text: str | Path) -> Path:
-    """The folder that a word of the command line names; Python's `Path` takes no name at all for the current one."""
+    """Return the folder that an argument names. An empty name is an error, because `Path('')` is the current folder."""
     if not str(text).strip():
         raise typer.BadParameter("is empty; name a folder, or '.' for the current one")
     return Path(text)
@@ -28,7 +30,7 @@ FolderArgument = partial(typer.Argument, parser=folder)
 
 
 def changes_of(pairs: list[str]) -> dict[str, str]:
-    """KEY=VALUE pairs of the command line as a mapping.
+    """Return KEY=VALUE pairs of the command line as a mapping.
 
     Raises:
         SettingsError: one of them has no '='.
@@ -37,6 +39,6 @@ def changes_of(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise SettingsError(f"--set {pair}: write KEY=VALUE, e.g. --set rounds=50")
+            raise SettingsError(f"--set {pair}: write KEY=VALUE, e.g. --set client.lr=0.05")
         changes[key.strip()] = value.strip()
     return changes

@@ -1,4 +1,4 @@
-"""Figures, drawn from CSVs alone. A new kind is a file here and a line in ``PLOTS``."""
+"""Figures, drawn only from CSVs. To add one, write a function in a file of this folder and add it to ``PLOTS``."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ from experiments.plots.text.boundary import boundary
 from experiments.plots.text.spa import spa_costs, spa_effect, spa_gate, spa_modes, spa_size
 from experiments.plots.text.tasks import tasks
 
-Plot = Callable[[pd.DataFrame, pd.DataFrame], Figure]  # (rows of rounds.csv or study.csv, lines of summary.csv)
+Plot = Callable[[pd.DataFrame, pd.DataFrame], Figure]  # (rows of rounds.csv or study.csv, rows of summary.csv)
 
 PLOTS: dict[str, Plot] = {
     "spa-modes": spa_modes,

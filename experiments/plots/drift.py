@@ -1,4 +1,4 @@
-"""A drift schedule as it falls on devices: the share of each class or subject in a device's data, step by step."""
+"""Drift on each device: the share of each class or subject in its data, step by step."""
 
 import numpy as np
 import pandas as pd
@@ -11,29 +11,29 @@ from experiments.plots.panels import grid
 from experiments.plots.style import percent, styled
 from partitions import World
 
-MOST = 24  # cells with a colour and a legend entry of their own; the others are grey
-GREYS = ("#7f7f7f", "#c7c7c7", "#b3b3b3")  # of the palettes, not to be taken for the others
+MOST = 24  # largest number of cells with a colour and a legend entry; the others are grey
+GREYS = ("#7f7f7f", "#c7c7c7", "#b3b3b3")  # colours of the palettes that look like the grey of the others
 
 
 def shares(world: World, devices: int, steps: int) -> pd.DataFrame:
-    """Rows of (device, step, cell, share, severity) from the partition alone: no data are drawn, nothing is trained."""
-    of, severity = world.history(range(devices), steps)
+    """Compute rows of (device, step, cell, share, severity) from the partition, without data and without training."""
+    history, severity = world.history(range(devices), steps)
     return pd.DataFrame(
         [
             (device, step, cell, share, float(severity[device, step]))
             for device in range(devices)
             for step in range(steps)
-            for cell, share in zip(world.cell_names, of[device, step].tolist(), strict=True)
+            for cell, share in zip(world.cell_names, history[device, step].tolist(), strict=True)
         ],
         columns=["device", "step", "cell", "share", "severity"],
     )
 
 
 def drift(rows: pd.DataFrame) -> Figure:
-    """A panel of stacked shares for each device.
+    """Draw a panel of stacked shares for each device.
 
     Args:
-        rows: as `shares` gives them.
+        rows: result of `shares`.
     """
     devices, cells = list(dict.fromkeys(rows["device"])), list(dict.fromkeys(rows["cell"]))
     largest = rows.groupby("cell")["share"].sum().sort_values(ascending=False).index[:MOST]
@@ -43,19 +43,21 @@ def drift(rows: pd.DataFrame) -> Figure:
     with styled():
         figure, panels = grid([f"device {device}" for device in devices], {}, 2, (5.2, 2.4))
         for axes, device in zip(panels, devices, strict=True):
-            own = rows[rows["device"] == device]
-            bottom = np.zeros(own["step"].nunique())
-            for cell, of in own.groupby("cell", sort=False):
+            of_device = rows[rows["device"] == device]
+            bottom = np.zeros(of_device["step"].nunique())
+            for cell, steps in of_device.groupby("cell", sort=False):
                 label = cell if cell in colors else "others"
-                axes.bar(of["step"], of["share"], bottom=bottom, width=0.92, color=colors[str(label)], label=label)
-                bottom += of["share"].to_numpy()
-            severity = own.groupby("step")["severity"].first()
+                axes.bar(
+                    steps["step"], steps["share"], bottom=bottom, width=0.92, color=colors[str(label)], label=label
+                )
+                bottom += steps["share"].to_numpy()
+            severity = of_device.groupby("step")["severity"].first()
             if severity.any():
                 axes.plot(severity.index, severity, "o-", color="#222222", markersize=4, label="severity")
             axes.set_ylim(0, 1)
             axes.yaxis.set_major_formatter(percent)
             axes.set_xlabel("step")
-            axes.set_ylabel("share of the distribution")
+            axes.set_ylabel("share of the data")
             axes.grid(False)
         shown: dict[str, Artist] = {}
         for axes in panels:

@@ -1,4 +1,4 @@
-"""How figures look: one restrained style, one fixed colour per family of methods, the same bytes every time."""
+"""Style of all figures: one layout, one fixed colour per family of methods, the same bytes in every run."""
 
 import io
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from fl.results.files import atomic_write
 
 GREY = "#555555"
 STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
+    "font.family": "DejaVu Sans",  # part of matplotlib, so figures are the same on every machine
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
@@ -43,11 +43,11 @@ STYLE: dict[str, Any] = {
     "hatch.linewidth": 0.9,
     "figure.dpi": 150,
     "savefig.dpi": 150,
-    "svg.hashsalt": "driftfed",  # ids in the SVG do not change from run to run
+    "svg.hashsalt": "driftfed",  # the same ids in the SVG in every run
     "svg.fonttype": "path",
 }
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
+# Palette of Okabe and Ito, made for colour-blind readers.
 FAMILIES: dict[str, str] = {
     "na": "#7f7f7f",
     "la": "#56b4e9",
@@ -60,71 +60,71 @@ FAMILIES: dict[str, str] = {
     "fedrolex": "#cc79a7",
     "an": "#000000",
 }
-SPARE = ("#117733", "#aa4499", "#332288")  # for families without a colour of their own, in order
+SPARE = ("#117733", "#aa4499", "#332288")  # for other families, in order
 
-
-Stroke = Literal["-", "--", ":", "-."]
-ABLATED: dict[str, tuple[Stroke, str]] = {"local": ("-.", "xxxx")}  # line and hatch of '-x' variants
-OTHERWISE: tuple[Stroke, str] = (":", "....")
+Dash = Literal["-", "--", ":", "-."]
+ABLATIONS: dict[str, tuple[Dash, str]] = {"local": ("-.", "xxxx")}  # dash and hatch of '-x' variants
+OTHER_ABLATION: tuple[Dash, str] = (":", "....")
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a method is drawn: '+ft' variants dashed, hatched and hollow; '-x' variants dotted and paler."""
+class LineStyle:
+    """Style of a method: '+ft' variants are dashed, hatched and hollow; '-x' variants are dotted and pale."""
 
     color: str
-    line: Stroke
+    line: Dash
     hatch: str
     hollow: bool
 
 
-def looks(methods: Iterable[str]) -> dict[str, Look]:
-    """A look for each method; the same name always has the same one."""
-    strangers: dict[str, str] = {}
-    found = {}
+def line_styles(methods: Iterable[str]) -> dict[str, LineStyle]:
+    """Return a style for each method; in all figures a method has the same one."""
+    spare: dict[str, str] = {}
+    styles = {}
     for method in methods:
         plain, tuned, _ = method.partition("+")
-        own = [family for family in FAMILIES if plain == family or plain.startswith(f"{family}-")]
-        family = max(own, key=len, default=plain.partition("-")[0])
+        families = [family for family in FAMILIES if plain == family or plain.startswith(f"{family}-")]
+        family = max(families, key=len, default=plain.partition("-")[0])
         ablation = plain.removeprefix(family).removeprefix("-")
-        if family not in FAMILIES and family not in strangers:
-            strangers[family] = SPARE[len(strangers) % len(SPARE)]
-        color = FAMILIES.get(family) or strangers[family]
-        line, hatch = ABLATED.get(ablation, OTHERWISE) if ablation else ("-", "")
+        if family not in FAMILIES and family not in spare:
+            spare[family] = SPARE[len(spare) % len(SPARE)]
+        color = FAMILIES.get(family) or spare[family]
+        line, hatch = ABLATIONS.get(ablation, OTHER_ABLATION) if ablation else ("-", "")
         if tuned:
             line, hatch = "--", "////"
-        found[method] = Look(_paler(color) if ablation else color, line, hatch, bool(tuned))
-    return found
+        styles[method] = LineStyle(_paler(color) if ablation else color, line, hatch, bool(tuned))
+    return styles
 
 
 def styled() -> AbstractContextManager[None]:
-    """Draw and save within this: the style on top of matplotlib's own, whatever the user's matplotlibrc says."""
+    """Apply the style on top of matplotlib's defaults, ignoring the user's matplotlibrc, to draw and to save."""
     return style.context(["default", STYLE])
 
 
 def percent(share: float, _: float | None = None) -> str:
-    """Tick labels of an axis of shares."""
+    """Format a tick of an axis of shares."""
     return f"{100 * share:g}%"
 
 
-def key(name: str, look: Look) -> Line2D:
-    """A method's entry in a legend."""
-    face = "white" if look.hollow else look.color
-    return Line2D([], [], color=look.color, linestyle=look.line, marker="o", markerfacecolor=face, label=name)
+def legend_entry(name: str, of: LineStyle) -> Line2D:
+    """Return the legend handle of a method."""
+    face = "white" if of.hollow else of.color
+    return Line2D([], [], color=of.color, linestyle=of.line, marker="o", markerfacecolor=face, label=name)
 
 
-def save(figure: Figure, out: Path, stem: str = "figure") -> None:
-    """Write ``<stem>.png`` and ``<stem>.svg``: same figure, same bytes."""
-    png, svg, small = io.BytesIO(), io.BytesIO(), io.BytesIO()
+def save(figure: Figure, out: Path, stem: str = "figure", svg: bool = False) -> None:
+    """Write ``<stem>.png`` and, if asked, ``<stem>.svg``; the same figure gives the same bytes."""
+    image, small, vector = io.BytesIO(), io.BytesIO(), io.BytesIO()
     with styled():
-        figure.savefig(png, format="png", metadata={"Software": None})
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-    # 256 colours are all that such a figure needs, at a third of the bytes.
-    Image.open(png).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+        figure.savefig(image, format="png", metadata={"Software": None})
+        if svg:
+            figure.savefig(vector, format="svg", metadata={"Date": None})
+            atomic_write(out / f"{stem}.svg", vector.getvalue())
+    # 256 colours suffice for these figures and save two thirds of the bytes.
+    Image.open(image).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
         small, "png", optimize=True, dpi=(150, 150)
     )
     atomic_write(out / f"{stem}.png", small.getvalue())
-    atomic_write(out / f"{stem}.svg", svg.getvalue())
 
 
 def _paler(color: str, share: float = 0.4) -> str:

@@ -1,17 +1,21 @@
-"""How far the estimates of `models.costs` are from what training and inference take on this machine."""
+"""Compare the estimates of `models.costs` with the time and memory of training and inference on this machine."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import pandas as pd
 
 from experiments.studies.measuring import latencies, peak_memory
 from experiments.studies.study import Measured, Study, Tick
-from fl.config.settings import Settings
-from fl.workloads.world import architectures, dataset, hyper, recipe
+from fl.workloads.resolve import Run
+from fl.workloads.world import model_options
 from models.costs import CostModel
 from models.nn.body import Architecture
 from models.submodel import Sizes
+
+if TYPE_CHECKING:
+    from fl.workloads.classify import Classify
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the modules beyond the first of each layer
 REPEATS = 15
@@ -23,7 +27,7 @@ class Row:
     """One model.
 
     Args:
-        model: 'dense', or 'modular K/N' with the modules of a layer that it holds.
+        model: 'dense', or 'modular K/N' with K of the N modules of each layer.
         params: entries of its state; macs: of one forward pass of one sample.
         train_s, train_estimate_s: one training step of a batch; the estimate is the dense model's time scaled by MACs.
         inference_s, inference_estimate_s: one forward pass of one sample.
@@ -41,17 +45,18 @@ class Row:
     memory_estimate: int
 
 
-def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
-    """The dense model and sub-models of several sizes, untrained: time does not depend on weights. By the clock."""
-    how, data, built = recipe(settings), dataset(settings), architectures(settings)
-    costs = {kind: CostModel(built[kind], how.batch_size, how.slots) for kind in ("dense", "modular")}
+def measure(run: Run, seed: int, tick: Tick) -> Iterator[Row]:
+    """Time the dense model and sub-models of several sizes. They are untrained: time does not depend on weights."""
+    workload, data, section = cast("Classify", run.workload), run.worlds.dataset, run.settings.model
+    recipe, built, costs, how = workload.recipe, workload.architectures, workload.costs, workload.modular
+    options = model_options(data, section, workload.family, workload.family_options)
     models = {WHOLE: (built["dense"], built["dense"].sizes)} | sub_models(built["modular"], costs["modular"])
-    timed = latencies(models, WHOLE, how, REPEATS)
+    timed = latencies(models, WHOLE, recipe, REPEATS)
     for at, (name, (architecture, sizes)) in enumerate(models.items()):
         tick("memory of model", at, len(models))
         changed = {axis: n for axis, n in sizes.items() if n != architecture.sizes[axis]}
-        cut = None if name == WHOLE else (settings.modules, settings.shrink, settings.residual)
-        memory = peak_memory(settings.model, data.input_shape, data.num_classes, how, hyper(settings), cut, changed)
+        cut = None if name == WHOLE else (how.modules, how.shrink, how.residual)
+        memory = peak_memory(section.name, data.input_shape, data.num_classes, recipe, options, cut, changed)
         of = costs["dense" if name == WHOLE else "modular"]
         params = of.whole.params if name == WHOLE else of.of(sizes).params
         took = timed[name]
@@ -62,7 +67,7 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
 
 
 def sub_models(modular: Architecture, costs: CostModel) -> dict[str, tuple[Architecture, Sizes]]:
-    """Sub-models with the same number of modules in every layer, from one to all."""
+    """Return sub-models with the same number of modules in every layer, from one to all."""
     whole = min(modular.sizes[layer] for layer in costs.layers)
     counts = dict.fromkeys(1 + round(share * (whole - 1)) for share in SHARES)
     return {
@@ -72,7 +77,7 @@ def sub_models(modular: Architecture, costs: CostModel) -> dict[str, tuple[Archi
 
 
 def metrics(rows: pd.DataFrame) -> Measured:
-    """Milliseconds and MB of every model, and estimate over measurement."""
+    """Compute milliseconds and MB of every model, and the ratios of estimate to measurement."""
     found: dict[tuple[str, str], float] = {}
     for row in rows.itertuples():
         found |= {

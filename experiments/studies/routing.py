@@ -9,14 +9,12 @@ import pandas as pd
 from torch import Tensor
 
 from experiments.studies.study import Measured, Study, Tick
-from fl.config.settings import Settings
-from fl.workloads.pretraining import prepare
-from fl.workloads.world import dataset, tensors
+from fl.workloads.resolve import Run
+from fl.workloads.world import tensors
 from models.modular.model import mapping
 
-PAIRS: dict[
-    str, tuple[tuple[str, ...], tuple[str, ...]]
-] = {  # two pairs of similar classes, as in the paper; of other data sets the first four classes
+# Two pairs of similar classes, as in the paper. For other data sets: the first four classes.
+PAIRS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "cifar10": (("cat", "dog"), ("automobile", "truck")),
     "har-embedded": (("sitting-down", "standing-up"), ("turning", "walking")),
 }
@@ -28,9 +26,9 @@ class Row:
 
     Args:
         layer: number of the module layer, from 0; name: its axis.
-        subtask: name of the class; pair: 0 or 1 for the classes that are compared, else -1.
-        module: number of the module in its layer, a residual one is the last; to: of the one in the next layer, -1 for
-            the module itself.
+        subtask: name of the class; pair: number of its pair, 0 or 1; -1 for classes without a pair.
+        module: number of the module in its layer, a residual module is the last; to: number of the module in the next
+            layer; -1: the row is about the module, not about a path.
         load: H[subtask, module], the mean share of the selector's output, 0 to 1; 0 for a path.
         fires: share of the class's test samples that activate the module, or both modules of the path, 0 to 1.
     """
@@ -45,16 +43,16 @@ class Row:
     fires: float
 
 
-def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
-    """The selector after the offline stage, on the global test set."""
-    cloud = prepare(settings, seed, tick)
-    data, model = dataset(settings), cloud.modular_model
+def measure(run: Run, seed: int, tick: Tick) -> Iterator[Row]:
+    """Apply the pretrained selector to the global test set."""
+    models, data = run.workload.prepare(seed, tick), run.worlds.dataset
+    model = models.modular()
     x, y = tensors(data, "test")
     logits = model.logits(x)
     fires = [(gates > 0).float() for gates in model.gates(logits)]
     loads = mapping(logits, y, data.num_classes)
-    pair_of = pairs(settings.dataset, data.classes)
-    for layer, name in enumerate(cloud.modular_costs.layers):
+    pair_of = pairs(run.settings.data.name, data.classes)
+    for layer, name in enumerate(models.costs["modular"].layers):
         for subtask, word in enumerate(data.classes):
             own = fires[layer][y == subtask]
             pair = pair_of.get(word, -1)
@@ -67,18 +65,18 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
 
 
 def pairs(dataset: str, classes: tuple[str, ...]) -> dict[str, int]:
-    """Class -> number of its pair."""
+    """Return the number of each class's pair."""
     known = PAIRS.get(dataset, (classes[:2], classes[2:4]))
     return {name: at for at, pair in enumerate(known) for name in pair}
 
 
 def _joint(here_BN: Tensor, there_BM: Tensor) -> np.ndarray:
-    """(N, M): share of the samples that activate module n here and module m there."""
+    """Return (N, M): share of the samples that activate module n of this layer and module m of the next."""
     return ((here_BN.T @ there_BM) / max(1, len(here_BN))).double().numpy()
 
 
 def metrics(rows: pd.DataFrame) -> Measured:
-    """How much of their routing two sub-tasks share: sum_n min(H[a, n], H[b, n]), mean over layers, 0 to 1.
+    """Compute how much routing two sub-tasks share: sum_n min(H[a, n], H[b, n]), mean over layers, 0 to 1.
 
     'similar' is the mean over the two pairs, 'different' over the pairs of classes of different pairs, 'all' over all
     pairs of classes.

@@ -1,19 +1,19 @@
-"""SPA on people whom the base has never met: modes and rivals with their costs; quality by how often they are asked.
+"""SPA on people whom the base was not trained on: variants and rivals with their costs; gates by share of tokens asked.
 
 The language model's libraries are imported when a study runs.
 """
 
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
 
-from experiments.studies.study import Measured, Study, Tick
-from fl.config.settings import Settings
+from experiments.studies.study import Measured, Study, Tick, changed
+from fl.workloads.resolve import Run
 from partitions import Purpose, rng
 
 if TYPE_CHECKING:
@@ -21,29 +21,31 @@ if TYPE_CHECKING:
 
     from experiments.serving.cloud import Token
     from experiments.serving.device import DeviceHalf
+    from fl.workloads.spa import SPA
     from models.spa.activations import Known
     from models.spa.bases import Base
     from models.spa.train import Plugin
 
 SHOTS = ("zero-shot", "one-shot")
-OWN_GATE = "SPA, own gate"  # which the cloud does not know: it asks about every token, and once more where it opens
-LADDERS: dict[str, dict[str, str]] = {
-    "S1": {"spa_mode": "s1"},
-    "S2": {"spa_mode": "s2"},
-    "S3": {"spa_mode": "s3"},
-    "LST": {"spa_mode": "s3", "spa_side": "attentive"},
-    "SPA": {"spa_mode": "spa"},
-    OWN_GATE: {"spa_mode": "spa"},
-    "SPA attentive": {"spa_mode": "spa", "spa_side": "attentive"},
-    "SPA sparse": {"spa_mode": "spa", "spa_side": "attentive", "spa_policy": "sparse"},
+OWN_GATE = "SPA, own gate"  # the gate stays on the device: the cloud sends every token, and again if the gate opens
+VARIANTS: dict[str, dict[str, str]] = {
+    "S1": {"spa.mode": "s1"},
+    "S2": {"spa.mode": "s2"},
+    "S3": {"spa.mode": "s3"},
+    "LST": {"spa.mode": "s3", "spa.side": "attentive"},
+    "SPA": {"spa.mode": "spa"},
+    OWN_GATE: {"spa.mode": "spa"},
+    "SPA attentive": {"spa.mode": "spa", "spa.side": "attentive"},
+    "SPA sparse": {"spa.mode": "spa", "spa.side": "attentive", "spa.policy": "sparse"},
 }
-FROM_NOTHING = 3.0  # times the learning rate, for a side that takes the base's place and cannot start from it
+"""Run-config keys of the variants with a side network."""
+REPLACING_LR = 3.0  # factor of the learning rate for a side that replaces the base, so cannot start from its output
 FITS = ("two-stage", "mixture", "expectation", "straight-through")
 PRICES = (0.05, 0.3, 1.0, 2.5)
-SHARE = 0.6  # of calibration tokens, for the gate that may ask that much and no more
-LONGEST = 48  # tokens of an answer that is written freely
-WIRE = "wifi"  # whose exchanges' time a device waits before it answers, when answers are written freely
-QUICK = 0.1  # quantile over tokens of a measured time: what it takes when the machine does nothing else meanwhile
+SHARE = 0.6  # largest share of calibration tokens that the capped gate asks about
+LONGEST = 48  # tokens of a generated answer
+WIRE = "wifi"  # network whose delay a device adds before it answers, when answers are generated
+QUICK = 0.1  # quantile over tokens of a measured time: the time without load by other programs
 LENGTH = 50  # tokens of the paper's latency table
 
 
@@ -52,14 +54,14 @@ class ModeRow:
     """One device with one variant; rates as in `models.spa.metrics`, under teacher forcing.
 
     Args:
-        M: exchanges per token: the share of tokens asked about, 1 more with a gate of one's own; of LoRA and adapters,
-            their sites in the base.
-        rouge_1, rouge_2, rouge_l, exact_text: of answers to all test questions, written freely, float16 states.
-        written_M: M of these; down, up: their payload bytes per token, the prompt's included.
-        base_ms, side_ms: measured per written token, in the base and in the device's part (the `QUICK` quantile of the
-            tokens that it takes part in, times their share).
-        lan_s, wifi_s, mobile_s: modelled network time of 50 tokens; wire_s: measured, over a stream on this machine
-            whose device waits 20 ms, as Wi-Fi's exchanges take, before each answer; NaN for LoRA and adapters.
+        M: exchanges per token: share of tokens that the side is asked about, plus 1 if the gate stays on the device; of
+            LoRA and adapters, their sites in the base.
+        rouge_1, rouge_2, rouge_l, exact_text: of answers to all test questions, generated with float16 states.
+        written_M: M of these answers; down, up: their payload bytes per token, the prompt's included.
+        base_ms, side_ms: measured per generated token, in the base and in the device's part (the `QUICK` quantile of
+            the tokens in which it takes part, times their share).
+        lan_s, wifi_s, mobile_s: modelled network time of 50 tokens; wire_s: measured over a stream on this machine,
+            with the delay of Wi-Fi, 20 ms, before each answer of the device; NaN for LoRA and adapters.
         parameters: that the device trains; train_kb: 1e3 bytes of a training step beside the frozen base: these
             parameters, their gradients, AdamW's moments, and what autograd keeps of one batch.
     """
@@ -96,9 +98,9 @@ class GateRow:
     """One point of one device.
 
     Args:
-        by: 'threshold' (one two-stage gate, tau moved), 'capped' (tau set on calibration tokens so that it asks about
-            60 % of them), 'oracle' (knows both losses), or a gate fit, whose price is varied.
-        at: the threshold or the price; lost: token accuracy of the side always asked, less that of the gate.
+        by: 'threshold' (one two-stage gate with different tau), 'capped' (tau set on calibration tokens so that it asks
+            about 60 % of them), 'oracle' (knows both losses), or a gate fit, with different prices.
+        at: the threshold or the price; lost: token accuracy of the side always asked, minus that of the gate.
     """
 
     by: str
@@ -112,35 +114,34 @@ class GateRow:
     waste: float
 
 
-def known_of(settings: Settings, seed: int, device: int) -> "list[list[Known]]":
-    """What the base says of a device's examples: to train, to calibrate, to test."""
-    from fl.workloads import spa
-    from models.spa.activations import Activations
-    from models.spa.side import SIDES
-
-    spec, who = spa.side_spec(settings), spa.people(settings, seed)
-    known = Activations(spa.base(settings), spec.states, SIDES[spec.kind].attends)
-    return [known(who.examples(device, 0, split)) for split in ("train", "calibrate", "test")]
+def variant(run: Run, changes: Mapping[str, object]) -> "SPA":
+    """Return the workload with other values for some keys."""
+    return cast("SPA", changed(run, changes).workload)
 
 
-def trained(settings: Settings, seed: int, device: int, known: "list[list[Known]]") -> "Plugin":
-    """A device's plugin after ``adapt-epochs`` on its own."""
-    from fl.workloads import spa
+def known_of(workload: "SPA", seed: int, device: int) -> "list[list[Known]]":
+    """Return the base's states of a device's examples: to train, to calibrate, to test."""
+    people = workload.people(seed)
+    return [workload.activations(people.examples(device, 0, split)) for split in ("train", "calibrate", "test")]
+
+
+def trained(workload: "SPA", seed: int, device: int, known: "list[list[Known]]") -> "Plugin":
+    """Train a device's plugin on its own examples for ``client.adapt-epochs``."""
     from models.spa.session import train
 
     generator, (learn, calibrate, _) = rng(seed, Purpose.STUDY, device), known
-    how, fresh = spa.training(settings), spa.fresh(settings, seed)
-    return train(spa.base(settings), fresh, how, learn, calibrate, settings.adapt_epochs, generator)[0]
+    epochs, fresh = workload.settings.client.adapt_epochs, workload.fresh(seed)
+    return train(workload.base(), fresh, workload.training, learn, calibrate, epochs, generator)[0]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A variant on one device, before it is boiled down to a `ModeRow`.
+class Measurements:
+    """What was measured of a variant on one device; `measure_modes` computes a `ModeRow` from it.
 
     Args:
         rates: under teacher forcing; parameters, kept: that the device trains, bytes that autograd keeps of a batch.
-        answers: written freely; traffic: (answers, 3), exchanges, bytes down and up.
-        side_ms: in the device's part, of each pass that it takes part in; wire_ms: waiting for the network in each.
+        answers: generated; traffic: (answers, 3), exchanges, bytes down and up.
+        side_ms: in the device's part, of each pass in which it takes part; wire_ms: network time of each exchange.
     """
 
     rates: dict[str, float]
@@ -152,38 +153,37 @@ class Seen:
     wire_ms: Sequence[float]
 
 
-def measure_modes(settings: Settings, seed: int, tick: Tick) -> Iterator[ModeRow]:
-    """Every variant on every device: trained alone, scored on questions in other words."""
-    from fl.workloads import spa
+def measure_modes(run: Run, seed: int, tick: Tick) -> Iterator[ModeRow]:
+    """Measure every variant on every device: trained alone, scored on rephrased questions."""
     from models.spa.latency import LINES
     from models.spa.metrics import text_scores
     from models.spa.rivals import RIVALS
 
-    base = spa.base(settings, tick)
-    for variant in (*SHOTS, *RIVALS, *LADDERS):
-        for device in range(settings.devices):
-            tick(f"{variant}, device", device, settings.devices)
-            if variant in LADDERS:
-                seen = _ladder(settings, seed, device, variant)
-            elif variant in RIVALS:
-                seen = _rival(settings, seed, device, variant)
+    workload, devices = cast("SPA", run.workload), run.settings.devices.count
+    base, people = workload.base(tick), workload.people(seed)
+    for name in (*SHOTS, *RIVALS, *VARIANTS):
+        for device in range(devices):
+            tick(f"{name}, device", device, devices)
+            if name in VARIANTS:
+                found = _side(run, seed, device, name)
+            elif name in RIVALS:
+                found = _rival(workload, seed, device, name)
             else:
-                seen = _alone(settings, seed, device, shots=SHOTS.index(variant))
-            texts = [base.text([token.id for token in answer]) for answer in seen.answers]
-            wanted = [question.output for question in spa.people(settings, seed).examples(device, 0, "test")]
-            scores = text_scores(texts, wanted)
-            tokens = sum(map(len, seen.answers))
-            calls, down, up = (float(x) for x in seen.traffic.sum(0) / tokens)
-            pass_ms = _quick([token.base_ms for answer in seen.answers for token in answer])
-            side_ms = _quick(seen.side_ms) * len(seen.side_ms) / tokens
-            wire_ms = _quick(seen.wire_ms) * len(seen.wire_ms) / tokens if variant not in RIVALS else float("nan")
+                found = _alone(workload, seed, device, shots=SHOTS.index(name))
+            texts = [base.text([token.id for token in answer]) for answer in found.answers]
+            scores = text_scores(texts, [question.output for question in people.examples(device, 0, "test")])
+            tokens = sum(map(len, found.answers))
+            calls, down, up = (float(x) for x in found.traffic.sum(0) / tokens)
+            pass_ms = _quick([token.base_ms for answer in found.answers for token in answer])
+            side_ms = _quick(found.side_ms) * len(found.side_ms) / tokens
+            wire_ms = _quick(found.wire_ms) * len(found.wire_ms) / tokens if name not in RIVALS else float("nan")
             times = [LINES[line].seconds(LENGTH * calls, LENGTH * down, LENGTH * up) for line in ("lan", "wifi", "4g")]
             yield ModeRow(
-                variant, device, **seen.rates, rouge_1=scores["rouge1"], rouge_2=scores["rouge2"],
+                name, device, **found.rates, rouge_1=scores["rouge1"], rouge_2=scores["rouge2"],
                 rouge_l=scores["rougeL"], exact_text=scores["exact_text"], written_M=calls, down=down, up=up,
-                base_ms=pass_ms - (side_ms if variant in RIVALS else 0.0), side_ms=side_ms,
+                base_ms=pass_ms - (side_ms if name in RIVALS else 0.0), side_ms=side_ms,
                 lan_s=times[0], wifi_s=times[1], mobile_s=times[2], wire_s=LENGTH * wire_ms / 1e3,
-                parameters=seen.parameters, train_kb=(seen.kept + 4 * 4 * seen.parameters) / 1e3,
+                parameters=found.parameters, train_kb=(found.kept + 4 * 4 * found.parameters) / 1e3,
             )  # fmt: skip
 
 
@@ -191,42 +191,39 @@ def _quick(times: Sequence[float]) -> float:
     return float(np.quantile(times, QUICK)) if len(times) else 0.0
 
 
-def _alone(settings: Settings, seed: int, device: int, shots: int) -> Seen:
-    """The base, asked after so many questions of the device and their answers."""
+def _alone(workload: "SPA", seed: int, device: int, shots: int) -> Measurements:
+    """Measure the base alone. ``shots`` of the device's questions and their answers precede each question."""
     from experiments.serving.cloud import Session
-    from fl.workloads import spa
     from models.spa.activations import Activations
     from models.spa.metrics import compare, rates
 
-    base, who = spa.base(settings), spa.people(settings, seed)
-    before = "".join(f"{e.instruction}\n{e.output}\n" for e in who.examples(device, 0, "train")[:shots])
-    asked = who.examples(device, 0, "test")
-    told = [replace(question, instruction=before + question.instruction) for question in asked]
+    base, people = workload.base(), workload.people(seed)
+    before = "".join(f"{e.instruction}\n{e.output}\n" for e in people.examples(device, 0, "train")[:shots])
+    plain = people.examples(device, 0, "test")
+    prompted = [replace(question, instruction=before + question.instruction) for question in plain]
     known = Activations(base, (base.layers,), whole=False)
-    judged = compare(base, known(asked), known(told))
-    answers = [list(Session(base, None, None, base.encode(q)[0]).greedy(LONGEST)) for q in told]
+    judged = compare(base, known(plain), known(prompted))
+    answers = [list(Session(base, None, None, base.encode(q)[0]).greedy(LONGEST)) for q in prompted]
     no_device = {"M": 0.0, **dict.fromkeys(("diff", "diff_pick", "recall", "waste"), float("nan"))}
     got = rates(judged, np.ones(len(judged.same), bool)) | no_device
-    return Seen(got, 0, 0, answers, np.zeros((len(answers), 3)), [], [])
+    return Measurements(got, 0, 0, answers, np.zeros((len(answers), 3)), [], [])
 
 
-def _rival(settings: Settings, seed: int, device: int, name: str) -> Seen:
-    """LoRA or adapters with as many parameters as the plugin has, trained for as many epochs."""
+def _rival(workload: "SPA", seed: int, device: int, name: str) -> Measurements:
+    """Measure LoRA or adapters with as many parameters as the plugin has, trained for as many epochs."""
     from experiments.serving.cloud import Session
-    from fl.workloads import spa
     from models.costs import saved_bytes
     from models.spa.activations import Activations
     from models.spa.metrics import compare, rates
     from models.spa.rivals import RIVALS, answers_loss, tune
 
-    base, who = spa.base(settings), spa.people(settings, seed)
-    budget = sum(value.numel() for value in spa.fresh(settings, seed).state().values())
+    base, people, client = workload.base(), workload.people(seed), workload.settings.client
+    budget = sum(value.numel() for value in workload.fresh(seed).state().values())
     tuned = RIVALS[name](base, budget, int(rng(seed, Purpose.INIT).integers(2**31)))
-    learn, test = (who.examples(device, 0, split) for split in ("train", "test"))
-    generator = rng(seed, Purpose.STUDY, device)
-    tune(tuned, learn, settings.adapt_epochs, settings.lr, settings.batch_size, generator)
-    plain, changed = (Activations(each, (base.layers,), whole=False) for each in (base, tuned.base))
-    judged = compare(base, plain(test), changed(test))
+    learn, test = (people.examples(device, 0, split) for split in ("train", "test"))
+    tune(tuned, learn, client.adapt_epochs, client.lr, client.batch_size, rng(seed, Purpose.STUDY, device))
+    plain, tuned_states = (Activations(each, (base.layers,), whole=False) for each in (base, tuned.base))
+    judged = compare(base, plain(test), tuned_states(test))
     prompts = [base.encode(question)[0] for question in test]
     answers: list[list[Token]] = []
     side_ms: list[float] = []
@@ -237,8 +234,8 @@ def _rival(settings: Settings, seed: int, device: int, name: str) -> Seen:
             answers[-1].append(token)
             side_ms.append(tuned.watch.ms - since)
             since = tuned.watch.ms
-    batch = learn[: settings.batch_size]
-    return Seen(
+    batch = learn[: client.batch_size]
+    return Measurements(
         rates(judged, np.ones(len(judged.same), bool)) | {"M": float(tuned.sites)},
         tuned.parameters,
         saved_bytes(lambda: answers_loss(tuned.base, batch), tuned.base.model.parameters()),
@@ -249,38 +246,35 @@ def _rival(settings: Settings, seed: int, device: int, name: str) -> Seen:
     )
 
 
-def _ladder(settings: Settings, seed: int, device: int, name: str) -> Seen:
-    """A side beside the base: the paper's S1 to S3, LST and SPA."""
+def _side(run: Run, seed: int, device: int, name: str) -> Measurements:
+    """Measure a side network beside the base: the paper's S1 to S3, LST and SPA."""
     from experiments.serving.device import DeviceHalf
-    from fl.workloads import spa
     from models.costs import saved_bytes
     from models.spa.activations import Batch
     from models.spa.metrics import judge, rates
     from models.spa.modes import mode
     from models.spa.train import outputs, side_losses
 
-    own = settings.model_copy(update=LADDERS[name])
-    how = mode(own.spa_mode)
-    if not how.plugged:
-        own = own.model_copy(update={"lr": FROM_NOTHING * own.lr})
-    base, known = spa.base(own), known_of(own, seed, device)
-    plugin, (learn, _, test) = trained(own, seed, device, known), known
-    judged = judge(base, plugin, own.spa_mode, test, own.spa_policy)
+    how, lr = mode(VARIANTS[name]["spa.mode"]), run.settings.client.lr
+    workload = variant(run, VARIANTS[name] if how.plugged else VARIANTS[name] | {"client.lr": REPLACING_LR * lr})
+    options, base, known = workload.options, workload.base(), known_of(workload, seed, device)
+    plugin, (learn, _, test) = trained(workload, seed, device, known), known
+    judged = judge(base, plugin, options.mode, test, options.policy)
     asked = judged.score > plugin.gate.tau if how.gated else np.ones(len(judged.score), bool)
-    half = DeviceHalf(plugin, base.checksum, own.spa_mode, own.spa_policy)
+    half = DeviceHalf(plugin, base.checksum, options.mode, options.policy)
     if name == OWN_GATE:
         half.gate_site = "device"
-    prompts = [base.encode(question)[0] for question in spa.people(own, seed).examples(device, 0, "test")]
+    prompts = [base.encode(question)[0] for question in workload.people(seed).examples(device, 0, "test")]
     answers = _over_a_stream(base, half, prompts)
-    batch = Batch.of(learn[: own.batch_size])
+    batch = Batch.of(learn[: workload.settings.client.batch_size])
     weights = [*plugin.side.parameters(), *base.model.parameters()]
     found, always, tokens = rates(judged, asked), int(name == OWN_GATE), [t for answer in answers for t in answer]
 
     def side_loss() -> "Tensor":
-        o = outputs(plugin.side, batch, own.spa_policy, batch.scored)
-        return side_losses(base, spa.training(own), batch.b[batch.scored], o, batch.targets).mean()
+        o = outputs(plugin.side, batch, options.policy, batch.scored)
+        return side_losses(base, workload.training, batch.b[batch.scored], o, batch.targets).mean()
 
-    return Seen(
+    return Measurements(
         found | {"M": found["M"] + always},
         sum(value.numel() for value in (plugin.state() if how.gated else plugin.side.state_dict()).values()),
         saved_bytes(side_loss, weights),
@@ -292,7 +286,7 @@ def _ladder(settings: Settings, seed: int, device: int, name: str) -> Seen:
 
 
 def _over_a_stream(base: "Base", half: "DeviceHalf", prompts: Sequence[list[int]]) -> "list[list[Token]]":
-    """Answers written with a device in a thread of its own, at the end of a stream, with the delay of `WIRE`."""
+    """Generate answers with a device in another thread, at the end of a stream with the delay of `WIRE`."""
     from experiments.serving.cloud import Session, accept
     from experiments.serving.device import serve
     from models.spa.latency import LINES
@@ -308,20 +302,20 @@ def _over_a_stream(base: "Base", half: "DeviceHalf", prompts: Sequence[list[int]
     return answers
 
 
-def measure_gates(settings: Settings, seed: int, tick: Tick) -> Iterator[GateRow]:
-    """Quality against M, by threshold and by price, for every gate fit."""
+def measure_gates(run: Run, seed: int, tick: Tick) -> Iterator[GateRow]:
+    """Measure quality against M, by threshold and by price, for every gate fit."""
     import torch
 
-    from fl.workloads import spa
     from models.spa.gate import threshold
     from models.spa.metrics import curve, judge, oracle, rates
     from models.spa.session import train
 
-    base = spa.base(settings, tick)
-    for device in range(settings.devices):
-        tick("device", device, settings.devices)
-        known = known_of(settings, seed, device)
-        (learn, calibrate, test), plugin = known, trained(settings, seed, device, known)
+    workload, devices = cast("SPA", run.workload), run.settings.devices.count
+    base = workload.base(tick)
+    for device in range(devices):
+        tick("device", device, devices)
+        known = known_of(workload, seed, device)
+        (learn, calibrate, test), plugin = known, trained(workload, seed, device, known)
         judged = judge(base, plugin, "spa", test)
         always = float(judged.side_right.mean())
 
@@ -338,18 +332,18 @@ def measure_gates(settings: Settings, seed: int, tick: Tick) -> Iterator[GateRow
         for price in PRICES:
             yield row("oracle", price, oracle(judged, price))
             for fit in FITS:
-                own = settings.model_copy(update={"spa_gate": fit, "spa_price": price})
-                if fit == "two-stage":  # the side is the same at any price: only its gate is fitted anew
-                    none = rng(seed, Purpose.STUDY, device)
-                    other, _ = train(base, plugin, spa.training(own), learn, calibrate, 0, none)
+                own = variant(run, {"spa.gate": fit, "spa.price": price})
+                if fit == "two-stage":  # its side does not depend on the price: only the gate is fitted again
+                    unused = rng(seed, Purpose.STUDY, device)
+                    other, _ = train(base, plugin, own.training, learn, calibrate, 0, unused)
                 else:
                     other = trained(own, seed, device, known)
-                seen = judge(base, other, "spa", test)
-                yield row(fit, price, rates(seen, seen.score > 0))
+                scored = judge(base, other, "spa", test)
+                yield row(fit, price, rates(scored, scored.score > 0))
 
 
 def mode_metrics(rows: pd.DataFrame) -> Measured:
-    """Means over devices; times of 50 tokens, for which every variant's base takes as long: the median of all."""
+    """Compute means over devices, and times of 50 tokens, with the median base time of all variants for each."""
     numbers = rows.drop(columns=["experiment", "setting", "seed", "device"]).groupby("variant", sort=False).mean()
     found = {
         (str(variant), str(name)): float(numbers.loc[variant, name]) for variant in numbers.index for name in numbers
@@ -365,7 +359,7 @@ def mode_metrics(rows: pd.DataFrame) -> Measured:
 
 
 def gate_metrics(rows: pd.DataFrame) -> Measured:
-    """Means over devices: of the capped gate, of each fit and the oracle at each price."""
+    """Compute means over devices: of the capped gate, and of each fit and the oracle at each price."""
     found: dict[tuple[str, str], float] = {}
     for by, of in rows[rows["by"] != "threshold"].groupby("by", sort=False):
         groups = (

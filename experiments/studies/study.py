@@ -1,4 +1,4 @@
-"""What a study is: a look at the cloud models of one seed, without rounds, that gives rows of a tidy CSV."""
+"""Studies: measurements of the pretrained models of one seed, without rounds. The result is rows of a CSV file."""
 
 import io
 import weakref
@@ -10,21 +10,29 @@ from typing import Any, Self
 import pandas as pd
 
 from experiments.summary import COLUMNS, Line, Paper, spread_lines
-from fl.config.settings import Settings
-from fl.results.files import ResultsError, atomic_write, cell, config_text, csv_text, lock, merged, told, versions
-from fl.workloads import find
+from fl.config import flatten
+from fl.engines.accelerator import gpu_name
+from fl.results.files import ResultsError, as_results_error, atomic_write, cell, config_text, csv_text, lock
+from fl.results.merge import merge_configs, plain
+from fl.results.versions import versions
+from fl.workloads.resolve import Run, default_tables, resolve
 
 Tick = Callable[[str, int, int], None]
-"""``tick(what, at, of)``: how far a study is."""
-WHO = ("experiment", "setting", "seed")
+"""Reports progress: ``tick(what, at, of)``."""
+RUN_COLUMNS = ("experiment", "setting", "seed")
 FILE = "study.csv"
 Measured = Mapping[tuple[str, str], float]
 """{(method, metric): value} of one setting and seed."""
 
 
-def prepared(settings: Settings, seed: int) -> object:
-    """What the cloud prepares for a run of the settings. SettingsError, DataError: it cannot."""
-    return find(settings.workload).prepare(settings, seed)
+def prepared(run: Run, seed: int) -> object:
+    """Prepare the pretrained models without training them. SettingsError, DataError: impossible."""
+    return run.workload.prepare(seed)
+
+
+def changed(run: Run, changes: Mapping[str, Any]) -> Run:
+    """Return the run of a study with other values for some dotted keys."""
+    return resolve(run.settings.changed(changes), study=True)
 
 
 @dataclass(frozen=True)
@@ -33,56 +41,59 @@ class Study:
 
     Args:
         row: a dataclass of str, int and float fields, the columns of ``study.csv`` after experiment, setting and seed.
-        measure: ``measure(settings, seed, tick)`` gives the rows of one setting and seed; a pure function of both.
-        metrics: what those rows (as a frame) come down to, for ``summary.csv``.
-        check: finds what is wrong with a setting and seed before the first one is measured.
+        measure: ``measure(run, seed, tick)`` gives the rows of one setting and seed; a pure function of both.
+        metrics: computes the metrics of ``summary.csv`` from those rows (a frame).
+        check: raises an error for an impossible setting; all settings are checked before the first is measured.
     """
 
     row: type
-    measure: Callable[[Settings, int, Tick], Iterable[Any]]
+    measure: Callable[[Run, int, Tick], Iterable[Any]]
     metrics: Callable[[pd.DataFrame], Measured]
-    check: Callable[[Settings, int], object] = prepared
+    check: Callable[[Run, int], object] = prepared
 
 
 class StudyResults:
-    """A study's folder, ``config.toml`` and ``study.csv``; rows of a setting and seed are added whole or not at all.
+    """A study's folder, ``config.toml`` and ``study.csv``; the rows of a setting and seed are added all or none.
 
     Raises:
-        ResultsError: the folder holds results of other settings, or damaged ones, another process writes to it, or
-            nobody can.
+        ResultsError: the folder holds results of other settings or damaged files, another process writes to it, or it
+            cannot be written.
     """
 
-    def __init__(self, out: Path, study: Study, settings: Sequence[Settings], overwrite: bool = False) -> None:
-        self.path, self.experiment = out / FILE, settings[0].experiment
-        self.columns = [*WHO, *(field.name for field in fields(study.row))]
+    def __init__(self, out: Path, study: Study, runs: Sequence[Run], overwrite: bool = False) -> None:
+        first = runs[0].settings
+        self.path, self.experiment = out / FILE, first.experiment
+        self.columns = [*RUN_COLUMNS, *(field.name for field in fields(study.row))]
         config: dict[str, Any] = {
             "experiment": self.experiment,
-            "seeds": settings[0].seed_list,
+            "seeds": first.seed_list,
             "methods": [],
-            "settings": {s.setting: s.resolved() for s in settings},
-            "versions": [versions(settings[0])],
+            "settings": {run.settings.setting: plain(run.config()) for run in runs},
+            "versions": [versions(gpu_name(first.accelerator))],
         }
-        with told(f"write to '{out}'"):
+        with as_results_error(f"write to '{out}'"):
             out.mkdir(parents=True, exist_ok=True)
         self.close = weakref.finalize(self, lock(out))
         try:
-            with told(f"write to '{out}'"):
+            with as_results_error(f"write to '{out}'"):
                 if overwrite:
                     self.path.unlink(missing_ok=True)
                 self._lines = self._read(study)
-                atomic_write(out / "config.toml", config_text(merged(out, config) if self._lines else config))
+                if self._lines:
+                    config = merge_configs(out, config, flatten(default_tables()))
+                atomic_write(out / "config.toml", config_text(config))
         except BaseException:
             self.close()
             raise
 
     def done(self, setting: str, seed: int) -> bool:
-        """Whether the folder holds the rows of a setting and seed."""
+        """Return whether the folder holds the rows of a setting and seed."""
         return any(line[1:3] == [setting, str(seed)] for line in self._lines)
 
     def add(self, setting: str, seed: int, rows: Iterable[Any]) -> None:
-        """Add the rows of a setting and seed; when this returns they are on the disk."""
+        """Add the rows of a setting and seed. When this returns, they are on the disk."""
         self._lines += [[self.experiment, setting, str(seed), *map(cell, astuple(row))] for row in rows]
-        with told(f"write to '{self.path}'"):
+        with as_results_error(f"write to '{self.path}'"):
             atomic_write(self.path, csv_text([self.columns, *self._lines]))
 
     def __enter__(self) -> Self:
@@ -100,7 +111,7 @@ class StudyResults:
 
 
 def read_study(out: Path, study: Study) -> pd.DataFrame:
-    """``study.csv`` of a results folder.
+    """Read ``study.csv`` of a results folder.
 
     Raises:
         ResultsError: it is missing, damaged or not of this version.
@@ -114,12 +125,12 @@ def read_study(out: Path, study: Study) -> pd.DataFrame:
         if list(frame.columns) == list(types):
             return frame.astype(types)
     except ValueError as error:
-        raise ResultsError(f"'{path}' has a line that does not read: {error}") from error
+        raise ResultsError(f"'{path}' has a line that cannot be read: {error}") from error
     raise ResultsError(f"'{path}' does not have the columns of this version; choose another folder")
 
 
 def summarize_study(frame: pd.DataFrame, study: Study, paper: Paper | None = None) -> pd.DataFrame:
-    """The summary of a study's rows, in the form of `experiments.summary.summarize`."""
+    """Summarize a study's rows, in the form of `experiments.summary.summarize`."""
     lines: list[Line] = []
     for (experiment, setting), of in frame.groupby(["experiment", "setting"], sort=False):
         runs = [study.metrics(rows) for _, rows in of.groupby("seed")]

@@ -1,11 +1,9 @@
 """Interference of tasks: what a task gains or loses by sharing the cloud's half of a split transformer with others.
 
-One setting is a set of tasks, each a text set with its own device half and head. They are trained each by itself, then
-all together with equal weights and with GradNorm's; every task makes the same steps on the same batches each time, and
-starts from the same weights.
+One setting is a set of tasks. Each task is a text set with its own device half and head. The tasks are trained each
+alone, then all together with equal weights and with GradNorm's weights. Every training makes the same steps on the same
+batches for a task, and starts from the same weights.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,8 +13,8 @@ import pandas as pd
 
 from experiments.studies import boundary
 from experiments.studies.study import Measured, Study, Tick
-from fl.config.settings import Settings
-from fl.workloads.vq_tasks import named
+from fl.config import SettingsError
+from fl.workloads.resolve import Run
 
 SCHEMES = ("alone", "equal", "gradnorm")
 
@@ -26,10 +24,10 @@ class Row:
     """One task in one training.
 
     Args:
-        scheme: 'alone', or together with 'equal' weights or those of 'gradnorm'; task: the data set's name.
-        texts: it was trained on; steps: that it made, the others' not counted.
+        scheme: 'alone', or together with 'equal' weights or the weights of 'gradnorm'; task: the data set's name.
+        texts: number of training texts; steps: training steps of this task.
         accuracy, score, loss: as in the study `boundary`, after the last step of all tasks.
-        weight: of its loss at the end; mean_weight: over the rounds of GradNorm.
+        weight: weight of its loss at the end; mean_weight: mean over the rounds of GradNorm.
     """
 
     scheme: str
@@ -43,22 +41,23 @@ class Row:
     mean_weight: float
 
 
-def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
-    """Every task by itself, then all together, twice."""
+def measure(run: Run, seed: int, tick: Tick) -> Iterator[Row]:
+    """Train every task alone, then all together, with equal weights and with GradNorm's."""
     from models.vq.training.tasks import Task, fit
 
-    own = named(settings)
-    data = {name: boundary.read(one, seed) for name, one in own.items()}
+    workload = boundary.vq(run)
+    own = dict(zip(workload.tasks.names, workload.tasks.worlds, strict=True))
+    data = {name: boundary.read(worlds, seed) for name, worlds in own.items()}
     for scheme in SCHEMES:
         for names in [[name] for name in own] if scheme == "alone" else [list(own)]:
-            splits = {name: boundary.model(own[name], seed) for name in names}
+            splits = {name: boundary.model(workload, own[name], seed) for name in names}
             for split in splits.values():
                 split.cloud = splits[names[0]].cloud
             learn = [Task(split, *data[name][:2]) for name, split in splits.items()]
             losses, weights = fit(learn, seed, scheme == "gradnorm", partial(tick, f"{scheme}, step"))
             for t, (name, split) in enumerate(splits.items()):
                 _, _, test, answers, _ = data[name]
-                right, score = boundary.judge_of(own[name], seed, test, answers)(split.predict(test))
+                right, score = boundary.scorer_of(own[name], seed, test, answers)(split.predict(test))
                 w = weights[:, t]
                 yield Row(
                     scheme, name, len(learn[t].tokens), learn[t].steps, right, score, losses[t][-1], float(w[-1]),
@@ -66,14 +65,18 @@ def measure(settings: Settings, seed: int, tick: Tick) -> Iterator[Row]:
                 )  # fmt: skip
 
 
-def check(settings: Settings, seed: int) -> None:
-    """Find what is wrong before anything is trained. SettingsError, DataError."""
-    for own in named(settings).values():
-        boundary.check(own, seed)
+def check(run: Run, seed: int) -> None:
+    """Raise SettingsError or DataError for an impossible setting before anything is trained."""
+    workload = boundary.vq(run)
+    if not workload.tasks.names:
+        raise SettingsError("vq.tasks = '': name two or more different text sets, e.g. 'cola,mrpc'")
+    for worlds in workload.tasks.worlds:
+        boundary.model(workload, worlds, seed)
+        boundary.read(worlds, seed)
 
 
 def changes(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of shared trainings with ``change``: the task's score less that alone, in the same setting and seed."""
+    """Add ``change`` to rows of shared trainings: score minus that of the task alone, of the same setting and seed."""
     keys = ["setting", "seed", "task"]
     alone = rows[rows["scheme"] == "alone"].set_index(keys)["score"].rename("alone")
     found = rows[rows["scheme"] != "alone"].join(alone, on=keys)
@@ -81,7 +84,7 @@ def changes(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def metrics(rows: pd.DataFrame) -> Measured:
-    """By task and scheme; of all tasks the means of score and change."""
+    """Compute metrics by task and scheme, and the means of score and change over tasks."""
     whole = pd.concat([rows[rows["scheme"] == "alone"], changes(rows)])
     found: dict[tuple[str, str], float] = {}
     for task in dict.fromkeys(rows["task"]):

@@ -1,44 +1,38 @@
-"""Devices that lie, for experiments on robust merging: a share of the devices, for good, chosen by the seed.
+"""Clients that send poison, for experiments on robust aggregation: a share of the clients, chosen by the seed.
 
 flip   the change that local training made, reversed and five times as long
 noise  the model sent, with Gaussian noise five times as long as the change
 """
 
-from typing import TYPE_CHECKING, Literal, get_args
-
 import torch
 
+from fl.config.sections import Poison
+from fl.workloads.workload import ClientContext
 from models.submodel import State
 from partitions import Purpose, rng
 
-if TYPE_CHECKING:
-    from fl.config.settings import Settings
-    from fl.workloads.workload import Order
-
-Attack = Literal["flip", "noise"]
-ATTACKS: tuple[Attack, ...] = get_args(Attack)
 TIMES = 5.0
 
 
-def lies(settings: "Settings", seed: int, device: int) -> bool:
-    """Whether a device is one of the poisoned."""
-    count = round(settings.poisoned * settings.devices)
-    return device in rng(seed, Purpose.POISON).permutation(settings.devices)[:count]
+def is_poisoned(section: Poison, clients: int, seed: int, client: int) -> bool:
+    """Return whether a client sends poison; ``clients``: how many exist."""
+    count = round(section.share * clients)
+    return client in rng(seed, Purpose.POISON).permutation(clients)[:count]
 
 
-def spoiled(settings: "Settings", order: "Order", sent: State, trained: State) -> State:
-    """What a device uploads: what it trained if it is honest, poison if it is not."""
-    if not lies(settings, order.seed, order.device):
+def spoiled(section: Poison, clients: int, context: ClientContext, sent: State, trained: State) -> State:
+    """Return what a client uploads: what it trained, or poison."""
+    if not is_poisoned(section, clients, context.seed, context.client):
         return trained
     generator = torch.Generator().manual_seed(
-        int(rng(order.seed, Purpose.POISON, order.round, order.device).integers(2**62))
+        int(rng(context.seed, Purpose.POISON, context.round, context.client).integers(2**62))
     )
 
     def poison(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
         if not after.is_floating_point():
             return after
         change = after - before
-        if settings.poison == "flip":
+        if section.attack == "flip":
             return before - TIMES * change
         return before + TIMES * change.square().mean().sqrt() * torch.randn(after.shape, generator=generator)
 

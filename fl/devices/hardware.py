@@ -1,4 +1,4 @@
-"""What hardware a device is, and what it can bear at a step. Arithmetic on a table; nothing is slept through."""
+"""What hardware a client has, and what it can spare at a step: arithmetic on a table."""
 
 import math
 import tomllib
@@ -33,7 +33,7 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Shares:
-    """What a device can spare at a step, as fractions of the cost of the large cloud model: link, compute, memory."""
+    """What a client can spare at a step, as shares of the cost of the large cloud model: link, compute, memory."""
 
     link: float
     compute: float
@@ -42,11 +42,11 @@ class Shares:
 
 @dataclass(frozen=True)
 class Table:
-    """The device classes of one kind, with the ranks that turn hardware into shares.
+    """The device classes of one kind, and the ranks that turn hardware into shares.
 
     Args:
         classes: name, ram_gb, mac_per_s; link_mbit: the slowest link and the fastest.
-        dealt: device d is of class d modulo their number, as in the paper's testbed; else its class is drawn.
+        dealt: client d has class d modulo their number, as in the paper's testbed; else its class is drawn.
     """
 
     classes: tuple[tuple[str, float, float], ...]
@@ -56,7 +56,7 @@ class Table:
     @staticmethod
     @lru_cache
     def of(kind: str) -> "Table":
-        """The table of 'phones', 'boards', 'testbed' (boards, as many of each) or 'all'."""
+        """Return the table of 'phones', 'boards', 'testbed' (equally many of each board) or 'all'."""
         raw = tomllib.loads(Path(__file__).with_name("devices.toml").read_text(encoding="utf-8"))
         point = raw["mac_per_s_per_point"]
         phones = [(p["name"], p["ram_gb"], p["score"] * point) for p in raw["phone"]]
@@ -66,7 +66,7 @@ class Table:
         return Table(tuple(chosen), (low, high), dealt=kind == "testbed")
 
     def draw(self, seed: int, device: int) -> Hardware:
-        """The hardware of a device, fixed for a run."""
+        """Draw the hardware of a client, fixed for a run."""
         generator = rng(seed, Purpose.PROFILE, device)
         drawn = int(generator.integers(len(self.classes)))
         name, ram_gb, mac_per_s = self.classes[device % len(self.classes) if self.dealt else drawn]
@@ -74,7 +74,7 @@ class Table:
         return Hardware(name, ram_gb, mac_per_s, float(np.exp(generator.uniform(math.log(low), math.log(high)))))
 
     def rank(self, hardware: Hardware) -> Shares:
-        """Where a device stands among its kind, per resource: 0 the weakest, 1 the strongest; ties share a rank."""
+        """Rank a device among its kind, per resource: 0 the weakest, 1 the strongest; ties share a rank."""
         low, high = self.link_mbit
         link = (math.log(hardware.link_mbit_s) - math.log(low)) / (math.log(high) - math.log(low))
         rams = np.array([c[1] for c in self.classes])
@@ -82,11 +82,11 @@ class Table:
         return Shares(link, _rank(macs, hardware.mac_per_s), _rank(rams, hardware.ram_gb))
 
 
-class Drawn(dict[int, Hardware]):
-    """The hardware of each device, as ``told``, or drawn when it is first asked for."""
+class HardwareMap(dict[int, Hardware]):
+    """The hardware of each client: as its machine reported it, or drawn when it is first asked for."""
 
-    def __init__(self, table: Table, seed: int, told: Mapping[int, Hardware]):
-        super().__init__(told)
+    def __init__(self, table: Table, seed: int, reported: Mapping[int, Hardware]):
+        super().__init__(reported)
         self.table, self.seed = table, seed
 
     def __missing__(self, device: int) -> Hardware:
@@ -101,11 +101,11 @@ def _rank(values: np.ndarray, value: float) -> float:
 def shares(
     table: Table, hardware: Hardware, seed: int, device: int, step: int, low: float, high: float, load: float
 ) -> Shares:
-    """What the device can spare at ``step``: ``low + (high - low) * rank`` per resource, less background load.
+    """Return what a client can spare at ``step``: ``low + (high - low) * rank`` per resource, less background load.
 
-    The models of a simulation are far smaller than the phones' memories, so budgets are relative: the weakest device
-    bears ``low`` of the large cloud model, the strongest ``high``. Background load takes up to the fraction ``load``
-    of compute and memory, anew at every step.
+    The models of a simulation are far smaller than the phones' memories, so budgets are relative: the weakest device can
+    afford ``low`` of the large cloud model, the strongest ``high``. Background load takes up to the share ``load`` of
+    compute and memory, drawn anew at every step.
     """
     rank = table.rank(hardware)
     busy = load * rng(seed, Purpose.LOAD, device, step).random(2)

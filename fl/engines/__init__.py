@@ -1,1 +1,1 @@
-"""Engines of our own: Flower's ClientApp in this process, in worker processes, or in Ray actors."""
+"""Engines carry the server's messages to clients and aggregate the replies: in one process, in workers, or on Ray."""

@@ -1,7 +1,7 @@
-"""Where networks compute: on this machine's CPU, or on a GPU that the cloud and the simulated devices share.
+"""Where networks compute: on the CPU, or on a GPU that the cloud and the simulated clients share.
 
-Data, states and messages stay in the machine's own memory; what trains or scores a network brings its inputs to it
-(`models.nn.body.home`) and takes states back (`Body.state`). Workers are processes, so several of them share a GPU.
+Data, states and messages stay in main memory. Training and scoring bring inputs to the network (`models.nn.body.home`)
+and take states back (`Body.state`). Workers are processes, so several of them share a GPU.
 """
 
 import os
@@ -9,38 +9,42 @@ from functools import lru_cache
 
 import torch
 
-from fl.config.settings import Settings, SettingsError
+from fl.config import SettingsError
 
 CPU = torch.device("cpu")
 
 
-def of_cloud(settings: Settings) -> torch.device:
-    """Where the cloud's networks compute.
+def cloud_place(accelerator: str) -> torch.device:
+    """Return where the cloud's networks compute.
 
     Raises:
         SettingsError: this machine has no such accelerator.
     """
-    return _gpu() if settings.accelerator == "cuda" else CPU
+    return _gpu() if accelerator == "cuda" else CPU
 
 
-def of_devices(settings: Settings) -> torch.device:
-    """Where a device's networks compute: the cloud's GPU stands in for simulated devices, not for machines."""
-    return CPU if settings.placement == "own" else of_cloud(settings)
+def client_place(accelerator: str, placement: str) -> torch.device:
+    """Return where a client's networks compute: simulated clients share the cloud's GPU, real devices do not."""
+    return CPU if placement == "own" else cloud_place(accelerator)
 
 
-def name(settings: Settings) -> str:
-    """Of the GPU that the cloud's networks compute on."""
-    return torch.cuda.get_device_name(of_cloud(settings))
+def gpu_name(accelerator: str) -> str:
+    """Return the name of the GPU that the cloud's networks compute on; empty for the CPU.
+
+    Raises:
+        SettingsError: as in `cloud_place`.
+    """
+    return "" if accelerator == "cpu" else torch.cuda.get_device_name(cloud_place(accelerator))
 
 
 def failed(error: Exception) -> bool:
-    """Whether it is the GPU that fails, or its memory that is full: then no device is to blame, but this process."""
+    """Return whether the GPU failed, or its memory is full. Then this process is to blame, not a client."""
     return isinstance(error, (torch.AcceleratorError, torch.OutOfMemoryError))
 
 
 @lru_cache(maxsize=1)
 def _gpu() -> torch.device:
-    """A GPU, another one for the next process where there are several; set up so that runs can be repeated."""
+    """Return a GPU, another one for the next process if there are several; set up so that runs can be repeated."""
     if not torch.cuda.is_available():
         raise SettingsError(
             f"accelerator = 'cuda': torch {torch.__version__} finds no NVIDIA GPU here; use accelerator = 'cpu', or, "

@@ -1,119 +1,112 @@
-"""Workers that are Ray actors, on this machine or on a cluster. A model that many devices are sent is put once a round.
+"""Workers that are Ray actors, on this machine or on a cluster.
 
-An actor lives as long as the grid: data set, networks and caches stay with it. Every node of a cluster needs the same
-project, the data sets, and a ``state-root`` that all of them share, for any actor may stand in for any device.
+Records that several clients get go to Ray's object store once a round. An actor lives as long as the grid and keeps
+its data set, networks and caches. Every node of a cluster needs the same project, the data sets, and a ``state-root``
+that all nodes share, because any actor may stand in for any client.
 """
 
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its absence is a FutureWarning of Ray
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # without it Ray gives a FutureWarning
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from fl.engines.grid import OwnGrid
-from fl.engines.worker_pool import Crew, Died, EngineFailed, Worker
-from fl.engines.worker_server import ENVIRONMENT, Host
+from fl.engines.grid import WorkerGrid
+from fl.engines.worker_pool import EngineFailed, Worker, WorkerDied, WorkerPool
+from fl.engines.worker_server import ENVIRONMENT, WorkerServer, import_path
 
 PROJECT = Path(__file__).resolve().parents[2]
-ALL_GPUS = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # an actor asks for none and yet sees what its node has
+ALL_GPUS = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # an actor requests no GPU and still sees those of its node
 
 
-class RayGrid(OwnGrid):
+class RayGrid(WorkerGrid):
     """Virtual nodes on Ray.
 
     Args:
-        workers: actors; 0 is one per CPU of the cluster.
-        address: of a cluster, e.g. '10.0.0.1:6379', or 'auto' for the one that this machine belongs to; empty starts
-            one on this machine, which ends with the grid.
-        run_config, nodes, run_id, on_reply: as in `fl.engines.grid.OwnGrid`.
+        workers: Number of actors. 0 is one for each CPU of the cluster.
+        address: Address of a cluster, e.g. '10.0.0.1:6379', or 'auto' for the cluster of this machine. Empty starts a
+            cluster on this machine, which ends with the grid.
+        run_config, nodes, options: As in `WorkerGrid`.
     """
 
-    def __init__(
-        self,
-        run_config: dict[str, Any],
-        nodes: int,
-        workers: int = 0,
-        address: str = "",
-        run_id: int | None = None,
-        on_reply: Callable[[], None] | None = None,
-    ):
-        super().__init__(run_config, nodes, run_id, on_reply)
-        self.workers, self.address = workers, address
+    def __init__(self, run_config: dict[str, Any], nodes: int, workers: int = 0, address: str = "", **options: Any):
+        super().__init__(run_config, nodes, workers, **options)
+        self.address = address
 
-    def _hire(self) -> Crew:
-        return Actors(self.workers, self.address, self._host)
+    def _new_pool(self) -> WorkerPool:
+        return RayPool(self.workers, self.address, self.worker_server)
 
 
-class Actor(Worker):
-    """One actor; what it was asked for last is a reference."""
+class RayWorker(Worker):
+    """One actor."""
 
-    def __init__(self, host: Host):
-        path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
+    def __init__(self, server: WorkerServer):
+        path = os.pathsep.join([*import_path(), str(PROJECT)])
         environment = {**ENVIRONMENT, **ALL_GPUS, "PYTHONPATH": path}
-        how = {"num_cpus": 1, "scheduling_strategy": "SPREAD", "runtime_env": {"env_vars": environment}}
-        stage: Any = ray.remote(_Stage).options(**how)
-        self.actor = stage.remote(host)
-        self.pending = self.actor.do.remote("start")
+        options = {"num_cpus": 1, "scheduling_strategy": "SPREAD", "runtime_env": {"env_vars": environment}}
+        actor: Any = ray.remote(_Actor).options(**options)
+        self.actor = actor.remote(server)
+        self.pending = self.actor.call.remote("start")
 
-    def ask(self, verb: str, *args: Any) -> None:
-        self.pending = self.actor.do.remote(verb, *args)
+    def call(self, method: str, *args: Any) -> None:
+        self.pending = self.actor.call.remote(method, *args)
 
     def result(self) -> bytes:
         try:
             return ray.get(self.pending)
-        except RayTaskError:  # an error of ours
+        except RayTaskError:  # an error in our code
             raise
         except RayError as error:
-            raise Died((str(error).strip() or type(error).__name__).splitlines()[-1]) from error
+            raise WorkerDied((str(error).strip() or type(error).__name__).splitlines()[-1]) from error
 
     def node(self) -> str:
-        """The node of the cluster that it runs on."""
+        """Return the id of the cluster node that runs the actor."""
         return ray.get(self.actor.node.remote())
 
     def stop(self) -> None:
         ray.kill(self.actor)
 
 
-class _Stage:
+class _Actor:
     """What an actor runs."""
 
-    def __init__(self, host: Host):
-        self.host = host
+    def __init__(self, server: WorkerServer):
+        self.server = server
 
     def node(self) -> str:
         return ray.get_runtime_context().get_node_id()
 
-    def do(self, verb: str, *args: Any) -> Any:
-        return getattr(self.host, verb)(*[_got(arg) for arg in args])
+    def call(self, method: str, *args: Any) -> Any:
+        return getattr(self.server, method)(*[_resolve(arg) for arg in args])
 
 
-def _got(arg: Any) -> Any:
+def _resolve(arg: Any) -> Any:
+    """Replace Ray's references to shared records by the records."""
     return {key: ray.get(handle) for key, handle in arg.items()} if isinstance(arg, Mapping) else arg
 
 
-class Actors(Crew):
-    """Ray actors; ``host`` is what each of them is."""
+class RayPool(WorkerPool):
+    """Ray actors."""
 
-    def __init__(self, size: int, address: str, host: Host):
+    def __init__(self, size: int, address: str, server: WorkerServer):
         self.connection = ExitStack()
         if not ray.is_initialized():
             self.connection.enter_context(connected(size, address))
-        super().__init__(size or int(ray.cluster_resources().get("CPU", 1)))
-        self.host = host
+        super().__init__(size or int(ray.cluster_resources().get("CPU", 1)), server)
 
-    def hire(self) -> Worker:
-        return Actor(self.host)
+    def spawn(self) -> Worker:
+        return RayWorker(self.server)
 
     def ready(self, workers: Sequence[Worker], timeout: float) -> Sequence[Worker]:
-        pending = {worker.pending: worker for worker in workers if isinstance(worker, Actor)}
+        pending = {worker.pending: worker for worker in workers if isinstance(worker, RayWorker)}
         done, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0)
         if not done:
             done, _ = ray.wait(list(pending), num_returns=1, timeout=timeout)
@@ -129,20 +122,20 @@ class Actors(Crew):
 
 @contextmanager
 def connected(size: int, address: str) -> Iterator[None]:
-    """Join a cluster, or start one here of ``size`` CPUs; grids made meanwhile share it.
+    """Join a cluster, or start one of ``size`` CPUs on this machine. Grids that are created meanwhile share it.
 
     Raises:
-        EngineFailed: nobody answers at the address.
+        EngineFailed: No cluster answers at the address.
     """
-    how: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if not address:
-        how |= {"num_cpus": size or None, "include_dashboard": False}
+        options |= {"num_cpus": size or None, "include_dashboard": False}
     host, _, port = address.rpartition(":")
     try:
         if port.isdigit():  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
-        ray.init(address or "local", **how)
-    except Exception as error:  # Ray raises bare ones, e.g. where a busy machine lets its start take too long
+        ray.init(address or "local", **options)
+    except Exception as error:  # Ray raises plain exceptions, e.g. if it starts too slowly on a busy machine
         raise EngineFailed(f"no Ray cluster answers at {address or 'this machine'}: {error}") from error
     try:
         yield

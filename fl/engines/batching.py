@@ -1,8 +1,8 @@
-"""Trainings that devices ask for, so that those of one process can be trained side by side.
+"""Train the models of several clients side by side.
 
-What a device does with a message is a plain function that calls `fitted` for the training in it. `together` lets many
-such functions go on, one at a time, until each is done or waits for its training; then those that are alike are trained
-as one stack (`models.training.batched`). The outcome is the same as one by one, bit for bit as far as it is there.
+A client's answer to a message is a plain function that calls `fitted` when it needs a training. `together` runs many
+such calls, one at a time, until each has returned or waits for its training. Then it trains similar models as one stack
+(`models.training.batched`). A client's result does not depend on the other clients.
 """
 
 import threading
@@ -24,147 +24,160 @@ Fitted = tuple[State, float]
 
 @dataclass(frozen=True)
 class Fit:
-    """A training that a device asks for.
+    """A training that a client asks for.
 
     Args:
-        body: a network to do it with; others use it before and after.
-        rate: of the network.
-        lesson: what to start from and to learn from.
-        recipe, epochs, masking: as in `models.training.loop.fit`.
+        body: a network of the right sizes. Other clients use it before and after.
+        rate: HeteroFL's scaler of the network (`models.nn.body.Body.rate`).
+        batch: initial parameters and data.
+        recipe, epochs, correction: as in `models.training.loop.fit`.
     """
 
     body: Body
     rate: float
-    lesson: ClientBatch
+    batch: ClientBatch
     recipe: Recipe
     epochs: int
-    masking: LogitCorrection
+    correction: LogitCorrection
 
     @property
     def stackable(self) -> bool:
-        """Whether it can be made side by side with others."""
+        """Whether it can be done side by side with others."""
         return stackable(self.body, self.recipe)
 
     @property
-    def like(self) -> tuple[object, ...]:
-        """Equal for those that fit into one stack."""
-        gated = self.lesson.gates is not None
-        return type(self.body), tuple(self.body.sizes.items()), self.rate, gated, self.recipe, self.epochs, self.masking
+    def stack_key(self) -> tuple[object, ...]:
+        """Equal for trainings that can share a stack."""
+        gated = self.batch.gates is not None
+        sizes = tuple(self.body.sizes.items())
+        return type(self.body), sizes, self.rate, gated, self.recipe, self.epochs, self.correction
 
 
 def make(fits: Sequence[Fit]) -> list[Fitted]:
-    """What comes of fits that are alike."""
+    """Do trainings of equal `Fit.stack_key`, as one stack if possible, and return their results."""
     first = fits[0]
     body, how = first.body, (first.recipe, first.epochs)
     body.rate = first.rate
     if first.stackable:
-        return fit_many(body, [one.lesson for one in fits], *how, first.masking)
-    out = []
-    for lesson in (one.lesson for one in fits):
-        body.load_state_dict(lesson.state)
-        loss = fit(body, lesson.x, lesson.y, *how, lesson.generator, lesson.gates, lesson.shares, first.masking)
-        out.append((body.state(), loss))
-    return out
+        return fit_many(body, [one.batch for one in fits], *how, first.correction)
+    results = []
+    for batch in (one.batch for one in fits):
+        body.load_state_dict(batch.state)
+        data, corrected = (batch.x, batch.y), (batch.class_shares, first.correction)
+        loss = fit(body, *data, *how, batch.generator, batch.gates, *corrected)
+        results.append((body.state(), loss))
+    return results
 
 
-def fitted(asked: Fit) -> Fitted:
-    """What comes of a fit; under `together` it is made along with those of the others."""
-    turn: _Turn | None = getattr(_here, "turn", None)
-    return make([asked])[0] if turn is None else turn.wait(asked)
+def fitted(request: Fit) -> Fitted:
+    """Do a training and return its result. In a call of `together`, the trainings of other calls are done with it."""
+    call: _PausableCall | None = getattr(_current, "call", None)
+    return make([request])[0] if call is None else call.wait(request)
 
 
-_here = threading.local()
+_current = threading.local()
 
 
-class _Thread:
-    """Runs one turn after the other: starting a thread for each takes 0.2 ms."""
+class _CallThread:
+    """A thread that runs one call after the other. Starting a thread for each call would take 0.2 ms."""
 
-    idle: "ClassVar[list[_Thread]]" = []
+    idle: "ClassVar[list[_CallThread]]" = []
 
     def __init__(self) -> None:
-        self.turn: _Turn | None = None
+        self.call: _PausableCall | None = None
         self.wake = threading.Semaphore(0)
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
         while True:
             self.wake.acquire()
-            assert self.turn is not None
-            self.turn.run()
+            assert self.call is not None
+            self.call.run()
 
 
-class _Turn(Generic[T]):
-    """A call that runs in a thread of its own, and only while whoever lets it `go_on` waits."""
+class _PausableCall(Generic[T]):
+    """A call in its own thread. It runs only while the thread that called `resume` waits.
 
-    def __init__(self, call: Callable[[], T]):
-        self.call = call
-        self.done: T | BaseException | None = None
-        self.asked: Fit | None = None
-        self.made: Fitted | Exception | None = None
-        self._thread = _Thread.idle.pop() if _Thread.idle else _Thread()
-        self._thread.turn = self
-        self._mine, self._theirs = self._thread.wake, threading.Semaphore(0)
+    Attributes:
+        request: the training that the call waits for; None if it has returned.
+        result: what the call returned or raised.
+    """
 
-    def go_on(self, made: Fitted | Exception | None = None) -> None:
-        """Returns when the call is done or has asked for a fit; ``made`` is the one that it asked for before."""
-        self.asked, self.made = None, made
-        self._mine.release()
-        self._theirs.acquire()
-        if isinstance(self.done, BaseException) and not isinstance(self.done, Exception):
-            raise self.done  # it is the process that is meant, not the call
+    def __init__(self, function: Callable[[], T]):
+        self.function = function
+        self.result: T | BaseException | None = None
+        self.request: Fit | None = None
+        self._trained: Fitted | Exception | None = None
+        self._thread = _CallThread.idle.pop() if _CallThread.idle else _CallThread()
+        self._thread.call = self
+        self._resumed, self._paused = self._thread.wake, threading.Semaphore(0)
 
-    def wait(self, asked: Fit) -> Fitted:
-        """In the call's own thread."""
-        self.asked = asked
-        self._theirs.release()
-        self._mine.acquire()
-        if isinstance(self.made, Exception):
-            raise self.made
-        assert self.made is not None
-        return self.made
+    def resume(self, trained: Fitted | Exception | None = None) -> None:
+        """Run the call until it returns or needs a training; ``trained`` is the result of the last one that it needed.
+
+        Raises:
+            BaseException: one that ends the process, such as KeyboardInterrupt. An `Exception` stays in ``result``.
+        """
+        self.request, self._trained = None, trained
+        self._resumed.release()
+        self._paused.acquire()
+        if isinstance(self.result, BaseException) and not isinstance(self.result, Exception):
+            raise self.result
+
+    def wait(self, request: Fit) -> Fitted:
+        """Pause until the training is done, and return its result. The call's own thread calls this."""
+        self.request = request
+        self._paused.release()
+        self._resumed.acquire()
+        if isinstance(self._trained, Exception):
+            raise self._trained
+        assert self._trained is not None
+        return self._trained
 
     def run(self) -> None:
-        """In the call's own thread, from its beginning to its end."""
-        _here.turn = self
+        """Run the call from its beginning to its end. The call's own thread calls this."""
+        _current.call = self
         try:
-            self.done = self.call()
+            self.result = self.function()
         except BaseException as error:
-            self.done = error
-        _here.turn = self._thread.turn = None  # nothing of it stays in memory
-        _Thread.idle.append(self._thread)
-        self._theirs.release()
+            self.result = error
+        _current.call = self._thread.call = None  # else the thread would keep the call in memory
+        _CallThread.idle.append(self._thread)
+        self._paused.release()
 
 
 def together(
     calls: Sequence[Callable[[], T]], spent: Callable[[float], None] = lambda seconds: None
 ) -> list[T | Exception]:
-    """What each call returns, or the exception that it raised, which does not touch the others.
+    """Return what each call returns, or the exception that it raises. Other calls continue after an exception.
 
     Args:
-        spent: is told the seconds that each stack of trainings took.
+        spent: is called with the seconds that each stack took to train.
     """
-    turns: list[_Turn[T]] = []
-    waiting: list[_Turn[T]] = []
-    for call in calls:
-        turns.append(turn := _Turn(call))  # in the thread of one that is done already, if there is one
-        turn.go_on()
-        while turn.asked is not None and not turn.asked.stackable:  # made at once: others would only be in memory
-            turn.go_on(_try([turn.asked], spent)[0])
-        if turn.asked is not None:
-            waiting.append(turn)
+    running: list[_PausableCall[T]] = []
+    waiting: list[_PausableCall[T]] = []
+    for function in calls:
+        running.append(call := _PausableCall(function))  # reuses the thread of a call that has returned
+        call.resume()
+        while call.request is not None and not call.request.stackable:  # train at once: waiting would only take memory
+            call.resume(_try([call.request], spent)[0])
+        if call.request is not None:
+            waiting.append(call)
     while waiting:
-        stacks: dict[tuple[object, ...], list[_Turn[T]]] = defaultdict(list)
-        for turn in waiting:
-            assert turn.asked is not None
-            stacks[turn.asked.like].append(turn)
-        for alike in stacks.values():
-            for turn, made in zip(alike, _try([turn.asked for turn in alike], spent), strict=True):
-                turn.go_on(made)
-        waiting = [turn for turn in waiting if turn.asked is not None]
-    return [turn.done for turn in turns]  # type: ignore[misc]
+        stacks: dict[tuple[object, ...], list[_PausableCall[T]]] = defaultdict(list)
+        for call in waiting:
+            assert call.request is not None
+            stacks[call.request.stack_key].append(call)
+        for stack in stacks.values():
+            results = _try([call.request for call in stack], spent)
+            for call, trained in zip(stack, results, strict=True):
+                call.resume(trained)
+        waiting = [call for call in waiting if call.request is not None]
+    return [call.result for call in running]  # type: ignore[misc]
 
 
 def _try(fits: Sequence[Fit | None], spent: Callable[[float], None]) -> Sequence[Fitted | Exception]:
+    """Return the results of `make`; if it raises an exception, that exception for each training."""
     began = time.perf_counter()
     try:
         return make(fits)  # type: ignore[arg-type]

@@ -1,57 +1,64 @@
-"""The in-process engine: a Flower `Grid` that calls the ClientApp directly, in this process or in a pool of workers.
+"""Flower grids that call the ClientApp directly, in this process or in workers: no SuperLink, no start-up time.
 
-Same ServerApp, same ClientApp, same messages as under Flower; no Ray, no SuperLink, no start-up. `context.state` does
-not live from one message to the next here: a device keeps what it must in its `fl.workloads.state_store.Store`, as on every engine.
+ServerApp, ClientApp and messages are the same as under Flower. `context.state` does not last from one message to the
+next, so a client keeps its state in `fl.workloads.state_store.Store`, as on every engine.
 """
 
 import itertools
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Self
 
 from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from fl.engines import worker_server as host
-from fl.engines.processes import Processes
-from fl.engines.worker_pool import Crew
-from fl.engines.worker_server import Fold, Host, identify
+from fl.engines import worker_server
+from fl.engines.engine import Aggregator, Engine
+from fl.engines.processes import ProcessPool
+from fl.engines.worker_pool import WorkerPool
+from fl.engines.worker_server import ClientCall, WorkerServer, set_task_identity
 
 AT_ONCE = 32  # messages that this process answers at the same time
 _numbers = itertools.count(1)
 
 
-class OwnGrid(Grid):
-    """Virtual nodes 0 ... ``nodes`` - 1, whose answers may be added up where they are made.
+class WorkerGrid(Engine):
+    """Virtual nodes 0 ... ``nodes`` - 1. Workers aggregate their replies.
 
     Args:
-        run_config: what the ClientApp finds in its context.
-        nodes: how many there are.
-        run_id: tells apart what devices keep from run to run.
-        on_reply: called after every answer, for a progress display.
+        run_config: Run-config in the context of the ClientApp.
+        nodes: Number of virtual nodes.
+        workers: Number of workers.
+        run_id: Identifies the run; clients keep their state under it.
+        on_reply: Called after every reply, for a progress display.
+        client_app: Called in place of this project's ClientApp. Workers must be able to import it.
+        node_config: Returns a node's node-config. None: virtual node i has partition i.
     """
 
     def __init__(
         self,
         run_config: dict[str, Any],
         nodes: int,
+        workers: int = 1,
         run_id: int | None = None,
         on_reply: Callable[[], None] | None = None,
+        client_app: ClientCall | None = None,
+        node_config: Callable[[int], Mapping[str, Any]] | None = None,
     ):
-        self.run_config, self.nodes, self.on_reply = run_config, nodes, on_reply
+        self.run_config, self.nodes, self.workers, self.on_reply = run_config, nodes, workers, on_reply
+        self.client_app, self.node_config = client_app, node_config
         self.run_id = run_id if run_id is not None else int.from_bytes(os.urandom(6))
-        self.trained_s = 0.0  # that devices' trainings took so far, summed over the workers
-        self._crew: Crew | None = None
+        self.trained_s = 0.0  # seconds of training so far, summed over the workers
+        self.pool: WorkerPool | None = None
         self._mailbox: dict[str, Message] = {}
-        identify(self.run_id)
+        set_task_identity(self.run_id)
 
     @property
     def size(self) -> int:
-        """How many processes stand in for devices."""
-        return self._crew.size if self._crew else 1
+        """Number of processes that call the ClientApp."""
+        return self.pool.size if self.pool else 1
 
     def __enter__(self) -> Self:
         return self
@@ -60,16 +67,16 @@ class OwnGrid(Grid):
         self.close()
 
     def start(self) -> None:
-        """Start the workers now, not when the first messages are sent."""
-        self._crew = self._crew or self._hire()
-        if self._crew is not None:
-            self._crew.start()
+        """Start the workers now, not with the first messages."""
+        self.pool = self.pool or self._new_pool()
+        if self.pool is not None:
+            self.pool.start()
 
     def close(self) -> None:
-        """Stop the workers, also in the middle of their work."""
-        if self._crew is not None:
-            self._crew.close()
-            self._crew = None
+        """Stop the workers at once."""
+        if self.pool is not None:
+            self.pool.close()
+            self.pool = None
 
     def set_run(self, run: Run) -> None:
         self.run_id = run.run_id
@@ -95,66 +102,62 @@ class OwnGrid(Grid):
         return [self._mailbox.pop(name) for name in message_ids if name in self._mailbox]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Answers in the order of the messages; nothing here can be late, so ``timeout`` has nothing to do."""
+        """Return the replies in the order of the messages. No reply is ever late, so ``timeout`` has no effect."""
         return self._exchange(list(messages), None)
 
-    def send_and_fold(self, messages: Iterable[Message], fold: Fold) -> Iterable[Message]:
-        """The same, but ``fold`` takes the answers, in the workers, and what it leaves of them is returned.
+    def aggregate(
+        self, messages: Iterable[Message], aggregator: Aggregator, timeout: float | None = None
+    ) -> list[Message]:
+        """Send messages and aggregate the replies in the workers. See `Engine.aggregate`; ``timeout`` has no effect.
 
         Raises:
-            EngineFailed: workers die whatever they do.
+            EngineFailed: Every worker dies, or none starts.
         """
-        return self._exchange(list(messages), fold)
+        return self._exchange(list(messages), aggregator)
 
-    def _exchange(self, messages: list[Message], fold: Fold | None) -> list[Message]:
+    aggregate = aggregate  # alias: remove
+
+    def _exchange(self, messages: list[Message], aggregator: Aggregator | None) -> list[Message]:
         for message in messages:
-            message.metadata.__dict__["_message_id"] = str(next(_numbers))  # the stock grids set it in the same way
-        self._crew = self._crew or self._hire()
-        if self._crew is None:
-            return self._alone(messages, fold)
-        replies = self._crew.share_out(messages, fold, self.on_reply)
-        self.trained_s += self._crew.trained_s
+            message.metadata.__dict__["_message_id"] = str(next(_numbers))  # Flower's grids set it in the same way
+        self.pool = self.pool or self._new_pool()
+        if self.pool is None:
+            return self._answer_here(messages, aggregator)
+        replies = self.pool.run(messages, aggregator, self.on_reply)
+        self.trained_s += self.pool.trained_s
         return [replies[message.metadata.message_id] for message in messages]
 
-    def _alone(self, messages: list[Message], fold: Fold | None) -> list[Message]:
-        """Without workers, in this process."""
-        here, replies = replace(self._host, fold=fold), list[Message]()
+    def _answer_here(self, messages: list[Message], aggregator: Aggregator | None) -> list[Message]:
+        """Answer messages in this process."""
+        here, replies = replace(self.worker_server, aggregator=aggregator), list[Message]()
         for at in range(0, len(messages), AT_ONCE):
             some, trained_s = here.replies(messages[at : at + AT_ONCE])
             replies += some
             self.trained_s += trained_s
             if self.on_reply:
-                for _ in messages[at : at + AT_ONCE]:
+                for _ in some:
                     self.on_reply()
         return replies
 
     @property
-    def _host(self) -> Host:
-        return Host(self.run_id, self.nodes, self.run_config, host.answer)
+    def worker_server(self) -> WorkerServer:
+        """What each worker runs."""
+        call = self.client_app or worker_server.answer
+        return WorkerServer(self.run_id, self.nodes, self.run_config, call, self.node_config)
 
     @abstractmethod
-    def _hire(self) -> Crew | None:
-        """The workers; None to do without."""
+    def _new_pool(self) -> WorkerPool | None:
+        """Create the workers. None: this process does their work."""
+
+    _host = worker_server  # alias: remove
+    _crew = property(lambda self: self.pool)  # alias: remove
 
 
-class LocalGrid(OwnGrid):
-    """Virtual nodes on this machine.
+class LocalGrid(WorkerGrid):
+    """Virtual nodes on this machine. With one worker, this process answers all messages."""
 
-    Args:
-        workers: processes; 1 runs everything in this one.
-        run_config, nodes, run_id, on_reply: as above.
-    """
+    def _new_pool(self) -> WorkerPool | None:
+        return ProcessPool(self.workers, self.worker_server) if self.workers > 1 else None
 
-    def __init__(
-        self,
-        run_config: dict[str, Any],
-        nodes: int,
-        workers: int = 1,
-        run_id: int | None = None,
-        on_reply: Callable[[], None] | None = None,
-    ):
-        super().__init__(run_config, nodes, run_id, on_reply)
-        self.workers = workers
 
-    def _hire(self) -> Crew | None:
-        return Processes(self.workers, self._host) if self.workers > 1 else None
+WorkerGrid = WorkerGrid  # alias: remove

@@ -1,7 +1,7 @@
-"""Workers that are processes of this machine, each at the other end of a pipe.
+"""Workers that are processes of this machine, each connected by a pipe.
 
-On Linux they are forked from a process that has loaded what all of them need and does nothing else: the seconds that
-torch takes to load are spent once, its memory is shared, and who takes the place of a dead worker is there at once.
+On Linux, workers are forked from a process that has loaded what all of them need and does nothing else. Loading torch
+then takes its seconds only once, the workers share its memory, and a dead worker is replaced at once.
 """
 
 import multiprocessing
@@ -10,55 +10,71 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any
-from unittest.mock import patch
 
-from fl.engines.worker_pool import Crew, Died, Worker
-from fl.engines.worker_server import ENVIRONMENT, Host
+from fl.engines.worker_pool import Worker, WorkerDied, WorkerPool
+from fl.engines.worker_server import ENVIRONMENT, WorkerServer, import_path
 
-FORKS = sys.platform == "linux"  # elsewhere what torch stands on may not outlive a fork
+FORKS = sys.platform == "linux"  # elsewhere libraries that torch uses do not survive a fork
 
 
 def cores() -> set[int]:
-    """Those that this process may use."""
+    """Return the cores that this process may use."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def warm() -> None:
-    """Begin to load what workers need, beside whatever this process does. Returns at once."""
-    if FORKS:
-        multiprocessing.set_forkserver_preload(["fl.client_app"])
-        with patch.dict(os.environ, ENVIRONMENT):  # the allocator reads it when a process starts
-            forkserver.ensure_running()
+    """Start loading what workers need, in another process. Returns at once."""
+    if not FORKS:
+        return
+    multiprocessing.set_forkserver_preload(["fl.client_app"])
+    # The allocator reads its settings when a process starts. The process must load the same files as this one.
+    with _environment(ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(import_path()), "PYTHONSAFEPATH": "1"}):
+        forkserver.ensure_running()
 
 
-class Process(Worker):
-    """One worker process, on any core or on one alone."""
+@contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Change environment variables for a while."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
-    def __init__(self, host: Host, core: int | None = None):
+
+class WorkerProcess(Worker):
+    """One worker process, on any core or bound to one."""
+
+    def __init__(self, server: WorkerServer, core: int | None = None):
         self.core = core
         warm()
         context = multiprocessing.get_context("forkserver") if FORKS else multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        with patch.dict(os.environ, ENVIRONMENT):
-            self.process = context.Process(target=_serve, args=(theirs, host, core, dict(os.environ)), daemon=True)
-            self.process.start()
-        theirs.close()  # or the end of the process would not be the end of the pipe
+        args = theirs, pickle.dumps(server), core, {**os.environ, **ENVIRONMENT}, import_path()
+        self.process = context.Process(target=_serve, args=args, daemon=True)
+        self.process.start()
+        theirs.close()  # an open copy would hide the end of the process: the pipe would stay open
 
-    def ask(self, verb: str, *args: Any) -> None:
-        with suppress(OSError):  # dead: its end of the pipe is closed, which `result` finds
-            self.pipe.send_bytes(pickle.dumps((verb, args), pickle.HIGHEST_PROTOCOL))
+    def call(self, method: str, *args: Any) -> None:
+        with suppress(OSError):  # the process is dead: `result` finds the closed pipe
+            self.pipe.send_bytes(pickle.dumps((method, args), pickle.HIGHEST_PROTOCOL))
 
     def result(self) -> bytes:
         try:
             return self.pipe.recv_bytes()
         except (EOFError, OSError):
             self.process.join(5)
-            raise Died(f"exit status {self.process.exitcode}") from None
+            raise WorkerDied(f"exit status {self.process.exitcode}") from None
 
     def stop(self) -> None:
         self.process.kill()
@@ -66,49 +82,49 @@ class Process(Worker):
         self.pipe.close()
 
 
-class Processes(Crew):
-    """Worker processes; ``host`` is what each of them is."""
+class ProcessPool(WorkerPool):
+    """Worker processes."""
 
-    def __init__(self, size: int, host: Host):
-        super().__init__(size)
-        self.host = host
-
-    def hire(self) -> Worker:
-        return Process(self.host, self._core())
+    def spawn(self) -> Worker:
+        return WorkerProcess(self.server, self._core())
 
     def _core(self) -> int | None:
-        """One that no other worker has, where there are as many as workers; else None.
+        """Return a core that no other worker has if there are as many cores as workers, else None.
 
-        Short rounds begin with all workers woken at once, and Linux often puts two of them on one core then.
+        At the start of a short round all workers wake up at once, and Linux often puts two of them on one core.
         """
         usable = cores()
         if len(usable) != self.size:
             return None
-        taken = {hand.worker.core for hand in self.hands if isinstance(hand.worker, Process)}
+        taken = {slot.worker.core for slot in self.slots if isinstance(slot.worker, WorkerProcess)}
         return min(usable - taken, default=None)
 
     def ready(self, workers: Sequence[Worker], timeout: float) -> Sequence[Worker]:
-        pipes = {worker.pipe: worker for worker in workers if isinstance(worker, Process)}
+        pipes = {worker.pipe: worker for worker in workers if isinstance(worker, WorkerProcess)}
         return [pipes[pipe] for pipe in wait(pipes, timeout)]  # type: ignore[index]
 
 
-def _serve(pipe: Connection, host: Host, core: int | None, environment: Mapping[str, str]) -> None:
-    os.environ.clear()  # it is that of the process which this one is forked from
+def _serve(
+    pipe: Connection, pickled: bytes, core: int | None, environment: Mapping[str, str], path: Sequence[str]
+) -> None:
+    os.environ.clear()  # the environment is that of the process from which this one is forked
     os.environ.update(environment)
+    sys.path[:] = path
+    server: WorkerServer = pickle.loads(pickled)  # not earlier: it may import the user's modules from `path`
     if core is not None:
-        with suppress(OSError, AttributeError):  # not allowed here, or no such thing
+        with suppress(OSError, AttributeError):  # not allowed here, or unknown to this system
             os.sched_setaffinity(0, {core})
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_follow_parent, daemon=True).start()
-    host.start()
+    server.start()
     pipe.send_bytes(b"")
     while (request := _request(pipe)) is not None:
-        verb, args = pickle.loads(request)
-        pipe.send_bytes(getattr(host, verb)(*args))
+        method, args = pickle.loads(request)
+        pipe.send_bytes(getattr(server, method)(*args))
 
 
 def _request(pipe: Connection) -> bytes | None:
-    """The next one, None where nobody is left to ask."""
+    """Return the next request, None if the parent has closed the pipe."""
     try:
         return pipe.recv_bytes()
     except EOFError:
@@ -116,7 +132,7 @@ def _request(pipe: Connection) -> bytes | None:
 
 
 def _follow_parent() -> None:
-    """A worker ends with its parent, however that dies, also in the middle of its work."""
+    """End this worker when its parent ends for any reason, also in the middle of a job."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

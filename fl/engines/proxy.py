@@ -1,87 +1,65 @@
-"""Grids in front of another one."""
+"""Sending messages a few at a time, to any grid."""
 
 import math
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
-POLL_S = 0.05  # Flower itself looks for answers every 3 s
+from fl.engines.engine import GridProxy
 
-
-class Relay(Grid):
-    """Lets everything pass; what is derived from it does otherwise with some of it.
-
-    Args:
-        inner: carries every message.
-    """
-
-    def __init__(self, inner: Grid):
-        self.inner = inner
-
-    def set_run(self, run: Run) -> None:
-        self.inner.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        return self.inner.run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        return self.inner.create_message(content, message_type, dst_node_id, group_id, ttl)
-
-    def get_node_ids(self) -> Iterable[int]:
-        return self.inner.get_node_ids()
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        return self.inner.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        return self.inner.pull_messages(message_ids)
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        return self.inner.send_and_receive(messages, timeout=timeout)
+POLL_S = 0.05  # Flower itself looks for replies every 3 s
 
 
-class Paced(Relay):
-    """Has few messages under way at a time, for SuperNodes that share a machine.
+class ThrottledGrid(GridProxy):
+    """Limits how many messages are open at a time, for SuperNodes that share a machine.
 
-    Each message starts a process, and one that is not up within 30 s fails (Flower gives up its task, but does not end
-    it): twenty that start together on two cores may do so all, and are in the way of those that are started next.
+    A SuperNode starts a process for each message. Flower gives a message up if its process is not ready within 30 s,
+    but does not stop the process. Twenty processes that start together on two cores can all miss this limit, and they
+    slow down the processes that start next.
 
     Args:
-        at_once: messages under way at a time.
-        inner: as above.
+        inner: The grid that carries the messages.
+        at_once: Largest number of open messages.
+        poll_s: Seconds between two looks for replies.
     """
 
-    def __init__(self, inner: Grid, at_once: int):
+    def __init__(self, inner: Grid, at_once: int, poll_s: float = POLL_S):
         super().__init__(inner)
-        self.at_once = at_once
+        self.at_once, self.poll_s = at_once, poll_s
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        answers = exchange(self.inner, list(messages), timeout, self.at_once)
-        return [answer for answer in answers if answer is not None]
+        replies = exchange(self.inner, list(messages), timeout, self.at_once, self.poll_s)
+        return [reply for reply in replies if reply is not None]
 
 
-def exchange(grid: Grid, messages: Sequence[Message], timeout: float | None, at_once: int = 0) -> list[Message | None]:
-    """The answer to each message, None if there was none in time.
+def exchange(
+    grid: Grid, messages: Sequence[Message], timeout: float | None, at_once: int = 0, poll_s: float = POLL_S
+) -> list[Message | None]:
+    """Send messages and wait for the replies.
 
     Args:
-        timeout: of all together, seconds; None: for ever.
-        at_once: messages under way at a time; 0: all.
+        timeout: Seconds for all messages together. None waits without limit.
+        at_once: Largest number of open messages. 0 sends all at once.
+        poll_s: Seconds between two looks for replies.
+
+    Returns:
+        The reply to each message, None where none came in time.
     """
-    todo, under_way, heard = deque(messages), set[str](), dict[str, Message]()
+    todo, open_, replies = deque(messages), set[str](), dict[str, Message]()
     end = time.monotonic() + (math.inf if timeout is None else timeout)
     while True:
-        free = (at_once or len(messages)) - len(under_way)
+        free = (at_once or len(messages)) - len(open_)
         sent = grid.push_messages([todo.popleft() for _ in range(min(free, len(todo)))])
-        under_way.update(filter(None, sent))  # Flower's name for a message that it does not take is None
-        heard |= {answer.metadata.reply_to_message_id: answer for answer in grid.pull_messages(under_way)}
-        under_way -= heard.keys()
-        if not (todo or under_way) or time.monotonic() > end:
-            return [heard.get(message.metadata.message_id) for message in messages]
-        time.sleep(POLL_S)
+        open_.update(filter(None, sent))  # Flower returns None as the id of a message that it refuses
+        replies |= {reply.metadata.reply_to_message_id: reply for reply in grid.pull_messages(open_)}
+        open_ -= replies.keys()
+        if not (todo or open_) or time.monotonic() > end:
+            return [replies.get(message.metadata.message_id) for message in messages]
+        time.sleep(poll_s)
+
+
+GridProxy = GridProxy  # alias: remove
+ThrottledGrid = ThrottledGrid  # alias: remove

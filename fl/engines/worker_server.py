@@ -1,98 +1,98 @@
-"""What a worker does: it answers for one device after the other, and adds up their answers where that is asked."""
+"""The code that runs in a worker: it calls the ClientApp for one message after the other and aggregates the replies."""
 
 import pickle
-import traceback
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
-from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-SERVER = 1  # the node id of whoever asks
-FAILED, DIED = 2, 0  # Flower's error codes for an exception in the ClientApp and for a dead process
+from fl.engines.engine import Aggregator, add_reply, error_reply
 
-# Memory that is freed stays with the process: gradients given back to the kernel are faulted in again at every step,
-# which costs a small convolutional network a fifth of its time.
+SERVER = 1  # Flower's node id of the server
+ClientCall = Callable[[Message, Context], Message]
+
+# Keep freed memory in the process. If gradients go back to the kernel, each training step faults them in again, which
+# costs a small convolutional network a fifth of its time.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(64 << 20)}
-# Set before a worker starts. One thread per process: measured faster than two on models of this size. One arena: of the
-# threads of `fl.engines.batching.together` one runs at a time.
+# Set before a worker starts. One thread per process: measured faster than two on models of this size. One arena: only
+# one of the threads of `fl.engines.batching.together` runs at a time.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", **KEEP_MEMORY}
 
 
-class Fold(Protocol):
-    """A sum over answers that workers make a part of each: any grouping and any order give the same."""
-
-    def take(self, message: Message, reply: Message) -> Message:
-        """Add an answer. Returns what is left of it to be sent home."""
-
-    def part(self) -> Any:
-        """What was added so far, to be sent home."""
-
-    def merge(self, part: Any) -> None:
-        """Add what another worker added up."""
+def import_path() -> list[str]:
+    """Return the folders that this process imports from, as absolute paths. Workers import from the same folders."""
+    return [str(Path(entry).absolute()) for entry in sys.path]  # '' is the current folder
 
 
-def identify(run_id: int) -> None:
-    """Outside a Flower run nobody says who this process is, and messages cannot be made without it."""
+def set_task_identity(run_id: int) -> None:
+    """Tell Flower which run this process belongs to. Outside a Flower run, messages cannot be created without it."""
     TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = run_id, 0, SERVER
 
 
 def answer(message: Message, context: Context) -> Message:
-    """The device's answer to one message."""
+    """Call this project's ClientApp."""
     from fl.client_app import app
 
     return app(message, context)
 
 
 @dataclass
-class Host:
+class WorkerServer:
     """Stands in for virtual nodes.
 
     Args:
-        run_id: tells apart what devices keep from run to run.
-        nodes: how many there are; run_config: what the ClientApp finds in its context.
-        answer: calls the ClientApp.
-        fold: takes the answers of this round; blank: makes a new one when its part was sent home.
-        shared: records of this round that several messages hold.
+        run_id: Identifies the run; clients keep their state under it.
+        nodes: Number of virtual nodes.
+        run_config: Run-config in the context of the ClientApp.
+        answer: Calls the ClientApp.
+        node_config: Returns a node's node-config. None: virtual node i has partition i.
+        aggregator: Takes the updates out of this round's replies.
+        empty: The pickled empty aggregator, from which each part of the aggregate starts.
+        shared: Records of this round that several messages contain.
     """
 
     run_id: int
     nodes: int
     run_config: Mapping[str, Any]
-    answer: Callable[[Message, Context], Message] = answer
-    fold: Fold | None = None
-    blank: bytes = b""
+    answer: ClientCall = answer
+    node_config: Callable[[int], Mapping[str, Any]] | None = None
+    aggregator: Aggregator | None = None
+    empty: bytes = b""
     shared: dict[int, ArrayRecord] = field(default_factory=dict)
 
     def start(self) -> None:
-        """Once per worker, before anything else."""
-        import fl.client_app  # noqa: F401  takes seconds: not while others wait for an answer
+        """Prepare a new worker."""
+        import fl.client_app  # noqa: F401  takes seconds: load it before anything waits for a reply
 
-        identify(self.run_id)
+        set_task_identity(self.run_id)
 
-    def work(self, blank: bytes | None, job: bytes, fresh: Mapping[int, bytes], last: bool) -> bytes:
-        """Answer messages. Returns the pickle of what `replies` gives, and of the part of the sum where it was asked.
+    def work(self, empty: bytes | None, job: bytes, records: Mapping[int, bytes], last: bool) -> bytes:
+        """Answer messages. Returns the pickled result of `replies`, and with ``last`` the part of the aggregate.
 
         Args:
-            blank: begins a round; the pickle of its empty fold.
-            job: the pickled messages, without the records that several messages hold.
-            fresh: those of these records that are needed and were not sent before.
-            last: nothing is left to be done after this.
+            empty: The pickled empty aggregator if this job is the worker's first of a round, else None.
+            job: The pickled messages without the records that several messages contain.
+            records: Those records that the job needs and the worker does not have yet.
+            last: No job is left after this one.
         """
-        if blank is not None:
-            self.blank, self.fold = blank, pickle.loads(blank)
+        if empty is not None:
+            self.empty, self.aggregator = empty, pickle.loads(empty)
             self.shared.clear()
-        self.shared |= {key: pickle.loads(record) for key, record in fresh.items()}
+        self.shared |= {key: pickle.loads(record) for key, record in records.items()}
         replies, trained_s = self.replies(unpack(job, self.shared))
         return pickle.dumps((replies, trained_s, self._part() if last else None))
 
     def replies(self, messages: list[Message]) -> tuple[list[Message], float]:
-        """The answers of devices that are trained side by side, without what the fold takes of them.
+        """Answer messages, training the clients side by side.
 
-        And the seconds that their training took.
+        Returns:
+            What the aggregator left of the replies, and the seconds that the training took.
         """
         from fl.engines.batching import together
 
@@ -100,44 +100,33 @@ class Host:
         return together([partial(self.reply, message) for message in messages], spent.append), sum(spent)  # type: ignore[return-value]
 
     def reply(self, message: Message) -> Message:
-        """A device's answer; an exception becomes an error reply, as under Flower.
-
-        Raises:
-            SystemExit: the GPU that this process computes on fails it; another process may do better.
-        """
+        """Return a client's reply. An exception becomes an error reply, as under Flower."""
         try:
             reply = self.answer(message, self.context(message))
-            return reply if self.fold is None else self.fold.take(message, reply)
         except Exception as error:
-            from fl.engines.accelerator import failed
-
-            if failed(error):
-                raise SystemExit(f"error: of the GPU: {error}; its memory is there for fewer workers, too") from error
-            return Message(Error(FAILED, traceback.format_exc(limit=-3)), reply_to=message)
+            return error_reply(message, error)
+        return reply if self.aggregator is None else add_reply(self.aggregator, message, reply)
 
     def context(self, message: Message) -> Context:
-        """What the ClientApp is told beside the message; its state does not outlive it."""
+        """Return the context that the ClientApp gets with a message. Its state is lost after the message."""
         node = message.metadata.dst_node_id
-        config: dict[str, bool | float | int | str] = {
-            "partition-id": node,
-            "num-partitions": self.nodes,
-            "lend": self.fold is not None,  # updates are added up here: they need no bytes
-        }
-        return Context(self.run_id, node, config, RecordDict(), dict(self.run_config))
+        config = self.node_config(node) if self.node_config else {"partition-id": node, "num-partitions": self.nodes}
+        lend = self.aggregator is not None  # updates are added in this process, so the client need not serialise them
+        return Context(self.run_id, node, {**config, "lend": lend}, RecordDict(), dict(self.run_config))
 
     def part(self) -> bytes:
-        """The pickle of the part of the sum that was made here, which begins anew."""
+        """Return the pickled part of the aggregate that this worker holds, and start a new part."""
         return pickle.dumps(self._part())
 
     def _part(self) -> Any:
-        if self.fold is None:
+        if self.aggregator is None:
             return None
-        part, self.fold = self.fold.part(), pickle.loads(self.blank)
+        part, self.aggregator = self.aggregator.part(), pickle.loads(self.empty)
         return part
 
 
 class _Pickler(pickle.Pickler):
-    """Leaves out the records that go another way."""
+    """Leaves out the records that are sent separately."""
 
     def __init__(self, file: BytesIO, keys: Mapping[int, int]):
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
@@ -161,7 +150,11 @@ class _Unpickler(pickle.Unpickler):
 
 
 def pack(messages: list[Message], keys: Mapping[int, int]) -> tuple[bytes, set[int]]:
-    """A job, and which of the shared records it needs; ``keys``: of those records, by their id()."""
+    """Pickle the messages of a job. Returns also the keys of the shared records that the job needs.
+
+    Args:
+        keys: Key of each shared record by its id().
+    """
     file = BytesIO()
     pickler = _Pickler(file, keys)
     pickler.dump(messages)
@@ -169,5 +162,8 @@ def pack(messages: list[Message], keys: Mapping[int, int]) -> tuple[bytes, set[i
 
 
 def unpack(job: bytes, shared: Mapping[int, ArrayRecord]) -> list[Message]:
-    """The messages of a job."""
+    """Return the messages of a job."""
     return _Unpickler(BytesIO(job), shared).load()
+
+
+WorkerServer = WorkerServer  # alias: remove

@@ -1,11 +1,10 @@
-"""States and tasks as Flower records, and what a reply must be before it may touch the model."""
+"""Parameters as Flower records, and what a reply must be before it may touch the model."""
 
 import math
 from collections.abc import Container, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 import torch
@@ -64,15 +63,22 @@ def unpack(record: ArrayRecord) -> State:
     return {name: torch.from_numpy(_values(array)) for name, array in record.items()}
 
 
-def shared(record: ArrayRecord) -> State:
-    """The same, to be read only: many devices are sent the same record one after the other."""
-    global _last
-    if _last[0] is not record:
-        _last = record, unpack(record)
-    return _last[1]
+class _LastRecords:
+    """The records that were unpacked last: many clients are sent the same ones, one after the other."""
+
+    def __init__(self, most: int):
+        self.most, self.unpacked = most, list[tuple[ArrayRecord, State]]()
+
+    def state(self, record: ArrayRecord) -> State:
+        for known, state in self.unpacked:
+            if known is record:
+                return state
+        self.unpacked = [(record, unpack(record)), *self.unpacked][: self.most]
+        return self.unpacked[0][1]
 
 
-_last: tuple[ArrayRecord | None, State] = None, {}
+shared = _LastRecords(most=2).state
+"""Unpack a record for reading only."""
 
 
 def _values(array: Array) -> np.ndarray:
@@ -87,11 +93,6 @@ def _values(array: Array) -> np.ndarray:
 def size(content: RecordDict) -> int:
     """Bytes of the records of one message."""
     return sum(record.count_bytes() for record in content.values())
-
-
-def task_record(values: Mapping[str, Any]) -> ConfigRecord:
-    """A task's plain values; None is left out, for records cannot hold it."""
-    return ConfigRecord({key: value for key, value in values.items() if value is not None})
 
 
 def metrics(content: RecordDict) -> MetricRecord:

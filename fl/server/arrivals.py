@@ -1,35 +1,34 @@
-"""When the cloud merges whose update: synchronous rounds, or a buffer that fills in virtual time.
+"""When the server aggregates which update: synchronous rounds, or a buffer that fills in virtual time.
 
-Time is arithmetic, so the order of arrivals is the same on every engine. A round is one merge. *Synchronous*: the
-cloud waits for everyone, or until the deadline, and drops what comes later. *Buffered* (FedBuff, Nguyen et al. 2022,
-arXiv:2106.06639): it merges as soon as ``buffer`` updates have arrived, or at the deadline if that comes first; who is
-still at work stays so, and is merged in a later round with the age of its update. As many devices are at work at any
-time as a cohort has.
+Time is arithmetic, so the order of arrivals is the same on every engine. A round is one aggregation. *Synchronous*: the
+server waits for all clients, or until the deadline, and drops later updates. *Buffered* (FedBuff, Nguyen et al. 2022,
+arXiv:2106.06639): it aggregates as soon as ``buffer`` updates have arrived, or at the deadline if that comes first.
+Clients that are still training continue, and are aggregated in a later round with the age of their update. At any time
+as many clients train as a cohort has.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from strategies.base import Profile, Task, Update
+from models.submodel import extract
+from strategies.strategy import Strategy, TrainTask, Update
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """An update on its way to the cloud.
+    """An update on its way to the server.
 
     Args:
         at: virtual seconds since the run began.
-        version: merges that the cloud had made when the device was sent its task.
-        profile: what the device had told, None where the method does not ask.
+        version: aggregations that the server had made when the client was sent its task.
     """
 
     at: float
     version: int
     update: Update
-    task: Task
-    profile: Profile
+    task: TrainTask
 
 
 @dataclass
@@ -37,10 +36,10 @@ class Arrivals:
     """The updates under way.
 
     Args:
-        buffer: updates that make a merge; None waits for all (synchronous).
-        deadline: the longest that the cloud waits for a merge, virtual seconds.
+        buffer: updates that fill the buffer; None waits for all (synchronous).
+        deadline: longest wait of the server for an aggregation, virtual seconds.
         now: virtual seconds since the run began.
-        version: merges made.
+        version: aggregations made.
     """
 
     buffer: int | None = None
@@ -51,32 +50,32 @@ class Arrivals:
 
     @property
     def waits_for_all(self) -> bool:
-        """Whether every update of a round is merged in that round."""
+        """Whether every update of a round is aggregated in that round."""
         return self.buffer is None and self.deadline == float("inf")
 
     def free(self, cohort: Sequence[int], generator: np.random.Generator) -> list[int]:
-        """The devices of a cohort that can be given a task: not at work, and no more than a cohort at work in all."""
-        busy = {arrival.update.device for arrival in self.under_way}
-        idle = [device for device in cohort if device not in busy]
+        """Return the clients of a cohort that are not training, so that no more than a cohort trains in all."""
+        busy = {arrival.update.client for arrival in self.under_way}
+        idle = [client for client in cohort if client not in busy]
         room = max(0, len(cohort) - len(busy))
-        return idle if len(idle) <= room else sorted(int(d) for d in generator.permutation(idle)[:room])
+        return idle if len(idle) <= room else sorted(int(c) for c in generator.permutation(idle)[:room])
 
-    def expect(self, seconds: float, update: Update, task: Task, profile: Profile) -> Arrival:
-        """The update of a device that was given its task now and needs ``seconds``; not yet under way."""
-        return Arrival(self.now + seconds, self.version, update, task, profile)
+    def expect(self, seconds: float, update: Update, task: TrainTask) -> Arrival:
+        """Return the update of a client that was sent its task now and needs ``seconds``; not yet under way."""
+        return Arrival(self.now + seconds, self.version, update, task)
 
     def merge(self, others: Iterable[float] = ()) -> tuple[list[Arrival], int, float]:
-        """Move on to the next merge.
+        """Move on to the next aggregation.
 
         Args:
-            others: seconds of the devices of this round, also of those whose answers are not for merging. Whoever has
-                no buffer to fill waits for them too.
+            others: seconds of the clients of this round, also of those whose answers are not aggregated. A synchronous
+                server waits for them too.
 
         Returns:
-            What is merged, in the order of arrival; how many updates came late (synchronous: dropped; buffered: merged
-            now, but of an earlier round); the seconds that passed.
+            The updates to aggregate, in the order of arrival; how many updates came late (synchronous: dropped;
+            buffered: aggregated now, but of an earlier round); the seconds that passed.
         """
-        waiting = sorted(self.under_way, key=lambda arrival: (arrival.at, arrival.update.device))
+        waiting = sorted(self.under_way, key=lambda arrival: (arrival.at, arrival.update.client))
         end = self.now + self.deadline
         if self.buffer is None or not waiting:
             merged = [arrival for arrival in waiting if arrival.at <= end]
@@ -89,3 +88,25 @@ class Arrivals:
             last = end if not full else max([self.now, *(arrival.at for arrival in merged)])
         before, self.now = self.now, min(last, end)
         return merged, late, self.now - before
+
+
+def discount(staleness: int) -> float:
+    """Return how much a late update counts: s(t) = 1 / sqrt(1 + t) after t aggregations (FedBuff, arXiv:2106.06639)."""
+    return (1 + staleness) ** -0.5
+
+
+def rebase(strategy: Strategy, task: TrainTask, update: Update, staleness: int) -> Update:
+    """Return a late update as one of the present model: present part + s(staleness) * (trained - sent).
+
+    Any aggregator can use it; for FedAvg the outcome is FedBuff's, w + mean_k s_k delta_k, with the mean weighted by
+    examples. An update that is not late is returned unchanged.
+    """
+    sent = task.model.state
+    if not staleness or sent is None:
+        return update
+    now, s = extract(strategy.model, strategy.axes, task.model.coverage), discount(staleness)
+    state = {
+        name: value + s * (update.state[name] - sent[name]) if value.is_floating_point() else update.state[name]
+        for name, value in now.items()
+    }
+    return replace(update, state=state)

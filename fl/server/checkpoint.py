@@ -1,8 +1,8 @@
-"""What a run needs to go on after a crash: one file after every round, the last two kept, never a pickle.
+"""What a run needs to continue after a crash: one file after every round, the last two kept, never a pickle.
 
-A checkpoint is a tree of plain values, arrays and the few record types below: arrays lie in a safetensors file and the
-rest, as JSON, in its header. It is written whole or not at all, and its name ends in a checksum of its bytes; one that
-does not read back is passed over for the one before.
+A checkpoint is a tree of plain values, arrays and the record types below. Arrays lie in a safetensors file, the rest as
+JSON in its header. It is written whole or not at all, and its name ends in a checksum of its bytes; if it is damaged,
+the run continues from the one before.
 """
 
 import json
@@ -21,15 +21,18 @@ from flwr.common.logger import log
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from fl.results.files import CHECKPOINTS, atomic_write, told
-from fl.server.adapter import DeviceScore
+from fl.results.files import CHECKPOINTS, as_results_error, atomic_write
 from fl.server.arrivals import Arrival
+from fl.server.scores import ClientScore, Score
 from fl.workloads.state_store import ROUNDS_BACK
 from models.costs import Cost
-from strategies.base import Limits, Profile, Task, Update
+from strategies.client import Limits
+from strategies.strategy import Profile, SubModel, TrainTask, Update
 
-VERSION = "2"  # raise it when what is saved changes its meaning
-RECORDS: dict[str, Any] = {kind.__name__: kind for kind in (Arrival, Cost, DeviceScore, Limits, Profile, Task, Update)}
+VERSION = "3"  # raise it when what is saved changes its meaning
+RECORDS: dict[str, Any] = {
+    kind.__name__: kind for kind in (Arrival, ClientScore, Cost, Limits, Profile, Score, SubModel, TrainTask, Update)
+}
 
 
 def dumps(tree: Any) -> bytes:
@@ -123,7 +126,7 @@ class Checkpoints:
 
     def save(self, round_: int, data: bytes) -> None:
         """Keep what a run needs to go on after ``round_``, by `dumps`, and the checkpoint before."""
-        with told(f"write a checkpoint to '{self.folder}'"):
+        with as_results_error(f"write a checkpoint to '{self.folder}'"):
             atomic_write(self.folder / f"{round_:06d}-{zlib.crc32(data):08x}.safetensors", data)
         for _, path in self._files()[ROUNDS_BACK:]:
             path.unlink(missing_ok=True)
@@ -133,7 +136,7 @@ class Checkpoints:
 
         One that does not read back is passed over; later ones are of rounds that will be run again, and removed.
         """
-        with told(f"keep checkpoints in '{self.folder}'"):
+        with as_results_error(f"keep checkpoints in '{self.folder}'"):
             self.folder.mkdir(parents=True, exist_ok=True)
             atomic_write(self._name, self.run)
         for at, path in self._files():

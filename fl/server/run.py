@@ -1,36 +1,41 @@
 """The round loop: the same on every engine, for every method."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from logging import WARNING
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from fl.client_app import state_root
-from fl.config.settings import Settings
-from fl.engines.proxy import Paced
-from fl.results.files import DeviceRow, MeasureRow, ResultsWriter, Row, versions
-from fl.server.adapter import DeviceScore, FlowerStrategy, means
+from fl.client.handlers import state_root
+from fl.config import flatten
+from fl.engines.accelerator import gpu_name
+from fl.engines.engine import Engine, as_engine
+from fl.engines.proxy import ThrottledGrid
+from fl.results.rows import DeviceRow, MeasureRow, Row
+from fl.results.versions import versions
+from fl.results.writer import ResultsWriter
 from fl.server.checkpoint import Checkpoints, dumps
 from fl.server.fleet import Fleet
 from fl.server.measures import NAN, forgetting
+from fl.server.rounds import Rounds
+from fl.server.scores import ClientScore, means
 from fl.server.split import SplitGrid
-from fl.workloads import find
+from fl.workloads.resolve import Run, default_tables
 from fl.workloads.state_store import forget
 from models.submodel import State
-from strategies import STRATEGIES
-from strategies.base import Measure, Plan, Strategy
+from strategies.strategy import Measure, Strategy
 
 
 class NobodyAnswered(RuntimeError):
-    """A round gave nothing that could be scored; the message is one sentence for the user."""
+    """No client of a round could be scored; the message is one sentence for the user."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,8 @@ class Event:
 
     Args:
         kind: 'offline' (the cloud trains), 'round' (a round is over), 'skipped' (finished in an earlier run), 'resumed'
-            (goes on after a round of an earlier run).
-        what: the offline stage or the method; at, of: epochs or rounds done and in all; rows: of the round.
+            (continues after a round of an earlier run).
+        what: the cloud model or the method; at, of: epochs or rounds done and in all; rows: of the round.
     """
 
     kind: Literal["offline", "round", "skipped", "resumed"]
@@ -54,175 +59,198 @@ class Event:
 Observer = Callable[[Event], None]
 
 
-def open_results(settings: Sequence[Settings], out: Path, overwrite: bool) -> ResultsWriter:
-    """The one folder of all settings of an experiment."""
-    first = settings[0]
-    reports = [report for method in first.methods for report in STRATEGIES[method].reports]
-    tables = {s.setting: s.resolved() for s in settings}
-    made = [versions(first)]
-    return ResultsWriter(out, first.experiment, tables, first.seed_list, reports, overwrite=overwrite, made=made)
+def open_results(runs: Sequence[Run], out: Path, overwrite: bool) -> ResultsWriter:
+    """Open the one folder of all settings of an experiment."""
+    first = runs[0]
+    tables = {run.settings.setting: run.config() for run in runs}
+    made = [versions(gpu_name(first.settings.accelerator))]
+    return ResultsWriter(
+        out, first.settings.experiment, tables, first.settings.seed_list, first.reports, overwrite=overwrite, made=made,
+        defaults=flatten(default_tables()),
+    )  # fmt: skip
 
 
-def complete(settings: Settings, results: ResultsWriter, method: str, seed: int) -> bool:
-    """Whether ``results`` holds every row of a method and seed."""
-    return all((settings.setting, report, seed) in results.done() for report in STRATEGIES[method].reports)
+def complete(run: Run, results: ResultsWriter, method: str, seed: int) -> bool:
+    """Return whether ``results`` holds every row of a method and seed."""
+    reports = run.methods[method].strategy.reports
+    return all((run.settings.setting, report, seed) in results.done() for report in reports)
 
 
-def run(settings: Settings, grid: Grid, results: ResultsWriter, observe: Observer = lambda event: None) -> None:
-    """Every method and seed of the settings, one after the other.
+def execute(run: Run, grid: Grid, results: ResultsWriter, observe: Observer = lambda event: None) -> None:
+    """Run every method and seed, one after the other.
 
-    Runs that ``results`` holds complete are skipped; one that was cut short goes on from its last checkpoint.
+    Runs that ``results`` holds complete are skipped; one that was cut short continues from its last checkpoint.
 
     Raises:
-        SettingsError, partitions.DataError, ResultsError: before any device is asked for anything.
-        NobodyAnswered: of simulated devices; the rounds before it are on disk, and the run can go on from them.
+        SettingsError, partitions.DataError, ResultsError: before any client is asked for anything.
+        NobodyAnswered: of simulated clients; the rounds before it are on disk, and the run can continue from them.
     """
-    torch.set_num_threads(1)  # as devices do: the same arithmetic on every engine
+    torch.set_num_threads(1)  # as clients do: the same arithmetic on every engine
+    settings = run.settings
     for seed in settings.seed_list:
-        find(settings.workload).prepare(settings, seed)
-    if settings.at_once:
-        grid = Paced(grid, settings.at_once)
+        run.workload.prepare(seed)
+    engine = as_engine(grid)
+    if settings.server.at_once:
+        engine = ThrottledGrid(engine, settings.server.at_once)
     if settings.split == "messages":
-        grid = SplitGrid(grid, settings)
-    fleet = Fleet.find(grid, settings)
+        engine = SplitGrid(engine, run.workload, settings.workload, settings.server.at_once)
+    fleet = Fleet.find(engine, settings.devices, settings.server.timeout_s)
     for seed in settings.seed_list:
-        for name in settings.methods:
+        for name, method in run.methods.items():
             checkpoints = Checkpoints(results.out, settings.setting, name, seed, grid.run.run_id)
-            if complete(settings, results, name, seed):
+            if complete(run, results, name, seed):
                 observe(Event("skipped", seed, name, settings.rounds, settings.rounds))
             else:
-                _run_method(settings, name, seed, grid, fleet, results, checkpoints, observe)
-                for report in STRATEGIES[name].reports:
+                _Loop(run, name, seed, fleet, checkpoints, observe).run(engine, results)
+                for report in method.strategy.reports:
                     results.finish(settings.setting, report, seed)
-            if checkpoints.begun:  # by us, or by a life that ended just before it said so
-                if settings.placement == "shared":  # what the devices kept is on this machine, and nobody needs it now
+            if checkpoints.begun:  # by this process, or by one that ended just before it noted so
+                if settings.devices.placement == "shared":  # what clients kept is on this machine
                     forget(state_root(settings), checkpoints.run)
                 else:
-                    fleet.dismiss(grid, checkpoints.run, settings.timeout_s)
+                    fleet.dismiss(engine, checkpoints.run, settings.server.timeout_s)
                 checkpoints.clear()
 
 
-def _run_method(
-    settings: Settings,
-    name: str,
-    seed: int,
-    grid: Grid,
-    fleet: Fleet,
-    results: ResultsWriter,
-    checkpoints: Checkpoints,
-    observe: Observer,
-) -> None:
-    def offline(stage: str, epoch: int, epochs: int) -> None:
-        observe(Event("offline", seed, stage, epoch, epochs))
+class _Loop:
+    """All rounds of one method and seed."""
 
-    budget = ("devices", "cohort", "local_epochs", "adapt_epochs", "rounds_per_step", "candidates", "robust", "trim")
-    plan = Plan(**{key: getattr(settings, key) for key in budget})
-    method = STRATEGIES[name](find(settings.workload).prepare(settings, seed, offline), plan, seed)
-    strategy = FlowerStrategy(method, name, settings, fleet, checkpoints.run)
-    if method.asks == "importance" and settings.placement == "shared":
-        _warn_if_nothing_fits(settings, name, method)
-    global_accuracy = _GlobalAccuracy(settings, method)
-    virtual_s = 0.0
-    then: list[DeviceScore] = []  # at the end of the step before
-    done, saved = checkpoints.resume(min(results.last_round(settings.setting, r, seed) for r in method.reports))
-    if saved is not None:
-        strategy.load(saved["strategy"])
-        virtual_s, then = saved["virtual_s"], saved["then"]
-        observe(Event("resumed", seed, name, done, settings.rounds))
-    for report in method.reports:
-        results.rewind(settings.setting, report, seed, done)
-    with ThreadPoolExecutor(1, "disk") as disk:  # what a round leaves is written while the next one runs
-        written = disk.submit(lambda: None)
-        for round_ in range(done + 1, settings.rounds + 1):
-            started = time.perf_counter()
-            strategy.train(round_, grid)
-            virtual_s += strategy.ledger.seconds
-            scores: list[DeviceScore] = []
-            everywhere = NAN
-            if strategy.ends_step(round_) or round_ % settings.eval_every == 0:
-                strategy.evaluate(round_, grid)
-                scores = strategy.scores
-                if not scores and settings.placement == "shared":  # machines may all be away, what stands in is not
-                    raise NobodyAnswered(
-                        f"{name}: no device could be scored in round {round_}"
-                        + (f"; the last reason: {strategy.complaint}" if strategy.complaint else "")
+    def __init__(
+        self, run: Run, name: str, seed: int, fleet: Fleet, checkpoints: Checkpoints, observe: Observer
+    ):  # fmt: skip
+        def pretraining(model: str, epoch: int, epochs: int) -> None:
+            observe(Event("offline", seed, model, epoch, epochs))
+
+        self.run_, self.settings, self.name, self.seed = run, run.settings, name, seed
+        self.checkpoints, self.observe = checkpoints, observe
+        self.method = run.strategy(name, seed, pretraining)
+        self.rounds = Rounds(run, name, self.method, fleet, checkpoints.run)
+        self.global_accuracy = _GlobalAccuracy(run, self.method)
+        self.virtual_s = 0.0
+        self.before: list[ClientScore] = []  # at the end of the step before
+        if self.method.asks == "importance" and self.settings.devices.placement == "shared":
+            _warn_if_nothing_fits(self.settings.devices.limit_high, name, self.method)
+
+    def run(self, engine: Engine, results: ResultsWriter) -> None:
+        """Run the rounds that are left. What a round gave is written while the next one runs."""
+        done = self._resume(results)
+        with ThreadPoolExecutor(1, "disk") as disk:
+            written: Future[None] = disk.submit(lambda: None)
+            for server_round in range(done + 1, self.settings.rounds + 1):
+                started = time.perf_counter()
+                scores, everywhere = self._round(server_round, engine)
+                wall_s = time.perf_counter() - started
+                rows = self._rows(server_round, scores, everywhere, wall_s)
+                devices, measures = self._device_rows(rows, scores), self._measure_rows(rows, scores)
+                if self.rounds.schedule.ends_step(server_round):
+                    self.before = scores
+                state = dumps({"strategy": self.rounds.state_dict(), "virtual_s": self.virtual_s, "then": self.before})
+                written.result()  # raises what went wrong
+                try:  # between two writes, so that an observer sees only files that stay
+                    event = Event(
+                        "round", self.seed, self.name, server_round, self.settings.rounds, tuple(rows.values())
                     )
-                if method.has_global_model:
-                    everywhere = global_accuracy()
-            wall_s = time.perf_counter() - started
-            rows = {report: _row(strategy, report, round_, virtual_s, wall_s) for report in method.reports}
-            rows = {r: _scored(row, scores, then, method.reports[r], everywhere) for r, row in rows.items()}
-            if strategy.ends_step(round_):
-                then = scores
-            device_rows = [
-                _device_row(row, score, method.reports[report], strategy.hardware[score.device].name)
-                for report, row in rows.items()
-                for score in (scores if settings.per_device else ())
-            ]
-            measures = [
-                MeasureRow(settings.experiment, settings.setting, report, seed, round_, row.step, measure, value)
-                for report, row in rows.items()
-                for measure, value in (strategy.ledger.measures | means(scores, method.reports[report])).items()
-            ]
-            state = dumps({"strategy": strategy.saved(), "virtual_s": virtual_s, "then": then})
-            written.result()  # or what went wrong
-            try:  # while nothing is being written: who looks at open files sees none but those that stay
-                observe(Event("round", seed, name, round_, settings.rounds, tuple(rows.values())))
-            finally:
-                written = disk.submit(_write, results, checkpoints, list(rows.values()), device_rows, measures, state)
-        written.result()
+                    self.observe(event)
+                finally:
+                    written = disk.submit(self._write, results, list(rows.values()), devices, measures, state)
+            written.result()
 
+    def _resume(self, results: ResultsWriter) -> int:
+        """Continue from the last checkpoint; return the rounds that are done."""
+        setting, reports = self.settings.setting, self.method.reports
+        last = min(results.last_round(setting, report, self.seed) for report in reports)
+        done, saved = self.checkpoints.resume(last)
+        if saved is not None:
+            self.rounds.load_state_dict(saved["strategy"])
+            self.virtual_s, self.before = saved["virtual_s"], saved["then"]
+            self.observe(Event("resumed", self.seed, self.name, done, self.settings.rounds))
+        for report in reports:
+            results.rewind(setting, report, self.seed, done)
+        return done
 
-def _write(
-    results: ResultsWriter,
-    checkpoints: Checkpoints,
-    rows: Sequence[Row],
-    device_rows: Sequence[DeviceRow],
-    measures: Sequence[MeasureRow],
-    state: bytes,
-) -> None:
-    """The rows of a round go first: a checkpoint of rounds whose rows are not there is passed over."""
-    results.append(rows)
-    if device_rows:
-        results.append_devices(device_rows)
-    results.append_measures(measures)
-    checkpoints.save(rows[0].round, state)
+    def _round(self, server_round: int, engine: Engine) -> tuple[list[ClientScore], float]:
+        """Train, and score if it is time; return the scores, and the accuracy on the global test set."""
+        self.rounds.train(server_round, engine)
+        self.virtual_s += self.rounds.costs.seconds
+        if not self.rounds.schedule.evaluates(server_round):
+            return [], NAN
+        self.rounds.evaluate(server_round, engine)
+        scores = self.rounds.scores
+        if not scores and self.settings.devices.placement == "shared":  # real devices may all be away
+            raise NobodyAnswered(
+                f"{self.name}: no client could be scored in round {server_round}"
+                + (f"; the last reason: {self.rounds.complaint}" if self.rounds.complaint else "")
+            )
+        return scores, self.global_accuracy() if self.method.has_global_model else NAN
 
+    def _write(
+        self, results: ResultsWriter, rows: Sequence[Row], devices: Sequence[DeviceRow],
+        measures: Sequence[MeasureRow], state: bytes,
+    ) -> None:  # fmt: skip
+        """Write the rows of a round, then its checkpoint: a checkpoint without its rows is not used."""
+        results.append(rows)
+        if devices:
+            results.append_devices(devices)
+        results.append_measures(measures)
+        self.checkpoints.save(rows[0].round, state)
 
-def _row(strategy: FlowerStrategy, report: str, round_: int, virtual_s: float, wall_s: float) -> Row:
-    """The row of a round, before any scores."""
-    ledger, settings = strategy.ledger, strategy.settings
-    return Row(
-        experiment=settings.experiment,
-        setting=settings.setting,
-        method=report,
-        seed=strategy.method.seed,
-        round=round_,
-        step=strategy.step(round_),
-        devices=ledger.devices,
-        failures=ledger.failures,
-        refused=ledger.refused + ledger.refused_answers,
-        withheld=ledger.withheld,
-        late=ledger.late,
-        bytes_down=ledger.bytes_down,
-        bytes_up=ledger.bytes_up,
-        virtual_s=virtual_s,
-        train_macs=round(ledger.train_macs),
-        memory_bytes=round(ledger.memory_bytes),
-        divergence=ledger.divergence,
-        module_divergence=ledger.module_divergence,
-        load_cv=ledger.load_cv,
-        wall_s=wall_s,
-    )
+    def _rows(
+        self, server_round: int, scores: Sequence[ClientScore], everywhere: float, wall_s: float
+    ) -> dict[str, Row]:
+        """Return the rows of a round by report."""
+        costs, settings = self.rounds.costs, self.settings
+        row = Row(
+            experiment=settings.experiment,
+            setting=settings.setting,
+            method="",
+            seed=self.seed,
+            round=server_round,
+            step=self.rounds.schedule.step(server_round),
+            devices=costs.clients,
+            failures=costs.failures,
+            refused=costs.refused + costs.refused_answers,
+            withheld=costs.withheld,
+            late=costs.late,
+            bytes_down=costs.bytes_down,
+            bytes_up=costs.bytes_up,
+            virtual_s=self.virtual_s,
+            train_macs=round(costs.train_macs),
+            memory_bytes=round(costs.memory_bytes),
+            divergence=costs.divergence,
+            module_divergence=costs.module_divergence,
+            load_cv=costs.load_cv,
+            wall_s=wall_s,
+        )
+        return {
+            report: _scored(replace(row, method=report), scores, self.before, which, everywhere)
+            for report, which in self.method.reports.items()
+        }
+
+    def _device_rows(self, rows: dict[str, Row], scores: Sequence[ClientScore]) -> list[DeviceRow]:
+        if not self.settings.eval.per_device:
+            return []
+        return [
+            _device_row(row, score, self.method.reports[report], self.rounds.hardware[score.client].name)
+            for report, row in rows.items()
+            for score in scores
+        ]
+
+    def _measure_rows(self, rows: dict[str, Row], scores: Sequence[ClientScore]) -> list[MeasureRow]:
+        trained = self.rounds.costs.measures
+        return [
+            MeasureRow(row.experiment, row.setting, report, row.seed, row.round, row.step, measure, value)
+            for report, row in rows.items()
+            for measure, value in (trained | means(scores, self.method.reports[report])).items()
+        ]
 
 
 def _scored(
-    row: Row, scores: list[DeviceScore], then: list[DeviceScore], measure: Measure, global_accuracy: float
+    row: Row, scores: Sequence[ClientScore], before: Sequence[ClientScore], measure: Measure, global_accuracy: float
 ) -> Row:
-    """The row with the devices' scores filled in; ``then``: those at the end of the step before."""
+    """Fill the clients' scores into a row; ``before``: those at the end of the step before."""
     if not scores:
         return row
-    accuracy, balanced, loss = np.array([getattr(s, measure) for s in scores]).T
+    accuracy = np.array([s.scores[measure].accuracy for s in scores])
     adapting = [s.memory_bytes for s in scores if measure == "adapted"]
     return replace(
         row,
@@ -231,50 +259,52 @@ def _scored(
         accuracy_mean=float(accuracy.mean()),
         accuracy_std=float(accuracy.std()),
         accuracy_p10=float(np.percentile(accuracy, 10)),
-        balanced_accuracy_mean=float(balanced.mean()),
-        loss=float(loss.mean()),
+        balanced_accuracy_mean=_mean(s.scores[measure].balanced_accuracy for s in scores),
+        loss=_mean(s.scores[measure].loss for s in scores),
         global_accuracy=global_accuracy,
-        deliver_bytes=float(np.mean([s.deliver_bytes for s in scores])),
+        deliver_bytes=_mean(s.deliver_bytes for s in scores),
         asked=sum(s.deliver_bytes > 0 for s in scores),
-        adapt_s=float(np.mean([s.seconds[measure] for s in scores])),
+        adapt_s=_mean(s.seconds[measure] for s in scores),
         forgetting=forgetting(
-            {s.device: getattr(s, measure)[0] for s in then},
-            {s.device: s.former[measure] for s in scores if s.former is not None},
+            {s.client: s.scores[measure].accuracy for s in before},
+            {s.client: s.former[measure] for s in scores if s.former is not None},
         ),
     )
 
 
-def _device_row(row: Row, s: DeviceScore, measure: Measure, device_class: str) -> DeviceRow:
-    accuracy, balanced, _ = getattr(s, measure)
+def _mean(values: Any) -> float:
+    return float(np.mean(list(values)))
+
+
+def _device_row(row: Row, s: ClientScore, measure: Measure, device_class: str) -> DeviceRow:
+    score = s.scores[measure]
     return DeviceRow(
-        row.experiment, row.setting, row.method, row.seed, row.round, row.step,
-        s.device, device_class, s.samples, accuracy, balanced, float(s.deliver_bytes), s.share, s.macs,
-        s.seconds[measure],
+        row.experiment, row.setting, row.method, row.seed, row.round, row.step, s.client, device_class, s.samples,
+        score.accuracy, score.balanced_accuracy, float(s.deliver_bytes), s.share, s.macs, s.seconds[measure],
     )  # fmt: skip
 
 
-def _warn_if_nothing_fits(settings: Settings, name: str, method: Strategy) -> None:
-    """Limits too small for any sub-model are allowed, but hardly meant."""
-    costs, whole = method.cloud.modular_costs, method.cloud.dense_costs.whole
+def _warn_if_nothing_fits(limit_high: float, name: str, method: Strategy) -> None:
+    """Warn of limits too small for any sub-model: they are allowed, but hardly intended."""
+    costs, whole = method.models.costs["modular"], method.models.costs["dense"].whole
     least = sum((min(costs.columns(layer), key=lambda cost: cost.params) for layer in costs.layers), costs.base)
     share = max(mine / large for mine, large in zip(least.vector[1:], whole.vector[1:], strict=True))
-    if share > settings.limit_high:
+    if share > limit_high:
         log(
-            WARNING, "%s: no device will train. One module per layer takes %.2f of what the large model takes, and "
-            "limit-high is %.2f", name, share, settings.limit_high,
+            WARNING, "%s: no client will train. One module per layer costs %.2f of the large model, and "
+            "devices.limit-high is %.2f", name, share, limit_high,
         )  # fmt: skip
 
 
 class _GlobalAccuracy:
-    """The accuracy of the cloud model on the whole test set; a model that has not changed since is not scored again."""
+    """The accuracy of the cloud model on the whole test set; an unchanged model is not scored again."""
 
-    def __init__(self, settings: Settings, method: Strategy):
-        self.settings, self.method = settings, method
+    def __init__(self, run: Run, method: Strategy):
+        self.run, self.method = run, method
         self.scored: State | None = None
-        self.accuracy = NAN
+        self.accuracy = math.nan
 
     def __call__(self) -> float:
         if self.method.model is not self.scored:
-            accuracy = find(self.settings.workload).global_accuracy(self.settings, self.method)
-            self.scored, self.accuracy = self.method.model, accuracy
+            self.scored, self.accuracy = self.method.model, self.run.workload.global_accuracy(self.method)
         return self.accuracy

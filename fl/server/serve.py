@@ -1,4 +1,4 @@
-"""What the ServerApp does: parse the run-config, open the results, run every method and seed."""
+"""What the ServerApp does: read the run-config, open the results, run every method and seed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,18 +9,19 @@ from flwr.app import Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from fl.config.settings import Settings
+from fl.config import Settings
 from fl.engines.grid import LocalGrid
 from fl.engines.processes import cores
-from fl.server.run import Event, open_results, run
+from fl.server.run import Event, execute, open_results
+from fl.workloads.resolve import from_flower, resolve
 
 
 def report(event: Event) -> None:
-    """One line of the log per scored round and per offline stage."""
+    """Log one line per scored round and per cloud model."""
     if event.kind == "skipped":
         log(INFO, "seed %d, %s: complete, skipped", event.seed, event.what)
     elif event.kind == "resumed":
-        log(INFO, "seed %d, %s: goes on after round %d of %d", event.seed, event.what, event.at, event.of)
+        log(INFO, "seed %d, %s: continues after round %d of %d", event.seed, event.what, event.at, event.of)
     elif event.kind == "offline" and event.at == 0:
         log(INFO, "seed %d, cloud: %s, 0 of %d", event.seed, event.what, event.of)
     elif event.kind == "round" and event.rows[0].evaluated:
@@ -29,7 +30,7 @@ def report(event: Event) -> None:
 
 
 def out_folder(settings: Settings, run_id: int) -> Path:
-    """Where results go. The ServerApp's working directory is the SuperLink's, so relative paths mean nothing here."""
+    """Return where results go. The ServerApp runs in the SuperLink's folder, so relative paths mean nothing here."""
     if settings.out:
         return Path(settings.out).expanduser()
     return Path.home() / "driftfed-results" / f"{settings.experiment}-{run_id}"
@@ -37,23 +38,24 @@ def out_folder(settings: Settings, run_id: int) -> Path:
 
 @contextmanager
 def _engine(settings: Settings, grid: Grid, run_id: int) -> Iterator[Grid]:
-    """Who the messages go to."""
+    """Open who the messages go to."""
     if settings.engine == "flower":
         yield grid
     else:
-        with LocalGrid(settings.flat(), settings.devices, settings.workers or len(cores()), run_id) as own:
+        workers = settings.workers or len(cores())
+        with LocalGrid(settings.flat(), settings.devices.count, workers, run_id) as own:
             own.start()
             yield own
 
 
 def serve(grid: Grid, context: Context) -> None:
-    """A whole run."""
-    settings = Settings.parse(context.run_config)
-    out = out_folder(settings, context.run_id)
+    """Run a whole experiment."""
+    settings = from_flower(context.run_config)
+    run, out = resolve(settings), out_folder(settings, context.run_id)
     with (
-        open_results([settings], out, settings.overwrite) as results,
+        open_results([run], out, settings.overwrite) as results,
         _engine(settings, grid, context.run_id) as engine,
     ):
         log(INFO, "results: %s", out)
-        run(settings, engine, results, report)
+        execute(run, engine, results, report)
     log(INFO, "done: %s", out / "rounds.csv")

@@ -1,26 +1,18 @@
-"""What devices do with their data, by name. A new workload is a module here and a line in ``WORKLOADS``.
+"""What clients do with their data: classification, split text models, side plugins.
 
-A module is imported when a run first asks for it, so that no run loads the libraries of another's workload, and the
-run-config can be checked against the names alone.
+A workload is imported when a run first asks for it, so that no run loads the libraries of another's workload.
 """
 
-from __future__ import annotations
+from typing import Any
 
-from importlib import import_module
-from typing import TYPE_CHECKING, cast
+from partitions.components import Registry
 
-from partitions.errors import lookup
-
-if TYPE_CHECKING:
-    from fl.workloads.workload import Workload
-
-WORKLOADS: dict[str, str] = {
-    "classify": "fl.workloads.classify",
-    "vq": "fl.workloads.vq",
-    "spa": "fl.workloads.spa",
-}
-
-
-def find(name: str) -> Workload:
-    """The workload of that name. UnknownName if there is none."""
-    return cast("Workload", import_module(lookup("workload", name, WORKLOADS)))
+WORKLOADS: Registry[Any] = Registry(
+    "workload",
+    "driftfed.workloads",
+    {
+        "classify": "fl.workloads.classify:Classify",
+        "vq": "fl.workloads.vq:VQ",
+        "spa": "fl.workloads.spa:SPA",
+    },
+)

@@ -1,28 +1,29 @@
-"""The offline stage: what the cloud trains on its proxy data, each model made when a method first asks for it.
+"""Pretraining: the cloud models that are trained on proxy data, each when a method first asks for it.
 
-    early     the dense model for ``dense-epochs``
-    dense     early, trained for as many epochs more as the modular model gets
+    early     the dense model for ``pretrain.dense-epochs``
+    dense     early, trained for as many more epochs as the modular model gets
     modular   body, selector and mappings of ECLM, made from early (ECLM 4.3)
-    tailored  the same, its ability enhanced on sub-models as devices get them, with dense as its teacher
-    nested    the dense model trained so that its prefixes work on their own (FjORD)
+    tailored  the same, its ability enhanced on sub-models as clients get them, with dense as its teacher
+    nested    the dense model trained so that its prefixes work alone (FjORD)
     rolling   the same for windows that start anywhere (FedRolex)
-    supernet  branches grown from dense, trained for as many epochs more (AdaptiveNet)
-    split     both halves and the codebook of workload vq, for ``dense-epochs``
+    supernet  branches grown from dense, trained for as many more epochs (AdaptiveNet)
 
-All of them see the same data for the same number of epochs, but for the supernet, which starts from a trained dense
-model, and for tailored, which learns from one; a step of tailored, nested and rolling takes two passes. Each is kept in
-the cache folder under the hash of what decides *it*: experiments share them, and a new setting of one leaves the others
-valid.
+All of them see the same data for the same number of epochs, except the supernet, which starts from a trained dense
+model, and tailored, which learns from one; a step of tailored, nested and rolling takes two passes. Each is kept in the
+cache folder under the hash of everything that decides *it*: experiments share models, and a new option of one model
+leaves the others valid.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from logging import WARNING
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,234 +32,239 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fl.config.settings import Settings
-from fl.engines.accelerator import of_cloud
-from fl.workloads.world import architectures, recipe, routing, selector, tensors, world
+from fl.config.sections import Pretrain
+from fl.workloads.world import build_selector, class_frequencies, routing, tensors
 from models.costs import CostModel
-from models.elastic.nested import RATES, distilled, ordered_dropout, recalibrate_batch_norm
-from models.elastic.supernet import grow, random_paths, taught
+from models.elastic.nested import RATES, ordered_dropout, recalibrate_batch_norm, self_distillation
+from models.elastic.supernet import distillation, grow, random_paths
 from models.modular.model import ModularModel, Progress, enhance, mapping, train_end_to_end
 from models.modular.modularize import modularize
+from models.modular.selector import Selector
 from models.modular.subtasks import co_occurring
 from models.modular.tailor import tailor
-from models.nn.body import Body, fetched
-from models.submodel import FULL, Coverage, State
-from models.training.loop import Augment, Extra, Recipe, fit, flip_and_shift
-from partitions import Purpose, rng
+from models.nn.body import Architecture, Body, cpu_state
+from models.submodel import FULL, Coverage, State, under
+from models.training.loop import Augment, Extra, Precision, Recipe, fit, flip_and_shift
+from partitions import Dataset, LocalData, Purpose, World, rng
 from partitions.root import cache_folder
-from strategies.base import Cloud
+from strategies.eclm import ModularOptions
+from strategies.pretrained import PretrainedModels
 
-# What decides the outcome; anything else (rounds, drift, devices) leaves the cached models valid.
-EARLY = """
-    dataset image-size proxy-fraction model width norm dense-epochs offline-lr offline-batch augment optimizer momentum
-    weight-decay
-""".split()
-LATER = ["modular-epochs", "ability-epochs"]
-MODULAR = "modules module-layers shrink residual top-k selector-width balance ability subtasks kappa1 kappa2".split()
-KEYS: dict[str, list[str]] = {
-    "early": EARLY,
-    "dense": EARLY + LATER,
-    "nested": EARLY + LATER,
-    "rolling": EARLY + LATER,
-    "modular": EARLY + LATER + MODULAR,
-    "tailored": EARLY + LATER + MODULAR,
-    "supernet": EARLY + LATER + ["module-layers", "shrink"],
-    "split": """
-        dataset proxy-fraction tokens vocabulary dense-epochs offline-batch vq-codes vq-groups vq-hidden vq-width
-        vq-preset vq-frozen vq-cloud-layers vq-pool vq-beta vq-decay vq-estimator vq-lr vq-tasks vq-gradnorm
-    """.split(),
-}
-# What decides who holds which class, for sub-tasks of classes that occur together; most devices that tell it.
-SURVEY = "partition classes-per-device alpha devices samples-min samples-max".split()
-SURVEYED = 500
-# What decides the last bits, and a default for which an artefact from before it was a setting stays valid.
-ROUNDING = ["accelerator", "precision"]
-DEFAULT = Settings.parse({}).flat()
-
-# Raise one when the code that makes the artefact changes what it computes.
-VERSIONS = dict.fromkeys(KEYS, 3) | {"modular": 4, "nested": 4, "rolling": 4, "tailored": 5, "split": 4}
+SURVEYED = 500  # most clients that are asked which classes occur together
+VERSION = 5  # raise it when the code that trains a model changes what it computes
 
 
-def address(settings: Settings, seed: int, artefact: str) -> Path:
-    """Where an artefact is kept: its name and the hash of what decides it."""
-    flat = settings.flat()
-    what = {key: flat[key] for key in KEYS[artefact]}
-    if what.get("subtasks") == "groups":
-        what |= {key: flat[key] for key in SURVEY}
-    what |= {key: flat[key] for key in ROUNDING if flat[key] != DEFAULT[key]}
-    what |= {"seed": seed, "version": VERSIONS[artefact], "torch": torch.__version__}
-    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:20]
-    return cache_folder() / "offline" / f"{artefact}-{digest}.safetensors"
+def cached(name: str, decides: Mapping[str, Any], seed: int, train: Callable[[], State]) -> State:
+    """Return a cloud model from the cache, or train it now.
 
-
-def cached(settings: Settings, seed: int, artefact: str, make: Callable[[], State]) -> State:
-    """An artefact from the cache, or made now."""
-    path = address(settings, seed, artefact)
+    Args:
+        name: of the model; decides: everything that decides its parameters, as plain values.
+    """
+    path = address(name, decides, seed)
     try:
         return load_file(path)
-    except Exception as error:  # safetensors has an error of its own for a torn file
+    except Exception as error:  # safetensors has an error type of its own for a damaged file
         if path.exists():
             log(WARNING, "the cached cloud model %s is unreadable (%s): it is trained again", path, error)
-    made = make()
-    _keep(path, made)
-    return made
+    trained = train()
+    _keep(path, trained)
+    return trained
 
 
-def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> Cloud:
-    """The cloud; its models come from the cache, or are made when they are first used.
+def address(name: str, decides: Mapping[str, Any], seed: int) -> Path:
+    """Return the file of a cloud model: its name and the hash of everything that decides it."""
+    what = {**decides, "seed": seed, "version": VERSION, "torch": torch.__version__}
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:20]
+    return cache_folder() / "offline" / f"{name}-{digest}.safetensors"
 
-    Raises:
-        SettingsError, partitions.DataError: as `fl.workloads.world` raises them.
+
+def fingerprint(data: Dataset) -> str:
+    """Return a hash of the training data and their order. Data sets of one name may differ."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in (data.x_train, data.y_train, data.domain_train, data.group_train):
+        if array is not None:
+            plain = np.asarray(array)
+            digest.update(f"{plain.dtype} {plain.shape}".encode())
+            digest.update(
+                "\n".join(plain.ravel().tolist()).encode() if plain.dtype.kind == "T" else np.ascontiguousarray(plain)
+            )
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Pretraining:
+    """Pretraining of one seed: each cloud model is a method of its name that trains it.
+
+    Args:
+        world: data of the seed; architectures: by name; family: options of the dense model.
+        section: the run-config section ``pretrain``; modular: how the modular model is made.
+        slices: widths of a block in AdaptiveNet's supernet; batch_size, slots: of local training, for costs.
+        clients: how many exist, for sub-tasks of classes that occur together.
+        place, precision: where and how networks compute.
     """
-    here = world(settings, seed)
-    of_cloud(settings)  # or say now that there is no such place
-    classes = np.bincount(here.data.labels("train", here.proxy()), minlength=here.data.num_classes)
-    built, local, stage = architectures(settings), recipe(settings), Stage(settings, seed, progress)
-    return Cloud(
-        dense=built["dense"],
-        dense_costs=CostModel(built["dense"], local.batch_size, local.slots),
-        modular=built["modular"],
-        modular_costs=CostModel(built["modular"], local.batch_size, local.slots),
-        supernet=built["supernet"],
-        supernet_costs=CostModel(built["supernet"], local.batch_size, local.slots),
-        shares=(classes / classes.sum()).tolist(),
-        make_dense=partial(stage.artefact, "dense"),
-        make_modular=stage.modular_model,
-        make_supernet=partial(stage.artefact, "supernet"),
-        settled=stage.settled,
-        make_nested=lambda rolling: stage.artefact("rolling" if rolling else "nested"),
-    )
 
-
-@dataclass(frozen=True)
-class Stage:
-    """The offline stage of one seed: each artefact is a method of its name that computes it."""
-
-    settings: Settings
+    world: World | LocalData
     seed: int
+    architectures: Mapping[str, Architecture]
+    family: Mapping[str, Any]
+    section: Pretrain
+    modular: ModularOptions
+    slices: int
+    clients: int
+    place: torch.device
+    precision: Precision
     progress: Progress | None = None
 
-    def artefact(self, name: str) -> State:
-        """An artefact, from the cache or made now."""
-        return cached(self.settings, self.seed, name, getattr(self, name))
+    def models(self, costs: Mapping[str, CostModel]) -> PretrainedModels:
+        """Return the cloud models, each read from the cache or trained when it is first used."""
+        states = {name: partial(self.artefact, name) for name in ("dense", "nested", "rolling", "supernet")}
+        modular = {name: partial(self.modular_model, name) for name in ("modular", "tailored")}
+        return PretrainedModels(
+            architectures=self.architectures,
+            costs=costs,
+            train={**states, **modular},
+            class_shares=class_frequencies(self.world),
+            recalibrate=self.recalibrated,
+        )
 
-    def early(self) -> State:
-        """The dense model before it is cut into modules."""
-        body = architectures(self.settings)["dense"].whole(self._integer(Purpose.INIT)).to(self._place)
-        self._fit(body, self.settings.dense_epochs, 0, "dense model")
+    @cached_property
+    def _early(self) -> dict[str, Any]:
+        """What decides the early dense model."""
+        proxy = hashlib.blake2b(np.ascontiguousarray(self.world.proxy()), digest_size=16).hexdigest()
+        return {
+            "pretrain": self.section.model_dump(exclude={"modular_epochs", "ability_epochs"}),
+            "data": fingerprint(self.world.data),
+            "proxy": proxy,
+            "model": self.family,
+            "arithmetic": [self.place.type, self.precision],
+        }
+
+    def decides(self, name: str) -> dict[str, Any]:
+        """Return everything that decides a cloud model, as plain values."""
+        if name == "early":
+            return self._early
+        what = self._early | {"later": [self.section.modular_epochs, self.section.ability_epochs]}
+        if name == "supernet":
+            what["slices"] = self.slices
+        if name in ("modular", "tailored"):
+            what["modular"] = self.modular.model_dump(include=set(ModularOptions.model_fields))
+            if self.modular.subtasks == "groups" and isinstance(self.world, World):
+                what["clients"] = [repr(self.world.partition), list(self.world.samples), self.clients]
+        return what
+
+    def artefact(self, name: str) -> State:
+        """Return a cloud model from the cache, or train it now."""
+        return cached(name, self.decides(name), self.seed, getattr(self, f"train_{name}"))
+
+    def train_early(self) -> State:
+        """Train the dense model before it is cut into modules."""
+        body = self.architectures["dense"].whole(self._integer(Purpose.INIT)).to(self.place)
+        self._fit(body, self.section.dense_epochs, 0, "dense model")
         return body.state()
 
-    def dense(self) -> State:
-        """The dense model after as many epochs as the modular one."""
+    def train_dense(self) -> State:
+        """Train the dense model for as many more epochs as the modular one."""
         body = self._body("dense", self.artefact("early"))
         self._fit(body, self._later, 1, "dense model, continued")
         return body.state()
 
-    def nested(self, rolling: bool = False) -> State:
-        """The dense model with narrower widths that learn from the widest, for as many epochs as the dense one."""
-        architecture, epochs = architectures(self.settings)["dense"], self.settings.dense_epochs + self._later
-        body = architecture.whole(self._integer(Purpose.INIT)).to(self._place)
-        narrower = distilled(ordered_dropout(architecture, body, RATES[1:], self._generator(5), rolling))
+    def train_nested(self, rolling: bool = False) -> State:
+        """Train the dense model with narrower widths that learn from the widest, for as many epochs as dense."""
+        architecture, epochs = self.architectures["dense"], self.section.dense_epochs + self._later
+        body = architecture.whole(self._integer(Purpose.INIT)).to(self.place)
+        narrower = self_distillation(ordered_dropout(architecture, body, RATES[1:], self._generator(5), rolling))
         self._fit(body, epochs, 4, "rolling widths" if rolling else "nested widths", narrower)
         return body.state()
 
-    def rolling(self) -> State:
-        """The nested model for windows that start anywhere."""
-        return self.nested(rolling=True)
+    def train_rolling(self) -> State:
+        """Train the nested model for windows that start anywhere."""
+        return self.train_nested(rolling=True)
 
-    def supernet(self) -> State:
-        """AdaptiveNet's supernet: branches grown from the dense model, which then teaches random paths."""
-        built, slices = architectures(self.settings), self.settings.shrink
+    def train_supernet(self) -> State:
+        """Train AdaptiveNet's supernet: branches grown from the dense model, which then teaches random paths."""
+        built, slices = self.architectures, self.slices
         teacher = self._body("dense", self.artefact("dense"))
         body = self._body("supernet", grow(built["dense"], teacher.state(), slices))
         paths = random_paths(built["supernet"], body, slices, self._generator(7))
-        self._fit(paths, self._later, 6, "supernet", taught(teacher))
+        self._fit(paths, self._later, 6, "supernet", distillation(teacher))
         return body.state()
 
-    def modular(self, tailored: bool = False) -> State:
-        """Body, selector and mappings of ECLM, made from the early dense model: end to end, then ability enhancing."""
-        settings, how = self.settings, self._recipe
-        x, y = self._proxy()
-        built = architectures(settings)
-        cut = settings.modules, settings.shrink, settings.residual
-        _, taken = modularize(built["dense"], self.artefact("early"), *cut)
+    def train_modular(self, tailored: bool = False) -> State:
+        """Train body, selector and mappings of ECLM: end to end from the early dense model, then ability enhancing."""
+        how, recipe, (x, y) = self.modular, self._recipe, self._proxy()
+        cut = how.modules, how.shrink, how.residual
+        _, taken = modularize(self.architectures["dense"], self.artefact("early"), *cut)
         body = self._body("modular", taken)
-        chooser = selector(settings, self._integer(Purpose.INIT, 1), core=tailored).to(self._place)
-        model = ModularModel(body, chooser, routing(settings, chooser))
+        selector = self._selector(tailored, self._integer(Purpose.INIT, 1))
+        model = ModularModel(body, selector, routing(how, selector))
         train_end_to_end(
-            model,
-            x,
-            y,
-            how,
-            settings.modular_epochs,
-            self._generator(2),
-            settings.balance,
-            self.progress,
+            model, x, y, recipe, self.section.modular_epochs, self._generator(2), how.balance, self.progress,
             self._augment,
-        )
+        )  # fmt: skip
         subtask, subtasks = self._subtasks(y)
         enhancing = partial(tailor, teacher=self._body("dense", self.artefact("dense"))) if tailored else enhance
         found, wanted = enhancing(
-            model, x=x, y=y, subtask=subtask, subtasks=subtasks, recipe=how, epochs=settings.ability_epochs,
-            generator=self._generator(3), strength=settings.ability, slack=settings.kappa1, kappa2=settings.kappa2,
+            model, x=x, y=y, subtask=subtask, subtasks=subtasks, recipe=recipe, epochs=self.section.ability_epochs,
+            generator=self._generator(3), strength=how.ability, slack=how.kappa1, kappa2=how.kappa2,
             progress=self.progress, augment=self._augment,
         )  # fmt: skip
-        reached = mapping([chooser.specialists(layer) for layer in model.logits(x)], subtask, subtasks)
-        kept = {f"body.{k}": v for k, v in body.state().items()}
-        kept |= {f"selector.{k}": v for k, v in fetched(chooser).items()}
+        reached = mapping([selector.specialists(layer) for layer in model.logits(x)], subtask, subtasks)
+        state = {f"body.{k}": v for k, v in body.state().items()}
+        state |= {f"selector.{k}": v for k, v in cpu_state(selector).items()}
         for name, matrices in (("found", found), ("wanted", wanted), ("reached", reached)):
-            kept |= {f"mapping.{name}.{i}": torch.from_numpy(np.ascontiguousarray(m)) for i, m in enumerate(matrices)}
-        return kept
+            state |= {f"mapping.{name}.{i}": torch.from_numpy(np.ascontiguousarray(m)) for i, m in enumerate(matrices)}
+        return state
 
-    def tailored(self) -> State:
-        """The modular model, its ability enhanced on sub-models as devices get them."""
-        return self.modular(tailored=True)
+    def train_tailored(self) -> State:
+        """Train the modular model and enhance its ability on sub-models as clients get them."""
+        return self.train_modular(tailored=True)
 
-    def modular_model(self, tailored: bool) -> ModularModel:
-        """The modular or the tailored artefact as networks."""
-        kept = self.artefact("tailored" if tailored else "modular")
-        chooser = selector(self.settings, core=tailored).to(self._place)
-        chooser.load_state_dict(_under(kept, "selector."))
-        return ModularModel(self._body("modular", _under(kept, "body.")), chooser, routing(self.settings, chooser))
+    def modular_model(self, name: str) -> ModularModel:
+        """Return the cloud model ``modular`` or ``tailored`` as networks."""
+        state = self.artefact(name)
+        selector = self._selector(name == "tailored")
+        selector.load_state_dict(under(state, "selector."))
+        return ModularModel(self._body("modular", under(state, "body.")), selector, routing(self.modular, selector))
 
-    def settled(self, coverage: Coverage, state: State) -> State:
-        """A part of the dense model with its norm statistics estimated on the proxy data."""
+    def recalibrated(self, coverage: Coverage, state: State) -> State:
+        """Return a part of the dense model with batch-norm statistics estimated on the proxy data."""
         body = self._body("dense", state, coverage)
         recalibrate_batch_norm(body, self._proxy()[0])
         return body.state()
 
-    # what the stages share
+    # what the models share
 
     @property
     def _later(self) -> int:
-        """Epochs of the modular model after the take-over."""
-        return self.settings.modular_epochs + self.settings.ability_epochs
+        """Epochs of the modular model after it was cut."""
+        return self.section.modular_epochs + self.section.ability_epochs
 
     @property
     def _recipe(self) -> Recipe:
-        s = self.settings
-        return Recipe(s.offline_lr, s.offline_batch, s.optimizer, s.momentum, s.weight_decay, 1.0, s.precision)
+        s = self.section
+        return Recipe(s.lr, s.batch_size, s.optimizer, s.momentum, s.weight_decay, 1.0, self.precision)
 
     @property
     def _augment(self) -> Augment | None:
-        images = len(world(self.settings, self.seed).data.input_shape) == 3
-        return flip_and_shift if self.settings.augment and images else None
+        return flip_and_shift if self.section.augment and len(self.world.data.input_shape) == 3 else None
 
     def _proxy(self) -> tuple[Tensor, Tensor]:
-        here = world(self.settings, self.seed)
-        return tensors(here.data, "train", here.proxy())
+        return tensors(self.world.data, "train", self.world.proxy())
+
+    def _selector(self, core: bool, seed: int | None = None) -> Selector:
+        return build_selector(self.architectures["modular"], self.modular, seed, core).to(self.place)
 
     def _subtasks(self, y: Tensor) -> tuple[Tensor, int]:
-        """The sub-task of each proxy sample, whose classes are y (n,), and how many there are (ECLM 4.3, step 1)."""
-        settings, here = self.settings, world(self.settings, self.seed)
-        if settings.subtasks == "domain" and here.data.domain_train is not None:
-            return torch.from_numpy(here.data.domain_train[here.proxy()]).long(), len(here.data.domains)
-        if settings.subtasks == "groups":
-            held = (here.draw(device, 0).train for device in range(min(settings.devices, SURVEYED)))
-            counts = [np.bincount(here.data.labels("train", own), minlength=here.data.num_classes) for own in held]
+        """Return the sub-task of each proxy sample, of classes y (n,), and their number (ECLM 4.3, step 1)."""
+        world, data = self.world, self.world.data
+        if self.modular.subtasks == "domain" and data.domain_train is not None:
+            return torch.from_numpy(data.domain_train[world.proxy()]).long(), len(data.domains)
+        if self.modular.subtasks == "groups":
+            draws = (world.draw(client, 0).train for client in range(min(self.clients, SURVEYED)))
+            counts = [np.bincount(data.labels("train", rows), minlength=data.num_classes) for rows in draws]
             group = torch.from_numpy(co_occurring(np.array(counts)))
             return group[y], int(group.max()) + 1
-        return y, here.data.num_classes
+        return y, data.num_classes
 
     def _generator(self, phase: int) -> np.random.Generator:
         return rng(self.seed, Purpose.OFFLINE, phase)
@@ -266,12 +272,8 @@ class Stage:
     def _integer(self, *where: int) -> int:
         return int(rng(self.seed, *where).integers(2**31))
 
-    @property
-    def _place(self) -> torch.device:
-        return of_cloud(self.settings)
-
     def _body(self, architecture: str, state: State, coverage: Coverage = FULL) -> Body:
-        body = architectures(self.settings)[architecture].part(coverage).to(self._place)
+        body = self.architectures[architecture].part(coverage).to(self.place)
         body.load_state_dict(state)
         return body
 
@@ -290,7 +292,7 @@ class Stage:
 
 
 def _keep(path: Path, state: State) -> None:
-    """Write whole or not at all: two runs may make the same file at once, and a run can do without."""
+    """Write the file whole or not at all: two runs may write it at once, and a run works without it."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -299,8 +301,5 @@ def _keep(path: Path, state: State) -> None:
     except (OSError, SafetensorError) as error:
         log(WARNING, "the cloud model is not kept in %s (%s): the next run trains it again", path, error)
     finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _under(state: State, prefix: str) -> State:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -1,369 +1,523 @@
-"""The VQ split transformer on text devices: a device half, codes across the cut, a cloud half (DCCT).
+"""The VQ split transformer on text clients: a client half, codes across the cut, a cloud half (DCCT).
 
-Here a device trains both halves itself, every tensor passing the boundary's codec and its ledger, and returns the
-whole. With ``split = "messages"`` `fl.server.split` keeps the cloud's half in the ServerApp, and sends what crosses. Both are
+By default a client trains both halves itself, every tensor passing the boundary's codec, and returns the whole model.
+With ``split = "messages"`` `fl.server.split` keeps the cloud's half in the ServerApp and sends what crosses. Both are
 the same two sides of `models.vq.session`, so they give the same numbers.
 """
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import lru_cache, partial
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fl.config.settings import Settings, SettingsError
-from fl.workloads import vq_tasks as tasks
-from fl.workloads.classify import blend, change, class_shares, samples, spare
-from fl.workloads.pretraining import cached
-from fl.workloads.state_store import NotHeld, Store
-from fl.workloads.workload import Order, Scored, Trained, refuse_whole_models
-from fl.workloads.world import LocalData, dataset, tensors, world
+from fl.config import Settings, SettingsError
+from fl.workloads.classify import change
+from fl.workloads.options import VQOptions
+from fl.workloads.pretraining import cached, fingerprint
+from fl.workloads.state_store import ClientStateStore, StateMissing
+from fl.workloads.workload import (
+    ClientContext,
+    Half,
+    Scored,
+    SplitWorkload,
+    Trained,
+    refuse_whole_models,
+    scored_steps,
+)  # fmt: skip
+from fl.workloads.world import Worlds, class_frequencies, tensors
 from models.modular.model import Progress
 from models.nn.body import Architecture
 from models.submodel import FULL, Coverage, State, extract
-from models.training.loop import graded, mask
-from models.vq.ends import CloudEnd, DeviceEnd, Recipe
-from models.vq.network.body import CODEBOOK, SplitBody, SplitCosts, device_state, of_ids, split_body
+from models.training.loop import correct_logits, hits_and_losses
+from models.vq.ends import CloudEnd, DeviceEnd, LearningRates
+from models.vq.network.body import CODEBOOK, SplitBody, SplitCosts, device_state, split_body, tokens_from_ids
 from models.vq.network.halves import Shape
 from models.vq.network.pooling import pooled_lengths
-from models.vq.network.presets import DEEP, PRESETS, minilm, tiny
-from models.vq.network.task_body import TaskBody, paced, parts, side_by_side, task_body
+from models.vq.network.presets import LAYER_LR_SHARE, PRESETS, minilm, minilm_tokenizer, tiny
+from models.vq.network.task_body import TaskBody, apply_gradnorm, parts, stack_tasks, task_body
 from models.vq.network.tokens import Tokens
-from models.vq.quantiser.boundary import LENGTH, Boundary, Ledger, Line, lines
+from models.vq.quantiser.boundary import LENGTH, Boundary, BoundaryTraffic, Channel, channels
 from models.vq.quantiser.codebook import ESTIMATORS, Statistics, perplexity
 from models.vq.quantiser.codebook_ema import CodebookEMA
 from models.vq.quantiser.codec import Codes, Float32
-from models.vq.session import CloudSide, DeviceSide, Where, infer
+from models.vq.session import CloudSide, DeviceSide, RoundAddress, infer
 from models.vq.session import train as train_sides
-from models.vq.training.tasks import Task as Lesson
+from models.vq.training.tasks import TaskTraining
 from models.vq.training.tasks import fit as fit_tasks
-from models.vq.training.train import Plan, Quantiser, Split
-from partitions import Purpose, rng
-from partitions.world import World
-from strategies import FULL_MODEL
-from strategies.base import Cloud, Measure, Strategy
+from models.vq.training.train import Quantiser, Split, SplitTrainingPlan
+from partitions import Dataset, LocalData, Purpose, World, corrupt, rng
+from partitions.tokens import tokenised
+from strategies.client import ClientTask, ClientTrainer
+from strategies.pretrained import PretrainedModels
+from strategies.strategy import Measure, Strategy
 
-OF_TASKS = {f"task_{k}": f"accuracy of the devices of task {k} of vq-tasks" for k in range(tasks.MOST)} | {
-    f"weight_{k}": f"of the loss of task {k} in training" for k in range(tasks.MOST)
-}
-MEASURES = {
-    "train_up": "payload bytes per example and epoch that a device sends across the cut in training",
-    "train_down": "payload bytes per example and epoch that a device receives across the cut in training",
-    "infer_up": "payload bytes per example that a device sends across the cut to have it answered",
-    "infer_down": "payload bytes per example that a device receives across the cut as an answer",
-    "tokens_up": "bytes per example that the packed token ids of the same texts would take instead",
-    "perplexity": "vectors of a codebook that training used, 1 to K; mean over the codebooks",
-} | OF_TASKS
-STUDIED = ("vq_residual", "vq_pretrain", "vq_late", "vq_learn")  # settings that rounds have no use for
-
-# the cloud's side
+MOST_TASKS = 8
+OPEN_ROUNDS = 64  # split rounds that a process keeps in memory; others are read from their stores
+STUDIED = ("residual", "pretrain", "late", "learn")  # options that only studies use
 
 
-@lru_cache(maxsize=8)
-def architecture(settings: Settings) -> Architecture:
-    """Both halves, from scratch, and the head; where devices have different tasks, for each of these.
+class VQ(SplitWorkload):
+    """Clients learn classes of texts with the client half and the cloud half of a split transformer."""
 
-    Raises:
-        SettingsError: the data are no text, or the model cannot be built as asked.
-    """
-    texts = [dataset(one) for one in tasks.of(settings)]
-    if not texts[0].text:
-        raise SettingsError(
-            f"workload = 'vq' needs text, {texts[0].name} holds none: choose e.g. dataset = 'questions'"
+    measures = {
+        "train_up": "payload bytes per example and epoch that a client sends across the cut in training",
+        "train_down": "payload bytes per example and epoch that a client receives across the cut in training",
+        "infer_up": "payload bytes per example that a client sends across the cut for an answer",
+        "infer_down": "payload bytes per example that a client receives across the cut as an answer",
+        "tokens_up": "bytes per example that the packed token ids of the same texts would take instead",
+        "perplexity": "vectors of a codebook that training used, 1 to K; mean over the codebooks",
+        **{f"task_{k}": f"accuracy of the clients of task {k} of vq.tasks" for k in range(MOST_TASKS)},
+        **{f"weight_{k}": f"of the loss of task {k} in training" for k in range(MOST_TASKS)},
+    }
+    provides = frozenset({"dense", "class-shares"})
+    ignores = (
+        "model", "accelerator", "precision", "data.image-size", "client.lr", "client.optimizer", "client.momentum",
+        "client.weight-decay", "client.clip", "pretrain.modular-epochs", "pretrain.ability-epochs", "pretrain.lr",
+        "pretrain.optimizer", "pretrain.momentum", "pretrain.weight-decay", "pretrain.augment",
+    )  # fmt: skip
+    Options = VQOptions
+
+    def __init__(self, settings: Settings, options: VQOptions, worlds: Worlds):
+        self.settings, self.options = settings, options
+        self.tasks = TaskWorlds(options, replace(worlds, tokenise=self._tokenise))
+        self.worlds = self.tasks.worlds[0]
+        self._network = lru_cache(maxsize=4)(self._fresh)  # one per process, overwritten by every client
+        self.rounds: dict[Path, OpenRound] = {}  # split rounds that this process is in the middle of
+
+    def _tokenise(self, data: Dataset, proxy: np.ndarray) -> Dataset:
+        tokenizer = minilm_tokenizer() if self.options.preset == "minilm" else None  # None: trained on the proxy
+        return tokenised(data, proxy, self.options.vocabulary, self.options.tokens, tokenizer)
+
+    def check(self, methods: Mapping[str, Any]) -> None:
+        options, settings = self.options, self.settings
+        corrects = [name for name, of in methods.items() if "class-shares" in of.strategy.needs(of.options)]
+        for key in STUDIED:
+            if getattr(options, key) != VQOptions.model_fields[key].default:
+                raise SettingsError(f"vq.{key} is for studies: leave it out with workload 'vq'")
+        if corrects and options.labels == "shared":
+            raise SettingsError(f"strategy '{corrects[0]}' changes the loss on the client: use vq.labels = 'device'")
+        refuse_whole_models(settings)
+        if settings.split == "messages" and options.merge == "nothing":
+            raise SettingsError("vq.merge = 'nothing': with split = 'messages' the server must know every codebook")
+        if not settings.pretrain.dense_epochs:
+            raise SettingsError(
+                "pretrain.dense-epochs = 0: workload 'vq' needs at least 1, its codebook starts from trained states"
+            )
+        if options.tasks and corrects:
+            raise SettingsError(f"strategy '{corrects[0]}' knows class frequencies of one task: leave vq.tasks out")
+        if options.gradnorm and (not options.tasks or options.labels == "shared"):
+            raise SettingsError(
+                "vq.gradnorm weighs the losses of tasks on clients: set vq.tasks, and vq.labels = 'device'"
+            )
+
+    # the server's side
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """Both halves, from scratch, and the head; if clients have different tasks, for each of these.
+
+        Raises:
+            SettingsError: the data are no text, or the model cannot be built as asked.
+        """
+        options, texts = self.options, [worlds.dataset for worlds in self.tasks.worlds]
+        if not texts[0].text:
+            raise SettingsError(
+                f"workload = 'vq' needs text, {texts[0].name} holds none: choose e.g. data.name = 'questions'"
+            )
+        self.tasks.check()
+        try:
+            codes = (options.codes, options.groups) if options.codes else None
+            classes, preset = max(of.num_classes for of in texts), PRESETS[options.preset]
+            like = (self.shape, classes, codes, options.tokens, preset)
+            return split_body(*like) if len(texts) == 1 else task_body(len(texts), *like)
+        except (ValueError, ModuleNotFoundError) as error:
+            raise SettingsError(str(error)) from error
+
+    @property
+    def shape(self) -> Shape:
+        """What both halves are built from. ValueError: impossible."""
+        o = self.options
+        common = {"cloud_layers": o.cloud_layers, "pool": o.pool, "width": o.width}
+        if o.preset == "minilm":
+            return minilm(frozen=o.frozen, **common)
+        return tiny(o.vocabulary, hidden=o.hidden, inner=4 * o.hidden, tokens=o.tokens, **common)
+
+    @property
+    def learning_rates(self) -> tuple[float, float]:
+        """Learning rates of the layers, and of projections and head."""
+        return self.options.lr * LAYER_LR_SHARE[self.options.preset], self.options.lr
+
+    def prepare(self, seed: int, progress: Progress | None = None) -> PretrainedModels:
+        whole, several = self.architecture, len(self.tasks.worlds) > 1
+        costs = SplitCosts(whole, self.settings.client.batch_size, optimizer_slots=2, coverage=self._part)
+        train = partial(self._train_tasks if several else self._train, seed, progress)
+        return PretrainedModels(
+            architectures={"dense": whole},
+            costs={"dense": costs},
+            train={"dense": lambda: cached("split", self._decides(seed), seed, train)},
+            class_shares=class_frequencies(self.worlds(seed)),
+            parts=parts(len(self.tasks.worlds)) if several else (FULL,),
+            post_aggregate=apply_gradnorm if self.options.gradnorm else lambda before, after: after,
         )
-    for key in STUDIED:
-        if getattr(settings, key) != Settings.model_fields[key].default:
-            raise SettingsError(f"{key.replace('_', '-')} is for studies: leave it out with workload 'vq'")
-    try:
-        codes = (settings.vq_codes, settings.vq_groups) if settings.vq_codes else None
-        like = (
-            shape_of(settings),
-            max(of.num_classes for of in texts),
-            codes,
-            settings.tokens,
-            PRESETS[settings.vq_preset],
+
+    def _decides(self, seed: int) -> dict[str, Any]:
+        """Return everything that decides the pretrained model, as plain values."""
+        leave_out = {"late", "late_epochs", "learn", "merge", "up", "down", "labels"}
+        return {
+            "vq": self.options.model_dump(exclude=leave_out),
+            "data": [fingerprint(worlds.dataset) for worlds in self.tasks.worlds],
+            "proxy": self.settings.data.proxy_fraction,
+            "pretrain": [self.settings.pretrain.dense_epochs, self.settings.pretrain.batch_size],
+        }
+
+    def _train(self, seed: int, progress: Progress | None) -> State:
+        """Train on the proxy: floats for a fifth of the steps, k-means over a whole pass, then codes."""
+        epochs = self.settings.pretrain.dense_epochs
+
+        def tick(step: int, steps: int) -> None:
+            epoch, before = (epochs * at // steps for at in (step, step - 1))
+            if progress and epoch > before:
+                progress("split model", epoch, epochs)
+
+        body = self.architecture.whole(int(rng(seed, Purpose.INIT).integers(2**31)))
+        assert isinstance(body, SplitBody)
+        split, (tokens, y) = Split(body.device, body.cloud, body.head, self._plan), _proxy(self.worlds(seed))
+        split.fit(tokens, y, seed, tick)
+        self._keep(body, split, tokens)
+        return body.state()
+
+    def _train_tasks(self, seed: int, progress: Progress | None) -> State:
+        """Train all tasks together, on one stack (`models.vq.training.tasks`)."""
+
+        def tick(step: int, steps: int) -> None:
+            if progress:
+                progress("split models, step", step, steps)
+
+        whole, init = self.architecture, int(rng(seed, Purpose.INIT).integers(2**31))
+        bodies, learn = [], []
+        for worlds in self.tasks.worlds:
+            body = whole.build({**whole.sizes, "tasks": 1}, torch.Generator().manual_seed(init))
+            assert isinstance(body, TaskBody)
+            bodies.append(body)
+            body.cloud = bodies[0].cloud
+            learn.append(TaskTraining(Split(body.device, body.cloud, body.head, self._plan), *_proxy(worlds(seed))))
+        fit_tasks(learn, seed, self.options.gradnorm, tick)
+        for body, task in zip(bodies, learn, strict=True):
+            self._keep(body, task.split, task.tokens)
+        return stack_tasks([body.state() for body in bodies], bodies[0].axes())
+
+    @property
+    def _plan(self) -> SplitTrainingPlan:
+        o, pretrain = self.options, self.settings.pretrain
+        quantiser = Quantiser(o.codes, o.groups, beta=o.beta, estimator=o.estimator, decay=o.decay)
+        rates = self.learning_rates
+        return SplitTrainingPlan(
+            pretrain.dense_epochs, pretrain.batch_size, *rates, quantiser=quantiser if o.codes else None
         )
-        return split_body(*like) if len(texts) == 1 else task_body(len(texts), *like)
-    except (ValueError, ModuleNotFoundError) as error:
-        raise SettingsError(str(error)) from error
 
+    def _keep(self, body: SplitBody, split: Split, tokens: Tokens) -> None:
+        """Put the statistics that the codebook follows from into the body, per example."""
+        if split.codebook_ema:
+            per_example = pooled_lengths(tokens.lengths, self.options.pool).double().mean()
+            body.set_statistics(split.codebook_ema.with_mass(float(per_example)).running)
 
-def shape_of(settings: Settings) -> Shape:
-    """What both halves are built from. ValueError: impossible."""
-    common = {"cloud_layers": settings.vq_cloud_layers, "pool": settings.vq_pool, "width": settings.vq_width}
-    if settings.vq_preset == "minilm":
-        return minilm(frozen=settings.vq_frozen, **common)
-    return tiny(
-        settings.vocabulary, hidden=settings.vq_hidden, inner=4 * settings.vq_hidden, tokens=settings.tokens, **common
-    )
+    def global_accuracy(self, method: Strategy) -> float:
+        """Return the accuracy of a method's cloud model on the whole test set, mean over tasks."""
+        found = []
+        for worlds, part in zip(self.tasks.worlds, method.models.parts, strict=True):
+            ids, y = tensors(worlds(method.seed).data, "test")
+            client, cloud, _ = self.ends(self._load(extract(method.model, method.axes, part)))
+            found.append(float(hits_and_losses(infer(client, cloud, tokens_from_ids(ids)), y)[0].float().mean()))
+        return float(np.mean(found))
 
+    # a client's side
 
-def learning_rates(settings: Settings) -> tuple[float, float]:
-    """Learning rates of the layers, and of projections and head."""
-    return settings.vq_lr * DEEP[settings.vq_preset], settings.vq_lr
+    @property
+    def _part(self) -> Coverage:
+        """The part of the whole that a client has, as far as its size goes: the parts of all tasks are as large."""
+        return parts(1)[0] if self.options.tasks else FULL
 
+    def _fresh(self) -> SplitBody:
+        body = self.architecture.part(self._part)
+        assert isinstance(body, SplitBody)
+        return body
 
-def prepare(settings: Settings, seed: int, progress: Progress | None = None) -> Cloud:
-    """Both halves, trained on the cloud's texts with the codebook scheduled in.
-
-    Raises:
-        SettingsError, partitions.DataError: data, model or methods do not fit.
-    """
-    if cutting := [name for name in settings.methods if name not in FULL_MODEL]:
-        raise SettingsError(
-            f"strategy '{cutting[0]}' cuts the model, workload 'vq' cannot: use {', '.join(FULL_MODEL)}"
-        )
-    masking = [name for name in settings.methods if FULL_MODEL[name].masked != "none"]
-    if masking and settings.vq_labels == "shared":
-        raise SettingsError(f"strategy '{masking[0]}' changes the loss on the device: use vq-labels = 'device'")
-    refuse_whole_models(settings)
-    if settings.split == "messages" and settings.vq_merge == "nothing":
-        raise SettingsError("vq-merge = 'nothing': with split = 'messages' the cloud has to know every codebook")
-    if not settings.dense_epochs:
-        raise SettingsError(
-            "dense-epochs = 0: workload 'vq' needs at least 1, for its codebook starts from trained states"
-        )
-    if settings.vq_tasks and masking:
-        raise SettingsError(f"strategy '{masking[0]}' knows how often classes occur in one task: leave vq-tasks out")
-    if settings.vq_gradnorm and (not settings.vq_tasks or settings.vq_labels == "shared"):
-        raise SettingsError("vq-gradnorm weighs the losses of tasks on devices: set vq-tasks, and vq-labels = 'device'")
-    whole_model, own = architecture(settings), tasks.of(settings)
-    here = world(own[0], seed)
-    classes = np.bincount(here.data.labels("train", here.proxy()), minlength=here.data.num_classes)
-    costs = SplitCosts(whole_model, settings.batch_size, optimizer_slots=2, held=_held(settings))
-
-    def uncut(*_: object) -> State:
-        raise SettingsError("workload 'vq' has no model that can be cut")
-
-    return Cloud(
-        dense=whole_model,
-        dense_costs=costs,
-        modular=whole_model,
-        modular_costs=costs,
-        supernet=whole_model,
-        supernet_costs=costs,
-        shares=(classes / classes.sum()).tolist(),
-        make_dense=lambda: cached(
-            settings, seed, "split", partial(_offline if len(own) == 1 else _offline_tasks, settings, seed, progress)
-        ),
-        make_modular=uncut,  # type: ignore[arg-type]
-        make_nested=uncut,
-        make_supernet=uncut,
-        settled=uncut,
-        parts=parts(len(own)) if len(own) > 1 else (FULL,),
-        merged=paced if settings.vq_gradnorm else lambda before, after: after,
-    )
-
-
-def _offline(settings: Settings, seed: int, progress: Progress | None) -> State:
-    """Training on the proxy: float for a fifth of the steps, k-means over a whole pass, then codes."""
-
-    def tick(step: int, steps: int) -> None:
-        epoch, before = (settings.dense_epochs * at // steps for at in (step, step - 1))
-        if progress and epoch > before:
-            progress("split model", epoch, settings.dense_epochs)
-
-    here, body = world(settings, seed), architecture(settings).whole(int(rng(seed, Purpose.INIT).integers(2**31)))
-    assert isinstance(body, SplitBody)
-    split, (tokens, y) = Split(body.device, body.cloud, body.head, _plan(settings)), _proxy(here)
-    split.fit(tokens, y, seed, tick)
-    _keep(settings, body, split, tokens)
-    return body.state()
-
-
-def _offline_tasks(settings: Settings, seed: int, progress: Progress | None) -> State:
-    """The same of all tasks together, on one stack (`models.vq.training.tasks`)."""
-
-    def tick(step: int, steps: int) -> None:
-        if progress:
-            progress("split models, step", step, steps)
-
-    whole, own, init = architecture(settings), tasks.of(settings), int(rng(seed, Purpose.INIT).integers(2**31))
-    bodies, learn = [], []
-    for one in own:
-        body = whole.build({**whole.sizes, "tasks": 1}, torch.Generator().manual_seed(init))
-        assert isinstance(body, TaskBody)
-        bodies.append(body)
-        body.cloud = bodies[0].cloud
-        learn.append(Lesson(Split(body.device, body.cloud, body.head, _plan(settings)), *_proxy(world(one, seed))))
-    fit_tasks(learn, seed, settings.vq_gradnorm, tick)
-    for body, lesson in zip(bodies, learn, strict=True):
-        _keep(settings, body, lesson.split, lesson.tokens)
-    return side_by_side([body.state() for body in bodies], bodies[0].axes())
-
-
-def _proxy(here: World | LocalData) -> tuple[Tokens, Tensor]:
-    """The cloud's texts and their classes."""
-    ids, y = tensors(here.data, "train", here.proxy())
-    return of_ids(ids), y
-
-
-def _plan(settings: Settings) -> Plan:
-    quantiser = Quantiser(
-        settings.vq_codes,
-        settings.vq_groups,
-        beta=settings.vq_beta,
-        estimator=settings.vq_estimator,
-        decay=settings.vq_decay,
-    )
-    return Plan(
-        settings.dense_epochs,
-        settings.offline_batch,
-        *learning_rates(settings),
-        quantiser=quantiser if settings.vq_codes else None,
-    )
-
-
-def _keep(settings: Settings, body: SplitBody, split: Split, tokens: Tokens) -> None:
-    """The statistics that the codebook of a training on ``tokens`` follows from, per example."""
-    if split.keeper:
-        per_example = pooled_lengths(tokens.lengths, settings.vq_pool).double().mean()
-        body.keep(split.keeper.weighing(float(per_example)).running)
-
-
-def global_accuracy(settings: Settings, method: Strategy) -> float:
-    """The accuracy of a method's cloud model on the whole test set, mean over tasks."""
-    found = []
-    for own, part in zip(tasks.of(settings), method.cloud.parts, strict=True):
-        ids, y = tensors(world(own, method.seed).data, "test")
-        one, two, _ = ends(settings, _load(settings, extract(method.model, method.axes, part)))
-        found.append(float(graded(infer(one, two, of_ids(ids)), y)[0].float().mean()))
-    return float(np.mean(found))
-
-
-# a device's side
-
-
-def _held(settings: Settings) -> Coverage:
-    """What of the whole a device holds, as far as its size goes: that of any task is as large."""
-    return parts(1)[0] if settings.vq_tasks else FULL
-
-
-def _fresh(settings: Settings) -> SplitBody:
-    """What a device has, to be loaded."""
-    body = architecture(settings).part(_held(settings))
-    assert isinstance(body, SplitBody)
-    return body
-
-
-_body = lru_cache(maxsize=4)(_fresh)  # one per process, overwritten by every device that uses it
-
-
-def _load(settings: Settings, state: State, store: Store | None = None) -> SplitBody:
-    """The model, with the codebook of the device's own where devices have one."""
-    body = _body(settings)
-    body.load_state_dict(state)
-    if settings.vq_merge == "nothing" and store and store.holds("codebook"):
-        body.keep(Statistics(**store.load("codebook")))
-    return body
-
-
-def boundary(settings: Settings, body: SplitBody) -> Boundary:
-    """What may cross, and its ledger."""
-    down = settings.vq_down
-    edge = lines(body.shape.wire, body.head.width, body.head.per, body.codes, settings.vq_up, down, answer=down)
-    shared = Line("labels", "up", Codes(body.head.width), 1, "example"), Line("loss", "down", Float32(), 1, "example")
-    return Boundary((*edge, *shared), body.shape.pool)
-
-
-def ends(settings: Settings, body: SplitBody) -> tuple[DeviceEnd, CloudEnd, CodebookEMA | None]:
-    """Both ends over one boundary, with the codebook that the body's statistics make."""
-    edge, recipe, keeper = boundary(settings, body), Recipe(*learning_rates(settings)), body.keeper()
-    codebook = keeper.codebook if keeper else None
-    one = DeviceEnd(body.device, edge, recipe, codebook, settings.vq_beta, ESTIMATORS[settings.vq_estimator])
-    two = CloudEnd(body.cloud, body.head, edge, recipe, codebook)
-    two.watched = settings.vq_gradnorm
-    return one, two, keeper
-
-
-def side(settings: Settings, order: Order, end: DeviceEnd, weight: float = 1.0) -> DeviceSide:
-    """A device's round with its texts and labels; ``weight``: of the loss."""
-    ids, y = samples(tasks.task(settings, order.device), order, "train")
-    own = None if order.masked == "none" else class_shares(settings, order)
-
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        return weight * F.cross_entropy(mask(logits, own, order.masked), labels)
-
-    where, share = Where(order.seed, order.round, order.device), settings.vq_labels == "shared"
-    return DeviceSide(end, of_ids(ids), y, loss, order.epochs, settings.batch_size, where, share)
-
-
-def profile(settings: Settings, order: Order, store: Store, with_importance: bool) -> dict[str, float | list[float]]:
-    """What the device can spare now; nothing here has modules."""
-    now = spare(settings, order)
-    return {"link": now.link, "compute": now.compute, "memory": now.memory}
-
-
-def train(settings: Settings, order: Order, store: Store, state: State | None) -> Trained:
-    """Local epochs of both halves on the device's current texts; the statistics of the codes move along."""
-    sent = state if state is not None else store.load("model")
-    body = _load(settings, sent, store)
-    before = body.state() if settings.upload_change else {}
-    one, two, keeper = ends(settings, body)
-    device = side(settings, order, one, body.weight)
-    train_sides(device, CloudSide(two, device.where))
-    _heard(body, two)
-    trained = finished(settings, body, device, keeper)
-    if keeper and settings.vq_merge == "nothing":
-        store.save("codebook", {name: getattr(body, name).clone() for name in CODEBOOK})
-        body.keep(Statistics(*(sent[name].view_as(getattr(body, name)) for name in CODEBOOK)))
-    if order.keep:
-        store.save("model", body.state())
-    worth = not settings.upload_change or change(before, body.state()) >= settings.upload_change
-    return replace(trained, state=body.state() if worth else None)
-
-
-def finished(settings: Settings, body: SplitBody, device: DeviceSide, keeper: CodebookEMA | None) -> Trained:
-    """What a round gave, but for the parameters; the statistics of ``body`` move."""
-    examples, passed = len(device.labels), len(device.labels) * device.epochs
-    measures = measured(device.end.boundary.ledger, "train", passed)
-    if keeper and passed:
-        assert device.end.statistics is not None
-        body.moved(keeper, device.end.statistics, passed, settings.vq_decay, settings.vq_merge)
-        measures["perplexity"] = float(perplexity(device.end.statistics.counts).mean())
-    loss = device.losses[-1] / examples / body.weight if device.losses else float("nan")
-    if isinstance(body, TaskBody):
-        body.pace[2] = loss
-        measures[f"weight_{tasks.number(settings, device.where.device)}"] = body.weight
-    return Trained(None, examples, loss, device.labels.unique().tolist(), measures=measures)
-
-
-def _heard(body: SplitBody, end: CloudEnd) -> None:
-    """What GradNorm has to know of the cloud's side of a round."""
-    if isinstance(body, TaskBody) and end.norms:
-        body.pace[1] = float(np.mean(end.norms)) / body.weight
-
-
-# really split
-
-
-class Replica:
-    """The cloud's side of one device's round."""
-
-    def __init__(self, settings: Settings, order: Order, state: State):
-        body = _fresh(settings)
+    def _load(self, state: State, store: ClientStateStore | None = None) -> SplitBody:
+        """Return the network with ``state``, and with the client's codebook if clients have codebooks of their own."""
+        body = self._network()
         body.load_state_dict(state)
-        _, end, _ = ends(settings, body)
-        self.body, self.epochs = body, order.epochs
-        self.for_device = {name: state[name] for name in body.on_device()}
-        self.side = CloudSide(end, Where(order.seed, order.round, order.device))
+        if self.options.merge == "nothing" and store and store.holds("codebook"):
+            body.set_statistics(Statistics(**store.load("codebook")))
+        return body
+
+    def boundary(self, body: SplitBody) -> Boundary:
+        """Return what may cross, and the count of its bytes."""
+        down = self.options.down
+        edge = channels(body.shape.wire, body.head.width, body.head.per, body.codes, self.options.up, down, answer=down)
+        labels, loss = (
+            Channel("labels", "up", Codes(body.head.width), 1, "example"),
+            Channel("loss", "down", Float32(), 1, "example"),
+        )
+        return Boundary((*edge, labels, loss), body.shape.pool)
+
+    def ends(self, body: SplitBody) -> tuple[DeviceEnd, CloudEnd, CodebookEMA | None]:
+        """Return both ends over one boundary, with the codebook that the body's statistics make."""
+        edge, rates, ema = self.boundary(body), LearningRates(*self.learning_rates), body.codebook_ema()
+        codebook = ema.codebook if ema else None
+        estimator = ESTIMATORS[self.options.estimator]
+        client = DeviceEnd(body.device, edge, rates, codebook, self.options.beta, estimator)
+        cloud = CloudEnd(body.cloud, body.head, edge, rates, codebook)
+        cloud.record_norms = self.options.gradnorm
+        return client, cloud, ema
+
+    def _side(self, client: "TextClient", trainer: ClientTrainer, end: DeviceEnd, weight: float = 1.0) -> DeviceSide:
+        """Return a client's round with its texts and labels; ``weight``: of the loss."""
+        (ids, y), own, c = client.samples("train"), trainer.class_shares(), client.context
+
+        def loss(logits: Tensor, labels: Tensor) -> Tensor:
+            return weight * F.cross_entropy(correct_logits(logits, own, trainer.correction), labels)
+
+        address, share = RoundAddress(c.seed, c.round, c.client), self.options.labels == "shared"
+        size = self.settings.client.batch_size
+        return DeviceSide(end, tokens_from_ids(ids), y, loss, trainer.task.epochs, size, address, share)
+
+    def train(self, context: ClientContext, task: ClientTask, half: Half) -> Trained:
+        """Train both halves on the client's current texts; the statistics of the codes move along."""
+        client, store = TextClient(self, context), context.store
+        trainer = half(client)
+        sent = task.state if task.state is not None else store.load("model")
+        body, smallest = self._load(sent, store), self.settings.client.upload_change
+        before = body.state() if smallest else {}
+        one, two, ema = self.ends(body)
+        side = self._side(client, trainer, one, body.weight)
+        train_sides(side, CloudSide(two, side.address))
+        _note_norms(body, two)
+        trained = self._finished(body, side, ema)
+        if ema and self.options.merge == "nothing":
+            store.save("codebook", {name: getattr(body, name).clone() for name in CODEBOOK})
+            body.set_statistics(Statistics(*(sent[name].view_as(getattr(body, name)) for name in CODEBOOK)))
+        if task.keep:
+            store.save("model", body.state())
+        worth = not smallest or change(before, body.state()) >= smallest
+        return replace(trained, state=body.state() if worth else None)
+
+    def _finished(self, body: SplitBody, side: DeviceSide, ema: CodebookEMA | None) -> Trained:
+        """Return the result of a round without the parameters; the statistics of ``body`` move."""
+        examples, passed = len(side.labels), len(side.labels) * side.epochs
+        found = measured(side.end.boundary.traffic, "train", passed)
+        if ema and passed:
+            assert side.end.statistics is not None
+            body.add_statistics(ema, side.end.statistics, passed, self.options.decay, self.options.merge)
+            found["perplexity"] = float(perplexity(side.end.statistics.counts).mean())
+        loss = side.losses[-1] / examples / body.weight if side.losses else float("nan")
+        if isinstance(body, TaskBody):
+            body.pace[2] = loss
+            found[f"weight_{self.tasks.number(side.address.device)}"] = body.weight
+        return Trained(None, examples, loss, measures=found)
+
+    def evaluate(self, context: ClientContext, task: ClientTask, half: Half) -> Scored:
+        """Score a model as delivered and after adaptation, which leaves the cloud's codebook unchanged."""
+        client, store = TextClient(self, context), context.store
+        trainer = half(client)
+        body = self._load(task.state if task.state is not None else store.load("model"), store)
+        tests = [client.samples("test", step) for step in scored_steps(context)]
+        own = trainer.class_shares() if trainer.correction == "prior" else None
+        found: dict[Measure, list[tuple[float, float, float]]] = {}
+        measures: dict[Measure, Mapping[str, float]] = {}
+
+        def score(which: Measure) -> None:
+            one, two, _ = self.ends(body)
+            logits = [correct_logits(infer(one, two, tokens_from_ids(ids)), own, "prior") for ids, _ in tests]
+            found[which] = [_score(of, y) for of, (_, y) in zip(logits, tests, strict=True)]
+            lengths = [n for ids, _ in tests for n in tokens_from_ids(ids).lengths.tolist()]
+            values = measured(one.boundary.traffic, "infer", len(lengths))
+            values["tokens_up"] = Codes(body.shape.vocabulary).size(lengths, 1) / len(lengths) + LENGTH.size
+            if self.options.tasks:
+                values[f"task_{self.tasks.number(context.client)}"] = found[which][0][0]
+            measures[which] = values
+
+        score("delivered")
+        found["adapted"], measures["adapted"] = found["delivered"], measures["delivered"]
+        examples = len(client.samples("train")[1])
+        if task.epochs:
+            before = body.state()
+            one, two, _ = self.ends(body)
+            side = self._side(client, trainer, one)
+            train_sides(side, CloudSide(two, side.address))
+            after = body.state()
+            if (served := trainer.adapted(before, after)) is not after:
+                body.load_state_dict(served)
+            score("adapted")
+        if task.keep:
+            store.save("model", body.state())
+        former = (found["delivered"][1][0], found["adapted"][1][0]) if context.look_back else None
+        return Scored(len(tests[0][1]), found["delivered"][0], found["adapted"][0], examples, former, measures=measures)
+
+    # training that is really split
+
+    def replica(self, context: ClientContext, epochs: int, state: State) -> "VQReplica":
+        body = self._fresh()
+        body.load_state_dict(state)
+        _, end, _ = self.ends(body)
+        side = CloudSide(end, RoundAddress(context.seed, context.round, context.client))
+        return VQReplica(body, epochs, side, {name: state[name] for name in body.device_entries()})
+
+    def turn(
+        self, context: ClientContext, task: ClientTask, half: Half, steps: int, down: Mapping[str, bytes]
+    ) -> dict[str, bytes] | Trained:
+        """Return the answer to what came down; what the client needs to continue is stored after every step."""
+        store = ClientStateStore(context.store.folder / "split")  # a round that is repeated starts from nothing
+        if task.state is not None:
+            store.save("start", task.state)
+            self.rounds.pop(store.folder, None)  # of a round that broke off
+        now = self._open(context, half, store, steps, down)
+        if up := now.side.respond(down):
+            if "logits" in down:
+                store.save("counters", now.side.counters())
+            return up
+        self.rounds.pop(store.folder)
+        shutil.rmtree(store.folder)
+        trained = self._finished(now.body, now.side, now.ema)
+        return replace(trained, state=device_state(now.body, now.body.state()))
+
+    def _open(
+        self, context: ClientContext, half: Half, store: ClientStateStore, steps: int, down: Mapping[str, bytes]
+    ) -> "OpenRound":
+        """Return the client's side as it was when the server sent ``down``, rebuilt if this process does not have it.
+
+        Another process may have taken the turns since this one had the last.
+
+        Raises:
+            StateMissing: the store holds no such moment.
+        """
+        answered = "gradient" in down and self.options.labels == "device"
+        address = RoundAddress(context.seed, context.round, context.client)
+        progress = address, steps - ("gradient" in down), bool(down), answered
+        found = self.rounds.get(store.folder)
+        if len(self.rounds) > OPEN_ROUNDS:
+            self.rounds.clear()
+        if found is None or found.side.progress != progress:
+            body = self._fresh()
+            body.load_state_dict(store.load("start"), strict=False)
+            end, _, ema = self.ends(body)
+            client = TextClient(self, context)
+            side = self._side(client, half(client), end, body.weight)
+            if progress[1]:
+                side.restore(store.load("side"))
+            if down:
+                side.respond({})
+            if answered:
+                side.restore_counters(store.load("counters"))
+            if side.progress != progress:
+                raise StateMissing(f"client {context.client} has {side.steps_done} steps behind it, not {progress[1]}")
+            side.on_step = lambda own: store.save("side", own.state())
+            found = self.rounds[store.folder] = OpenRound(side, body, ema)
+        return found
+
+
+class TaskWorlds:
+    """The data of each task, if clients of one run have different ones (``vq.tasks``): client d has the (d mod T)-th.
+
+    Args:
+        worlds: of the run's data set; those of the tasks differ in it.
+    """
+
+    def __init__(self, options: VQOptions, worlds: Worlds):
+        self.options, self.names = options, [n.strip() for n in options.tasks.split(",") if n.strip()]
+        if options.tasks:
+            self._check_names()
+        of_tasks = [replace(worlds, data=worlds.data.model_copy(update={"name": name})) for name in self.names]
+        self.worlds = of_tasks or [worlds]
+
+    def _check_names(self) -> None:
+        names, o = self.names, self.options
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise SettingsError(f"vq.tasks = '{o.tasks}': name two or more different text sets, e.g. 'cola,mrpc'")
+        if o.width or o.late or o.pretrain != "none":
+            raise SettingsError(
+                "tasks share what crosses unchanged, and start from the preset: set vq.width = 0, and leave vq.late and "
+                "vq.pretrain out"
+            )
+        if len(names) > MOST_TASKS:
+            raise SettingsError(f"vq.tasks = '{o.tasks}' names {len(names)} tasks, clients can have {MOST_TASKS}")
+
+    def check(self) -> None:
+        """Raise SettingsError if a task is not about classes of texts."""
+        for name, worlds in zip(self.names, self.worlds, strict=False):
+            data = worlds.dataset
+            if not data.text or data.target_train is not None or data.span_train is not None:
+                raise SettingsError(
+                    f"vq.tasks: clients learn classes of texts, and {name} holds none: choose e.g. 'sst2,cola'"
+                )
+
+    def number(self, client: int) -> int:
+        """Return which of the tasks a client has."""
+        return client % len(self.worlds)
+
+    def of(self, client: int) -> Worlds:
+        """Return the data of a client's task."""
+        return self.worlds[self.number(client)]
+
+
+@dataclass(frozen=True)
+class TextClient:
+    """What the workload supplies to the client half of a method, for one message."""
+
+    workload: VQ
+    context: ClientContext
+
+    def samples(self, split: str, step: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return token ids (n, T) and classes (n,) of the client's texts, now or at another step."""
+        c = self.context
+        world = self.workload.tasks.of(c.client)(c.seed)
+        draw = world.draw(c.client, c.step if step is None else step)
+        x, y = tensors(world.data, split, getattr(draw, split))
+        return corrupt(x, getattr(draw, f"{split}_corruptions")), y
+
+    def class_shares(self, reference: Any) -> Tensor:
+        """Return (classes,) shares of the classes in the training data, relative to ``reference`` if that is given."""
+        c, world = self.context, self.workload.worlds(self.context.seed)
+        labels = world.data.labels("train", world.draw(c.client, c.step).train)
+        own = torch.from_numpy(np.bincount(labels, minlength=world.data.num_classes) / len(labels))
+        return (own / torch.tensor(reference, dtype=own.dtype).clamp(min=1e-6) if len(reference) else own).float()
+
+
+@dataclass(frozen=True)
+class OpenRound:
+    """A split round that this process is in the middle of."""
+
+    side: DeviceSide
+    body: SplitBody
+    ema: CodebookEMA | None
+
+
+@dataclass(frozen=True)
+class VQReplica:
+    """The server's side of one client's round."""
+
+    body: SplitBody
+    epochs: int
+    side: CloudSide
+    for_client: State
 
     @property
     def steps(self) -> int:
         return self.side.step
 
     def turn(self, up: Mapping[str, bytes]) -> dict[str, bytes]:
-        """What goes down, given what came up. ValueError, StaleCodebook: what came up does not belong here."""
-        return self.side.turn(up)
+        """Return what goes down, given what came up. ValueError, StaleCodebook: what came up does not belong here."""
+        return self.side.respond(up)
 
     def whole(self, trained: State) -> State:
-        """What the device trained, and the cloud's half and head."""
-        _heard(self.body, self.side.end)
+        """Return what the client trained, and the cloud's half and head."""
+        _note_norms(self.body, self.side.end)
         own = self.body.state()
         whole = {name: trained.get(name, value) for name, value in own.items()}
         if "pace" in own and whole["pace"].shape == own["pace"].shape:  # else it is refused like any wrong shape
@@ -371,120 +525,29 @@ class Replica:
         return whole
 
     def measures(self, examples: int) -> dict[str, float]:
-        return measured(self.side.end.boundary.ledger, "train", examples * self.epochs)
+        return measured(self.side.end.boundary.traffic, "train", examples * self.epochs)
 
 
-def replica(settings: Settings, order: Order, state: State) -> Replica:
-    return Replica(settings, order, state)
-
-
-AT_ONCE = 64  # rounds that a process keeps in memory; the others are read from their stores
-_SIDES: dict[
-    Path, tuple[DeviceSide, SplitBody, CodebookEMA | None]
-] = {}  # rounds that this process is in the middle of
-
-
-def turn(
-    settings: Settings, order: Order, store: Store, steps: int, down: Mapping[str, bytes], state: State | None
-) -> dict[str, bytes] | Trained:
-    """The device's answer to what came down; what it needs to go on lies in its store after every step."""
-    store = Store(store.folder / "split")  # a round that the cloud goes back to begins anew
-    if state is not None:
-        store.save("start", state)
-        _SIDES.pop(store.folder, None)  # of a round that broke off
-    device, body, keeper = _side(settings, order, store, steps, down)
-    if up := device.turn(down):
-        if "logits" in down:
-            store.save("tally", device.tally())
-        return up
-    _SIDES.pop(store.folder)
-    shutil.rmtree(store.folder)
-    trained = finished(settings, body, device, keeper)
-    return replace(trained, state=device_state(body, body.state()))
-
-
-def _side(
-    settings: Settings, order: Order, store: Store, steps: int, down: Mapping[str, bytes]
-) -> tuple[DeviceSide, SplitBody, CodebookEMA | None]:
-    """The device's side as it was when the cloud sent ``down``, built anew where this process has not got it.
-
-    Another process may have taken the turns since this one had the last.
-
-    Raises:
-        fl.workloads.state_store.NotHeld: the store holds no such moment.
-    """
-    answered = "gradient" in down and settings.vq_labels == "device"
-    moment = Where(order.seed, order.round, order.device), steps - ("gradient" in down), bool(down), answered
-    found = _SIDES.get(store.folder)
-    if len(_SIDES) > AT_ONCE:
-        _SIDES.clear()
-    if found is None or found[0].moment != moment:
-        body = _fresh(settings)
-        body.load_state_dict(store.load("start"), strict=False)
-        end, _, keeper = ends(settings, body)
-        device = side(settings, order, end, body.weight)
-        if moment[1]:
-            device.restore(store.load("side"))
-        if down:
-            device.turn({})
-        if answered:
-            device.recount(store.load("tally"))
-        if device.moment != moment:
-            raise NotHeld(f"device {order.device} has {device.learned} steps behind it, not {moment[1]}")
-        device.keep = lambda own: store.save("side", own.state())
-        found = _SIDES[store.folder] = device, body, keeper
-    return found
-
-
-def measured(ledger: Ledger, phase: str, examples: int) -> dict[str, float]:
-    """Payload bytes per example of a phase, those of the directions in which anything went."""
-    found = {f"{phase}_{way}": ledger.total(direction=way, phase=phase) / max(1, examples) for way in ("up", "down")}
+def measured(traffic: BoundaryTraffic, phase: str, examples: int) -> dict[str, float]:
+    """Return payload bytes per example of a phase, of the directions in which anything went."""
+    found = {f"{phase}_{way}": traffic.total(direction=way, phase=phase) / max(1, examples) for way in ("up", "down")}
     return {name: value for name, value in found.items() if value}
 
 
-def evaluate(settings: Settings, order: Order, store: Store, state: State | None) -> Scored:
-    """Score a model on the device's current distribution, as delivered and after ``order.epochs`` of adaptation.
+def _proxy(world: World | LocalData) -> tuple[Tokens, Tensor]:
+    """The cloud's texts and their classes."""
+    ids, y = tensors(world.data, "train", world.proxy())
+    return tokens_from_ids(ids), y
 
-    The codebook is the cloud's: adaptation leaves it as it is.
-    """
-    body = _load(settings, state if state is not None else store.load("model"), store)
-    steps = [order.step, order.step - 1] if order.look_back else [order.step]
-    task = tasks.task(settings, order.device)
-    tests = [samples(task, replace(order, step=step), "test") for step in steps]
-    own = class_shares(settings, order) if order.masked == "prior" else None
-    found: dict[Measure, list[tuple[float, float, float]]] = {}
-    measures: dict[Measure, Mapping[str, float]] = {}
 
-    def score(which: Measure) -> None:
-        one, two, _ = ends(settings, body)
-        logits = [mask(infer(one, two, of_ids(ids)), own, "prior") for ids, _ in tests]
-        found[which] = [_score(of, y) for of, (_, y) in zip(logits, tests, strict=True)]
-        lengths = [n for ids, _ in tests for n in of_ids(ids).lengths.tolist()]
-        told = measured(one.boundary.ledger, "infer", len(lengths))
-        told["tokens_up"] = Codes(body.shape.vocabulary).size(lengths, 1) / len(lengths) + LENGTH.size
-        if settings.vq_tasks:
-            told[f"task_{tasks.number(settings, order.device)}"] = found[which][0][0]
-        measures[which] = told
-
-    score("delivered")
-    found["adapted"], measures["adapted"] = found["delivered"], measures["delivered"]
-    examples = len(samples(task, order, "train")[1])
-    if order.epochs:
-        before = body.state()
-        one, two, _ = ends(settings, body)
-        device = side(settings, order, one)
-        train_sides(device, CloudSide(two, device.where))
-        if order.blend < 1:
-            body.load_state_dict(blend(before, body.state(), order.blend))
-        score("adapted")
-    if order.keep:
-        store.save("model", body.state())
-    former = (found["delivered"][1][0], found["adapted"][1][0]) if order.look_back else None
-    return Scored(len(tests[0][1]), found["delivered"][0], found["adapted"][0], examples, former, measures=measures)
+def _note_norms(body: SplitBody, end: CloudEnd) -> None:
+    """Note the gradient norms of the cloud's half that GradNorm needs."""
+    if isinstance(body, TaskBody) and end.norms:
+        body.pace[1] = float(np.mean(end.norms)) / body.weight
 
 
 def _score(logits: Tensor, y: Tensor) -> tuple[float, float, float]:
     """Accuracy, balanced accuracy and mean loss."""
-    right, nats = graded(logits, y)
+    right, nats = hits_and_losses(logits, y)
     recall = [float(right[y == k].float().mean()) for k in y.unique().tolist()]
     return float(right.float().mean()), float(np.mean(recall)), float(nats.mean())

@@ -1,70 +1,72 @@
-"""What a workload is: what the cloud prepares, and the device's side of a round. Knows no method and no engine."""
+"""What a workload is: what the cloud prepares, and the client's side of a round. It knows no method and no engine."""
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from fl.config.settings import Settings, SettingsError
-from fl.devices.machine import Node
-from fl.workloads.state_store import Store
+from fl.config import Settings, SettingsError
+from fl.devices.hardware import Shares
+from fl.devices.machine import Machine
+from fl.workloads.state_store import ClientStateStore
+from models.costs import Cost
 from models.modular.model import Progress
 from models.submodel import State
-from models.training.loop import LogitCorrection
-from strategies.base import Cloud, Measure, Strategy
+from partitions import Purpose, rng
+from partitions.components import Section
+from strategies.client import ClientTask, ClientTrainer
+from strategies.pretrained import PretrainedModels
+from strategies.strategy import Measure, Strategy
 
 
 @dataclass(frozen=True)
-class Order:
-    """What a message asks of a device.
+class ClientContext:
+    """Where in the experiment a message belongs, and what its client has.
 
     Args:
-        device, seed, round, step: where in the experiment this is.
-        architecture: of `fl.workloads.world.architectures`; sizes: the axis sizes in which the part differs from the whole.
-        held: for each module layer the modules that the part consists of, numbered as `models.nn.body.gate_columns` does.
+        client, seed, round, step: address of the message.
+        store: what the client keeps between messages.
         look_back: also score on the test draw of the step before.
-        shares: of the classes in the cloud's data, where ``masked`` is 'prior'.
-        node: the machine that is the device; None where a host stands in for it.
-        epochs, masked, rate, keep, reselect, rates, blend, search: as in `strategies.base.Task`.
+        machine: the device that is the client; None if it is simulated.
     """
 
-    device: int
+    client: int
     seed: int
     round: int
     step: int
-    architecture: str = "dense"
-    sizes: Mapping[str, int] | None = None
-    held: Mapping[str, Sequence[int] | np.ndarray] | None = None
-    epochs: int = 0
-    masked: LogitCorrection = "none"
-    shares: Sequence[float] = ()
-    rate: float = 1.0
-    keep: bool = False
-    reselect: bool = False
-    rates: Sequence[float] = ()
-    blend: float = 1.0
-    search: bool = False
+    store: ClientStateStore
     look_back: bool = False
-    node: Node | None = None
+    machine: Machine | None = None
+
+    def noise(self, what: int) -> np.random.Generator:
+        """Return a generator of noise. A real device draws from its system: the server must not be able to repeat it."""
+        if self.machine is not None:
+            return np.random.default_rng()
+        return rng(self.seed, Purpose.NOISE, what, self.round, self.client)
+
+
+Half = Callable[[Any], ClientTrainer]
+"""Makes the client half of the method, given what the workload supplies to it."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What local training gives.
+    """The result of local training.
 
     Args:
-        state: of the modules activated; None where it changed too little to be uploaded.
-        classes: of which the device has samples.
-        active: how many modules were activated, by their axis, where the device chose them.
-        measures: some of the workload's `MEASURES`.
+        state: what is uploaded; None if it changed too little.
+        examples: training samples; loss: their mean loss in the last epoch.
+        report: values of the method's client half; tensors: its further tensors.
+        measures: some of the workload's `measures`.
     """
 
     state: State | None
     examples: int
     loss: float
-    classes: Sequence[int] = ()
-    active: Mapping[str, int] = field(default_factory=dict)
+    report: Mapping[str, Any] = field(default_factory=dict)
+    tensors: Mapping[str, State] = field(default_factory=dict)
     measures: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -74,101 +76,137 @@ class Scored:
 
     Args:
         samples: in the test draw; examples: in the training data.
+        delivered, adapted: accuracy, balanced accuracy, mean loss.
         former: accuracy on the test draw of the step before, delivered and adapted.
-        active: as in `Trained`.
-        trial_macs: multiply-accumulates that the device spent on choosing what to activate.
-        measures: some of the workload's `MEASURES`, of each of the two models.
+        report: values of the method's client half.
+        trial_macs: MACs that the client spent on choosing what to activate.
+        measures: some of the workload's `measures`, of each of the two models.
     """
 
     samples: int
-    delivered: tuple[float, float, float]  # accuracy, balanced accuracy, mean loss
+    delivered: tuple[float, float, float]
     adapted: tuple[float, float, float]
     examples: int
     former: tuple[float, float] | None = None
-    active: Mapping[str, int] = field(default_factory=dict)
+    report: Mapping[str, Any] = field(default_factory=dict)
     trial_macs: float = 0.0
     measures: Mapping[Measure, Mapping[str, float]] = field(default_factory=dict)
 
 
-class Workload(Protocol):
-    """A module of `fl.workloads`: two functions of the cloud, three of a device, called once per message of their kind.
+class Workload(ABC):
+    """What clients do with their data.
 
-    One process may stand in for many devices, one after the other: what a device must remember lies in its ``store``,
-    and every random choice is drawn from `partitions.rng` at an address that holds the device.
+    One process may simulate many clients, one after the other. What a client must remember lies in its store, and every
+    random choice is drawn from `partitions.rng` at an address that holds the client.
 
-    Attributes:
-        MEASURES: name and meaning, with its unit, of what devices report beside loss and accuracy; their means over
-            devices go to ``measures.csv``.
+    Class attributes:
+        measures: name and meaning, with its unit, of what clients report beside loss and accuracy; the means over
+            clients go to ``measures.csv``.
+        provides: what it offers to methods: pretrained models, 'class-shares', hooks of `ClientTrainer`.
+        ignores: general keys and sections that it does not read; setting one of them is an error.
+        Options: run-config keys ``<workload>.<option>``.
     """
 
-    MEASURES: Mapping[str, str]
+    measures: ClassVar[Mapping[str, str]] = {}
+    provides: ClassVar[frozenset[str]] = frozenset({"dense"})
+    ignores: ClassVar[tuple[str, ...]] = ()
 
-    def prepare(self, settings: Settings, seed: int, progress: Progress | None = None) -> Cloud:
-        """What methods start from. Checks that data, model and settings fit; what takes long is left to `Cloud`.
+    class Options(Section):
+        """No options."""
+
+    def check(self, methods: Mapping[str, tuple[type[Strategy], Section]]) -> None:
+        """Raise SettingsError if methods and workload do not fit together."""
+
+    @abstractmethod
+    def prepare(self, seed: int, progress: Progress | None = None) -> PretrainedModels:
+        """Return what methods start from. Check that data, model and settings fit; training is left to later.
 
         Raises:
-            SettingsError, partitions.DataError: they do not.
+            SettingsError, partitions.DataError: they do not fit.
         """
 
-    def global_accuracy(self, settings: Settings, method: Strategy) -> float:
-        """The accuracy of a method's cloud model on the whole test set."""
+    @abstractmethod
+    def global_accuracy(self, method: Strategy) -> float:
+        """Return the accuracy of a method's cloud model on the whole test set."""
 
-    def profile(
-        self, settings: Settings, order: Order, store: Store, with_importance: bool
-    ) -> dict[str, float | list[float]]:
-        """What the device can spare now (``link``, ``compute``, ``memory``, as shares of what the large cloud model
-        costs) and, if asked, how important each module is to its data (``importance.<layer>``)."""
+    def limits(self, context: ClientContext) -> Shares:
+        """Return what the client can afford now, as shares of what the large cloud model costs.
 
-    def train(self, settings: Settings, order: Order, store: Store, state: State | None) -> Trained:
-        """Local epochs on the device's current data, from the state sent or from the model that the device kept."""
+        Raises:
+            SettingsError: no method of this workload asks for it.
+        """
+        raise SettingsError("this workload has no model that is cut to a client's limits")
 
-    def evaluate(self, settings: Settings, order: Order, store: Store, state: State | None) -> Scored:
-        """Score a model on the device's current distribution, as delivered and after ``order.epochs`` of adaptation."""
+    def profile(self, context: ClientContext, half: Half) -> dict[str, Any]:
+        """Return what the method's client half adds to the limits."""
+        return {}
+
+    def measure(self) -> tuple[float, Cost]:
+        """Return MAC/s of local training on this machine, and the cost of the large cloud model.
+
+        Raises:
+            SettingsError: it cannot be measured.
+        """
+        raise SettingsError("node-config lacks mac-per-s, which is timed in workload 'classify' only: give it")
+
+    @abstractmethod
+    def train(self, context: ClientContext, task: ClientTask, half: Half) -> Trained:
+        """Train on the client's current data, from the state in the task or from the model that the client kept."""
+
+    @abstractmethod
+    def evaluate(self, context: ClientContext, task: ClientTask, half: Half) -> Scored:
+        """Score a model on the client's current distribution, as delivered and after ``task.epochs`` of adaptation."""
 
 
 class Replica(Protocol):
-    """The cloud's side of one device's round of split training.
+    """The server's side of one client's round of split training.
 
     Attributes:
-        for_device: the part of the model that the device begins with.
+        for_client: the part of the model that the client starts with.
         steps: behind it, since the round began.
     """
 
-    for_device: State
+    for_client: State
     steps: int
 
     def turn(self, up: Mapping[str, bytes]) -> dict[str, bytes]:
-        """What goes down next, given what came up. ValueError: what came up does not belong here."""
+        """Return what goes down next, given what came up. ValueError: what came up does not belong here."""
 
     def whole(self, trained: State) -> State:
-        """The whole model after the round, given the part that the device trained."""
+        """Return the whole model after the round, given the part that the client trained."""
 
     def measures(self, examples: int) -> dict[str, float]:
-        """What this side adds to the device's measures."""
+        """Return what this side adds to the client's measures."""
+
+
+class SplitWorkload(Workload):
+    """A workload whose model has a cut; `fl.server.split` runs the two sides over messages."""
+
+    @abstractmethod
+    def replica(self, context: ClientContext, epochs: int, state: State) -> Replica:
+        """Return the server's side of a round that starts from the whole model ``state``."""
+
+    @abstractmethod
+    def turn(
+        self, context: ClientContext, task: ClientTask, half: Half, steps: int, down: Mapping[str, bytes]
+    ) -> dict[str, bytes] | Trained:
+        """Return the client's answer to what came down; at the end what it trained.
+
+        Each turn may run in another process, or in one that was just started.
+
+        Args:
+            steps: that the server has behind it.
+        """
 
 
 def refuse_whole_models(settings: Settings) -> None:
-    """For a workload with a cut. SettingsError: training is really split, and something looks at whole models."""
-    if settings.split == "messages" and (settings.upload_change or settings.update_clip):
-        key = "upload-change" if settings.upload_change else "update-clip"
+    """Raise SettingsError if training is really split and something looks at whole models."""
+    client = settings.client
+    if settings.split == "messages" and (client.upload_change or client.update_clip):
+        key = "client.upload-change" if client.upload_change else "client.update-clip"
         raise SettingsError(f"{key} looks at whole models, split = 'messages' sends parts: set it to 0")
 
 
-@runtime_checkable
-class SplitWorkload(Workload, Protocol):
-    """A workload whose model has a cut; `fl.server.split` plays the two sides over messages."""
-
-    def replica(self, settings: Settings, order: Order, state: State) -> Replica:
-        """The cloud's side of a round that begins with the whole model ``state``."""
-
-    def turn(
-        self, settings: Settings, order: Order, store: Store, steps: int, down: Mapping[str, bytes], state: State | None
-    ) -> dict[str, bytes] | Trained:
-        """The device's answer to what came down; at the end what it trained.
-
-        It may be asked in another process each time, or in one that was started anew.
-
-        Args:
-            steps: that the cloud has behind it.
-            state: the device's part of the model, where the round begins.
-        """
+def scored_steps(context: ClientContext) -> Sequence[int]:
+    """Return the steps on whose test draws a client is scored: the current one, and the one before if asked."""
+    return [context.step, context.step - 1] if context.look_back else [context.step]

@@ -1,160 +1,174 @@
-"""The settings' world, architectures and recipe: what the cloud and every device build alike, once per process."""
+"""The clients' data and the networks of a run: what the cloud and every client build alike, once per process."""
 
+import inspect
 from collections.abc import Callable
-from dataclasses import replace
-from functools import lru_cache
-from inspect import signature
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
-from fl.config.settings import Settings, SettingsError
+from fl.config import SettingsError
+from fl.config.sections import Client, Data, Drift, Model
 from models.elastic.supernet import elastic
 from models.modular.selector import Routing, Selector
-from models.nn.body import Architecture, gate_columns
-from models.nn.registry import MODELS
-from models.training.loop import Recipe
-from partitions import DRIFTS, PARTITIONS, Dataset, LocalData, Schedule, World, load
-from partitions.tokens import tokenised
+from models.nn.body import Architecture, Family, gate_columns
+from models.training.loop import Precision, Recipe
+from partitions import Dataset, LocalData, Schedule, World, load
+from partitions.components import Section
+from partitions.drifts.drift import Drift as DriftKind
+from partitions.partitioners.partitioner import Partition
+from strategies.eclm import ModularOptions
 
-PARTITION_KEYS = {"m-classes": ("classes_per_device",), "dirichlet": ("alpha",)}
-DRIFT_KEYS = {
-    "label-shift": ("alpha",),
-    "recurring": ("contexts",),
-    "feature": ("corruption", "severity_step"),
-}
+Tokenise = Callable[[Dataset, np.ndarray], Dataset]
+"""Turns text into tokens, given the data set and the indices of the cloud's samples, which decide the vocabulary."""
 
 
-def _minilm() -> Tokenizer:
-    from models.vq.network.presets import minilm_tokenizer  # takes seconds
+@dataclass(frozen=True, eq=False)
+class Worlds:
+    """The data of every client at every step, by seed.
 
-    return minilm_tokenizer()
-
-
-TOKENIZERS: dict[str, Callable[[], Tokenizer | None]] = {"tiny": lambda: None, "minilm": _minilm}
-"""By vq-preset; None: one that is trained on the proxy."""
-
-
-def dataset(settings: Settings) -> Dataset:
-    """The data set, loaded once per process; text is still text.
-
-    Raises:
-        partitions.DataError: it is missing; the message says which command fetches it.
-        SettingsError: its samples cannot be shrunk to ``image-size``.
+    Args:
+        data, drift: sections of the run-config.
+        partition, kind: how data are split over clients, and how they drift.
+        own: whether this machine is a client with a folder of its own data.
+        tokenise: for text.
     """
-    try:
-        return load(settings.dataset, settings.data_root or None, settings.image_size)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
 
+    data: Data
+    drift: Drift
+    partition: Partition
+    kind: DriftKind
+    own: bool = False
+    tokenise: Tokenise | None = None
 
-@lru_cache(maxsize=8)
-def world(settings: Settings, seed: int) -> World | LocalData:
-    """What every device holds at every step; text as tokens, whose vocabulary the proxy decides.
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data set, loaded once per process; text is still text.
 
-    On a machine of its own with a folder of its own: what lies there.
+        Raises:
+            partitions.DataError: it is missing; the message says which command fetches it.
+            SettingsError: its samples cannot be shrunk to ``data.image-size``.
+        """
+        try:
+            return load(self.data.name, self.data.root or None, self.data.image_size)
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
 
-    Raises:
-        SettingsError: the partition or the drift does not fit the data set.
-    """
-    if settings.placement == "own" and settings.dataset == "folder":
-        return LocalData(dataset(settings), settings.samples_max, settings.test_samples)
-    own = {key: getattr(settings, key) for key in PARTITION_KEYS.get(settings.partition, ())}
-    moves = {key: getattr(settings, key) for key in DRIFT_KEYS.get(settings.drift, ())}
-    try:
-        here = World(
-            dataset(settings),
-            PARTITIONS[settings.partition](**own),
-            DRIFTS[settings.drift](**moves),
-            seed,
-            samples=(settings.samples_min, settings.samples_max),
-            test_samples=settings.test_samples,
-            proxy_fraction=settings.proxy_fraction,
-            drift_fraction=settings.drift_fraction,
-            schedule=Schedule(settings.schedule),
-            drift_steps=settings.drift_steps,
-        )
-        if here.data.text:
-            there = TOKENIZERS[settings.vq_preset]()
-            here = replace(here, data=tokenised(here.data, here.proxy(), settings.vocabulary, settings.tokens, there))
-        return here
-    except (ValueError, ModuleNotFoundError) as error:
-        raise SettingsError(str(error)) from error
+    @cached_property
+    def _worlds(self) -> dict[int, World | LocalData]:
+        return {}
+
+    def __call__(self, seed: int) -> World | LocalData:
+        """Return the world of a seed; on a machine with data of its own, those data.
+
+        Raises:
+            SettingsError: partition or drift do not fit the data set.
+        """
+        if seed not in self._worlds:
+            self._worlds[seed] = self._make(seed)
+        return self._worlds[seed]
+
+    def _make(self, seed: int) -> World | LocalData:
+        data, drift = self.data, self.drift
+        if self.own and data.name == "folder":
+            return LocalData(self.dataset, data.samples_max, data.test_samples)
+        try:
+            world = World(
+                self.dataset,
+                self.partition,
+                self.kind,
+                seed,
+                samples=(data.samples_min, data.samples_max),
+                test_samples=data.test_samples,
+                proxy_fraction=data.proxy_fraction,
+                drift_fraction=drift.fraction,
+                schedule=Schedule(drift.schedule),
+                drift_steps=drift.steps,
+            )
+            if world.data.text and self.tokenise:
+                return replace(world, data=self.tokenise(world.data, world.proxy()))
+            return world
+        except (ValueError, ModuleNotFoundError) as error:
+            raise SettingsError(str(error)) from error
 
 
 def tensors(data: Dataset, split: str, indices: np.ndarray | slice = slice(None)) -> tuple[Tensor, Tensor]:
-    """Inputs (n, ...) and classes (n,) of chosen samples."""
+    """Return inputs (n, ...) and classes (n,) of chosen samples."""
     x = data.inputs(split, indices)  # type: ignore[arg-type]
     return torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(np.array(data.labels(split, indices)))  # type: ignore[arg-type]
 
 
-def hyper(settings: Settings) -> dict[str, int | str]:
-    """The hyper-parameters of the dense model; what is left out takes the model's own default.
-
-    Raises:
-        SettingsError: it has no stages to choose.
-    """
-    own: dict[str, int | str] = {"width": settings.width} if settings.width else {}
-    if _convolves(settings):
-        own["norm"] = settings.norm
-        if settings.module_layers:
-            own["layers"] = settings.module_layers
-    elif settings.module_layers:
-        raise SettingsError(
-            f"module-layers chooses stages of a convolutional model, model = '{settings.model}' has none"
-        )
-    return own
+def class_frequencies(world: World | LocalData) -> list[float]:
+    """Return (classes,) how often each class occurs in the cloud's data."""
+    counts = np.bincount(world.data.labels("train", world.proxy()), minlength=world.data.num_classes)
+    return (counts / counts.sum()).tolist()
 
 
-def _convolves(settings: Settings) -> bool:
-    return "norm" in signature(MODELS[settings.model]).parameters
+def build_architectures(
+    data: Dataset, section: Model, family: Family, options: Section, modular: ModularOptions, slices: int
+) -> dict[str, Architecture]:
+    """Return the dense cloud model, and the modular model and the supernet made from it.
 
-
-@lru_cache(maxsize=8)
-def architectures(settings: Settings) -> dict[str, Architecture]:
-    """The dense cloud model, and the modular one and the supernet made from it.
+    Args:
+        section: the run-config section ``model``; family: the function that it names; options: of that function.
+        slices: widths of a block in AdaptiveNet's supernet.
 
     Raises:
         SettingsError: the model does not fit the data or cannot be cut as asked.
     """
-    data = dataset(settings)
-    if data.text:
-        raise SettingsError(f"model = '{settings.model}' needs numbers, {data.name} holds text: choose workload = 'vq'")
-    if _convolves(settings) and len(data.input_shape) != 3:
-        raise SettingsError(
-            f"model = '{settings.model}' needs images, {data.name} has samples of shape {data.input_shape}"
-        )
+    own = model_options(data, section, family, options)
     try:
-        dense = MODELS[settings.model](data.input_shape, data.num_classes, **hyper(settings))
-        modular = dense.modular(settings.modules, settings.shrink, settings.residual)
-        return {"dense": dense, "modular": modular, "supernet": elastic(dense, settings.shrink)}
+        dense = family(data.input_shape, data.num_classes, **own)
+        cut = dense.modular(modular.modules, modular.shrink, modular.residual)
+        return {"dense": dense, "modular": cut, "supernet": elastic(dense, slices)}
     except ValueError as error:
         raise SettingsError(str(error)) from error
 
 
-def selector(settings: Settings, seed: int | None = None, core: bool = False) -> Selector:
-    """The module selector; without a seed its weights are to be loaded."""
-    modular = architectures(settings)["modular"]
+def model_options(data: Dataset, section: Model, family: Family, options: Section) -> dict[str, Any]:
+    """Return the keyword arguments of ``family`` for the dense cloud model.
+
+    Raises:
+        SettingsError: the model does not fit the data, or does not have an option of ``section``.
+    """
+    name = section.name
+    if data.text:
+        raise SettingsError(f"model.name = '{name}' needs numbers, {data.name} holds text: choose workload = 'vq'")
+    takes, own = inspect.signature(family).parameters, dict(options)
+    for key, parameter in (("width", "width"), ("norm", "norm"), ("module_layers", "layers")):
+        value, default = getattr(section, key), Model.model_fields[key].default
+        if parameter in takes and (value or parameter == "norm"):
+            own[parameter] = value
+        elif value != default:
+            raise SettingsError(
+                f"model.{key.replace('_', '-')} = {value!r} is not an option of model.name = '{name}': leave it out"
+            )
+    if "norm" in takes and len(data.input_shape) != 3:
+        raise SettingsError(
+            f"model.name = '{name}' needs images, {data.name} has samples of shape {data.input_shape}: choose 'mlp'"
+        )
+    return own
+
+
+def build_selector(
+    modular: Architecture, options: ModularOptions, seed: int | None = None, core: bool = False
+) -> Selector:
+    """Return the module selector; without a seed its weights are to be loaded."""
     layers = {layer: len(gate_columns(modular.sizes, layer)) for layer in modular.part({}).layers}
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    return Selector(modular.input_shape, layers, settings.selector_width, generator, core)
+    return Selector(modular.input_shape, layers, options.selector_width, generator, core)
 
 
-def routing(settings: Settings, chooser: Selector) -> Routing:
-    """How gates follow from the selector."""
-    return Routing(settings.top_k, float(settings.shrink), chooser.core is not None)
+def routing(options: ModularOptions, selector: Selector) -> Routing:
+    """Return how gates follow from the selector."""
+    return Routing(options.top_k, float(options.shrink), selector.core is not None)
 
 
-def recipe(settings: Settings) -> Recipe:
-    """How devices train."""
-    return Recipe(
-        lr=settings.lr,
-        batch_size=settings.batch_size,
-        optimizer=settings.optimizer,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        clip=settings.clip,
-        precision=settings.precision,
-    )
+def local_recipe(client: Client, precision: Precision) -> Recipe:
+    """Return how clients train."""
+    names = ("lr", "batch_size", "optimizer", "momentum", "weight_decay", "clip")
+    values: dict[str, Any] = {name: getattr(client, name) for name in names}
+    return Recipe(**values, precision=precision)

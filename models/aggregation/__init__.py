@@ -1,1 +1,1 @@
-"""Merging sub-models: weighted means, and rules that a few poisoned updates cannot steer."""
+"""Aggregation of sub-models: weighted means, and robust rules that resist a few poisoned updates."""

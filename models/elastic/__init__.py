@@ -1,1 +1,1 @@
-"""Networks that contain smaller ones: nested widths (HeteroFL, FjORD, FedRolex) and AdaptiveNet's supernet."""
+"""Networks that contain smaller networks: nested widths (HeteroFL, FjORD, FedRolex) and AdaptiveNet's supernet."""

@@ -1,7 +1,7 @@
-"""Nested widths: narrower networks that live inside one network, and training that makes them good.
+"""Nested widths: narrower networks inside one network, and training that makes each of them accurate.
 
-Ordered dropout (FjORD, Horvath et al. 2021, arXiv:2102.13451) trains a network at a random width per batch, so that
-its slices work on their own. HeteroFL, FjORD and FedRolex cut such slices.
+Ordered dropout (FjORD, Horvath et al. 2021, arXiv:2102.13451) trains a network at a random width per batch, so that its
+slices also work alone. HeteroFL, FjORD and FedRolex cut such slices.
 """
 
 import math
@@ -14,53 +14,61 @@ from torch import Tensor
 from torch.func import functional_call
 
 from models.nn.blocks import Norm
-from models.nn.body import Architecture, Body, home
+from models.nn.body import Architecture, Body, device_of
 from models.submodel import Axes, Coverage, Sizes, covered_sizes, extract
-from models.training.loop import Extra, precise
+from models.training.loop import Extra, to_float32
 
 RATES = (1.0, 0.5, 0.25, 0.125, 0.0625)  # HeteroFL's five widths, a to e
-MOMENTUM = 0.1  # of `models.nn.blocks.Norm`
+MOMENTUM = 0.1  # momentum of the running statistics in `models.nn.blocks.Norm`
 
 
-def grains(architecture: Architecture) -> dict[str, int]:
-    """Channels that must be cut together, per axis: a group norm computes the same in a slice only of whole groups."""
+def channel_groups(architecture: Architecture) -> dict[str, int]:
+    """Return, per axis, how many channels must be cut together.
+
+    A group norm computes the same in a slice only if the slice contains whole groups.
+    """
     with torch.device("meta"):
         body = architecture.part({})
-    axes, grain = body.axes(), dict.fromkeys(architecture.sizes, 1)
+    axes, groups = body.axes(), dict.fromkeys(architecture.sizes, 1)
     for name, norm in body.named_modules():
         if isinstance(norm, Norm) and norm.kind == "group":
             axis = axes[f"{name}.weight"][1]
             assert axis is not None
-            grain[axis] = math.lcm(grain[axis], norm.weight.numel() // norm.groups)
-    return grain
+            groups[axis] = math.lcm(groups[axis], norm.weight.numel() // norm.groups)
+    return groups
 
 
-def width(architecture: Architecture, rate: float, turn: int = 0) -> Coverage:
-    """The coverage that keeps ``ceil(rate * n)`` channels of every width axis, rounded up to whole norm groups.
+def width(architecture: Architecture, rate: float, offset: int = 0) -> Coverage:
+    """Return the coverage of ``ceil(rate * n)`` channels of every width axis, rounded up to whole norm groups.
 
-    All classes and all modules of a layer are kept. Without ``turn`` it is a prefix (HeteroFL eq. 1, FjORD); with it,
-    the window that starts ``turn`` groups later and wraps around (FedRolex eq. 3).
+    Classes and modules stay whole. With ``offset`` 0 it is a prefix (HeteroFL eq. 1, FjORD). Otherwise it is the window
+    that starts ``offset`` groups later and wraps around (FedRolex eq. 3).
+
+    Args:
+        architecture: the whole model.
+        rate: share of the width, in (0, 1].
+        offset: start of the window, in norm groups.
     """
     fixed = {"classes", *architecture.part({}).layers}
     coverage = {}
-    for axis, grain in grains(architecture).items():
+    for axis, group in channel_groups(architecture).items():
         size = architecture.sizes[axis]
-        kept = min(size, grain * math.ceil(rate * size / grain))
-        if axis not in fixed and kept < size:
-            coverage[axis] = (turn * grain + torch.arange(kept)) % size
+        count = min(size, group * math.ceil(rate * size / group))
+        if axis not in fixed and count < size:
+            coverage[axis] = (offset * group + torch.arange(count)) % size
     return coverage
 
 
-class Sampled(Body):
-    """A network that trains as a part of itself, drawn anew for every batch; in use it is whole.
+class RandomSubmodel(Body):
+    """A network that trains a randomly drawn sub-model in every batch; in evaluation it is whole.
 
-    Gradients flow through the cut to the whole network's parameters. The parts share nothing else with it: running
-    statistics, where there are any, are those of the whole network.
+    Gradients flow through the cut to the whole network's parameters. Sub-models have no other state in common with it:
+    running statistics, if any, belong to the whole network.
 
     Args:
         whole: the network, trained in place.
-        build: of its architecture.
-        draw: a part to train: its coverage and its rate.
+        build: the ``build`` of its architecture.
+        draw: returns the coverage and the rate of the next sub-model.
     """
 
     def __init__(
@@ -80,9 +88,10 @@ class Sampled(Body):
         coverage, rate = self._draw()
         sizes = tuple(covered_sizes(self.sizes, coverage).items())
         if sizes not in self._parts:
-            self._parts[sizes] = part = self._build(dict(sizes), None).to(home(self.whole))
-            for own in part.parameters():
-                own.data = own.data.new_empty(0)  # hundreds of parts together would outgrow the network
+            self._parts[sizes] = part = self._build(dict(sizes), None).to(device_of(self.whole))
+            for parameter in part.parameters():
+                # hundreds of sub-models would need more memory than the network
+                parameter.data = parameter.data.new_empty(0)
         part = self._parts[sizes]
         part.rate = rate
         return functional_call(part, extract(dict(self.whole.named_parameters()), self.whole.axes(), coverage), (x,))
@@ -97,40 +106,50 @@ def ordered_dropout(
     rates: Sequence[float],
     generator: np.random.Generator,
     rolling: bool = False,
-) -> Sampled:
-    """``body`` at a width drawn uniformly from ``rates`` for every batch (FjORD 3.1).
+) -> RandomSubmodel:
+    """Train ``body`` at a width drawn uniformly from ``rates`` for every batch (FjORD 3.1).
 
     Args:
-        architecture: of the whole model, to which the rates refer.
-        body: that model, or its slice of the largest of the rates.
-        rolling: a window that starts anywhere instead of a prefix, for FedRolex.
+        architecture: the whole model, to which the rates refer.
+        body: that model, or its slice of the largest rate.
+        rates: shares of the width.
+        generator: draws the rates and offsets.
+        rolling: draw windows with a random start instead of prefixes, for FedRolex.
     """
-    grain = grains(architecture)
-    turns = max(size // grain[axis] for axis, size in architecture.sizes.items()) if rolling else 1
-    levels = {(rate, turn): width(architecture, rate, turn) for rate in rates for turn in range(turns)}
+    groups = channel_groups(architecture)
+    offsets = max(size // groups[axis] for axis, size in architecture.sizes.items()) if rolling else 1
+    coverages = {(rate, offset): width(architecture, rate, offset) for rate in rates for offset in range(offsets)}
 
     def draw() -> tuple[Coverage, float]:
-        rate, turn = rates[int(generator.integers(len(rates)))], int(generator.integers(turns))
-        return levels[rate, turn], rate
+        rate, offset = rates[int(generator.integers(len(rates)))], int(generator.integers(offsets))
+        return coverages[rate, offset], rate
 
-    return Sampled(body, architecture.build, draw)
+    return RandomSubmodel(body, architecture.build, draw)
 
 
-def distilled(part: Sampled) -> Extra:
-    """FjORD's self-distillation (3.3): a narrower width learns the soft answers of the widest.
+def self_distillation(part: RandomSubmodel) -> Extra:
+    """Return FjORD's self-distillation loss (3.3): a narrower width learns the soft predictions of the widest.
 
     Returns:
-        The term to add to the loss of the widest, given a batch's inputs (B, ...) and its logits (B, classes).
+        A term to add to the loss of the widest network, given a batch's inputs (B, ...) and its logits (B, classes).
     """
-    return lambda x, logits: F.cross_entropy(precise(part(x)), precise(logits.detach()).softmax(1))
+    return lambda x, logits: F.cross_entropy(to_float32(part(x)), to_float32(logits.detach()).softmax(1))
+
+
+distilled = self_distillation  # alias: remove
 
 
 @torch.no_grad()
 def recalibrate_batch_norm(body: Body, x: Tensor, batch_size: int = 500) -> None:
-    """Static batch norm (HeteroFL 3): running statistics become those of ``x`` (n, ...), averaged over its batches.
+    """Set the running statistics to those of ``x``, averaged over its batches (static batch norm, HeteroFL 3).
 
-    In training a batch norm uses the statistics of its batch alone; what it needs in use is estimated afterwards, for
-    a part as well as for the whole. Without batch norm nothing happens.
+    Training uses only the statistics of each batch. This function estimates the running statistics afterwards, for a
+    sub-model or the whole model. Without batch norm it does nothing.
+
+    Args:
+        body: the network, changed in place.
+        x: (n, ...) inputs.
+        batch_size: samples per batch.
     """
     statistics = dict(body.named_buffers())
     if not statistics:
@@ -140,7 +159,7 @@ def recalibrate_batch_norm(body: Body, x: Tensor, batch_size: int = 500) -> None
     for batch in x.tensor_split(-(-len(x) // batch_size)):
         for value in statistics.values():
             value.zero_()
-        body(batch.to(home(body)))  # leaves MOMENTUM times the statistics of the batch
+        body(batch.to(device_of(body)))  # leaves MOMENTUM times the statistics of the batch
         for name, value in statistics.items():
             mean[name] += value * (len(batch) / len(x) / MOMENTUM)
     for name, value in statistics.items():

@@ -1,12 +1,12 @@
-"""AdaptiveNet's supernet: every block has branches of its own at several widths, and a path takes one in each layer.
+"""AdaptiveNet's supernet: every block has its own branches at several widths, and a path takes one per layer.
 
 Wen et al., "AdaptiveNet: Post-deployment Neural Architecture Adaptation for Diverse Edge Environments", MobiCom 2023,
-arXiv:2303.07129. Its pruned branches are there, in the granularity of module layers; those that merge several blocks
-into one are not.
+arXiv:2303.07129. This module implements its pruned branches, at the granularity of module layers. It omits the branches
+that merge several blocks into one.
 
-The branches of a layer lie side by side along its module axis: one of k/S of the block's inner width is k modules
-of 1/S. A path keeps the modules of its branches, each with gate 1, so it is a coverage like any other, and the path
-of the widest branches is the dense model that the supernet was grown from.
+The branches of a layer lie next to each other along its module axis: a branch with k/S of the block's inner width is k
+modules of 1/S. A path contains the modules of its branches, each with gate 1. A path is therefore an ordinary coverage,
+and the path of the widest branches is the dense model from which the supernet starts.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,25 +17,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.costs import CostModel
-from models.elastic.nested import Sampled, recalibrate_batch_norm
+from models.elastic.nested import RandomSubmodel, recalibrate_batch_norm
 from models.modular.modularize import modularize
 from models.nn.body import Architecture, Body
 from models.submodel import Coverage, State, extract
-from models.training.loop import Extra, precise, score
+from models.training.loop import Extra, score, to_float32
 
 Path = tuple[int, ...]
-"""The branch of each layer, 0 being the widest."""
-TRIALS = 32  # paths that a device tries; all that fit, where there are no more
-POPULATION = 8  # of them the parents of the next ones
+"""The branch of each layer; 0 is the widest."""
+TRIALS = 32  # paths that a client evaluates, or all affordable ones if there are fewer
+POPULATION = 8  # best paths that become parents
 
 
 def branches(slices: int) -> list[int]:
-    """Slices in each branch of a layer: all, half of them, ... one."""
+    """Return the number of slices in each branch of a layer: all, half of them, ... one."""
     return [slices >> halvings for halvings in range(slices.bit_length())]
 
 
 def elastic(dense: Architecture, slices: int) -> Architecture:
-    """The architecture of the supernet.
+    """Return the architecture of the supernet.
 
     Raises:
         ValueError: ``slices`` does not divide an inner width.
@@ -44,21 +44,24 @@ def elastic(dense: Architecture, slices: int) -> Architecture:
 
 
 def grow(dense: Architecture, state: State, slices: int) -> State:
-    """The supernet of a trained dense model: a branch starts from the slices of largest L1 norm."""
-    modular, taken = modularize(dense, state, slices, slices)
+    """Initialise the supernet from a trained dense model: branches start from the slices of largest L1 norm."""
+    modular, modular_state = modularize(dense, state, slices, slices)
     body = modular.part({})
     axes, norm = body.axes(), {layer: torch.zeros(slices) for layer in body.layers}
-    for name, value in taken.items():
+    for name, value in modular_state.items():
         for dim, axis in enumerate(axes[name]):
             if axis in norm:
                 norm[axis] += value.abs().movedim(dim, 0).flatten(1).sum(1)
-    ranked = {layer: values.argsort(descending=True, stable=True) for layer, values in norm.items()}
-    lined_up = {layer: torch.cat([best[:k].sort().values for k in branches(slices)]) for layer, best in ranked.items()}
-    return extract(taken, axes, lined_up)
+    slices_by_norm = {layer: values.argsort(descending=True, stable=True) for layer, values in norm.items()}
+    module_order = {
+        layer: torch.cat([ranking[:k].sort().values for k in branches(slices)])
+        for layer, ranking in slices_by_norm.items()
+    }
+    return extract(modular_state, axes, module_order)
 
 
 def coverage(layers: Sequence[str], slices: int, path: Path) -> Coverage:
-    """The modules of a path."""
+    """Return the coverage of a path."""
     ends = np.cumsum(branches(slices))
     return {
         layer: torch.arange(ends[branch] - branches(slices)[branch], ends[branch])
@@ -66,64 +69,72 @@ def coverage(layers: Sequence[str], slices: int, path: Path) -> Coverage:
     }
 
 
-def random_paths(architecture: Architecture, body: Body, slices: int, generator: np.random.Generator) -> Sampled:
-    """The supernet ``body``, trained along a random path for every batch."""
+def random_paths(architecture: Architecture, body: Body, slices: int, generator: np.random.Generator) -> RandomSubmodel:
+    """Train the supernet ``body`` along a random path for every batch."""
 
     def draw() -> tuple[Coverage, float]:
         path = tuple(int(branch) for branch in generator.integers(len(branches(slices)), size=len(body.layers)))
         return coverage(body.layers, slices, path), 1.0
 
-    return Sampled(body, architecture.build, draw)
+    return RandomSubmodel(body, architecture.build, draw)
 
 
-def taught(teacher: Body) -> Extra:
-    """Distillation: a batch's cross-entropy to the soft answers of ``teacher``."""
+def distillation(teacher: Body) -> Extra:
+    """Return a distillation loss: cross-entropy of a batch to the soft predictions of ``teacher``."""
     teacher.eval()
 
     def term(x: Tensor, logits: Tensor) -> Tensor:
         with torch.no_grad():
-            soft = precise(teacher(x)).softmax(1)
-        return F.cross_entropy(precise(logits), soft)
+            soft_targets = to_float32(teacher(x)).softmax(1)
+        return F.cross_entropy(to_float32(logits), soft_targets)
 
     return term
 
 
-def fitting(costs: CostModel, slices: int, macs: float, memory: float) -> list[Path]:
-    """All paths of at most so many MACs a sample and bytes of training memory, the most expensive first.
+taught = distillation  # alias: remove
 
-    Where none fits, the narrowest alone.
+
+def affordable_paths(costs: CostModel, slices: int, macs: float, memory: float) -> list[Path]:
+    """Return all paths within both limits, the most expensive first; if none fits, the narrowest path.
+
+    Args:
+        costs: costs of the supernet's sub-models.
+        slices: slices of the widest branch.
+        macs: limit in multiply-accumulates per sample.
+        memory: limit in bytes during training.
     """
     widths, layers = np.array(branches(slices)), costs.layers
     paths = np.indices((len(widths),) * len(layers)).reshape(len(layers), -1).T  # (paths, L)
-    price = np.array([costs.module[layer].vector[2:] for layer in layers])  # (L, 2)
-    spent = np.array(costs.base.vector[2:]) + widths[paths] @ price
-    fits = (spent <= (macs, memory)).all(1)
+    layer_cost = np.array([costs.module[layer].vector[2:] for layer in layers])  # (L, 2)
+    total = np.array(costs.base.vector[2:]) + widths[paths] @ layer_cost
+    fits = (total <= (macs, memory)).all(1)
     if not fits.any():
         fits[-1] = True
-    order = np.argsort(-spent[fits, 0], kind="stable")
+    order = np.argsort(-total[fits, 0], kind="stable")
     return [tuple(path) for path in paths[fits][order].tolist()]
 
 
 def search(paths: Sequence[Path], loss: Callable[[Path], float], generator: np.random.Generator) -> Path:
-    """The path of the smallest loss; by evolution where there are more than `TRIALS`.
+    """Return the path of the smallest loss; by evolution if there are more than `TRIALS`.
 
     Args:
-        paths: those that fit, the most expensive first: the first population.
+        paths: candidates, the most expensive first; the first ones are the initial population.
         loss: called at most once per path.
+        generator: source of the random choices.
     """
-    allowed, tried = set(paths), {}
+    all_paths, losses = set(paths), {}
     for path in paths if len(paths) <= TRIALS else paths[:POPULATION]:
-        tried[path] = loss(path)
-    while len(tried) < min(TRIALS, len(paths)):
-        parents = sorted(tried, key=lambda path: tried[path])[:POPULATION]
+        losses[path] = loss(path)
+    while len(losses) < min(TRIALS, len(paths)):
+        parents = sorted(losses, key=lambda path: losses[path])[:POPULATION]
         mother, father = (np.array(parents[i]) for i in generator.choice(len(parents), 2))
         child = np.where(generator.random(len(mother)) < 0.5, mother, father)
-        child[generator.integers(len(child))] = generator.choice([path[0] for path in paths])  # one gene mutates
-        born = tuple(child.tolist())
-        if born not in allowed or born in tried:
-            born = next(p for p in (paths[i] for i in generator.permutation(len(paths))) if p not in tried)
-        tried[born] = loss(born)
-    return min(tried, key=lambda path: tried[path])
+        child[generator.integers(len(child))] = generator.choice([path[0] for path in paths])  # mutate one layer
+        child_path = tuple(child.tolist())
+        if child_path not in all_paths or child_path in losses:
+            child_path = next(p for p in (paths[i] for i in generator.permutation(len(paths))) if p not in losses)
+        losses[child_path] = loss(child_path)
+    return min(losses, key=lambda path: losses[path])
 
 
 def best_path(
@@ -136,28 +147,37 @@ def best_path(
     y: Tensor,
     classes: int,
     generator: np.random.Generator,
-    place: torch.device,
+    device: torch.device,
 ) -> tuple[Coverage, float]:
-    """The modules of the path that suits a device's samples best under its limits, and the MACs of trying them out.
+    """Find the path with the smallest loss on a client's samples under its limits.
 
     Args:
-        costs: of the supernet's paths.
-        macs, memory: limits, of a forward pass of a sample and in bytes while training.
-        x: (n, ...) local samples; y: (n,) their classes.
-        place: where paths are tried out.
+        supernet: state of the supernet.
+        costs: costs of the supernet's paths.
+        slices: slices of the widest branch.
+        macs: limit in multiply-accumulates per sample.
+        memory: limit in bytes during training.
+        x: (n, ...) local samples.
+        y: (n,) their classes.
+        classes: number of classes.
+        generator: source of the random choices.
+        device: hardware on which paths are evaluated.
+
+    Returns:
+        The coverage of the path, and the MACs spent on evaluating candidates.
     """
     axes = costs.architecture.part({}).axes()
-    there = {name: value.to(place) for name, value in supernet.items()}
+    state = {name: value.to(device) for name, value in supernet.items()}
     spent = 0.0
 
     def loss(path: Path) -> float:
         nonlocal spent
-        kept = coverage(costs.layers, slices, path)
-        spent += len(x) * costs.of({layer: len(own) for layer, own in kept.items()}).macs
-        part = costs.architecture.part(kept).to(place)
-        part.load_state_dict(extract(there, axes, kept))
-        recalibrate_batch_norm(part, x)  # the running statistics of a batch norm differ by path
+        submodel = coverage(costs.layers, slices, path)
+        spent += len(x) * costs.of({layer: len(modules) for layer, modules in submodel.items()}).macs
+        part = costs.architecture.part(submodel).to(device)
+        part.load_state_dict(extract(state, axes, submodel))
+        recalibrate_batch_norm(part, x)  # running statistics differ between paths
         return score(part, x, y, classes).loss_sum
 
-    found = search(fitting(costs, slices, macs, memory), loss, generator)
-    return coverage(costs.layers, slices, found), spent
+    path = search(affordable_paths(costs, slices, macs, memory), loss, generator)
+    return coverage(costs.layers, slices, path), spent

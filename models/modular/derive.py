@@ -1,17 +1,17 @@
-"""Sub-model derivation: the most important modules that fit a device (ECLM 5.1, the multi-dimensional knapsack).
+"""Sub-model derivation: select the most important modules that fit a client's limits (ECLM 5.1, a knapsack problem).
 
     max sum_i importance_i d_i   s.t.  sum_i resource_j(i) d_i <= limit_j for each j,  d binary,  >= 1 module per layer
 
-The modules of a layer are shrunk copies of one block and cost the same, so the best k of a layer are its k most
-important and only the *counts* per layer are open: `derive_counts` enumerates them and is exact. A residual module has
-a price of its own; `derive_milp` (HiGHS) takes modules of mixed cost. Both first reserve the most important module of
-every layer, as the paper does. Modules are numbered as `models.nn.body.gate_columns` does.
+The modules of a layer are shrunk copies of one block and cost the same. The best k modules of a layer are therefore its
+k most important ones, and only the *counts* per layer are unknown. `derive_counts` enumerates the counts and is exact.
+A residual module has a different cost; `derive_milp` (HiGHS) handles modules of mixed cost. Both first reserve the most
+important module of every layer, as the paper does. Module numbers are those of `models.nn.body.gate_columns`.
 """
 
 import ctypes
 import math
-import os
-import tempfile
+import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -21,15 +21,16 @@ from models.costs import CostModel
 
 Array = np.ndarray
 _TOLERANCE = 1e-9
-AT_ONCE = 16  # devices whose combinations are weighed at the same time: 16 x 4096 of them stay in the cache
+CHUNK = 16  # clients per vectorised search: 16 x 4096 combinations fit in the CPU cache
+_PRINTF_LOCK = threading.Lock()  # one `silent_printf` at a time
 
 
 class Infeasible(ValueError):
-    """Even one module per layer does not fit; the message names the limit that binds."""
+    """One module per layer exceeds a limit; the message names that limit."""
 
 
 def _check(base: Array, cheapest: Array, limits: Array, names: Sequence[str]) -> Array:
-    """What is left of the limits after the base and one module per layer."""
+    """Return the limits minus the base cost and one module per layer."""
     room = limits - base - cheapest
     if (room < -_TOLERANCE * np.maximum(1, limits)).any():
         j = int((room / np.maximum(limits, 1e-12)).argmin())
@@ -43,20 +44,20 @@ def _check(base: Array, cheapest: Array, limits: Array, names: Sequence[str]) ->
 def derive_counts(
     importance: Mapping[str, Array], base: Array, price: Mapping[str, Array], limits: Array, names: Sequence[str]
 ) -> dict[str, Array]:
-    """The best modules under all limits, where the modules of a layer cost the same.
+    """Select the most important modules under all limits, if the modules of a layer cost the same.
 
     Args:
         importance: (N,) per layer, non-negative.
-        base: (J,) what every sub-model costs in each of J resources.
-        price: (J,) per layer, what one of its modules costs.
-        limits: (J,) what the device allows.
-        names: (J,) units of the resources, for the error.
+        base: (J,) cost of every sub-model in each of J resources.
+        price: (J,) per layer, cost of one of its modules.
+        limits: (J,) the client's limits.
+        names: (J,) units of the resources, for error messages.
 
     Returns:
         Sorted indices of the chosen modules, per layer.
 
     Raises:
-        Infeasible: not even one module per layer fits.
+        Infeasible: one module per layer exceeds a limit.
     """
     room = _check(base, np.sum(list(price.values()), axis=0), limits, names)
     (chosen,) = _best_counts(
@@ -68,32 +69,35 @@ def derive_counts(
 def derive_many(
     importance: Mapping[str, Array], base: Array, price: Mapping[str, Array], limits: Array, names: Sequence[str]
 ) -> list[dict[str, Array] | Infeasible]:
-    """`derive_counts` for D devices at once: ``importance`` is (D, N) per layer, ``limits`` (D, J)."""
+    """Apply `derive_counts` to D clients: ``importance`` is (D, N) per layer, ``limits`` (D, J)."""
     cheapest = np.sum(list(price.values()), axis=0)
-    out: list[dict[str, Array] | Infeasible] = []
-    rooms = np.zeros_like(limits)
-    for device, limit in enumerate(limits):
+    results: list[dict[str, Array] | Infeasible] = []
+    room = np.zeros_like(limits)
+    for client, limit in enumerate(limits):
         try:
-            rooms[device] = _check(base, cheapest, limit, names)
-            out.append({})
+            room[client] = _check(base, cheapest, limit, names)
+            results.append({})
         except Infeasible as error:
-            out.append(error)
-    able = np.array([device for device, found in enumerate(out) if isinstance(found, dict)], int)
-    for at in range(0, len(able), AT_ONCE):
-        some = able[at : at + AT_ONCE]
-        scores = {layer: values[some] for layer, values in importance.items()}
-        for device, found in zip(some.tolist(), _best_counts(scores, price, rooms[some], limits[some]), strict=True):
-            out[device] = found
-    return out
+            results.append(error)
+    feasible = np.array([client for client, result in enumerate(results) if isinstance(result, dict)], int)
+    for start in range(0, len(feasible), CHUNK):
+        chunk = feasible[start : start + CHUNK]
+        scores = {layer: values[chunk] for layer, values in importance.items()}
+        for client, result in zip(chunk.tolist(), _best_counts(scores, price, room[chunk], limits[chunk]), strict=True):
+            results[client] = result
+    return results
 
 
 def _best_counts(
     importance: Mapping[str, Array], price: Mapping[str, Array], room: Array, limits: Array
 ) -> list[dict[str, Array]]:
-    """Of all counts of modules beyond the first of each layer, those that fit and gain most.
+    """Find the module counts per layer that fit and gain the most importance.
 
     Args:
-        importance: (D, N) per layer; room, limits: (D, J).
+        importance: (D, N) per layer.
+        price: (J,) per layer.
+        room: (D, J) limits minus the base cost and one module per layer.
+        limits: (D, J).
     """
     layers = list(importance)
     ranked = {layer: np.argsort(-importance[layer], axis=1, kind="stable") for layer in layers}
@@ -103,40 +107,46 @@ def _best_counts(
         value[layer] = np.concatenate([np.zeros((len(rest), 1)), np.cumsum(rest, axis=1)], axis=1)
     *outer, last = layers
     shape = [importance[layer].shape[1] for layer in outer]
-    counts = np.indices(shape).reshape(len(outer), math.prod(shape))  # every combination in the layers but the last
+    counts = np.indices(shape).reshape(len(outer), math.prod(shape))  # all combinations of the layers except the last
     spent = (
         np.array([price[layer] for layer in outer]).reshape(len(outer), room.shape[1]).T @ counts
     )  # (J, combinations)
     gain = np.zeros((len(room), 1))
     for layer in outer:
         gain = (gain[:, :, None] + value[layer][:, None, :]).reshape(len(room), -1)
-    # With the other counts fixed, the last layer takes as many as the scarcest resource allows.
-    reach = room + _TOLERANCE * np.maximum(1, limits)
-    most = np.full(gain.shape, float(value[last].shape[1] - 1))
-    for j, each in enumerate(price[last]):
-        left = reach[:, j, None] - spent[j]
+    # With the other counts fixed, the last layer takes as many modules as the scarcest resource allows.
+    budget = room + _TOLERANCE * np.maximum(1, limits)
+    count_limit = np.full(gain.shape, float(value[last].shape[1] - 1))
+    for j, module_price in enumerate(price[last]):
+        left = budget[:, j, None] - spent[j]
         gain[left < 0] = -np.inf
-        if each > 0:
-            np.minimum(most, left / each, out=most)
-    taken = np.maximum(most, 0).astype(int)
-    gain += np.take_along_axis(value[last], taken, 1)
+        if module_price > 0:
+            np.minimum(count_limit, left / module_price, out=count_limit)
+    last_counts = np.maximum(count_limit, 0).astype(int)
+    gain += np.take_along_axis(value[last], last_counts, 1)
     best = gain.argmax(axis=1)
-    out = []
-    for device, at in enumerate(best.tolist()):
-        own = dict(zip(outer, counts[:, at].tolist(), strict=True)) | {last: int(taken[device, at])}
-        out.append({layer: np.sort(ranked[layer][device, : 1 + own[layer]]) for layer in layers})
-    return out
+    chosen = []
+    for client, combination in enumerate(best.tolist()):
+        counts_ = dict(zip(outer, counts[:, combination].tolist(), strict=True)) | {
+            last: int(last_counts[client, combination])
+        }
+        chosen.append({layer: np.sort(ranked[layer][client, : 1 + counts_[layer]]) for layer in layers})
+    return chosen
 
 
 def derive_milp(
     importance: Mapping[str, Array], base: Array, price: Mapping[str, Array], limits: Array, names: Sequence[str]
 ) -> dict[str, Array]:
-    """The same by mixed-integer programming, for modules of mixed cost: ``price[layer]`` is (N, J).
+    """Solve the same problem by mixed-integer programming, for modules of mixed cost.
+
+    Args:
+        importance, base, limits, names: as in `derive_counts`.
+        price: (N, J) per layer, cost of each module.
 
     Raises:
-        Infeasible: the base and the most important module of each layer do not fit.
+        Infeasible: the base and the most important module of each layer exceed a limit.
     """
-    from scipy.optimize import Bounds, LinearConstraint, milp  # slow to import, and modules of one cost need none
+    from scipy.optimize import Bounds, LinearConstraint, milp  # slow import, needed only for modules of mixed cost
 
     layers = list(importance)
     first = {layer: int(importance[layer].argmax()) for layer in layers}
@@ -145,22 +155,22 @@ def derive_milp(
     weight = np.concatenate([price[layer] for layer in layers])
     offsets = np.cumsum([0] + [len(importance[layer]) for layer in layers])
     value = value.copy()
-    open_ = np.ones(len(value))
-    for layer, at in zip(layers, offsets, strict=False):
-        open_[at + first[layer]] = 0  # already taken
+    upper = np.ones(len(value))
+    for layer, start in zip(layers, offsets, strict=False):
+        upper[start + first[layer]] = 0  # already reserved
     scale = np.maximum(weight.max(axis=0), 1e-12)
-    with quiet_stdout():
+    with silent_printf():
         solution = milp(
             -value,
             constraints=LinearConstraint((weight / scale).T, -np.inf, room / scale),
             integrality=np.ones(len(value)),
-            bounds=Bounds(0, open_),
+            bounds=Bounds(0, upper),
             options={"mip_rel_gap": 0},
         )
-    taken = np.round(solution.x).astype(bool)
+    selected = np.round(solution.x).astype(bool)
     return {
-        layer: np.sort(np.append(np.flatnonzero(taken[at:to]), first[layer]))
-        for layer, at, to in zip(layers, offsets, offsets[1:], strict=False)
+        layer: np.sort(np.append(np.flatnonzero(selected[start:end]), first[layer]))
+        for layer, start, end in zip(layers, offsets, offsets[1:], strict=False)
     }
 
 
@@ -169,72 +179,94 @@ def choose(
     importance: Mapping[str, Array],
     limits: Array,
     names: Sequence[str],
-    held: Mapping[str, Array] | None = None,
+    available: Mapping[str, Array] | None = None,
 ) -> dict[str, Array]:
-    """The modules that matter most within a device's limits; the same code in the cloud and on the device.
+    """Choose the most important modules within a client's limits; cloud and client share this code.
 
     Args:
-        limits: (3,) bytes, MACs of a sample, bytes of training memory.
-        held: sorted indices per layer to choose from, by default all.
+        costs: costs of the modular model.
+        importance: (N,) per layer.
+        limits: (3,) bytes, MACs per sample, bytes of training memory.
+        names: (3,) units, for error messages.
+        available: sorted indices per layer to choose from; all by default.
 
     Raises:
-        Infeasible: not even one module per layer fits.
+        Infeasible: one module per layer exceeds a limit.
     """
-    held = held or {layer: np.arange(len(scores)) for layer, scores in importance.items()}
-    among = {layer: importance[layer][kept] for layer, kept in held.items()}
+    available = available or {layer: np.arange(len(scores)) for layer, scores in importance.items()}
+    scores = {layer: importance[layer][modules] for layer, modules in available.items()}
     base = np.array(costs.base.vector[1:])
     if costs.bypass:
-        each = {layer: np.array([cost.vector[1:] for cost in costs.columns(layer)])[held[layer]] for layer in held}
-        chosen = derive_milp(among, base, each, limits, names)
+        each = {
+            layer: np.array([cost.vector[1:] for cost in costs.columns(layer)])[available[layer]] for layer in available
+        }
+        chosen = derive_milp(scores, base, each, limits, names)
     else:
         price = {layer: np.array(cost.vector[1:]) for layer, cost in costs.module.items()}
-        chosen = derive_counts(among, base, price, limits, names)
-    return {layer: held[layer][at] for layer, at in chosen.items()}
+        chosen = derive_counts(scores, base, price, limits, names)
+    return {layer: available[layer][indices] for layer, indices in chosen.items()}
 
 
 def choose_many(
     costs: CostModel, importance: Sequence[Mapping[str, Array]], limits: Sequence[Array], names: Sequence[str]
 ) -> list[dict[str, Array] | None]:
-    """`choose` for many devices, in one call where modules of a layer cost the same; None where nothing fits."""
+    """Apply `choose` to many clients; None if nothing fits.
+
+    It is one vectorised search if the modules of a layer cost the same.
+    """
     if not costs.bypass and importance:
         price = {layer: np.array(cost.vector[1:]) for layer, cost in costs.module.items()}
-        scores = {layer: np.stack([own[layer] for own in importance]) for layer in importance[0]}
-        found = derive_many(scores, np.array(costs.base.vector[1:]), price, np.stack(limits), names)
-        return [None if isinstance(one, Infeasible) else one for one in found]
-    out: list[dict[str, Array] | None] = []
-    for own, limit in zip(importance, limits, strict=True):
+        scores = {
+            layer: np.stack([client_importance[layer] for client_importance in importance]) for layer in importance[0]
+        }
+        chosen = derive_many(scores, np.array(costs.base.vector[1:]), price, np.stack(limits), names)
+        return [None if isinstance(modules, Infeasible) else modules for modules in chosen]
+    chosen_: list[dict[str, Array] | None] = []
+    for client_importance, limit in zip(importance, limits, strict=True):
         try:
-            out.append(choose(costs, own, limit, names))
+            chosen_.append(choose(costs, client_importance, limit, names))
         except Infeasible:
-            out.append(None)
-    return out
+            chosen_.append(None)
+    return chosen_
 
 
-def smallest(importance: Mapping[str, Array], held: Mapping[str, Array] | None = None) -> dict[str, Array]:
-    """The most important module of each layer, of those held: what a device uses that nothing fits."""
-    held = held or {layer: np.arange(len(scores)) for layer, scores in importance.items()}
-    return {layer: kept[[importance[layer][kept].argmax()]] for layer, kept in held.items()}
+def smallest_submodel(
+    importance: Mapping[str, Array], available: Mapping[str, Array] | None = None
+) -> dict[str, Array]:
+    """Return the most important available module of each layer, for clients that no sub-model fits."""
+    available = available or {layer: np.arange(len(scores)) for layer, scores in importance.items()}
+    return {layer: modules[[importance[layer][modules].argmax()]] for layer, modules in available.items()}
 
 
-def shift(now: Mapping[str, Array], then: Mapping[str, Array]) -> float:
-    """How far a device's data moved, seen by the selector: the largest total variation of a layer's importance, 0..1.
+def importance_shift(current: Mapping[str, Array], previous: Mapping[str, Array]) -> float:
+    """Measure how far a client's data moved: the largest total variation of a layer's importance, 0 to 1.
 
-    Importance is a distribution over the modules of a layer, so this is half its L1 distance.
+    Importance is a distribution over the modules of a layer, so the total variation is half its L1 distance.
     """
-    return max(float(np.abs(now[layer] - then[layer]).sum()) / 2 for layer in now)
+    return max(float(np.abs(current[layer] - previous[layer]).sum()) / 2 for layer in current)
+
+
+smallest, shift = smallest_submodel, importance_shift  # alias: remove
 
 
 @contextmanager
-def quiet_stdout() -> Iterator[None]:
-    """Hold back what HiGHS prints on the C level of descriptor 1. Not thread-safe: it acts on the whole process."""
+def silent_printf() -> Iterator[None]:
+    """Within the context, drop what C code prints with ``printf``.
+
+    HiGHS 1.12 (in scipy 1.17.1) prints a debug line with ``printf`` when it repairs a solution, even with
+    ``disp=False``. The context points glibc's variable ``stdout`` to /dev/null. File descriptor 1 and Python's
+    ``sys.stdout`` do not change, so other threads can print. Systems without glibc are left alone.
+    """
+    if sys.platform != "linux":
+        yield
+        return
     libc = ctypes.CDLL(None)
-    libc.fflush(None)
-    with tempfile.TemporaryFile() as sink:
-        saved = os.dup(1)
-        os.dup2(sink.fileno(), 1)
+    libc.fopen.restype = ctypes.c_void_p
+    with _PRINTF_LOCK:
+        stdout = ctypes.c_void_p.in_dll(libc, "stdout")
+        saved, stdout.value = stdout.value, libc.fopen(b"/dev/null", b"w")
         try:
             yield
         finally:
-            libc.fflush(None)
-            os.dup2(saved, 1)
-            os.close(saved)
+            sink, stdout.value = stdout.value, saved
+            libc.fclose(ctypes.c_void_p(sink))

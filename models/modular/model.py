@@ -1,4 +1,4 @@
-"""The cloud model of ECLM: a modular body and its selector, and how the cloud trains the two (ECLM 4.3)."""
+"""ECLM's cloud model: a modular body, its selector, and their training in the cloud (ECLM 4.3)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,34 +8,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.modular.derive import quiet_stdout
+from models.modular.derive import silent_printf
 from models.modular.selector import Routing, Selector, load_balance
-from models.nn.body import Body, home
-from models.training.loop import Augment, Recipe, Score, batches, precise, score
+from models.nn.body import Body, device_of
+from models.training.loop import Augment, Recipe, Score, batches, score, to_float32
 
 Progress = Callable[[str, int, int], None]
 """``progress(stage, epoch, epochs)``."""
-WARM_UP = 5  # epochs of the selector alone at the start of ability enhancing
+WARM_UP = 5  # epochs that train only the selector, before ability enhancing
 
 
 @dataclass
 class ModularModel:
-    """A modular body, its selector, which compute in the same place, and how gates follow from it."""
+    """A modular body, its selector on the same hardware device, and the rule that turns logits into gates."""
 
     body: Body
     selector: Selector
     routing: Routing
 
-    def brought(self, *tensors: Tensor) -> list[Tensor]:
-        """Where the two compute."""
-        return [tensor.to(home(self.body)) for tensor in tensors]
+    def to_device(self, *tensors: Tensor) -> list[Tensor]:
+        """Move tensors to the device of body and selector."""
+        return [tensor.to(device_of(self.body)) for tensor in tensors]
 
     def logits(self, x: Tensor) -> list[Tensor]:
-        """The selector's clean logits (n, N) per layer."""
+        """Compute the selector's logits without noise, (n, N) per layer."""
         return self.selector.logits(x)
 
     def gates(self, logits: Sequence[Tensor]) -> list[Tensor]:
-        """Gates (n, N) per layer."""
+        """Compute gates (n, N) per layer."""
         return [self.routing.gates(layer) for layer in logits]
 
     def score(self, x: Tensor, y: Tensor, classes: int) -> Score:
@@ -55,7 +55,15 @@ def train(
 ) -> None:
     """Minimise ``batch_loss(rows)`` over body and selector, in place; the learning rate falls along a cosine.
 
-    The rows lie where the two compute.
+    Args:
+        model: body and selector.
+        samples: number of training samples.
+        recipe: hyper-parameters.
+        epochs: passes over the data.
+        generator: decides the order of the samples.
+        batch_loss: loss of a batch, given its rows, which are on the model's device.
+        stage: name of the training, for ``progress``.
+        progress: called at the start of each epoch.
     """
     optimizer = recipe.build([*model.body.parameters(), *model.selector.parameters()])
     steps = max(1, epochs * -(-samples // recipe.batch_size))
@@ -65,11 +73,11 @@ def train(
     for epoch in range(epochs):
         if progress:
             progress(stage, epoch, epochs)
-        for rows in batches(samples, recipe.batch_size, generator, home(model.body)):
+        for rows in batches(samples, recipe.batch_size, generator, device_of(model.body)):
             loss = batch_loss(rows)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            if recipe.clip:  # apart, or the body's gradients would drown the selector's
+            if recipe.clip:  # clip separately, because the body's gradients are much larger than the selector's
                 torch.nn.utils.clip_grad_norm_(model.body.parameters(), recipe.clip)
                 torch.nn.utils.clip_grad_norm_(model.selector.parameters(), recipe.clip)
             optimizer.step()
@@ -85,17 +93,17 @@ def _noisy_loss(
     extra: Callable[[list[tuple[Tensor, Tensor, Tensor]], Tensor], Tensor],
     augment: Augment | None,
 ) -> Callable[[Tensor], Tensor]:
-    """Cross-entropy under noisy top-k routing, plus ``extra(routed, rows)``."""
-    x, y = model.brought(x, y)
+    """Return the loss of a batch: cross-entropy under noisy top-k routing, plus ``extra(routed, rows)``."""
+    x, y = model.to_device(x, y)
     noise = torch.Generator().manual_seed(int(generator.integers(2**31)))
 
     def loss(rows: Tensor) -> Tensor:
         inputs = augment(x[rows], generator) if augment else x[rows]
         routed = model.selector.noisy(inputs, noise)
         gates = model.gates([noisy for _, noisy, _ in routed])
-        with recipe.arithmetic(inputs.device):  # not of the selector: rounding would decide between modules
-            own = F.cross_entropy(precise(model.body(inputs, gates)), y[rows])
-        return own + extra(routed, rows)
+        with recipe.autocast(inputs.device):  # exclude the selector: rounding would change its choice of modules
+            cross_entropy = F.cross_entropy(to_float32(model.body(inputs, gates)), y[rows])
+        return cross_entropy + extra(routed, rows)
 
     return loss
 
@@ -111,21 +119,26 @@ def train_end_to_end(
     progress: Progress | None = None,
     augment: Augment | None = None,
 ) -> None:
-    """Vanilla end-to-end training: CrossEntropy + lambda * LoadBalance, noisy top-k routing."""
-    special = model.selector.specialists
+    """Train end to end: CrossEntropy + lambda * LoadBalance with noisy top-k routing (ECLM 4.3).
+
+    Args:
+        balance: lambda.
+        model, x, y, recipe, epochs, generator, progress, augment: as in `enhance`.
+    """
+    specialists = model.selector.specialists
 
     def extra(routed: list[tuple[Tensor, Tensor, Tensor]], rows: Tensor) -> Tensor:
-        own = [(special(clean), special(noisy), special(std)) for clean, noisy, std in routed]
-        return balance * load_balance(own, model.routing.top_k - (model.selector.core is not None))
+        specialist_routes = [(specialists(clean), specialists(noisy), specialists(std)) for clean, noisy, std in routed]
+        return balance * load_balance(specialist_routes, model.routing.top_k - (model.selector.core is not None))
 
     loss = _noisy_loss(model, x, y, recipe, generator, extra, augment)
     train(model, len(x), recipe, epochs, generator, loss, "end-to-end training", progress)
 
 
 def mapping(logits: Sequence[Tensor], subtask: Tensor, subtasks: int) -> list[np.ndarray]:
-    """H (T, N) per layer: the mean load that sub-task t puts on module n; each row sums to 1.
+    """Compute H (T, N) per layer: the mean load that sub-task t puts on module n. Each row sums to 1.
 
-    Load is the soft kind, the score before top-k: it also tells of a module that just missed being chosen.
+    The load is the selector's softmax before top-k, which also counts modules that narrowly missed the top k.
     """
     one_hot = F.one_hot(subtask, subtasks).float()
     count = one_hot.sum(0).clamp(min=1)[:, None]
@@ -133,17 +146,22 @@ def mapping(logits: Sequence[Tensor], subtask: Tensor, subtasks: int) -> list[np
 
 
 def assign(load_TN: np.ndarray, kappa1: float, kappa2: int) -> np.ndarray:
-    """Which modules serve which sub-task (ECLM 4.3, step 2): a binary mask M (T, N) that solves
+    """Assign modules to sub-tasks (ECLM 4.3, step 2): a binary mask M (T, N) that solves a linear program.
 
         max sum(H * M)  s.t.  sum_t h_tn m_tn <= kappa1        for every module n,
                               1 <= sum_n m_tn <= kappa2        for every sub-task t.
 
-    The formula is lost in the paper's text; this is what its two constraints say, plus 'at least one'.
+    The paper's text lacks the formula. This program states its two constraints, plus at least one module per sub-task.
+
+    Args:
+        load_TN: H, from `mapping`.
+        kappa1: largest load of a module.
+        kappa2: largest number of modules per sub-task.
 
     Raises:
         ValueError: no mask satisfies the constraints.
     """
-    from scipy.optimize import Bounds, LinearConstraint, milp  # slow to import, and no device needs it
+    from scipy.optimize import Bounds, LinearConstraint, milp  # slow import; clients do not need it
 
     tasks, modules = load_TN.shape
     per_module = np.zeros((modules, tasks * modules))
@@ -152,7 +170,7 @@ def assign(load_TN: np.ndarray, kappa1: float, kappa2: int) -> np.ndarray:
         per_module[n, n::modules] = load_TN[:, n]
     for t in range(tasks):
         per_task[t, t * modules : (t + 1) * modules] = 1
-    with quiet_stdout():
+    with silent_printf():
         solution = milp(
             -load_TN.ravel(),
             constraints=[
@@ -170,50 +188,57 @@ def assign(load_TN: np.ndarray, kappa1: float, kappa2: int) -> np.ndarray:
 
 
 def targets(loads: Sequence[np.ndarray], slack: float, kappa2: int) -> list[np.ndarray]:
-    """P = H * M with rows normalised, per layer: the routing that ability enhancing steers to.
+    """Compute P = H * M with normalised rows, per layer: the routing that ability enhancing aims at.
 
     Args:
-        slack: kappa1 as a multiple of the load that each module would carry if the kappa2 largest entries of every
-            sub-task were spread evenly; near 1 it makes sub-tasks use different modules, large it lets them share
-            a few. Raised where no assignment exists.
-        kappa2: most modules per sub-task.
+        loads: H, (T, N) per layer, from `mapping`.
+        slack: kappa1 relative to the module load if the kappa2 largest entries of every sub-task were spread evenly.
+            Near 1, sub-tasks use different modules; large values let them share a few. It grows until an assignment
+            exists.
+        kappa2: largest number of modules per sub-task.
     """
-    out = []
+    targets_ = []
     for load_TN in loads:
-        even = np.sort(load_TN, axis=1)[:, -kappa2:].sum() / load_TN.shape[1]
-        kappa1 = slack * even
+        even_load = np.sort(load_TN, axis=1)[:, -kappa2:].sum() / load_TN.shape[1]
+        kappa1 = slack * even_load
         while True:
             try:
                 mask = assign(load_TN, kappa1, kappa2)
                 break
             except ValueError:
-                kappa1 *= 1.5  # ends: a limit of T or more admits every mask
-        kept = load_TN * mask
-        out.append(kept / kept.sum(1, keepdims=True))
-    return out
+                kappa1 *= 1.5  # terminates: a limit of T or more admits every mask
+        masked_load = load_TN * mask
+        targets_.append(masked_load / masked_load.sum(1, keepdims=True))
+    return targets_
 
 
-def aims(
+def routing_targets(
     model: ModularModel, x: Tensor, subtask: Tensor, subtasks: int, slack: float, kappa2: int
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[Tensor]]:
-    """(H, P, P[sub-task of each sample] (n, N)) per layer: what was found, what to aim at, and that for each sample.
+    """Compute the current routing, the target routing and each sample's target.
 
-    A core has no part in them: it serves every sub-task.
+    A core module is excluded: it serves every sub-task.
+
+    Returns:
+        H (T, N), P (T, N) and P[sub-task of each sample] (n, N), per layer.
     """
-    found = mapping([model.selector.specialists(layer) for layer in model.logits(x)], subtask, subtasks)
-    wanted = targets(found, slack, kappa2)
-    return found, wanted, model.brought(*[torch.from_numpy(p).float()[subtask] for p in wanted])
+    current = mapping([model.selector.specialists(layer) for layer in model.logits(x)], subtask, subtasks)
+    target = targets(current, slack, kappa2)
+    return current, target, model.to_device(*[torch.from_numpy(p).float()[subtask] for p in target])
 
 
-def divergence(selector: Selector, clean: Sequence[Tensor], label: Sequence[Tensor], rows: Tensor) -> Tensor:
-    """KL(P[sub-task], g), mean over the batch and the layers. P comes first, though the paper writes it second: g is
-    never 0, P is where a module does not serve a sub-task."""
-    own = [selector.specialists(layer).log_softmax(1) for layer in clean]
-    each = [F.kl_div(g, p[rows], reduction="batchmean") for g, p in zip(own, label, strict=True)]
-    return torch.stack(each).mean()
+def divergence(selector: Selector, clean: Sequence[Tensor], sample_targets: Sequence[Tensor], rows: Tensor) -> Tensor:
+    """Compute KL(P[sub-task], g), averaged over the batch and the layers.
+
+    The paper writes the arguments in the other order. Here P comes first, because g is never 0, and P is 0 for modules
+    that do not serve a sub-task.
+    """
+    log_probs = [selector.specialists(layer).log_softmax(1) for layer in clean]
+    per_layer = [F.kl_div(g, p[rows], reduction="batchmean") for g, p in zip(log_probs, sample_targets, strict=True)]
+    return torch.stack(per_layer).mean()
 
 
-def steer(
+def fit_selector(
     model: ModularModel,
     x: Tensor,
     subtask: Tensor,
@@ -225,25 +250,27 @@ def steer(
     kappa2: int,
     augment: Augment | None,
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[Tensor]]:
-    """The selector alone first: that costs next to nothing, and the modules then specialise on what they will get.
+    """Train only the selector towards the target routing, before ability enhancing.
+
+    This is cheap, and the modules then specialise on the samples that they will get.
 
     Args:
-        epochs: of ability enhancing, which comes next; where there are none, the selector stays too.
+        epochs: epochs of ability enhancing, which follows; with 0 the selector is not trained either.
 
     Returns:
-        As `aims`, of the model as it came.
+        The result of `routing_targets` before this training.
     """
-    found, wanted, label = aims(model, x, subtask, subtasks, slack, kappa2)
-    (x,) = model.brought(x)
+    current, target, sample_targets = routing_targets(model, x, subtask, subtasks, slack, kappa2)
+    (x,) = model.to_device(x)
     optimizer = recipe.build(list(model.selector.parameters()))
     for _ in range(WARM_UP if epochs else 0):
         for rows in batches(len(x), recipe.batch_size, generator, x.device):
             inputs = augment(x[rows], generator) if augment else x[rows]
             optimizer.zero_grad(set_to_none=True)
-            divergence(model.selector, model.selector(inputs), label, rows).backward()
+            divergence(model.selector, model.selector(inputs), sample_targets, rows).backward()
             torch.nn.utils.clip_grad_norm_(model.selector.parameters(), recipe.clip or float("inf"))
             optimizer.step()
-    return found, wanted, label
+    return current, target, sample_targets
 
 
 def enhance(
@@ -261,19 +288,32 @@ def enhance(
     progress: Progress | None = None,
     augment: Augment | None = None,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Module ability-enhancing training: CrossEntropy + lambda * KL(P[sub-task of x], g).
+    """Train module abilities: CrossEntropy + lambda * KL(P[sub-task of x], g) (ECLM 4.3).
 
     Args:
-        epochs: of that, after `WARM_UP` of the selector alone; 0: neither.
+        model: body and selector, trained in place.
+        x: (n, ...) inputs.
+        y: (n,) classes.
+        subtask: (n,) sub-task of each sample.
+        subtasks: number of sub-tasks, T.
+        recipe: hyper-parameters.
+        epochs: epochs after `WARM_UP` epochs of the selector alone; 0: train neither.
+        generator: decides the order of the samples.
+        strength: lambda.
+        slack, kappa2: see `targets`.
+        progress: called at the start of each epoch.
+        augment: transforms each batch of inputs.
 
     Returns:
-        (H, P) per layer: the mapping found by end-to-end training, and the target that was trained.
+        (H, P) per layer: the routing after end-to-end training, and the target routing.
     """
-    found, wanted, label = steer(model, x, subtask, subtasks, recipe, epochs, generator, slack, kappa2, augment)
+    current, target, sample_targets = fit_selector(
+        model, x, subtask, subtasks, recipe, epochs, generator, slack, kappa2, augment
+    )
 
     def extra(routed: list[tuple[Tensor, Tensor, Tensor]], rows: Tensor) -> Tensor:
-        return strength * divergence(model.selector, [clean for clean, _, _ in routed], label, rows)
+        return strength * divergence(model.selector, [clean for clean, _, _ in routed], sample_targets, rows)
 
     loss = _noisy_loss(model, x, y, recipe, generator, extra, augment)
     train(model, len(x), recipe, epochs, generator, loss, "ability enhancing", progress)
-    return found, wanted
+    return current, target

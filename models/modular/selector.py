@@ -1,6 +1,6 @@
-"""The unified module selector: one light network that routes a sample through all module layers at once (ECLM 4.2).
+"""The unified module selector: one light network that routes a sample through all module layers (ECLM 4.2).
 
-Shape suffixes: B batch, E embedding, N modules of a layer, M modules held on a device.
+Shape suffixes: B batch, E embedding, N modules of a layer, M modules of a layer in the client's sub-model.
 """
 
 import math
@@ -11,19 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.nn.body import home
+from models.nn.body import device_of
 
 
 @dataclass(frozen=True)
 class Routing:
-    """How gates follow from the selector's output.
+    """How gates follow from the selector's logits.
 
     Args:
-        top_k: modules active per sample in each layer; fewer if fewer are held.
-        scale: what the gates of one sample sum to. With ``scale = shrink`` an even spread over ``shrink`` modules gives
-            each the gate 1, which is what a taken-over dense model computes.
-        core: the first module is always active and its gate always ``scale / top_k``; the gates of the others average
-            that too, however few they are.
+        top_k: active modules per sample in each layer; fewer if the sub-model has fewer.
+        scale: sum of the gates of one sample. With ``scale = shrink``, equal gates over ``shrink`` modules are 1 each,
+            which reproduces the dense model.
+        core: the first module is always active with gate ``scale / top_k``. The mean gate of the other active modules
+            has the same value, however few they are.
     """
 
     top_k: int
@@ -31,33 +31,34 @@ class Routing:
     core: bool = False
 
     def gates(self, logits_BM: Tensor) -> Tensor:
-        """Gates (B, M) of the modules whose logits are given: zero outside the top k, renormalised over it.
+        """Compute gates (B, M) of the given modules: zero outside the top k, renormalised over it.
 
-        Given the columns of the modules that a device holds, this is the selection among *available* modules.
+        Given the columns of a sub-model's modules, this selects among the *available* modules.
         """
         k = min(self.top_k, logits_BM.shape[1])
         if not self.core:
-            return _spread(logits_BM, k, self.scale)
+            return _scaled_softmax(logits_BM, k, self.scale)
         mean = self.scale / self.top_k
-        others = _spread(logits_BM[:, 1:], k - 1, (k - 1) * mean)
+        others = _scaled_softmax(logits_BM[:, 1:], k - 1, (k - 1) * mean)
         return torch.cat([torch.full_like(logits_BM[:, :1], mean), others], dim=1)
 
 
-def _spread(logits_BM: Tensor, k: int, total: float) -> Tensor:
-    """``total`` times the softmax over the k largest logits, 0 elsewhere."""
-    top_BK, at_BK = logits_BM.topk(k, dim=1)
-    return torch.zeros_like(logits_BM).scatter(1, at_BK, total * top_BK.softmax(1))
+def _scaled_softmax(logits_BM: Tensor, k: int, total: float) -> Tensor:
+    """Return ``total`` times the softmax over the k largest logits, 0 elsewhere."""
+    values_BK, index_BK = logits_BM.topk(k, dim=1)
+    return torch.zeros_like(logits_BM).scatter(1, index_BK, total * values_BK.softmax(1))
 
 
 class Selector(nn.Module):
-    """Embedding network and one linear head per module layer.
+    """An embedding network and one linear head per module layer.
 
     Args:
-        input_shape: one sample, (F,) or (C, H, W).
+        input_shape: shape of one sample, (F,) or (C, H, W).
         layers: number of modules N of each module layer, by its axis.
         embed: width E of the embedding.
-        core: the first module of each layer counts as much as all the others together, whatever the sample, so that
-            every sub-model holds it. The state says so by an entry of this name.
+        generator: source of the initial weights; None leaves torch's.
+        core: the first module of each layer gets the importance of all others together, for every sample, so every
+            sub-model contains it. The state then has an entry ``core``.
     """
 
     def __init__(
@@ -81,14 +82,15 @@ class Selector(nn.Module):
                 nn.ReLU(),
                 nn.Conv2d(embed // 2, embed, 3, stride=2, padding=1),
                 nn.ReLU(),
-                # Images of 16 x 16 and its multiples are at 2 x 2 already; others, square or not, are brought to it.
+                # Images of 16 x 16 and its multiples already have 2 x 2 positions here; pooling brings all others to 2
+                # x 2.
                 nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten()),
                 nn.Linear(embed * 4, embed),
                 nn.ReLU(),
             )
         else:
             self.embed = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), embed), nn.ReLU())
-        # Heads start at zero: every module is equally likely until there is a reason to prefer one.
+        # Heads start at zero, so all modules are equally likely at first.
         self.heads = nn.ModuleList(nn.Linear(embed, n) for n in layers.values())
         self.noise = nn.ModuleList(nn.Linear(embed, n) for n in layers.values())
         for head in (*self.heads, *self.noise):
@@ -102,16 +104,16 @@ class Selector(nn.Module):
                     nn.init.zeros_(p)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Logits (B, N) for every layer."""
+        """Compute logits (B, N) for every layer."""
         h_BE = self.embed(x)
-        return [self._led(head(h_BE)) for head in self.heads]
+        return [self._with_core(head(h_BE)) for head in self.heads]
 
     def specialists(self, layer_BN: Tensor) -> Tensor:
-        """The columns of the modules that are chosen by the sample: all but the core's."""
+        """Return the columns of all modules except the core."""
         return layer_BN if self.core is None else layer_BN[:, 1:]
 
-    def _led(self, logits_BN: Tensor) -> Tensor:
-        """The logits with the core's in its place."""
+    def _with_core(self, logits_BN: Tensor) -> Tensor:
+        """Set the core's logit to the log-sum-exp of all others."""
         if self.core is None:
             return logits_BN
         others = self.specialists(logits_BN)
@@ -119,31 +121,36 @@ class Selector(nn.Module):
 
     @torch.no_grad()
     def logits(self, x: Tensor, batch_size: int = 500) -> list[Tensor]:
-        """Logits (n, N) for every layer of any number of samples, for serving: no gradient, batch by batch.
+        """Compute logits (n, N) for every layer in evaluation: without gradients, batch by batch.
 
-        The samples and the logits are in the machine's own memory, wherever the selector computes.
+        Samples and logits are in CPU memory, wherever the selector computes.
         """
         self.eval()
-        place = home(self)
-        chunks = [self(part.to(place)) for part in x.split(batch_size)]
+        device = device_of(self)
+        chunks = [self(part.to(device)) for part in x.split(batch_size)]
         return [torch.cat(layer).cpu() for layer in zip(*chunks, strict=True)]
 
     def noisy(self, x: Tensor, generator: torch.Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Training: (clean logits, noisy logits, standard deviation of the noise), each (B, N), for every layer.
+        """Compute routing for training with noisy top-k (Shazeer et al. 2017, arXiv:1701.06538, eq. 4).
 
-        Noisy top-k of Shazeer et al. 2017 (arXiv:1701.06538), eq. 4.
+        Returns:
+            Clean logits, noisy logits and the standard deviation of the noise, each (B, N), for every layer.
         """
         h_BE = self.embed(x)
-        out = []
+        routed = []
         for head, noise in zip(self.heads, self.noise, strict=True):
             clean, std = head(h_BE), F.softplus(noise(h_BE)) + 1e-2
             noisy = clean + std * torch.randn(clean.shape, generator=generator).to(clean.device)
-            out.append((self._led(clean), self._led(noisy), std))
-        return out
+            routed.append((self._with_core(clean), self._with_core(noisy), std))
+        return routed
 
 
 def importance(logits: Sequence[Tensor]) -> list[Tensor]:
-    """Importance of each module for a data set: the mean over its samples of g(x)_i, (N,) per layer (ECLM 5.1)."""
+    """Compute the importance of each module for a data set: the mean of g(x)_i over its samples (ECLM 5.1).
+
+    Returns:
+        (N,) per layer.
+    """
     return [layer.softmax(1).mean(0) for layer in logits]
 
 
@@ -152,24 +159,23 @@ def _cv_squared(x: Tensor) -> Tensor:
 
 
 def load_balance(routed: Sequence[tuple[Tensor, Tensor, Tensor]], top_k: int) -> Tensor:
-    """CV(importance)^2 + CV(load)^2, mean over the layers (Shazeer et al. 2017, eqs. 6 to 11).
+    """Compute CV(importance)^2 + CV(load)^2, averaged over the layers (Shazeer et al. 2017, eqs. 6 to 11).
 
-    A module's importance is its share of the softmax before the top k is taken: those that are never active hear of it
-    too.
+    Importance is the softmax before the top k, so modules that are never active also get a gradient.
 
     Args:
-        routed: what `Selector.noisy` returned.
-        top_k: modules active per sample.
+        routed: result of `Selector.noisy`.
+        top_k: active modules per sample.
     """
     loss = torch.zeros(())
     for clean, noisy, std in routed:
         loss = loss + _cv_squared(noisy.softmax(1).sum(0))
-        n = clean.shape[1]
-        if top_k < n:
-            # P(module i is among the top k under fresh noise), a smooth stand-in for its load.
-            top = noisy.topk(top_k + 1, dim=1).values
-            inside = noisy >= top[:, top_k - 1 : top_k]
-            threshold = torch.where(inside, top[:, top_k : top_k + 1], top[:, top_k - 1 : top_k])
-            chance = torch.special.ndtr((clean - threshold) / std)
-            loss = loss + _cv_squared(chance.sum(0))
+        modules = clean.shape[1]
+        if top_k < modules:
+            # P(module i is among the top k under fresh noise), a differentiable estimate of its load.
+            top_scores = noisy.topk(top_k + 1, dim=1).values
+            inside = noisy >= top_scores[:, top_k - 1 : top_k]
+            threshold = torch.where(inside, top_scores[:, top_k : top_k + 1], top_scores[:, top_k - 1 : top_k])
+            probability = torch.special.ndtr((clean - threshold) / std)
+            loss = loss + _cv_squared(probability.sum(0))
     return loss / len(routed)

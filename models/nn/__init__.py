@@ -1,1 +1,1 @@
-"""Networks, the blocks they are made of, and how a network is described to the rest of the project."""
+"""Networks, their building blocks, and their description as an architecture with named axes."""

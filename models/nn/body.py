@@ -1,4 +1,4 @@
-"""What a network is to the rest of the project: sizes that build it, axes that cut it, gates that steer it."""
+"""What a network is to the rest of the project: sizes that build it, named axes, and gates for its modules."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +16,10 @@ class Body(nn.Module, ABC):
 
     Attributes:
         sizes: length of every named axis, e.g. ``{"stage1.out": 16, "stage1.modules": 1, ...}``.
-        layers: the module axis of each module layer, in order of execution; gates come in this order.
-        rate: HeteroFL's scaler: a network without norms divides its last hidden activations by it. (There those of
-            all layers; then narrow widths hardly learn inside a wider network, a quarter of one has 74 % instead of
-            over 95 in `tests/models/test_nested.py`.)
+        layers: the module axis of each module layer, in order of execution; gates have the same order.
+        rate: HeteroFL's scaler: a network without norms divides its last hidden activations by it. HeteroFL scales all
+            layers; then narrow widths hardly learn inside a wider network: a quarter of one reaches 74 % instead of
+            over 95 % in `tests/models/elastic/test_nested.py`.
     """
 
     layers: tuple[str, ...]
@@ -31,24 +31,26 @@ class Body(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
-        """Logits (B, classes) for inputs (B, ...); ``gates[l]`` weighs the modules of layer l, see `gate_columns`."""
+        """Compute logits (B, classes) of inputs (B, ...); ``gates[l]`` weights the modules of layer l, see
+        `gate_columns`.
+        """
 
     @abstractmethod
     def axes(self) -> Axes:
-        """Names of the axes of every entry of ``state_dict()``."""
+        """Name the axes of every entry of ``state_dict()``."""
 
     def state(self) -> State:
-        """Parameters and buffers, detached and copied into the machine's own memory."""
-        return fetched(self)
+        """Copy parameters and buffers to CPU memory, without gradients."""
+        return cpu_state(self)
 
 
-def home(network: nn.Module) -> torch.device:
-    """Where a network computes, the CPU if it has no parameters: whoever calls it brings its inputs there."""
-    return next((own.device for own in network.parameters()), torch.device("cpu"))
+def device_of(network: nn.Module) -> torch.device:
+    """Return the hardware device of a network's parameters, or the CPU if it has none. Callers move inputs there."""
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
 
 
-def fetched(network: nn.Module) -> State:
-    """The parameters and buffers of any network, detached and copied into the machine's own memory."""
+def cpu_state(network: nn.Module) -> State:
+    """Copy parameters and buffers of any network to CPU memory, without gradients."""
     return {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}
 
 
@@ -58,7 +60,7 @@ class Architecture:
 
     Args:
         build: ``build(sizes, generator) -> Body``.
-        sizes: the axis sizes of the whole model.
+        sizes: axis sizes of the whole model.
         input_shape: shape of one sample.
     """
 
@@ -67,17 +69,23 @@ class Architecture:
     input_shape: tuple[int, ...]
 
     def whole(self, seed: int = 0) -> Body:
-        """The whole model with initial weights from ``seed``."""
+        """Build the whole model with initial weights from ``seed``."""
         return self.build(self.sizes, torch.Generator().manual_seed(seed))
 
     def part(self, coverage: Coverage) -> Body:
-        """An uninitialised body for the sub-model that ``coverage`` cuts out."""
+        """Build an uninitialised body for the sub-model that ``coverage`` cuts out."""
         return self.build(covered_sizes(self.sizes, coverage), None)
 
     def modular(self, modules: int, shrink: int, residual: bool = False) -> "Architecture":
-        """The same architecture with every block cut into ``modules`` modules of 1/``shrink`` of its inner width.
+        """Return the same architecture with every block cut into modules.
 
-        With ``residual`` every module layer gets one residual module more (ECLM 4.1), on an axis of its own.
+        Args:
+            modules: modules per module layer.
+            shrink: the inner width of a module is 1/``shrink`` of the block's.
+            residual: add a residual module to every module layer (ECLM 4.1), on an axis of its own.
+
+        Raises:
+            ValueError: the architecture is modular already, or ``shrink`` does not divide an inner width.
         """
         layers = self.build(self.sizes, None).layers
         sizes = dict(self.sizes)
@@ -94,10 +102,10 @@ class Architecture:
 
 
 def last_stages(stages: int, layers: int) -> range:
-    """The numbers, from 1, of the last ``layers`` of a model's stages.
+    """Return the numbers, counted from 1, of the last ``layers`` of a model's stages.
 
     Raises:
-        ValueError: there are not so many.
+        ValueError: the model has fewer stages, or ``layers`` is less than 1.
     """
     if not 1 <= layers <= stages:
         raise ValueError(f"a model of {stages} stages cannot have {layers} module layers; give 1 to {stages}")
@@ -105,21 +113,21 @@ def last_stages(stages: int, layers: int) -> range:
 
 
 def hidden_axis(layer: str) -> str:
-    """The inner-width axis that belongs to a module axis: 'stage1.modules' -> 'stage1.hidden'."""
+    """Return the inner-width axis that belongs to a module axis: 'stage1.modules' -> 'stage1.hidden'."""
     return layer.removesuffix(".modules") + ".hidden"
 
 
 def bypass_axis(layer: str) -> str:
-    """The axis of a layer's residual module, of length 1, where it has one: 'stage1.modules' -> 'stage1.bypass'."""
+    """Return the axis (length 1) of a layer's residual module: 'stage1.modules' -> 'stage1.bypass'."""
     return layer.removesuffix(".modules") + ".bypass"
 
 
 def gate_columns(sizes: Sizes, layer: str, coverage: Coverage = FULL) -> Tensor:
-    """Which gates of a layer the sub-model of ``coverage`` has, in the numbering of the whole model.
+    """Return the gate columns of a layer in a sub-model, numbered as in the whole model.
 
-    A layer of N = ``sizes[layer]`` modules has the columns 0 .. N - 1 and, where it has a residual module, N. Selector
-    outputs, importance and gates are in this order, and modules derived, held or activated are told by these numbers;
-    `columns_coverage` is the way back.
+    A layer of N = ``sizes[layer]`` modules has the columns 0 .. N - 1. Column N is its residual module, if there is
+    one. Selector outputs, importance and gates use this order, and so do lists of derived or active modules.
+    `columns_coverage` is the inverse.
     """
     bypass = bypass_axis(layer)
     modules = coverage.get(layer, torch.arange(sizes[layer]))
@@ -127,26 +135,28 @@ def gate_columns(sizes: Sizes, layer: str, coverage: Coverage = FULL) -> Tensor:
 
 
 def columns_coverage(sizes: Sizes, columns: Mapping[str, np.ndarray]) -> Coverage:
-    """The coverage of a sub-model that has these gates of each layer."""
+    """Return the coverage of the sub-model with the given gate columns of each layer."""
     coverage = {}
-    for layer, own in columns.items():
-        kept, modules, bypass = torch.from_numpy(own), sizes[layer], bypass_axis(layer)
-        coverage[layer] = kept[kept < modules]
+    for layer, indices_ in columns.items():
+        indices, modules, bypass = torch.from_numpy(indices_), sizes[layer], bypass_axis(layer)
+        coverage[layer] = indices[indices < modules]
         if bypass in sizes:
-            coverage[bypass] = kept[kept >= modules] - modules
+            coverage[bypass] = indices[indices >= modules] - modules
     return coverage
 
 
 def by_axis(sizes: Sizes, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Values of all gates of each layer, such as importance, by the axis on which the module behind a gate lies."""
+    """Split per-gate values of each layer, such as importance, by the axis of the module behind each gate."""
     values = {}
-    for layer, own in columns.items():
+    for layer, value in columns.items():
         modules, bypass = sizes[layer], bypass_axis(layer)
-        values[layer] = own[:modules]
+        values[layer] = value[:modules]
         if bypass in sizes:
-            values[bypass] = own[modules:]
+            values[bypass] = value[modules:]
     return values
 
 
 Family = Callable[..., Architecture]
-"""``family(input_shape, classes, **hyper) -> Architecture`` of the dense model."""
+"""``family(input_shape, classes, **options) -> Architecture`` of the dense model."""
+
+fetched = cpu_state  # alias: remove

@@ -1,4 +1,4 @@
-"""The three-layer perceptron for activity recognition, whose first two layers are one module layer (ECLM 7.1)."""
+"""The three-layer perceptron for activity recognition; its first two layers are one module layer (ECLM 7.1)."""
 
 from collections.abc import Sequence
 
@@ -41,7 +41,7 @@ class MLP(Body):
 
 
 def mlp(input_shape: tuple[int, ...], classes: int, width: int = 256) -> Architecture:
-    """The dense perceptron with inner width ``width`` and ``width / 2`` units before the head."""
+    """Build the dense perceptron with inner width ``width`` and ``width / 2`` units before the head."""
     inputs = 1
     for n in input_shape:
         inputs *= n

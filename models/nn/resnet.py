@@ -1,27 +1,31 @@
 """ResNet18 and ResNet34 with the CIFAR stem (He et al. 2016, arXiv:1512.03385); stages are module layers (ECLM 7.1).
 
-The blocks of a stage share one row of gates: module i of the layer is module i of every block. The stem, the skip
-connections, the norms after each sum and the head are shared by all modules. A stage without a module axis in
-``sizes`` is no module layer: it stays dense, and every sub-model holds it.
+The blocks of a stage share one row of gates: module i of the layer is module i of every block. All modules share the
+stem, the skip connections, the norms after each sum and the head. A stage without a module axis in ``sizes`` is no
+module layer: it stays dense, and every sub-model contains it.
 
 A residual module (ECLM 4.1) adds its gated input inside the norm of every block of its stage. The skip connection
-carries the input past the norm at a fixed weight; the residual module beside it lets the selector say, sample by
-sample, how little the other modules change.
+carries the input past the norm with a fixed weight. Through the residual module, the selector decides per sample how
+much the other modules change the input.
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from models.nn.blocks import ConvBlock, Norm, _init
+from models.nn.blocks import ConvBlock, Norm, he_init
 from models.nn.body import Architecture, Body, last_stages
 from models.submodel import Axes, Sizes
 
+Groups = Annotated[int, Field(ge=1, description="groups per group norm of the whole model")]
+
 
 class Residual(nn.Module):
-    """relu(norm(block(x)) + skip(x)) with a 1x1 projection where the shape changes."""
+    """Compute relu(norm(block(x)) + skip(x)) with a 1x1 projection if the shape changes."""
 
     def __init__(
         self,
@@ -42,7 +46,7 @@ class Residual(nn.Module):
         self.stride = stride
         self.project: nn.Parameter | None = None
         if project:
-            self.project = _init(generator, outputs, inputs, 1, 1, fan_in=inputs, gain=1.0)
+            self.project = he_init(generator, outputs, inputs, 1, 1, fan_in=inputs, gain=1.0)
             self.project_norm = Norm(1, outputs, norm, group_size)
 
     def forward(self, x: Tensor, gates_BM: Tensor | None) -> Tensor:
@@ -53,8 +57,8 @@ class Residual(nn.Module):
 
     def axes(self, modules: str | None, hidden: str, inputs: str, outputs: str, bypass: str) -> Axes:
         axes: dict[str, tuple[str | None, ...]] = {}
-        own = self.block.axes(modules, hidden, inputs, outputs, bypass)
-        axes |= {f"block.{name}": a for name, a in own.items()}
+        block_axes = self.block.axes(modules, hidden, inputs, outputs, bypass)
+        axes |= {f"block.{name}": a for name, a in block_axes.items()}
         axes |= {f"norm.{name}": a for name, a in self.norm.axes(None, outputs).items()}
         if self.project is not None:
             axes["project"] = (outputs, inputs, None, None)
@@ -77,7 +81,7 @@ class ResNet(Body):
         super().__init__(sizes)
         self.layers = tuple(a for a in (f"stage{s}.modules" for s in range(1, len(depths) + 1)) if a in sizes)
         width = sizes["stage1.out"]
-        self.stem = _init(generator, width, channels, 3, 3, fan_in=9 * channels)
+        self.stem = he_init(generator, width, channels, 3, 3, fan_in=9 * channels)
         self.stem_norm = Norm(1, width, norm, group_sizes[0])
         self.stages = nn.ModuleList()
         for s, depth in enumerate(depths, start=1):
@@ -106,7 +110,7 @@ class ResNet(Body):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
-        # HeteroFL's scaler would sit before each norm, which cancels it: nothing to divide here.
+        # HeteroFL's scaler would precede each norm, which cancels it, so it is omitted.
         x = F.relu(self.stem_norm(F.conv2d(x, self.stem, padding=1)))
         routed = {} if gates is None else dict(zip(self.layers, gates, strict=True))
         for s, stage in enumerate(self.stages, start=1):
@@ -122,8 +126,8 @@ class ResNet(Body):
                 assert isinstance(block, Residual)
                 inputs = f"stage{s - 1}.out" if b == 0 and s > 1 else f"stage{s}.out"
                 modules = f"stage{s}.modules" if f"stage{s}.modules" in self.layers else None
-                own = block.axes(modules, f"stage{s}.hidden", inputs, f"stage{s}.out", f"stage{s}.bypass")
-                axes |= {f"stages.{s - 1}.{b}.{name}": a for name, a in own.items()}
+                block_axes = block.axes(modules, f"stage{s}.hidden", inputs, f"stage{s}.out", f"stage{s}.bypass")
+                axes |= {f"stages.{s - 1}.{b}.{name}": a for name, a in block_axes.items()}
         head = f"stage{len(self.stages)}.out"
         return axes | {"head.weight": ("classes", head), "head.bias": ("classes",)}
 
@@ -147,21 +151,34 @@ def _resnet(
 
 
 def resnet18(
-    input_shape: tuple[int, ...], classes: int, width: int = 64, norm: str = "group", groups: int = 8, layers: int = 4
+    input_shape: tuple[int, ...],
+    classes: int,
+    width: int = 64,
+    norm: str = "group",
+    groups: Groups = 8,
+    layers: int = 4,
 ) -> Architecture:
-    """ResNet18 whose first stage has ``width`` channels (64 in the paper); inputs (C, H, W) of any height and width.
+    """Build a ResNet18 for images of any height and width.
 
     Args:
-        norm: 'group' or 'batch'; `blocks.Norm` argues for group norm.
-        groups: norm groups per layer of the whole model. A trained model is taken over exactly by modules that hold
-            whole groups, so ``shrink`` should divide it. A narrower network keeps the size of a group.
-        layers: how many of the stages, counted from the last, are module layers (4 in the paper).
+        input_shape: (C, H, W).
+        classes: number of classes.
+        width: channels of the first stage (64 in the paper).
+        norm: 'group' or 'batch'; `blocks.Norm` explains why group norm is the default.
+        groups: groups per group norm of the whole model. Modules take over a trained model exactly if they contain
+            whole groups, so ``shrink`` should divide ``groups``. Narrower networks have fewer groups of the same size.
+        layers: number of stages, counted from the last, that are module layers (4 in the paper).
     """
     return _resnet((2, 2, 2, 2), input_shape, classes, width, norm, groups, layers)
 
 
 def resnet34(
-    input_shape: tuple[int, ...], classes: int, width: int = 64, norm: str = "group", groups: int = 8, layers: int = 3
+    input_shape: tuple[int, ...],
+    classes: int,
+    width: int = 64,
+    norm: str = "group",
+    groups: Groups = 8,
+    layers: int = 3,
 ) -> Architecture:
-    """ResNet34, arguments as those of `resnet18`; its last three stages are module layers (ECLM 7.1)."""
+    """Build a ResNet34 with the arguments of `resnet18`; its last three stages are module layers (ECLM 7.1)."""
     return _resnet((3, 4, 6, 3), input_shape, classes, width, norm, groups, layers)

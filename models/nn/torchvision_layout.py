@@ -1,11 +1,13 @@
-"""Weights in torchvision's layout, e.g. ones pretrained on ImageNet, as a state of our dense models.
+"""Convert weights in torchvision's layout, e.g. pretrained on ImageNet, into a state of our dense models.
 
-What has a counterpart is taken over exactly: every block of resnet18, resnet34 and vgg16_bn, with the running
-statistics of its batch norms (in VGG the biases of the convolutions, which a norm follows, are folded into the means).
-Stem and head are not the same everywhere: torchvision's ResNets start with a 7 x 7 convolution of stride 2 and a max
-pooling, ours for small images with 3 x 3 of stride 1; its VGG ends in three linear layers, ours in one; and the
-classes are seldom those of ImageNet. They are taken over where their shapes agree (the stem of a VGG, a ResNet with
-the CIFAR stem, the head of a ResNet with as many classes) and start anew elsewhere: train the model before use.
+Every block of resnet18, resnet34 and vgg16_bn converts exactly, including the running statistics of its batch norms.
+VGG's convolutions have biases and a norm after each; the conversion folds these biases into the norm's means.
+
+Stem and head can differ. Torchvision's ResNets start with a 7 x 7 convolution of stride 2 and a max pooling; ours start
+with a 3 x 3 convolution of stride 1, for small images. Torchvision's VGG ends in three linear layers, ours in one. The
+number of classes is seldom ImageNet's. Stem and head are converted if their shapes agree (the stem of a VGG, a ResNet
+with the CIFAR stem, the head of a ResNet with the same number of classes). Otherwise they get initial weights: train
+the model before use.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,12 +19,12 @@ from models.nn.resnet import Residual, ResNet
 from models.nn.vgg import VGG
 from models.submodel import State
 
-Pairs = Iterator[tuple[str, str]]  # (our name, theirs)
+Pairs = Iterator[tuple[str, str]]  # (our name, torchvision's name)
 
 
 def _norm(ours: str, theirs: str) -> Pairs:
-    for own, their in (("weight", "weight"), ("bias", "bias"), ("mean", "running_mean"), ("var", "running_var")):
-        yield f"{ours}.{own}", f"{theirs}.{their}"
+    for part_, their_part in (("weight", "weight"), ("bias", "bias"), ("mean", "running_mean"), ("var", "running_var")):
+        yield f"{ours}.{part_}", f"{theirs}.{their_part}"
 
 
 def _resnet_blocks(body: ResNet) -> Pairs:
@@ -40,7 +42,12 @@ def _resnet_blocks(body: ResNet) -> Pairs:
 
 
 def _vgg_blocks(body: VGG, convs: list[int]) -> Pairs:
-    """Ours by theirs; ``convs``: where torchvision's convolutions stand in ``features``, each before its norm."""
+    """Pair our names with torchvision's.
+
+    Args:
+        body: our model.
+        convs: indices of torchvision's convolutions in ``features``, each followed by its norm.
+    """
     for b in range(len(body.blocks)):
         first, second = convs[1 + 2 * b : 3 + 2 * b]
         yield f"blocks.{b}.block.first", f"features.{first}.weight"
@@ -49,35 +56,35 @@ def _vgg_blocks(body: VGG, convs: list[int]) -> Pairs:
         yield from _norm(f"blocks.{b}.norm", f"features.{second + 1}")
 
 
-def _folded(theirs: Mapping[str, Tensor], convs: list[int]) -> State:
-    """The same VGG without biases in its convolutions: norm(conv + b) is norm(conv) with the mean lowered by b."""
+def _fold_biases(theirs: Mapping[str, Tensor], convs: list[int]) -> State:
+    """Remove the convolutions' biases: norm(conv + b) equals norm(conv) with the running mean lowered by b."""
     state = dict(theirs)
-    for at in convs:
-        bias = state.pop(f"features.{at}.bias")
-        state[f"features.{at + 1}.running_mean"] = state[f"features.{at + 1}.running_mean"] - bias
+    for index in convs:
+        bias = state.pop(f"features.{index}.bias")
+        state[f"features.{index + 1}.running_mean"] = state[f"features.{index + 1}.running_mean"] - bias
     return state
 
 
 def from_torchvision(dense: Architecture, theirs: Mapping[str, Tensor], seed: int = 0) -> tuple[State, list[str]]:
-    """A state of ``dense`` with the weights of a ``state_dict()`` of torchvision's model of that name.
+    """Convert the ``state_dict()`` of a torchvision model into a state of ``dense``.
 
     Args:
-        dense: a ResNet or VGG of norm 'batch', e.g. ``resnet18((3, 32, 32), 10, norm="batch")``.
-        theirs: of torchvision's resnet18, resnet34 or vgg16_bn, of the same widths (64 in the first stage).
-        seed: of what starts anew.
+        dense: a ResNet or VGG with norm 'batch', e.g. ``resnet18((3, 32, 32), 10, norm="batch")``.
+        theirs: state of torchvision's resnet18, resnet34 or vgg16_bn, of the same widths (64 in the first stage).
+        seed: seed of the initial weights of entries without a counterpart.
 
     Returns:
-        The state, to be given to ``modularize`` for instance, and the names of its entries that start anew.
+        The state, e.g. as input to ``modularize``, and the names of the entries with initial weights.
 
     Raises:
-        ValueError: the model has another norm, other blocks or other widths than the weights.
+        ValueError: the model's norm, blocks or widths differ from those of the weights.
     """
     body = dense.whole(seed)
     if not isinstance(body, ResNet | VGG):
         raise ValueError(f"torchvision has no counterpart of {type(body).__name__}; known: ResNet, VGG")
     if body.stem_norm.kind != "batch":
         raise ValueError(
-            f"torchvision's weights come with batch norms and the model has norm {body.stem_norm.kind!r}; "
+            f"torchvision's weights contain batch norms and the model has norm {body.stem_norm.kind!r}; "
             "build it with norm='batch'"
         )
     if isinstance(body, VGG):
@@ -86,20 +93,20 @@ def from_torchvision(dense: Architecture, theirs: Mapping[str, Tensor], seed: in
             raise ValueError(
                 f"the weights are not those of a VGG with norms and {1 + 2 * len(body.blocks)} convolutions"
             )
-        theirs = _folded(theirs, convs)
+        theirs = _fold_biases(theirs, convs)
         stem = [("stem", f"features.{convs[0]}.weight"), *_norm("stem_norm", f"features.{convs[0] + 1}")]
         pairs, head = [*_vgg_blocks(body, convs)], []
     else:
         stem = [("stem", "conv1.weight"), *_norm("stem_norm", "bn1")]
         pairs, head = [*_resnet_blocks(body)], [("head.weight", "fc.weight"), ("head.bias", "fc.bias")]
     state = body.state()
-    for part in (stem, head):  # whole or not at all: a norm belongs to its convolution
+    for part in (stem, head):  # all or nothing: a norm belongs to its convolution
         if all(name in theirs and theirs[name].squeeze().shape == state[own].squeeze().shape for own, name in part):
             pairs += part
     blocks = {n for n in theirs if n.split(".")[0].startswith(("layer", "features")) and "num_batches" not in n}
-    odd = blocks - {name for _, name in (*pairs, *stem)} | {name for _, name in pairs} - theirs.keys()
-    if odd:
-        raise ValueError(f"the weights are of another model: {min(odd)!r} is in only one of the two")
+    unmatched = blocks - {name for _, name in (*pairs, *stem)} | {name for _, name in pairs} - theirs.keys()
+    if unmatched:
+        raise ValueError(f"the weights are of another model: {min(unmatched)!r} is in only one of the two")
     for own, name in pairs:
         value = theirs[name]
         if value.squeeze().shape != state[own].squeeze().shape:

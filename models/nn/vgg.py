@@ -1,15 +1,15 @@
 """VGG16 with norms (Simonyan, Zisserman 2015, arXiv:1409.1556) for small images; its last blocks are module layers.
 
-13 convolutions in stages of (2, 2, 3, 3, 3), a 2 x 2 max pooling P after each stage. A module must end in a linear map
-and have the outer dimensions of its block, so convolutions are taken in pairs, conv - norm - relu - conv, and each pair
-is followed by a norm and a ReLU that all modules share. The first convolution is the stem; the other 12 are 6 blocks,
-where need be with a stage's end, and so its pooling, between the two:
+13 convolutions form stages of (2, 2, 3, 3, 3), with a 2 x 2 max pooling P after each stage. A module must end in a
+linear map and have the outer dimensions of its block. Convolutions are therefore grouped in pairs, conv - norm - relu -
+conv. After each pair come a norm and a ReLU that all modules share. The first convolution is the stem; the other 12
+form 6 blocks. If a stage ends inside a pair, so does its pooling:
 
     stem c1.1 | c1.2 P c2.1 | c2.2 P c3.1 | c3.2 c3.3, P | c4.1 c4.2 | c4.3 P c5.1 | c5.2 c5.3, P | mean, linear
 
 The last three blocks, the module layers of ECLM 7.1, hold 88 % of the parameters. A block without a module axis in
-``sizes`` stays dense, and every sub-model holds it. That is little to send and much to compute: at 32 x 32 pixels the
-first three blocks and the stem take 61 % of the MACs, so devices with tighter limits need more module layers.
+``sizes`` stays dense, and every sub-model contains it. The dense part is small to send but costly to compute: at 32 x
+32 pixels the stem and the first three blocks take 61 % of the MACs. Tighter device limits need more module layers.
 """
 
 from collections.abc import Sequence
@@ -19,18 +19,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.nn.blocks import ConvBlock, Norm, _init, pool2
+from models.nn.blocks import ConvBlock, Norm, he_init, pool2
 from models.nn.body import Architecture, Body, last_stages
+from models.nn.resnet import Groups
 from models.submodel import Axes, Sizes
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A block of two convolutions.
+class BlockSpec:
+    """Widths and poolings of a block of two convolutions.
 
     Args:
-        hidden, out: widths after the first and the second, as multiples of the stem's.
-        pool_inside, pool_after: whether the image is halved between the two, and after both.
+        hidden, out: widths after the first and the second convolution, as multiples of the stem's width.
+        pool_inside, pool_after: whether pooling halves the image between the convolutions, and after both.
     """
 
     hidden: int
@@ -40,21 +41,21 @@ class Plan:
 
 
 VGG16 = (
-    Plan(1, 2, pool_inside=True),
-    Plan(2, 4, pool_inside=True),
-    Plan(4, 4, pool_after=True),
-    Plan(8, 8),
-    Plan(8, 8, pool_inside=True),
-    Plan(8, 8, pool_after=True),
+    BlockSpec(1, 2, pool_inside=True),
+    BlockSpec(2, 4, pool_inside=True),
+    BlockSpec(4, 4, pool_after=True),
+    BlockSpec(8, 8),
+    BlockSpec(8, 8, pool_inside=True),
+    BlockSpec(8, 8, pool_after=True),
 )
 
 
 class Pair(nn.Module):
-    """relu(norm(block(x))), then perhaps a pooling."""
+    """Compute relu(norm(block(x))), optionally followed by a pooling."""
 
     def __init__(
         self,
-        plan: Plan,
+        spec: BlockSpec,
         modules: int,
         inputs: int,
         hidden: int,
@@ -66,18 +67,20 @@ class Pair(nn.Module):
     ):
         super().__init__()
         self.block = ConvBlock(
-            modules, inputs, hidden, outputs, 1, norm, group_sizes[0], generator, plan.pool_inside, bypass
+            modules, inputs, hidden, outputs, 1, norm, group_sizes[0], generator, spec.pool_inside, bypass
         )
         self.norm = Norm(1, outputs, norm, group_sizes[1])
-        self.pool = plan.pool_after
+        self.pool = spec.pool_after
 
     def forward(self, x: Tensor, gates_BM: Tensor | None) -> Tensor:
         x = F.relu(self.norm(self.block(x, gates_BM)))
         return pool2(x) if self.pool else x
 
     def axes(self, modules: str | None, hidden: str, inputs: str, outputs: str, bypass: str) -> Axes:
-        own = {f"block.{name}": a for name, a in self.block.axes(modules, hidden, inputs, outputs, bypass).items()}
-        return own | {f"norm.{name}": a for name, a in self.norm.axes(None, outputs).items()}
+        block_axes = {
+            f"block.{name}": a for name, a in self.block.axes(modules, hidden, inputs, outputs, bypass).items()
+        }
+        return block_axes | {f"norm.{name}": a for name, a in self.norm.axes(None, outputs).items()}
 
 
 class VGG(Body):
@@ -87,28 +90,28 @@ class VGG(Body):
         self,
         sizes: Sizes,
         channels: int,
-        plans: Sequence[Plan],
+        specs: Sequence[BlockSpec],
         norm: str,
         group_size: int,
         generator: torch.Generator | None = None,
     ):
         super().__init__(sizes)
-        self.layers = tuple(a for a in (f"block{b}.modules" for b in range(1, len(plans) + 1)) if a in sizes)
-        self.stem = _init(generator, sizes["stem"], channels, 3, 3, fan_in=9 * channels)
+        self.layers = tuple(a for a in (f"block{b}.modules" for b in range(1, len(specs) + 1)) if a in sizes)
+        self.stem = he_init(generator, sizes["stem"], channels, 3, 3, fan_in=9 * channels)
         self.stem_norm = Norm(1, sizes["stem"], norm, group_size)
         self.blocks = nn.ModuleList()
         inputs = sizes["stem"]
-        for b, plan in enumerate(plans, start=1):
+        for b, spec in enumerate(specs, start=1):
             outputs = sizes[f"block{b}.out"]
             self.blocks.append(
                 Pair(
-                    plan,
+                    spec,
                     sizes.get(f"block{b}.modules", 1),
                     inputs,
                     sizes[f"block{b}.hidden"],
                     outputs,
                     norm,
-                    (group_size * plan.hidden, group_size * plan.out),
+                    (group_size * spec.hidden, group_size * spec.out),
                     generator,
                     sizes.get(f"block{b}.bypass"),
                 )
@@ -120,7 +123,7 @@ class VGG(Body):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
-        # HeteroFL's scaler would sit before each norm, which cancels it: nothing to divide here.
+        # HeteroFL's scaler would precede each norm, which cancels it, so it is omitted.
         routed = {} if gates is None else dict(zip(self.layers, gates, strict=True))
         x = F.relu(self.stem_norm(F.conv2d(x, self.stem, padding=1)))
         for b, block in enumerate(self.blocks, start=1):
@@ -134,23 +137,31 @@ class VGG(Body):
         for b, block in enumerate(self.blocks, start=1):
             assert isinstance(block, Pair)
             modules = f"block{b}.modules" if f"block{b}.modules" in self.layers else None
-            own = block.axes(modules, f"block{b}.hidden", inputs, f"block{b}.out", f"block{b}.bypass")
-            axes |= {f"blocks.{b - 1}.{name}": a for name, a in own.items()}
+            block_axes = block.axes(modules, f"block{b}.hidden", inputs, f"block{b}.out", f"block{b}.bypass")
+            axes |= {f"blocks.{b - 1}.{name}": a for name, a in block_axes.items()}
             inputs = f"block{b}.out"
         return axes | {"head.weight": ("classes", inputs), "head.bias": ("classes",)}
 
 
 def vgg16(
-    input_shape: tuple[int, ...], classes: int, width: int = 64, norm: str = "group", groups: int = 8, layers: int = 3
+    input_shape: tuple[int, ...],
+    classes: int,
+    width: int = 64,
+    norm: str = "group",
+    groups: Groups = 8,
+    layers: int = 3,
 ) -> Architecture:
-    """VGG16 whose first convolution has ``width`` channels (64 in the paper); inputs (C, H, W) of any size.
+    """Build a VGG16 for images of any size.
 
-    In place of the original's three linear layers stands one, as is usual for images of 32 x 32 pixels.
+    As usual for images of 32 x 32 pixels, one linear layer replaces the original's three.
 
     Args:
-        norm: 'group' or 'batch'; `blocks.Norm` argues for group norm.
-        groups: norm groups per layer of the whole model; ``shrink`` should divide it, as in `models.nn.resnet.resnet18`.
-        layers: how many of the 6 blocks, counted from the last, are module layers.
+        input_shape: (C, H, W).
+        classes: number of classes.
+        width: channels of the first convolution (64 in the paper).
+        norm: 'group' or 'batch'; `blocks.Norm` explains why group norm is the default.
+        groups: groups per group norm of the whole model; ``shrink`` should divide it, see `models.nn.resnet.resnet18`.
+        layers: number of the 6 blocks, counted from the last, that are module layers.
     """
 
     def build(sizes: Sizes, generator: torch.Generator | None) -> VGG:
@@ -158,8 +169,8 @@ def vgg16(
 
     modular = last_stages(len(VGG16), layers)
     sizes = {"classes": classes, "stem": width}
-    for b, plan in enumerate(VGG16, start=1):
-        sizes |= {f"block{b}.hidden": plan.hidden * width, f"block{b}.out": plan.out * width}
+    for b, spec in enumerate(VGG16, start=1):
+        sizes |= {f"block{b}.hidden": spec.hidden * width, f"block{b}.out": spec.out * width}
         if b in modular:
             sizes[f"block{b}.modules"] = 1
     return Architecture(build, sizes, input_shape)

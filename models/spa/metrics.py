@@ -11,7 +11,7 @@ from models.spa.activations import Batch, Known
 from models.spa.bases import Base
 from models.spa.modes import mode
 from models.spa.train import Plugin, Policy, outputs
-from models.training.loop import graded
+from models.training.loop import hits_and_losses
 from partitions.errors import DataError
 
 
@@ -63,7 +63,7 @@ def compare(base: Base, known: Sequence[Known], other: Sequence[Known]) -> Judge
 def _both(base: Base, b: Tensor, h: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
     """Losses, whether right, and whether they guess the same, of the head on b and on h (N, d); all (N,)."""
     logits = [base.head(b), base.head(h)]
-    right, nats = zip(*(graded(each, targets) for each in logits), strict=True)
+    right, nats = zip(*(hits_and_losses(each, targets) for each in logits), strict=True)
     return *nats, *right, logits[0].argmax(-1) == logits[1].argmax(-1)
 
 

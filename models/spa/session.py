@@ -23,7 +23,7 @@ from models.spa.gate import Gate, fit_gate
 from models.spa.modes import mode
 from models.spa.train import Plugin, Training, jointly, outputs, side_losses
 from models.submodel import State, under
-from models.training.loop import batches, load_slots, slots
+from models.training.loop import batches, load_optimizer_state, optimizer_state
 
 NO_TARGETS = torch.empty(0, dtype=torch.int64)
 
@@ -204,12 +204,12 @@ class DeviceSide:
     def state(self) -> State:
         """All that the next step depends on but the states of the base, as tensors."""
         kept = {f"plugin.{name}": value for name, value in self.plugin.state().items()}
-        kept |= {f"optimizer.{name}": value for name, value in slots(self.optimizer).items()}
+        kept |= {f"optimizer.{name}": value for name, value in optimizer_state(self.optimizer).items()}
         done, losses = torch.tensor(self.done), torch.tensor(self.losses, dtype=torch.float64)
         return kept | {"done": done, "losses": losses, "weighed": self.weighed}
 
     def restore(self, kept: State) -> None:
         """The way back, into a new side of the same round."""
         self.plugin = self.plugin.loaded(under(kept, "plugin."))
-        load_slots(self.optimizer, under(kept, "optimizer."))
+        load_optimizer_state(self.optimizer, under(kept, "optimizer."))
         self.done, self.losses, self.weighed = int(kept["done"]), kept["losses"].tolist(), kept["weighed"]

@@ -38,9 +38,9 @@ def make_tiny(folder: Path, steps: int, progress: Progress | None = None) -> Pat
     """
     text = [FACTS, COMMON, PHRASINGS, OPENINGS, CLOSINGS]
     what = [VERSION, text, SIZES, steps, BATCH, RATE, SEED, torch.__version__]
-    home = folder / f"tiny-{sha256(dumps(what).encode()).hexdigest()[:12]}"
-    if (home / "config.json").is_file():
-        return home
+    target = folder / f"tiny-{sha256(dumps(what).encode()).hexdigest()[:12]}"
+    if (target / "config.json").is_file():
+        return target
     disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
     examples = corpus(rng(SEED, 0), BATCH * steps)
@@ -50,10 +50,10 @@ def make_tiny(folder: Path, steps: int, progress: Progress | None = None) -> Pat
     model.save_pretrained(half)
     tokenizer.save_pretrained(half)
     try:
-        half.rename(home)
+        half.rename(target)
     except OSError:  # another process made the same meanwhile
         shutil.rmtree(half)
-    return home
+    return target
 
 
 def train_tokenizer(examples: list[Example]) -> PreTrainedTokenizerFast:

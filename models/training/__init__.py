@@ -1,1 +1,1 @@
-"""The training loop, and faster versions of it for many clients that train side by side."""
+"""Local training and scoring of one model, and faster training of many small models at the same time."""

@@ -1,8 +1,8 @@
-"""Gradient descent inside the backward pass, for large linear maps.
+"""SGD updates inside the backward pass, for large linear maps.
 
-The gradient of a map's weight is a product, ``back^T @ x``: it is added into the weight as it is computed and never
-stored, which spares a pass over as much memory as the weight takes for each of storing, reading and freeing it. Exact
-for plain SGD, where no step depends on another gradient, and as long as a map is used once in a pass.
+The gradient of a weight is a product, ``grad_out^T @ x``. The backward pass adds it to the weight while computing it
+and never stores it. This saves one pass over the weight's memory for each of storing, reading and freeing the gradient.
+It is exact for plain SGD, whose updates do not depend on other gradients, if each map is used once per pass.
 """
 
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ from models.training.product import product
 
 @dataclass(frozen=True)
 class Descent:
-    """A step of SGD: ``W <- (1 - lr * decay) W - lr * gradient``."""
+    """An SGD update: ``W <- (1 - lr * decay) W - lr * gradient``."""
 
     lr: float
     decay: float = 0.0
 
     def linear(self, x_BI: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:
-        """``x @ W^T + b``, whose backward pass takes the step of W; nothing is left in W's ``grad``.
+        """Compute ``x @ W^T + b``; the backward pass updates W in place and leaves no gradient in ``W.grad``.
 
         Raises:
-            RuntimeError: in the backward pass, where W was used more than once.
+            RuntimeError: in the backward pass, if W was used more than once.
         """
         return _Linear.apply(x_BI, weight_OI, bias_O, self)
 
@@ -38,8 +38,8 @@ class _Linear(torch.autograd.Function):
         return product(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, back: Tensor) -> tuple[Tensor | None, None, Tensor, None]:
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, None, Tensor, None]:
         x, weight = ctx.saved_tensors
-        into = product(back, weight.T) if ctx.needs_input_grad[0] else None
-        weight.detach().addmm_(back.T, x, beta=1 - ctx.step.lr * ctx.step.decay, alpha=-ctx.step.lr)
-        return into, None, back.sum(0), None
+        grad_x = product(grad_out, weight.T) if ctx.needs_input_grad[0] else None
+        weight.detach().addmm_(grad_out.T, x, beta=1 - ctx.step.lr * ctx.step.decay, alpha=-ctx.step.lr)
+        return grad_x, None, grad_out.sum(0), None

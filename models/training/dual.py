@@ -1,16 +1,16 @@
-"""The first map of a network, trained by its coefficients in the data instead of by its weight.
+"""Train the first linear map of a network by coefficients in the samples instead of by its weight.
 
-What a map of the inputs themselves learns is a sum of inputs, whatever the layers behind it do (the representer
-theorem): each step of SGD, with momentum or not, adds multiples of the batch's inputs to every row of the weight. So
-after any number of steps ``W = c W_0 + A^T X`` for coefficients A of the device's L samples X, and what comes out is
+By the representer theorem, what a map of the raw inputs learns is a sum of inputs, whatever layers follow. Each step of
+SGD, with or without momentum, adds multiples of the batch's inputs to every row of the weight. After any number of
+steps, ``W = c W_0 + A^T X`` with coefficients A of the client's L samples X. Its output is
 
     X W^T = c (X W_0^T) + (X X^T) A
 
-where both products in brackets are made once, in the beginning. In between, a step is of the size of the batch and the
-weight is not touched; in the end it is put together. An epoch takes ``2 L L O`` operations instead of ``4 L I O``, and
-the memory of A and of the kernel ``X X^T`` instead of that of the weight, which does not stay in the cache.
+Both products in brackets are computed once, at the start. A step then costs as much as the batch, and the weight is not
+touched. The weight is assembled at the end. An epoch takes ``2 L L O`` operations instead of ``4 L I O``. It needs the
+memory of A and of the kernel ``X X^T`` instead of that of the weight, which does not stay in the CPU cache.
 
-Shape suffixes: N devices, L samples of each, B batch, I inputs, O outputs.
+Shape suffixes: N clients, n clients that still train, L samples of each, B batch, I inputs, O outputs.
 """
 
 from collections.abc import Sequence
@@ -20,94 +20,105 @@ from torch import Tensor
 
 from models.training.loop import Recipe
 from models.training.product import product
-from models.training.stacked import Map, gathered, side_by_side
+from models.training.stacked import StackedMap, gather_rows, pad_stack
 
-# Samples of a device; it has rows of zeros if there are fewer. Smaller products take another way through the library,
-# on which a device's last bits would depend on its neighbours.
-LEAST = 16
+# Samples per client; clients with fewer get rows of zeros. For smaller products the library uses other code, with which
+# the last bits of a client's result would depend on the other clients.
+MIN_SAMPLES = 16
 
 
-def worth(samples: int, inputs: int, outputs: int, recipe: Recipe, epochs: int) -> bool:
-    """Whether coefficients take fewer multiplications than the weight. Adam's steps are no sums of inputs."""
-    once = 2 * inputs * outputs + samples * inputs
-    return recipe.optimizer == "sgd" and once + epochs * samples * outputs < 2 * epochs * inputs * outputs
+def dual_is_cheaper(samples: int, inputs: int, outputs: int, recipe: Recipe, epochs: int) -> bool:
+    """Decide whether coefficients need fewer multiplications than the weight. Adam's steps are no sums of inputs."""
+    setup = 2 * inputs * outputs + samples * inputs
+    return recipe.optimizer == "sgd" and setup + epochs * samples * outputs < 2 * epochs * inputs * outputs
 
 
 class Kernel:
-    """The samples of N devices, and how alike those of a device are.
+    """The samples of N clients and their Gram matrices.
 
     Args:
-        x_NLI: zeros after a device's own; counts: how many of its own each has.
+        x_NLI: samples, padded with zeros.
+        counts: number of samples of each client.
     """
 
     def __init__(self, x_NLI: Tensor, counts: Sequence[int]):
-        self.x, self.own = x_NLI, [x[:n] for x, n in zip(x_NLI, counts, strict=True)]
+        self.x, self.valid = x_NLI, [x[:n] for x, n in zip(x_NLI, counts, strict=True)]
         rows = x_NLI.new_zeros(*x_NLI.shape[:2], x_NLI.shape[1])
-        for row, x in zip(rows, self.own, strict=True):
+        for row, x in zip(rows, self.valid, strict=True):
             row[: len(x), : len(x)] = product(x, x)
         self.rows = rows.flatten(0, 1)  # (N * L, L)
 
-    def take(self, at_NB: Tensor) -> Tensor:
-        """(n, B, L) of the next batch of the first n devices: samples by number, counted on from device to device."""
-        self.at, self.taken = at_NB, gathered(self.rows, at_NB)
-        return self.taken
+    def select(self, index_NB: Tensor) -> Tensor:
+        """Return the kernel rows (n, B, L) of the next batch of the first n clients.
 
-    def among(self) -> Tensor:
-        """(n, B, B) of the samples of the batch with each other."""
-        n, size = self.at.shape
-        own = self.at - self.x.shape[1] * torch.arange(n)[:, None]
-        return self.taken.gather(2, own[:, None].expand(n, size, size))
+        Args:
+            index_NB: (n, B) sample numbers, counted through all clients.
+        """
+        self.index, self.selected = index_NB, gather_rows(self.rows, index_NB)
+        return self.selected
+
+    def batch_gram(self) -> Tensor:
+        """Return the Gram matrices (n, B, B) of the samples in the batch."""
+        n, size = self.index.shape
+        index_in_client = self.index - self.x.shape[1] * torch.arange(n)[:, None]
+        return self.selected.gather(2, index_in_client[:, None].expand(n, size, size))
 
 
-class Dual(Map):
-    """A map of the samples of a kernel.
+class DualLinear(StackedMap):
+    """A stacked map of the samples of a kernel.
 
     Args:
-        weights: of each device, whose last axis is I; `finish` replaces them by the trained ones.
+        weights: weight of each client, last axis I; `finish` replaces them with the trained ones.
+        bias_NO: (N, O), or None.
+        recipe: hyper-parameters.
+        kernel: the samples.
     """
 
     def __init__(self, weights: list[Tensor], bias_NO: Tensor | None, recipe: Recipe, kernel: Kernel):
         super().__init__(bias_NO, recipe)
         self.weights, self.recipe, self.kernel = weights, recipe, kernel
-        outs = [product(x, weight.flatten(0, -2)) for x, weight in zip(kernel.own, weights, strict=True)]
-        began = side_by_side(outs, kernel.x.shape[1])
-        self.began = began.flatten(0, 1)  # (N * L, O), X W_0^T
-        self.left = began.new_ones(len(outs), 1, 1)  # c, what decay left of W_0
-        self.learnt = torch.zeros_like(began)  # A
+        outputs_ = [product(x, weight.flatten(0, -2)) for x, weight in zip(kernel.valid, weights, strict=True)]
+        initial = pad_stack(outputs_, kernel.x.shape[1])
+        self.initial = initial.flatten(0, 1)  # (N * L, O), X W_0^T
+        self.decay = initial.new_ones(len(outputs_), 1, 1)  # c, the factor of W_0 after weight decay
+        self.coefficients = torch.zeros_like(initial)  # A
         if recipe.momentum:
-            self.left_speed, self.speed = torch.zeros_like(self.left), torch.zeros_like(self.learnt)
+            self.decay_velocity, self.velocity = torch.zeros_like(self.decay), torch.zeros_like(self.coefficients)
 
-    def __call__(self, taken_NBL: Tensor) -> Tensor:
-        """For the batch that the kernel took."""
-        n, began = taken_NBL.shape[0], gathered(self.began, self.kernel.at)
+    def __call__(self, selected_NBL: Tensor) -> Tensor:
+        """Compute the outputs (n, B, O) of the batch that the kernel selected."""
+        n, initial = selected_NBL.shape[0], gather_rows(self.initial, self.kernel.index)
         if self.recipe.weight_decay:
-            began *= self.left[:n]
+            initial *= self.decay[:n]
         if self.bias is not None:
-            began += self.bias.value[:n]
-        return began.baddbmm_(taken_NBL, self.learnt[:n])
+            initial += self.bias.value[:n]
+        return initial.baddbmm_(selected_NBL, self.coefficients[:n])
 
-    def alike(self) -> Tensor:
-        return self.kernel.among()
+    def input_gram(self) -> Tensor:
+        return self.kernel.batch_gram()
 
-    def descend(self, back_NBO: Tensor) -> None:
-        how, n = self.recipe, back_NBO.shape[0]
-        at, back = self.kernel.at.flatten(), back_NBO.flatten(0, 1)
-        left, learnt = self.left[:n], self.learnt[:n]
-        if how.momentum:
-            left_speed, speed = self.left_speed[:n].mul_(how.momentum), self.speed[:n].mul_(how.momentum)
-            speed.flatten(0, 1).index_add_(0, at, back)
-            if how.weight_decay:
-                left_speed.add_(left, alpha=how.weight_decay)
-                speed.add_(learnt, alpha=how.weight_decay)
-            left.sub_(left_speed, alpha=how.lr)
-            learnt.sub_(speed, alpha=how.lr)
+    def update_weight(self, grad_NBO: Tensor) -> None:
+        recipe, n = self.recipe, grad_NBO.shape[0]
+        index, grad = self.kernel.index.flatten(), grad_NBO.flatten(0, 1)
+        decay, coefficients = self.decay[:n], self.coefficients[:n]
+        if recipe.momentum:
+            decay_velocity, velocity = (
+                self.decay_velocity[:n].mul_(recipe.momentum),
+                self.velocity[:n].mul_(recipe.momentum),
+            )
+            velocity.flatten(0, 1).index_add_(0, index, grad)
+            if recipe.weight_decay:
+                decay_velocity.add_(decay, alpha=recipe.weight_decay)
+                velocity.add_(coefficients, alpha=recipe.weight_decay)
+            decay.sub_(decay_velocity, alpha=recipe.lr)
+            coefficients.sub_(velocity, alpha=recipe.lr)
         else:
-            if how.weight_decay:
-                left.mul_(1 - how.lr * how.weight_decay)
-                learnt.mul_(1 - how.lr * how.weight_decay)
-            learnt.flatten(0, 1).index_add_(0, at, back, alpha=-how.lr)
+            if recipe.weight_decay:
+                decay.mul_(1 - recipe.lr * recipe.weight_decay)
+                coefficients.mul_(1 - recipe.lr * recipe.weight_decay)
+            coefficients.flatten(0, 1).index_add_(0, index, grad, alpha=-recipe.lr)
 
     def finish(self) -> None:
-        for i, (x, weight) in enumerate(zip(self.kernel.own, self.weights, strict=True)):
-            learnt = product(self.learnt[i, : len(x)].T, x.T).view_as(weight)
-            self.weights[i] = learnt.add_(weight * self.left[i] if self.recipe.weight_decay else weight)
+        for i, (x, weight) in enumerate(zip(self.kernel.valid, self.weights, strict=True)):
+            coefficients = product(self.coefficients[i, : len(x)].T, x.T).view_as(weight)
+            self.weights[i] = coefficients.add_(weight * self.decay[i] if self.recipe.weight_decay else weight)

@@ -1,4 +1,4 @@
-"""Local training and scoring: index batches over tensors that are already there; no loader, no global random state."""
+"""Local training and scoring on index batches of tensors in memory, without data loaders or global random state."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.nn.blocks import descending
-from models.nn.body import Body, home
+from models.nn.body import Body, device_of
 from models.submodel import State
 from models.training.descent import Descent
 
@@ -19,44 +19,50 @@ Augment = Callable[[Tensor, np.random.Generator], Tensor]
 Extra = Callable[[Tensor, Tensor], Tensor]
 Precision = Literal["float32", "bfloat16"]
 LogitCorrection = Literal["none", "zero", "prior"]
-"""What a device does with the logits, knowing how often each class occurs in its data: nothing; zero those of classes
-that it lacks, in training (HeteroFL's masked loss, arXiv:2010.01264); or correct for its class shares, in training and
-in use (Saerens et al. 2002; Menon et al. 2021, arXiv:2007.07314)."""
+"""How a client corrects logits for the class frequencies of its data: 'none'; 'zero': set the logits of absent classes
+to 0 in training (HeteroFL's masked loss, arXiv:2010.01264); 'prior': add log class shares in training and in evaluation
+(Saerens et al. 2002; Menon et al. 2021, arXiv:2007.07314)."""
 
-WORST_LOSS = float(-np.log(np.finfo(np.float32).tiny))  # nats, of a class that was given no chance at all
+MAX_LOSS = float(-np.log(np.finfo(np.float32).tiny))  # nats; bounds the loss of a class with probability 0
 
 
-def precise(logits: Tensor) -> Tensor:
-    """Logits in float32 where they are in less: a loss is not computed in bfloat16."""
+def to_float32(logits: Tensor) -> Tensor:
+    """Convert logits of lower precision to float32: losses are never computed in bfloat16."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def mask(logits: Tensor, shares: Tensor | None, masking: LogitCorrection) -> Tensor:
-    """Logits (B, classes) as ``masking`` has them, `precise` ones.
+def correct_logits(logits: Tensor, class_shares: Tensor | None, correction: LogitCorrection) -> Tensor:
+    """Convert logits (B, classes) to float32 and apply ``correction``.
 
     Args:
-        shares: (classes,) how often the device sees a class, relative to how often the cloud did; 0 where it lacks it.
-            With 'prior', p(y | x) on the device is proportional to ``shares[y]`` times that in the cloud.
+        logits: (B, classes).
+        class_shares: (classes,) class frequencies on the client relative to the cloud's data; 0 for absent classes.
+            With 'prior', p(y | x) on the client is proportional to ``class_shares[y]`` times the cloud's p(y | x).
+            None: no correction.
+        correction: which correction.
     """
-    logits = precise(logits)
-    if shares is None or masking == "none":
+    logits = to_float32(logits)
+    if class_shares is None or correction == "none":
         return logits
-    return logits.masked_fill(shares == 0, 0.0) if masking == "zero" else logits + shares.log()
+    return logits.masked_fill(class_shares == 0, 0.0) if correction == "zero" else logits + class_shares.log()
+
+
+mask = correct_logits  # alias: remove
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained, the same for every method.
+    """Hyper-parameters of training, shared by all methods.
 
     Args:
         lr: learning rate.
         batch_size: samples per step; the last batch of an epoch may be smaller.
         optimizer: 'sgd' (with ``momentum``) or 'adam'.
-        momentum: of SGD.
+        momentum: momentum of SGD.
         weight_decay: L2 penalty.
         clip: largest gradient norm, 0 for none.
-        precision: of training's passes: 'float32', or 'bfloat16' where torch's autocast takes it (Micikevicius et al.
-            2018, arXiv:1710.03740); parameters, gradients of them and steps are float32 in both.
+        precision: of forward and backward passes: 'float32', or 'bfloat16' through torch's autocast (Micikevicius et
+            al. 2018, arXiv:1710.03740). Parameters, their gradients and updates are float32 in both cases.
     """
 
     lr: float = 0.01
@@ -68,55 +74,57 @@ class Recipe:
     precision: Precision = "float32"
 
     def build(self, parameters: Iterator[Tensor] | Sequence[Tensor]) -> torch.optim.Optimizer:
-        """The torch optimizer."""
+        """Create the torch optimizer."""
         if self.optimizer == "sgd":
             return torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
         return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
 
     @property
     def descent(self) -> Descent | None:
-        """The step of plain SGD, which needs no gradient but a parameter's own; None for any other."""
+        """The update of plain SGD, which needs no gradient but a parameter's own; None for other optimizers."""
         plain = self.optimizer == "sgd" and not self.momentum and not self.clip and self.precision == "float32"
         return Descent(self.lr, self.weight_decay) if plain else None
 
-    def arithmetic(self, place: torch.device) -> AbstractContextManager[object]:
-        """Within it, passes of networks that compute at ``place`` have the precision."""
-        return torch.autocast(place.type, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """Return a context in which networks on ``device`` compute with this precision."""
+        return torch.autocast(device.type, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
 
     @property
     def slots(self) -> int:
-        """Numbers that the optimizer keeps per parameter."""
+        """Numbers that the optimizer stores per parameter."""
         return 2 if self.optimizer == "adam" else int(self.momentum > 0)
 
 
 def flip_and_shift(x: Tensor, generator: np.random.Generator) -> Tensor:
-    """Usual augmentation of small images (B, C, H, W): mirror half of them, shift a batch by up to H / 8 pixels."""
-    mirrored = torch.from_numpy(generator.random(len(x)) < 0.5).to(x.device)
-    x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
-    reach = x.shape[2] // 8
-    down, right = (int(n) for n in generator.integers(0, 2 * reach + 1, 2))
-    return F.pad(x, (reach,) * 4)[:, :, down : down + x.shape[2], right : right + x.shape[3]]
+    """Augment small images (B, C, H, W): mirror half of them, shift the batch by up to H / 8 pixels."""
+    flip = torch.from_numpy(generator.random(len(x)) < 0.5).to(x.device)
+    x = torch.where(flip[:, None, None, None], x.flip(3), x)
+    max_shift = x.shape[2] // 8
+    down, right = (int(n) for n in generator.integers(0, 2 * max_shift + 1, 2))
+    return F.pad(x, (max_shift,) * 4)[:, :, down : down + x.shape[2], right : right + x.shape[3]]
 
 
-def batches(n: int, size: int, generator: np.random.Generator, place: torch.device | None = None) -> Iterator[Tensor]:
-    """One epoch of index batches in random order, for samples that lie at ``place``."""
-    order = torch.from_numpy(generator.permutation(n)).to(place)
+def batches(n: int, size: int, generator: np.random.Generator, device: torch.device | None = None) -> Iterator[Tensor]:
+    """Yield one epoch of index batches in random order, on the device of the samples."""
+    order = torch.from_numpy(generator.permutation(n)).to(device)
     yield from order.split(size)
 
 
-def slots(optimizer: torch.optim.Optimizer) -> State:
-    """What an optimizer remembers, by the parameter's number and the name of the slot; `load_slots` is the way back."""
-    kept = optimizer.state_dict()["state"]
-    return {f"{i}.{slot}": torch.as_tensor(value).clone() for i, of in kept.items() for slot, value in of.items()}
+def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
+    """Copy an optimizer's state, keyed by parameter number and slot name; `load_optimizer_state` is the inverse."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{i}.{slot}": torch.as_tensor(value).clone() for i, slots_ in state.items() for slot, value in slots_.items()
+    }
 
 
-def load_slots(optimizer: torch.optim.Optimizer, kept: State) -> None:
-    """Give an optimizer of the same parameters what `slots` took from another."""
-    of: dict[int, State] = {}
-    for name, value in kept.items():
-        at, _, slot = name.partition(".")
-        of.setdefault(int(at), {})[slot] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": of})
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Load a copy made by `optimizer_state` into an optimizer of the same parameters."""
+    slots_: dict[int, State] = {}
+    for name, value in state.items():
+        number, _, slot = name.partition(".")
+        slots_.setdefault(int(number), {})[slot] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": slots_})
 
 
 def fit(
@@ -127,69 +135,83 @@ def fit(
     epochs: int,
     generator: np.random.Generator,
     gates: Sequence[Tensor] | None = None,
-    shares: Tensor | None = None,
-    masking: LogitCorrection = "none",
+    class_shares: Tensor | None = None,
+    correction: LogitCorrection = "none",
     cosine: bool = False,
     on_epoch: Callable[[int, int], None] | None = None,
     augment: Augment | None = None,
     extra: Extra | None = None,
+    correct_gradients: Callable[[nn.Module, int], None] | None = None,
 ) -> float:
-    """Train ``body`` in place, on the samples of one device or of the cloud, which are brought to where it computes.
+    """Train ``body`` in place on the samples of one client or of the cloud.
 
     Args:
-        body: the (sub-)model.
-        x: (n, ...) inputs; y: (n,) classes.
+        body: the (sub-)model. Samples are moved to its device.
+        x: (n, ...) inputs.
+        y: (n,) classes.
+        recipe: hyper-parameters.
         epochs: passes over the data.
         generator: decides the order of the samples.
-        gates: (n, M_l) per module layer; constant, because the selector is not trained on devices.
-        shares, masking: as in `mask`.
-        cosine: let the learning rate fall to 0 over the epochs along a cosine.
-        on_epoch: called with (epoch, epochs) as each one starts.
-        augment: changes each batch of inputs before it is used.
-        extra: a term to add to a batch's loss, given its inputs and its logits.
+        gates: (n, M_l) per module layer; constant, because clients do not train the selector.
+        class_shares, correction: see `correct_logits`.
+        cosine: let the learning rate fall to 0 along a cosine.
+        on_epoch: called with (epoch, epochs) at the start of each epoch.
+        augment: transforms each batch of inputs.
+        extra: a term added to the loss of a batch, given its inputs and its logits.
+        correct_gradients: called with (body, epoch) after each backward pass; changes the gradients in place.
 
     Returns:
-        Mean training loss of the last epoch, NaN without any.
+        Mean training loss of the last epoch, NaN if there is none.
     """
     body.train()
-    place = home(body)
-    x, y, shares = x.to(place), y.to(place), None if shares is None else shares.to(place)
-    gates = None if gates is None else [g.to(place) for g in gates]
+    device = device_of(body)
+    x, y, class_shares = x.to(device), y.to(device), None if class_shares is None else class_shares.to(device)
+    gates = None if gates is None else [g.to(device) for g in gates]
     optimizer = recipe.build(list(body.parameters()))
     steps = max(1, epochs * -(-len(x) // recipe.batch_size))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if cosine else None
-    loss_sum = torch.full((), float("nan"), dtype=torch.float64, device=place)
-    once = extra is None and not cosine  # a map is used once in a pass, and the learning rate stays
-    with descending(body, recipe.descent if once else None):
+    loss_sum = torch.full((), float("nan"), dtype=torch.float64, device=device)
+    # each linear map is used once per pass, its gradient stays, and the learning rate is constant
+    single_use = extra is None and correct_gradients is None and not cosine
+    with descending(body, recipe.descent if single_use else None):
         for epoch in range(epochs):
             if on_epoch:
                 on_epoch(epoch, epochs)
             loss_sum.zero_()
-            for rows in batches(len(x), recipe.batch_size, generator, place):
+            for rows in batches(len(x), recipe.batch_size, generator, device):
                 inputs = augment(x[rows], generator) if augment else x[rows]
-                with recipe.arithmetic(place):
+                with recipe.autocast(device):
                     logits = body(inputs, None if gates is None else [g[rows] for g in gates])
-                    loss = F.cross_entropy(mask(logits, shares, masking), y[rows])
+                    loss = F.cross_entropy(correct_logits(logits, class_shares, correction), y[rows])
                     if extra is not None:
                         loss = loss + extra(inputs, logits)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
+                if correct_gradients:
+                    correct_gradients(body, epoch)
                 if recipe.clip:
                     torch.nn.utils.clip_grad_norm_(body.parameters(), recipe.clip)
                 optimizer.step()
                 if schedule:
                     schedule.step()
-                loss_sum.add_(loss.detach(), alpha=len(rows))  # read later: a GPU would be waited for
-    optimizer.zero_grad(set_to_none=True)  # whoever keeps the network need not keep its gradients
+                # stays on the device: reading it would synchronise with a GPU
+                loss_sum.add_(loss.detach(), alpha=len(rows))
+    optimizer.zero_grad(set_to_none=True)  # free the gradients' memory
     return float(loss_sum) / len(x)
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a model got right: per class the number of samples and of hits, and the summed cross-entropy."""
+    """Evaluation counts per class, and the summed cross-entropy.
 
-    samples: np.ndarray  # (classes,)
-    hits: np.ndarray  # (classes,)
+    Args:
+        samples: (classes,) number of samples.
+        hits: (classes,) number of correct predictions.
+        loss_sum: sum of the cross-entropies, nats.
+    """
+
+    samples: np.ndarray
+    hits: np.ndarray
     loss_sum: float
 
     @property
@@ -199,14 +221,24 @@ class Score:
     @property
     def balanced_accuracy(self) -> float:
         """Mean recall over the classes that occur."""
-        seen = self.samples > 0
-        return float((self.hits[seen] / self.samples[seen]).mean()) if seen.any() else float("nan")
+        present = self.samples > 0
+        return float((self.hits[present] / self.samples[present]).mean()) if present.any() else float("nan")
 
 
-def graded(logits_BC: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether each sample is right, and its cross-entropy, at most `WORST_LOSS`. A diverged model is wrong."""
-    nats = F.cross_entropy(logits_BC, y_B, reduction="none").clamp(max=WORST_LOSS).nan_to_num(WORST_LOSS)
-    return (logits_BC.argmax(1) == y_B) & ~logits_BC.isnan().any(1), nats
+def hits_and_losses(logits_BC: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Return whether each prediction is correct, and its cross-entropy, at most `MAX_LOSS`.
+
+    A NaN logit counts as a wrong prediction.
+
+    Args:
+        logits_BC: (B, classes).
+        y_B: (B,) classes.
+    """
+    losses = F.cross_entropy(logits_BC, y_B, reduction="none").clamp(max=MAX_LOSS).nan_to_num(MAX_LOSS)
+    return (logits_BC.argmax(1) == y_B) & ~logits_BC.isnan().any(1), losses
+
+
+graded = hits_and_losses  # alias: remove
 
 
 @torch.no_grad()
@@ -216,27 +248,33 @@ def score(
     y: Tensor,
     classes: int,
     gates: Sequence[Tensor] | None = None,
-    shares: Tensor | None = None,
+    class_shares: Tensor | None = None,
     batch_size: int = 500,
 ) -> Score:
-    """Score ``body`` on samples (n, ...) of classes (n,), which are brought to where it computes. Always in float32.
+    """Score ``body`` on samples, always in float32.
 
     Args:
-        shares: (classes,) as in `mask`, for 'prior'; a sample of a class without any is missed.
+        body: the (sub-)model. Samples are moved to its device.
+        x: (n, ...) inputs.
+        y: (n,) classes.
+        classes: number of classes.
+        gates: (n, M_l) per module layer.
+        class_shares: (classes,) for 'prior', see `correct_logits`. Samples of a class with share 0 count as errors.
+        batch_size: samples per forward pass.
     """
     body.eval()
-    place = home(body)
-    shares = None if shares is None else shares.to(place)
+    device = device_of(body)
+    class_shares = None if class_shares is None else class_shares.to(device)
     hits, loss = [], 0.0
-    for at in range(0, len(x), batch_size):
-        rows = slice(at, at + batch_size)
-        logits = body(x[rows].to(place), None if gates is None else [g[rows].to(place) for g in gates])
-        right, nats = graded(mask(logits, shares, "prior"), y[rows].to(place))
-        hits.append(right.cpu())
-        loss += float(nats.sum())
-    right = torch.cat(hits) if hits else torch.zeros(0, dtype=torch.bool)
+    for start in range(0, len(x), batch_size):
+        rows = slice(start, start + batch_size)
+        logits = body(x[rows].to(device), None if gates is None else [g[rows].to(device) for g in gates])
+        hit, losses = hits_and_losses(correct_logits(logits, class_shares, "prior"), y[rows].to(device))
+        hits.append(hit.cpu())
+        loss += float(losses.sum())
+    hit = torch.cat(hits) if hits else torch.zeros(0, dtype=torch.bool)
     return Score(
         np.bincount(y.numpy(), minlength=classes),
-        np.bincount(y[right].numpy(), minlength=classes),
+        np.bincount(y[hit].numpy(), minlength=classes),
         loss,
     )

@@ -1,32 +1,36 @@
-"""The VQ split transformer (DCCT): a device half, a boundary that codes cross, a cloud half. No Flower here.
+"""The VQ split transformer (DCCT): a device half and a cloud half that exchange codes. Nothing here imports Flower.
 
-    presets     tiny (from scratch), minilm (pretrained): a `Shape`, and both halves of it
-    halves      `DeviceHalf`, `CloudHalf`; `Half.state`, `load` and `axes` serve the merge
-    heads       what a task reads from the cloud half, and its loss
-    codebook    `Codebook`: codes, their statistics, the gradient through them
-    keeper      `CodebookEMA`: how the server learns the codebook from summed statistics
-    codec       tensors as bytes; `boundary`: lines, messages, the ledger
-    ends        `DeviceEnd`, `CloudEnd`: a training step of which only bytes pass between the halves
-    composite   both halves in one graph; `pretrain`: MLM and ELECTRA on it; `gradnorm`: weights of several tasks
-    train       central training through the boundary, with the quantiser scheduled in; the study vq-e1 uses it
-    tasks       the same of several tasks that share a cloud half; the study vq-e4 uses it
+    network/presets           tiny (from scratch), minilm (pretrained): a `Shape`, and both halves of it
+    network/halves            `DeviceHalf`, `CloudHalf`; `Half.state`, `load` and `axes` serve the aggregation
+    network/heads             what a task reads from the cloud half, and its loss
+    network/composite         both halves in one graph
+    network/body, task_body   both halves and a head as one body, for one task or several
+    quantiser/codebook        `Codebook`: codes, their statistics, gradients through them
+    quantiser/codebook_ema    `CodebookEMA`: how the server learns the codebook from summed statistics
+    quantiser/codec           tensors as bytes
+    quantiser/boundary        channels, messages, bytes of the traffic
+    ends                      `DeviceEnd`, `CloudEnd`: a training step in which the halves exchange only bytes
+    session                   one client's round of split training
+    training/pretrain         masked and replaced tokens; `training/gradnorm`: loss weights of several tasks
+    training/train            central training through the boundary, with a scheduled quantiser; the study vq-e1 uses it
+    training/tasks            the same for several tasks that share a cloud half; the study vq-e4 uses it
 
-One round of one device, simulated or really split::
+One round of one client, simulated or distributed::
 
-    device.use(codebook)                                          # of the round; cloud.codebook likewise
+    device.set_codebook(codebook)                                 # of the round; cloud.codebook likewise
     for tokens, labels in ...:
-        logits = cloud.answer(device.send(tokens, "train", seed), "train", seed + 1)
-        loss, gradient = device.answer(logits, loss_of_labels)
-        device.learn(cloud.learn(gradient))
-    keeper = keeper.update(sum of device.statistics, decay).revive(generator)
+        logits = cloud.send_logits(device.send(tokens, "train", seed), "train", seed + 1)
+        loss, gradient = device.loss_gradient(logits, loss_of_labels)
+        device.update(cloud.update(gradient))
+    ema = ema.update(sum of device.statistics, decay).revive(generator)
 """
 
-from models.vq.ends import CloudEnd, DeviceEnd, Recipe
+from models.vq.ends import CloudEnd, DeviceEnd, LearningRates
 from models.vq.network.halves import CloudHalf, DeviceHalf, Shape, build
 from models.vq.network.heads import HEADS, Head, head_for
 from models.vq.network.presets import from_minilm, minilm, minilm_tokenizer, tiny
 from models.vq.network.tokens import Tokens, batches, encode
-from models.vq.quantiser.boundary import Boundary, Ledger, StaleCodebook, lines
+from models.vq.quantiser.boundary import Boundary, BoundaryTraffic, StaleCodebook, channels
 from models.vq.quantiser.codebook import ESTIMATORS, Codebook, Statistics
 from models.vq.quantiser.codebook_ema import CodebookEMA, Moments
 
@@ -34,6 +38,7 @@ __all__ = [
     "ESTIMATORS",
     "HEADS",
     "Boundary",
+    "BoundaryTraffic",
     "CloudEnd",
     "CloudHalf",
     "Codebook",
@@ -41,19 +46,18 @@ __all__ = [
     "DeviceEnd",
     "DeviceHalf",
     "Head",
-    "Ledger",
+    "LearningRates",
     "Moments",
-    "Recipe",
     "Shape",
     "StaleCodebook",
     "Statistics",
     "Tokens",
     "batches",
     "build",
+    "channels",
     "encode",
     "from_minilm",
     "head_for",
-    "lines",
     "minilm",
     "minilm_tokenizer",
     "tiny",

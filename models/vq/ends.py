@@ -1,9 +1,9 @@
-"""The two ends of a split training step, alike in simulation and in deployment: only bytes pass between them.
+"""The two ends of a split training step, the same in simulation and deployment: they exchange only bytes.
 
     device: codes up -> cloud: logits down -> device: loss, gradient of logits up -> cloud: gradient in code space down
 
-That is the U shape: labels stay on the device. With label sharing the device sends labels with the codes and the cloud
-answers with the gradient in code space at once. What an end keeps between two messages is its half's graph.
+In this U shape labels stay on the device. With shared labels, the device sends labels with the codes, and the cloud
+answers with the gradient in code space. Between two messages, an end stores the graph of its half.
 """
 
 from collections.abc import Callable
@@ -22,13 +22,15 @@ from models.vq.quantiser.codec import ErrorFeedback
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """AdamW with linear decay after a linear warm-up (DCCT table 1).
+class LearningRates:
+    """AdamW with linear warm-up and linear decay (DCCT table 1).
 
     Args:
-        lr: peak learning rate of pretrained or deep layers; fresh: of projections and heads.
-        steps: of the whole training, 0: constant learning rate.
+        lr: peak learning rate of pretrained or deep layers.
+        fresh: peak learning rate of projections and heads.
+        steps: length of the whole training; 0: constant learning rate.
         warmup: share of the steps.
+        weight_decay, betas, eps: as in torch.
     """
 
     lr: float = 1e-4
@@ -40,32 +42,39 @@ class Recipe:
     eps: float = 1e-6
 
     def build(self, deep: list[nn.Parameter], fresh: list[nn.Parameter]) -> tuple[torch.optim.Optimizer, "Schedule"]:
-        groups = [{"params": of, "lr": lr} for of, lr in ((deep, self.lr), (fresh, self.fresh)) if of]
+        groups = [{"params": params, "lr": lr} for params, lr in ((deep, self.lr), (fresh, self.fresh)) if params]
         optimizer = torch.optim.AdamW(
             groups or [{"params": [torch.zeros(1)]}], betas=self.betas, eps=self.eps, weight_decay=self.weight_decay
         )
         return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor)
 
     def factor(self, step: int) -> float:
-        """Of the peak learning rate at a step."""
+        """Return the learning rate at a step, as a share of the peak."""
         if not self.steps:
             return 1.0
-        warm = max(1, round(self.warmup * self.steps))
-        return (step + 1) / warm if step < warm else max(0.0, (self.steps - step) / max(1, self.steps - warm))
+        warmup_steps = max(1, round(self.warmup * self.steps))
+        return (
+            (step + 1) / warmup_steps
+            if step < warmup_steps
+            else max(0.0, (self.steps - step) / max(1, self.steps - warmup_steps))
+        )
 
 
 Schedule = torch.optim.lr_scheduler.LambdaLR
 
 
+Recipe = LearningRates  # alias: remove
+
+
 class DeviceEnd:
-    """What happens on the device.
+    """The device's end.
 
     Args:
         half: the device half.
-        boundary: this side's.
-        recipe: how it is trained.
-        codebook: of the round; None: activations are sent.
-        beta: weight of the commitment, which pulls z to its vector.
+        boundary: this side's boundary.
+        rates: learning rates.
+        codebook: of the round; None: send activations.
+        beta: weight of the commitment loss, which pulls z towards its vector.
         estimator: of the gradient through the quantiser.
     """
 
@@ -73,27 +82,29 @@ class DeviceEnd:
         self,
         half: DeviceHalf,
         boundary: Boundary,
-        recipe: Recipe,
+        rates: LearningRates,
         codebook: Codebook | None = None,
         beta: float = 0.25,
         estimator: Estimator = straight_through,
     ):
         self.half, self.boundary, self.beta, self.estimator = half, boundary, beta, estimator
-        self.use(codebook)
-        deep = [p for part in (half.embeddings, half.layers) for p in part.parameters() if p.requires_grad]
-        self.optimizer, self.schedule = recipe.build(deep, list(half.into.parameters()))
+        self.set_codebook(codebook)
+        layers = [p for part in (half.embeddings, half.layers) for p in part.parameters() if p.requires_grad]
+        self.optimizer, self.schedule = rates.build(layers, list(half.into.parameters()))
 
-    def use(self, codebook: Codebook | None) -> None:
-        """Take the codebook of a round, and forget the statistics of the last."""
+    def set_codebook(self, codebook: Codebook | None) -> None:
+        """Set the codebook of a round and reset the statistics."""
         self.codebook = codebook
-        self.statistics: Statistics | None = codebook.no_statistics() if codebook else None
+        self.statistics: Statistics | None = codebook.zero_statistics() if codebook else None
 
     def send(self, tokens: Tokens, phase: Phase, seed: int = 0, stem: tuple[Tensor, Tensor] | None = None) -> bytes:
-        """Codes or activations of some texts, going up.
+        """Encode the codes or activations of some texts, for the cloud.
 
         Args:
+            tokens: B texts.
+            phase: 'train' or 'infer'.
             seed: of dropout, in training.
-            stem: what the frozen parts say of the texts, if it is known already.
+            stem: output of the frozen layers, if it is known already.
         """
         training = phase == "train"
         self.half.train(training)
@@ -110,19 +121,19 @@ class DeviceEnd:
             self.statistics = self.statistics + self.codebook.statistics(z, codes)
         return self.boundary.encode("codes", codes, lengths, phase, self.codebook.version)
 
-    def read(self, message: bytes) -> Tensor:
-        """Logits that came down for the texts sent last."""
+    def read_logits(self, message: bytes) -> Tensor:
+        """Decode the logits of the last texts."""
         return self.boundary.decode("logits", message, self._sent[2])[0]
 
-    def answer(self, message: bytes, loss: Callable[[Tensor], Tensor]) -> tuple[float, bytes]:
-        """The loss of the logits that came down, and its gradient with respect to them, going up."""
-        logits = self.read(message).requires_grad_()
-        value = loss(logits)
-        (gradient,) = torch.autograd.grad(value, logits)
-        return float(value.detach()), self.boundary.encode("logit-gradient", gradient, self._sent[2], "train")
+    def loss_gradient(self, message: bytes, loss: Callable[[Tensor], Tensor]) -> tuple[float, bytes]:
+        """Compute the loss of the received logits, and encode its gradient for the cloud."""
+        logits = self.read_logits(message).requires_grad_()
+        loss_value = loss(logits)
+        (gradient,) = torch.autograd.grad(loss_value, logits)
+        return float(loss_value.detach()), self.boundary.encode("logit-gradient", gradient, self._sent[2], "train")
 
-    def learn(self, message: bytes) -> None:
-        """One step along the gradient in code space that came down, and that of the commitment."""
+    def update(self, message: bytes) -> None:
+        """Take one step along the received gradient in code space and the gradient of the commitment loss."""
         z, q, lengths = self._sent
         g, _ = self.boundary.decode("gradient", message, lengths)
         self.optimizer.zero_grad(set_to_none=True)
@@ -133,49 +144,53 @@ class DeviceEnd:
 
 
 class CloudEnd:
-    """What happens in the cloud, for one device (a replica) or for all in turn.
+    """The cloud's end, for one client (a replica) or for all in turn.
 
     Args:
-        half: the shared stack; head: of the device's task.
-        boundary: this side's.
-        recipe: how both are trained.
-        codebook: of the round; None: activations come up.
-        feedback: keeps what the gradients' coding left out, per text.
+        half: the shared layers.
+        head: head of the client's task.
+        boundary: this side's boundary.
+        rates: learning rates of both.
+        codebook: of the round; None: receive activations.
+        feedback: coding errors of the gradients, per text.
 
     Attributes:
-        norms: of the gradient of the last layer's parameters, one for each step, where ``watched``.
+        record_norms: record the gradient norm of the last layer's parameters in every step, in ``norms``.
     """
 
-    watched = False
+    record_norms = False
+    watched = property(
+        lambda self: self.record_norms, lambda self, on: setattr(self, "record_norms", on)
+    )  # alias: remove
 
     def __init__(
         self,
         half: CloudHalf,
         head: Head,
         boundary: Boundary,
-        recipe: Recipe,
+        rates: LearningRates,
         codebook: Codebook | None = None,
         feedback: ErrorFeedback | None = None,
     ):
         self.half, self.head, self.boundary, self.codebook, self.feedback = half, head, boundary, codebook, feedback
         self.norms: list[float] = []
         fresh = [*half.out.parameters(), *half.positions.parameters(), *head.parameters()]
-        self.optimizer, self.schedule = recipe.build(list(half.layers.parameters()), fresh)
+        self.optimizer, self.schedule = rates.build(list(half.layers.parameters()), fresh)
 
-    def read(self, message: bytes) -> Tensor:
-        """(N, width): what codes or activations that came up stand for.
+    def decode(self, message: bytes) -> Tensor:
+        """Decode the activations (N, width) of received codes or activations.
 
         Raises:
-            StaleCodebook: the codes are of another codebook.
+            StaleCodebook: the codes belong to another codebook.
         """
         name, version = ("codes", self.codebook.version) if self.codebook else ("activations", 0)
         rows, self._lengths = self.boundary.decode(name, message, version=version)
         return self.codebook.lookup(rows) if self.codebook else rows
 
     def logits(self, message: bytes, phase: Phase, seed: int = 0) -> Tensor:
-        """Of codes or activations that came up. StaleCodebook: as in `read`."""
+        """Compute the logits of received codes or activations. StaleCodebook: as in `decode`."""
         training = phase == "train"
-        self._q = self.read(message).requires_grad_(training)
+        self._q = self.decode(message).requires_grad_(training)
         self.half.train(training)
         self.head.train(training)
         with seeded(seed), torch.set_grad_enabled(training):
@@ -183,35 +198,40 @@ class CloudEnd:
             self._logits: Tensor = self.head(*self.half(self._q, lengths), lengths)
         return self._logits
 
-    def answer(self, message: bytes, phase: Phase, seed: int = 0) -> bytes:
-        """The logits, going down."""
+    def send_logits(self, message: bytes, phase: Phase, seed: int = 0) -> bytes:
+        """Encode the logits of received codes or activations, for the device."""
         return self.boundary.encode("logits", self.logits(message, phase, seed).detach(), self._lengths, phase)
 
-    def learn(self, message: bytes, keys: list[int] | None = None) -> bytes:
-        """One step along the gradient of the logits that came up; the gradient in code space, going down.
+    def update(self, message: bytes, keys: list[int] | None = None) -> bytes:
+        """Take one step along the received gradient of the logits, and encode the gradient in code space.
 
         Args:
-            keys: (B,) of the texts, for error feedback.
+            message: gradient of the logits.
+            keys: (B,) keys of the texts, for error feedback.
         """
         gradient, _ = self.boundary.decode("logit-gradient", message, self._lengths)
-        return self._learn(self._logits, gradient, keys)
+        return self._update(self._logits, gradient, keys)
 
-    def learn_labels(self, message: bytes, labels: Tensor, seed: int = 0) -> tuple[float, bytes]:
-        """The same with label sharing: the loss of what came up and its labels; the gradient, going down."""
+    def update_from_labels(self, message: bytes, labels: Tensor, seed: int = 0) -> tuple[float, bytes]:
+        """Take one step with shared labels.
+
+        Returns:
+            The loss, and the encoded gradient in code space.
+        """
         logits = self.logits(message, "train", seed)
         loss = self.head.loss(logits, labels, torch.tensor(self._lengths))
-        return float(loss.detach()), self._learn(loss, None, None)
+        return float(loss.detach()), self._update(loss, None, None)
 
-    def _learn(self, of: Tensor, gradient: Tensor | None, keys: list[int] | None) -> bytes:
+    def _update(self, output: Tensor, gradient: Tensor | None, keys: list[int] | None) -> bytes:
         self.optimizer.zero_grad(set_to_none=True)
-        of.backward(gradient)
-        if self.watched:
+        output.backward(gradient)
+        if self.record_norms:
             self.norms.append(float(get_total_norm([p.grad for p in self.half.layers[-1].parameters()])))  # type: ignore[misc]
         self.optimizer.step()
         self.schedule.step()
         g = self._q.grad
         assert g is not None
         if self.feedback and keys is not None:
-            rows = self.boundary.rows(self.boundary.line("gradient"), self._lengths)
+            rows = self.boundary.rows(self.boundary.channel("gradient"), self._lengths)
             return self.boundary.wrap("gradient", self.feedback.encode(g, rows, keys), self._lengths, "train")
         return self.boundary.encode("gradient", g, self._lengths, "train")

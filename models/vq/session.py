@@ -1,11 +1,11 @@
-"""One device's round of split training: the same two sides in one process, or with a network between them.
+"""One client's round of split training: the same two sides in one process, or with a network between them.
 
     U shape          codes up, logits down, their gradient up, the gradient of the codes down
     labels shared    codes and labels up, the loss and the gradient of the codes down
 
-A gradient of codes is answered by the codes of the next batch, so a step takes two round trips or one. Step t counts
-from 0 and is a batch; every batch and every dropout is addressed by (seed, round, device, t), so that a side can be
-rebuilt at any step, from what it saved after the step before.
+The device answers a gradient of codes with the codes of the next batch, so a step takes two round trips or one. A step
+is one batch, counted from 0. Every batch and every dropout mask follows from (seed, round, client, step). A side can
+therefore be rebuilt at any step from the state saved after the previous one.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from models.submodel import State, under
-from models.training.loop import load_slots, slots
+from models.training.loop import load_optimizer_state, optimizer_state
 from models.vq.ends import CloudEnd, DeviceEnd
 from models.vq.network.tokens import Tokens, batches
-from models.vq.quantiser.boundary import HEADER, Ledger
+from models.vq.quantiser.boundary import HEADER, BoundaryTraffic
 from models.vq.quantiser.codebook import Statistics
 from partitions.rng import Purpose, rng
 
@@ -27,8 +27,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Where:
-    """The address of a round's training."""
+class RoundAddress:
+    """Seed, round and client that determine all random numbers of a round."""
 
     seed: int
     round: int
@@ -38,21 +38,28 @@ class Where:
         return self.seed, Purpose.TRAIN, self.round, self.device, epoch
 
     def dropout(self, step: int, half: int) -> int:
-        """Of the device's half (0) or the cloud's (1) at a step."""
+        """Return the dropout seed of the device half (0) or the cloud half (1) at a step."""
         return int(rng(self.seed, Purpose.TRAIN, self.round, self.device, step, half).integers(2**63))
+
+
+Where = RoundAddress  # alias: remove
 
 
 @dataclass
 class DeviceSide:
-    """The device's side: its texts and labels, which stay there, and its end.
+    """The device's side: its end, and the texts and labels, which stay on the device.
 
     Args:
-        end: with the half, and the codebook of the round.
-        tokens, labels: n texts.
-        epochs, batch: passes over them, texts of a step.
-        share: the labels go up with the codes; otherwise they and the loss stay here.
-        keep: called after every step.
-        learned: steps behind it; losses: their sum over the texts of each epoch.
+        end: the half with the codebook of the round.
+        tokens, labels: n texts and their labels.
+        loss: loss of a batch.
+        epochs: passes over the texts.
+        batch: texts per step.
+        address: seed, round and client.
+        share: send labels with the codes; otherwise labels and loss stay on the device.
+        on_step: called after every step.
+        steps_done: completed steps.
+        losses: sum of the losses over the texts, per epoch.
     """
 
     end: DeviceEnd
@@ -61,155 +68,171 @@ class DeviceSide:
     loss: Loss
     epochs: int
     batch: int
-    where: Where
+    address: RoundAddress
     share: bool = False
-    keep: Callable[["DeviceSide"], None] = lambda side: None
-    learned: int = 0
+    on_step: Callable[["DeviceSide"], None] = lambda side: None
+    steps_done: int = 0
     losses: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rows = [
             (epoch, rows)
             for epoch in range(self.epochs)
-            for rows in batches(self.tokens.lengths, self.batch, rng(*self.where.order(epoch)))
+            for rows in batches(self.tokens.lengths, self.batch, rng(*self.address.order(epoch)))
         ]
         self.losses = self.losses or [0.0] * self.epochs
-        self.pending = False  # whether codes were sent that no gradient has come down for
-        self.answered = False  # whether also the gradient of their logits was
+        self.pending = False  # whether the gradient of the last codes is outstanding
+        self.gradient_sent = False  # whether the gradient of their logits was sent
+
+    keep = property(lambda self: self.on_step, lambda self, call: setattr(self, "on_step", call))  # alias: remove
+    learned = property(lambda self: self.steps_done)  # alias: remove
+    where = property(lambda self: self.address)  # alias: remove
 
     @property
     def steps(self) -> int:
         return len(self.rows)
 
     @property
-    def moment(self) -> tuple[Where, int, bool, bool]:
-        """Which moment of which round this side is at."""
-        return self.where, self.learned, self.pending, self.answered
+    def progress(self) -> tuple[RoundAddress, int, bool, bool]:
+        """The exact point within the round: address, completed steps, outstanding messages."""
+        return self.address, self.steps_done, self.pending, self.gradient_sent
 
-    def turn(self, down: Mapping[str, bytes]) -> dict[str, bytes]:
-        """What goes up, given what came down, nothing at first; nothing at the end."""
+    def respond(self, down: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Return the messages for the cloud, given its last messages; empty ones start and end the round."""
         if "logits" in down:
-            return {"logit-gradient": self.answer(down["logits"])}
+            return {"logit-gradient": self.loss_gradient(down["logits"])}
         if "gradient" in down:
             if self.share:
-                self._hear(down["loss"])
-            self.learn(down["gradient"])
-        if self.learned == self.steps:
+                self._add_loss(down["loss"])
+            self.update(down["gradient"])
+        if self.steps_done == self.steps:
             return {}
         return {"codes": self.send()} | ({"labels": self._labels()} if self.share else {})
 
     def send(self) -> bytes:
-        """Codes of the next batch, going up."""
+        """Encode the codes of the next batch."""
         self.pending = True
-        return self.end.send(self.tokens[self.rows[self.learned][1]], "train", self.where.dropout(self.learned, 0))
+        return self.end.send(
+            self.tokens[self.rows[self.steps_done][1]], "train", self.address.dropout(self.steps_done, 0)
+        )
 
     def _labels(self) -> bytes:
-        """Labels of the batch that was just sent, going up."""
-        labels = self.labels[self.rows[self.learned][1]]
+        """Encode the labels of the last batch."""
+        labels = self.labels[self.rows[self.steps_done][1]]
         return self.end.boundary.encode("labels", labels[:, None], [1] * len(labels), "train")
 
-    def _hear(self, message: bytes) -> None:
-        """The loss of the batch that was sent, which came down."""
-        epoch, rows = self.rows[self.learned]
+    def _add_loss(self, message: bytes) -> None:
+        """Add the received loss of the last batch."""
+        epoch, rows = self.rows[self.steps_done]
         loss, _ = self.end.boundary.decode("loss", message, [1])
         self.losses[epoch] += float(loss) * len(rows)
 
-    def answer(self, logits: bytes) -> bytes:
-        """The gradient of the loss with respect to the logits that came down, going up."""
-        epoch, rows = self.rows[self.learned]
-        loss, message = self.end.answer(logits, lambda found: self.loss(found, self.labels[rows]))
+    def loss_gradient(self, logits: bytes) -> bytes:
+        """Encode the gradient of the loss with respect to the received logits."""
+        epoch, rows = self.rows[self.steps_done]
+        loss, message = self.end.loss_gradient(logits, lambda received: self.loss(received, self.labels[rows]))
         self.losses[epoch] += loss * len(rows)
-        self.answered = True
+        self.gradient_sent = True
         return message
 
-    def learn(self, gradient: bytes) -> None:
-        """One step along the gradient in code space that came down."""
-        self.end.learn(gradient)
-        self.pending = self.answered = False
-        self.learned += 1
-        self.keep(self)
+    def update(self, gradient: bytes) -> None:
+        """Take one step along the received gradient in code space."""
+        self.end.update(gradient)
+        self.pending = self.gradient_sent = False
+        self.steps_done += 1
+        self.on_step(self)
 
     def state(self) -> State:
-        """All that the next step depends on, as tensors; not the codes that are on their way."""
-        kept = {f"half.{name}": value for name, value in self.end.half.state().items()}
-        kept |= {f"optimizer.{name}": value for name, value in slots(self.end.optimizer).items()}
+        """Return everything that the next step depends on, as tensors, without outstanding messages."""
+        state = {f"half.{name}": value for name, value in self.end.half.state().items()}
+        state |= {f"optimizer.{name}": value for name, value in optimizer_state(self.end.optimizer).items()}
         if self.end.statistics is not None:
-            kept |= {"counts": self.end.statistics.counts, "sums": self.end.statistics.sums}
-        return kept | {"learned": torch.tensor(self.learned)} | self.tally()
+            state |= {"counts": self.end.statistics.counts, "sums": self.end.statistics.sums}
+        return state | {"learned": torch.tensor(self.steps_done)} | self.counters()
 
-    def restore(self, kept: State) -> None:
-        """The way back, into a new side of the same round."""
-        self.end.half.load(under(kept, "half."))
-        load_slots(self.end.optimizer, under(kept, "optimizer."))
-        if "counts" in kept:
-            self.end.statistics = Statistics(kept["counts"], kept["sums"])
-        self.learned = int(kept["learned"])
-        self.recount(kept)
+    def restore(self, state: State) -> None:
+        """Restore the state into a new side of the same round."""
+        self.end.half.load(under(state, "half."))
+        load_optimizer_state(self.end.optimizer, under(state, "optimizer."))
+        if "counts" in state:
+            self.end.statistics = Statistics(state["counts"], state["sums"])
+        self.steps_done = int(state["learned"])
+        self.restore_counters(state)
 
-    def tally(self) -> State:
-        """Losses and bytes so far."""
-        sent = {f"bytes.{name}": torch.tensor(n) for name, n in self.end.boundary.ledger.flat().items()}
+    def counters(self) -> State:
+        """Return losses and bytes so far."""
+        sent = {f"bytes.{name}": torch.tensor(n) for name, n in self.end.boundary.traffic.to_dict().items()}
         return sent | {"losses": torch.tensor(self.losses, dtype=torch.float64)}
 
-    def recount(self, kept: State) -> None:
-        """The way back, to the moment at which the gradient of logits was sent if codes are on their way."""
-        ledger = self.end.boundary.ledger
-        ledger.clear()
-        ledger.update(Ledger.of({name: int(n) for name, n in under(kept, "bytes.").items()}))
-        self.losses = kept["losses"].tolist()
-        self.answered = self.pending
+    def restore_counters(self, state: State) -> None:
+        """Restore losses and bytes; if codes are outstanding, the gradient of their logits counts as sent."""
+        traffic = self.end.boundary.traffic
+        traffic.clear()
+        traffic.update(BoundaryTraffic.from_dict({name: int(n) for name, n in under(state, "bytes.").items()}))
+        self.losses = state["losses"].tolist()
+        self.gradient_sent = self.pending
+
+    moment, turn, tally, recount = progress, respond, counters, restore_counters  # alias: remove
 
 
 @dataclass
 class CloudSide:
-    """The cloud's side: a replica of the cloud's half for one device and round."""
+    """The cloud's side: a replica of the cloud half for one client and round.
+
+    Args:
+        end: the replica with the codebook of the round.
+        address: seed, round and client.
+        step: completed steps.
+    """
 
     end: CloudEnd
-    where: Where
+    address: RoundAddress
     step: int = 0
 
-    def turn(self, up: Mapping[str, bytes]) -> dict[str, bytes]:
-        """What goes down, given what came up. ValueError: what came up does not belong here."""
+    def respond(self, up: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Return the messages for the device, given its messages. ValueError: unexpected messages."""
         match dict(up):
             case {"codes": codes, "labels": labels}:
-                loss, gradient = self.learn_labels(codes, labels)
+                loss, gradient = self.update_from_labels(codes, labels)
                 return {"loss": loss, "gradient": gradient}
             case {"codes": codes}:
-                return {"logits": self.answer(codes)}
+                return {"logits": self.send_logits(codes)}
             case {"logit-gradient": gradient}:
-                return {"gradient": self.learn(gradient)}
+                return {"gradient": self.update(gradient)}
         raise ValueError(f"expected codes or the gradient of logits, got {sorted(up)}")
 
-    def learn_labels(self, codes: bytes, labels: bytes) -> tuple[bytes, bytes]:
-        """One step along the gradient of the loss; the loss and the gradient in code space, going down."""
-        edge, (_, examples, _) = self.end.boundary, HEADER.unpack_from(labels)
-        classes, _ = edge.decode("labels", labels, [1] * examples)
-        loss, gradient = self.end.learn_labels(codes, classes[:, 0], self.where.dropout(self.step, 1))
+    def update_from_labels(self, codes: bytes, labels: bytes) -> tuple[bytes, bytes]:
+        """Take one step along the gradient of the loss; encode the loss and the gradient in code space."""
+        boundary, (_, examples, _) = self.end.boundary, HEADER.unpack_from(labels)
+        classes, _ = boundary.decode("labels", labels, [1] * examples)
+        loss, gradient = self.end.update_from_labels(codes, classes[:, 0], self.address.dropout(self.step, 1))
         self.step += 1
-        return edge.encode("loss", torch.tensor([[loss]]), [1], "train"), gradient
+        return boundary.encode("loss", torch.tensor([[loss]]), [1], "train"), gradient
 
-    def answer(self, codes: bytes) -> bytes:
-        """The logits of codes that came up, going down."""
-        return self.end.answer(codes, "train", self.where.dropout(self.step, 1))
+    def send_logits(self, codes: bytes) -> bytes:
+        """Encode the logits of received codes."""
+        return self.end.send_logits(codes, "train", self.address.dropout(self.step, 1))
 
-    def learn(self, gradient: bytes) -> bytes:
-        """One step along the gradient of the logits; the gradient in code space, going down."""
+    def update(self, gradient: bytes) -> bytes:
+        """Take one step along the received gradient of the logits; encode the gradient in code space."""
         self.step += 1
-        return self.end.learn(gradient)
+        return self.end.update(gradient)
+
+    turn = respond  # alias: remove
 
 
 def train(device: DeviceSide, cloud: CloudSide) -> None:
-    """A round without a network between the sides."""
-    up = device.turn({})
+    """Run a round with both sides in this process."""
+    up = device.respond({})
     while up:
-        up = device.turn(cloud.turn(up))
+        up = device.respond(cloud.respond(up))
 
 
-def infer(one: DeviceEnd, two: CloudEnd, tokens: Tokens, batch: int = 64) -> Tensor:
-    """Logits (n, width) of texts, through the boundary."""
-    found: dict[int, Tensor] = {}
+def infer(device: DeviceEnd, cloud: CloudEnd, tokens: Tokens, batch: int = 64) -> Tensor:
+    """Compute logits (n, width) of texts through the boundary."""
+    by_text: dict[int, Tensor] = {}
     with torch.no_grad():
         for rows in tokens.lengths.argsort(stable=True).split(batch):
-            logits = one.read(two.answer(one.send(tokens[rows], "infer"), "infer"))
-            found |= zip(rows.tolist(), logits, strict=True)
-    return torch.stack([found[i] for i in range(len(tokens))])
+            logits = device.read_logits(cloud.send_logits(device.send(tokens[rows], "infer"), "infer"))
+            by_text |= zip(rows.tolist(), logits, strict=True)
+    return torch.stack([by_text[i] for i in range(len(tokens))])

@@ -1,8 +1,9 @@
-"""Data sets by name. A new one is a file here and a line in ``DATASETS``."""
+"""Data sets by name; `partitions.components.Registry` explains how to add one."""
 
 from functools import lru_cache
 from pathlib import Path
 
+from partitions.components import Registry
 from partitions.dataset import Dataset
 from partitions.datasets.activity.har_embedded import HarEmbedded
 from partitions.datasets.activity.har_uci import HarUci
@@ -18,10 +19,10 @@ from partitions.datasets.text.find_the_span import FindTheSpan
 from partitions.datasets.text.questions import Questions
 from partitions.datasets.text.squad import Squad
 from partitions.datasets.text.texts import TEXTS
-from partitions.errors import DataError, lookup
+from partitions.errors import DataError, UnknownName
 from partitions.root import Root
 
-DATASETS: dict[str, Source] = {
+DATASETS: Registry[Source | type[Source]] = Registry("data set", "driftfed.datasets", {
     "har-embedded": HarEmbedded(),
     "har-uci": HarUci(),
     "cifar10": Cifar("cifar10", "cifar-10-batches-py", 32, "CIFAR10"),
@@ -36,46 +37,86 @@ DATASETS: dict[str, Source] = {
     "squad": Squad(),
     "find-the-span": FindTheSpan(),
     **TEXTS,
-}
+})  # fmt: skip
+
+
+def source_of(name: str) -> Source:
+    """Return the source of a data set, given a built-in name or ``"package.module:Class"``.
+
+    Raises:
+        UnknownName: there is no such data set, or the path leads to something that is not a `Source`.
+    """
+    found = DATASETS[name]
+    if isinstance(found, type) and issubclass(found, Source):
+        return found()
+    if isinstance(found, Source):
+        return found
+    raise UnknownName(
+        f"data set '{name}' is {found!r:.80}; it must be a subclass or an instance of partitions.datasets.source.Source"
+    )
 
 
 def load(name: str, root: str | Path | Root | None = None, image_size: int = 0) -> Dataset:
-    """The data set, read once per process. UnknownName, DataError if missing, ValueError for an impossible size."""
-    lookup("data set", name, DATASETS)
+    """Load a data set, once per process.
+
+    Args:
+        name: built-in name, or ``"package.module:Class"`` of a `Source`.
+        root: folder to search first; `Root.at` lists the others.
+        image_size: rows of pixels to which images are shrunk; 0: full size.
+
+    Raises:
+        UnknownName: there is no such data set.
+        DataError: its files are missing or damaged.
+        ValueError: the images cannot have this size.
+    """
     return _load(name, Root.at(root), image_size)
 
 
 @lru_cache(maxsize=8)
 def _load(name: str, root: Root, image_size: int) -> Dataset:
-    return DATASETS[name].load(root, image_size)
+    return source_of(name).load(root, image_size)
 
 
 def fetch(name: str, root: str | Path | Root | None = None) -> Path:
-    """Downloads a data set unless it is there already; returns where it lies. DataError without a network."""
-    source, where_to = lookup("data set", name, DATASETS), Root.at(root, create=True)
-    return source.seek(where_to) or source.fetch(where_to.target)
+    """Download a data set unless it is already on this machine.
+
+    Returns:
+        The folder or file of the data set.
+
+    Raises:
+        UnknownName, DataError: there is no such data set; it cannot be downloaded.
+    """
+    source, folders = source_of(name), Root.at(root, create=True)
+    return source.search(folders) or source.fetch(folders.target)
 
 
 def import_(name: str, files: list[Path], root: str | Path | Root | None = None) -> Path:
-    """Takes a data set from local archives or folders; returns where it lies. DataError if they are not it."""
-    source, where_to = lookup("data set", name, DATASETS), Root.at(root, create=True)
-    if present := source.find(where_to.target):
+    """Import a data set from local archives or folders.
+
+    Returns:
+        The folder or file of the imported data set.
+
+    Raises:
+        UnknownName, DataError: there is no such data set; it is already there, or the files do not contain it.
+    """
+    source, folders = source_of(name), Root.at(root, create=True)
+    if present := source.find(folders.target):
         raise DataError(f"{name} is already at {present}: remove it first to import it again")
     if not files:
-        raise DataError(f"name the files that hold {name}")
+        raise DataError(f"name the files to import {name} from: `python -m experiments data import {name} FILES`")
     for file in files:
         if not Path(file).exists():
-            raise DataError(f"{file} does not exist")
-    return source.unpack([Path(file) for file in files], where_to.target)
+            raise DataError(f"{file} does not exist; correct the path to import {name}")
+    return source.import_files([Path(file) for file in files], folders.target)
 
 
 def where(name: str | None = None, root: str | Path | Root | None = None) -> list[tuple[str, Path | None, int]]:
-    """Rows (name, path or None, bytes) for one data set or for all."""
+    """Return (name, path, bytes) of one data set or of all; the path is None if it is not on this machine."""
     names = list(DATASETS) if name is None else [name]
-    found = [(each, lookup("data set", each, DATASETS).seek(Root.at(root))) for each in names]
+    found = [(each, source_of(each).search(Root.at(root))) for each in names]
     return [(each, path, size_of(path) if path else 0) for each, path in found]
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files under a folder."""
+    """Return the bytes of a file, or of all files in a folder."""
     return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.rglob("*") if f.is_file())

@@ -1,4 +1,4 @@
-"""A folder taken out of a folder, a tar or a zip, put in place whole or not at all."""
+"""Extract a folder from a folder, a tar or a zip, completely or not at all."""
 
 import shutil
 import tarfile
@@ -9,31 +9,44 @@ from partitions.datasets import store
 from partitions.errors import DataError
 
 
-def place_folder(source: Path, wanted: str, place: Path) -> Path:
-    """Puts the folder called ``wanted`` that lies in ``source`` (or is it) at ``place / wanted``.
+def extract_folder(source: Path, wanted: str, target: Path) -> Path:
+    """Copy the folder named ``wanted`` out of ``source`` to ``target / wanted``.
 
-    A zip inside the zip is opened too: the UCI archive is packed twice. DataError if ``wanted`` is not in there.
+    Args:
+        source: a folder, which may be the wanted one itself, or an archive. Zips inside an archive are extracted too,
+            because the UCI archive is packed twice.
+
+    Raises:
+        DataError: ``source`` is not a readable archive or does not contain the folder.
     """
-    with store.arriving(place / wanted) as new:
+    with store.atomic_folder(target / wanted) as new:
         scratch = new / ".unpacked"
-        for attempt in (source, *unpack(source, scratch)):
-            if found := locate(attempt, wanted):
+        for candidate in (source, *unpack(source, scratch)):
+            if found := find_folder(candidate, wanted):
                 for item in found.iterdir():
                     move = shutil.move if scratch in found.parents else copy
                     move(str(item), str(new / item.name))
                 break
         else:
-            raise DataError(f"{source} holds no folder '{wanted}'")
+            raise DataError(f"{source} holds no folder '{wanted}'; name an archive or a folder that contains it")
         shutil.rmtree(scratch, ignore_errors=True)
-    return place / wanted
+    return target / wanted
 
 
 def copy(source: str, target: str) -> None:
+    """Copy a file, or a folder with everything in it."""
     (shutil.copytree if Path(source).is_dir() else shutil.copy2)(source, target)
 
 
 def unpack(source: Path, scratch: Path) -> list[Path]:
-    """Unpacks an archive, and a zip found in it; returns the folders to look in. A folder needs no unpacking."""
+    """Extract an archive, and zips inside it, to ``scratch``.
+
+    Returns:
+        The folders to search in; none if ``source`` is a folder.
+
+    Raises:
+        DataError: ``source`` is a file, but not a readable archive.
+    """
     if source.is_dir():
         return []
     try:
@@ -44,14 +57,15 @@ def unpack(source: Path, scratch: Path) -> list[Path]:
             with tarfile.open(source) as archive:
                 archive.extractall(scratch, filter="data")  # refuses paths that lead outside
     except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise DataError(f"{source} is not a readable zip or tar archive: {error}") from error
+        raise DataError(f"{source} is not a readable zip or tar archive ({error}); download it again") from error
     for inner in sorted(scratch.rglob("*.zip")):
         with zipfile.ZipFile(inner) as archive:
             archive.extractall(scratch)
     return [scratch]
 
 
-def locate(folder: Path, wanted: str) -> Path | None:
+def find_folder(folder: Path, wanted: str) -> Path | None:
+    """Return the folder named ``wanted``, which is ``folder`` itself or inside it; None if there is none."""
     if folder.is_dir() and folder.name == wanted:
         return folder
     return next((path for path in folder.rglob(wanted) if path.is_dir()), None) if folder.is_dir() else None

@@ -9,24 +9,33 @@ from partitions.datasets import store
 from partitions.errors import DataError
 
 
-def through(obtain: Callable[[str], object], name: str, wanted: str, place: Path) -> Path:
-    """Lets a library's ``obtain(root)`` download and check its files; its folder ``wanted`` ends up in ``place``."""
-    with store.arriving(place / wanted) as new:
+def download_with(library: Callable[[str], object], name: str, wanted: str, target: Path) -> Path:
+    """Let a library download a data set, and move it to ``target / wanted``.
+
+    Args:
+        library: downloads and checks the files in the folder whose path it is given.
+        name: the data set's name, for the error message.
+        wanted: the folder that the library creates there.
+
+    Raises:
+        DataError: the download failed.
+    """
+    with store.atomic_folder(target / wanted) as new:
         scratch = new / ".download"
         scratch.mkdir()
         try:
-            obtain(str(scratch))
-        except (OSError, RuntimeError) as error:  # a dead network shows as either
-            reason = " ".join(str(error).split())  # torchvision's runs over lines
+            library(str(scratch))
+        except (OSError, RuntimeError) as error:  # the libraries raise either if there is no network
+            reason = " ".join(str(error).split())  # torchvision's message has several lines
             raise DataError(f"could not download {name}, is there a network? ({reason})") from error
         for item in (scratch / wanted).iterdir():
             shutil.move(str(item), str(new / item.name))
         shutil.rmtree(scratch)
-    return place / wanted
+    return target / wanted
 
 
 def download(url: str, target: Path) -> None:
-    """Writes what ``url`` serves to ``target``. DataError if it cannot be had."""
+    """Write the content of ``url`` to the file ``target``; DataError if the download fails."""
     try:
         with urllib.request.urlopen(url, timeout=30) as reply, target.open("wb") as file:
             shutil.copyfileobj(reply, file)

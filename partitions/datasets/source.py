@@ -1,4 +1,4 @@
-"""What every data set can do; one subclass or instance per set."""
+"""The base classes of data sets."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -9,70 +9,83 @@ from partitions.root import Root
 
 
 class Source(ABC):
-    """Finds, reads and obtains one data set. Files are looked for in ``Root.places`` and written to ``Root.target``."""
+    """Find, read and obtain one data set.
+
+    Files are searched for in ``Root.folders`` and written to ``Root.target``. A subclass sets ``name``, which error
+    messages use, and defines ``find`` and ``load``; ``fetch`` and ``import_files`` are optional.
+    """
 
     name: str
 
     @abstractmethod
-    def find(self, place: Path) -> Path | None:
-        """Where in ``place`` the set lies, in any layout that ``load`` reads; None if it does not."""
+    def find(self, folder: Path) -> Path | None:
+        """Return the path of the data set in ``folder``, in any layout that ``load`` reads; None if it is not there."""
 
     @abstractmethod
     def load(self, root: Root, image_size: int = 0) -> Dataset:
-        """The set; ``image_size`` in pixels (0: as it is). DataError if it is in none of the places."""
+        """Read the data set.
 
-    def fetch(self, place: Path) -> Path:
-        """Downloads the set into ``place``."""
-        raise DataError(f"{self.name} cannot be downloaded: {self.remedy()}")
+        Args:
+            image_size: rows of pixels to which images are shrunk; 0: full size.
 
-    def unpack(self, files: list[Path], place: Path) -> Path:
-        """Takes the set from local files into ``place``."""
-        raise DataError(f"{self.name} cannot be imported")
+        Raises:
+            DataError: the data set is in none of the folders, or damaged.
+        """
 
-    def remedy(self) -> str:
-        """What to do when the set is missing: the command that brings it, if there is one."""
+    def fetch(self, folder: Path) -> Path:
+        """Download the data set to ``folder`` and return its path."""
+        raise DataError(f"{self.name} cannot be downloaded: {self.how_to_obtain()}")
+
+    def import_files(self, files: list[Path], folder: Path) -> Path:
+        """Copy the data set from local ``files`` to ``folder`` and return its path."""
+        raise DataError(f"{self.name} cannot be imported: {self.how_to_obtain()}")
+
+    def how_to_obtain(self) -> str:
+        """Return what to do if the data set is missing: a command, if there is one."""
         if type(self).fetch is not Source.fetch:
             return f"run `python -m experiments data fetch {self.name}`"
-        if type(self).unpack is not Source.unpack:
+        if type(self).import_files is not Source.import_files:
             return f"run `python -m experiments data import {self.name} FILES`"
-        return "put its files into the folder that DRIFTFED_DATA or data-root names"
+        return "put its files into the folder that DRIFTFED_DATA or data.root names"
 
-    def seek(self, root: Root) -> Path | None:
-        return next((found for place in root.places if (found := self.find(place))), None)
+    def search(self, root: Root) -> Path | None:
+        """Return the path of the data set in the first folder that has it; None if no folder has it."""
+        return next((found for folder in root.folders if (found := self.find(folder))), None)
 
-    def need(self, root: Root) -> Path:
-        """Where the first place that has the set keeps it. DataError names every place searched."""
-        if found := self.seek(root):
+    def require(self, root: Root) -> Path:
+        """Return the path of the data set in the first folder that has it; DataError if no folder has it."""
+        if found := self.search(root):
             return found
-        searched = ", ".join(map(str, root.places))
-        raise DataError(f"{self.name} is not on this machine (searched {searched}): {self.remedy()}")
+        searched = ", ".join(map(str, root.folders))
+        raise DataError(f"{self.name} is not on this machine (searched {searched}): {self.how_to_obtain()}")
 
-    def refuse_size(self, image_size: int) -> None:
+    def reject_image_size(self, image_size: int) -> None:
+        """Raise ValueError if an image size is given for a data set without images."""
         if image_size:
-            raise ValueError(f"{self.name} holds no images, so image size must be 0, not {image_size}")
+            raise ValueError(f"{self.name} holds no images, so data.image-size must be 0, not {image_size}")
 
 
-class MadeUp(Source):
-    """A data set that is drawn when it is loaded."""
+class GeneratedSource(Source):
+    """A data set that is generated whenever it is loaded."""
 
-    def find(self, place: Path) -> Path | None:
+    def find(self, folder: Path) -> Path | None:
         return None
 
-    def remedy(self) -> str:
-        return "it is made up when it is used and needs no files"
+    def how_to_obtain(self) -> str:
+        return "it is generated when it is used and needs no files"
 
 
-class Shipped(Source):
-    """A data set that comes with the project, in one file."""
+class ShippedSource(Source):
+    """A data set that is part of the project, in one file."""
 
-    file: str  # below the data folder
+    file: str  # path in the data folder
 
-    def find(self, place: Path) -> Path | None:
-        path = place / self.file
+    def find(self, folder: Path) -> Path | None:
+        path = folder / self.file
         return path if path.is_file() else None
 
-    def remedy(self) -> str:
+    def how_to_obtain(self) -> str:
         return "it ships with the project, so reinstall it with `pip install .`"
 
-    def fetch(self, place: Path) -> Path:
-        raise DataError(f"{self.name} is not downloaded: {self.remedy()}")
+
+MadeUp, Shipped = GeneratedSource, ShippedSource  # alias: remove

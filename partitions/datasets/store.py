@@ -1,4 +1,4 @@
-"""Converted data on disk: a folder of ``.npy`` files that every process of the machine maps instead of copying."""
+"""Converted data on disk: folders of ``.npy`` files that every process of the machine maps instead of copying."""
 
 import json
 import shutil
@@ -12,56 +12,61 @@ import numpy as np
 
 from partitions.errors import DataError
 
-ABOUT = "about.json"  # written last, so a folder that has it is whole
+METADATA = "about.json"  # written last, so a folder that has it is complete
 
 
-def folder(place: Path, name: str) -> Path:
-    return place / "arrays" / name
+def folder(root: Path, name: str) -> Path:
+    """Return the folder of the arrays called ``name``."""
+    return root / "arrays" / name
 
 
-def holds(place: Path, name: str) -> bool:
-    return (folder(place, name) / ABOUT).is_file()
+def find(root: Path, name: str) -> Path | None:
+    """Return the folder of the arrays called ``name`` if they are in ``root`` and complete, else None."""
+    return path if ((path := folder(root, name)) / METADATA).is_file() else None
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays by name, mapped read-only, and the facts written beside them.
+    """Read the arrays in a folder by name, mapped read-only, and their metadata.
 
     Raises:
-        DataError: a file is torn, or not what it should be.
+        DataError: a file is incomplete or damaged.
     """
     arrays = {}
     try:
         for file in sorted(path.glob("*.npy")):
             arrays[file.stem] = np.load(file, mmap_mode="r")
-        return arrays, json.loads((file := path / ABOUT).read_text())
+        return arrays, json.loads((file := path / METADATA).read_text())
     except (OSError, ValueError, EOFError) as error:
         raise DataError(
             f"{file} cannot be read ({str(error).splitlines()[0]}): delete {path}, and fetch or import the data again"
         ) from error
 
 
-def write(place: Path, name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Path:
-    """Writes the folder of ``name`` in ``place``, all or nothing."""
-    with arriving(folder(place, name)) as new:
+def write(root: Path, name: str, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> Path:
+    """Write arrays and metadata, completely or not at all, and return their folder."""
+    with atomic_folder(folder(root, name)) as new:
         for key, array in arrays.items():
             np.save(new / f"{key}.npy", array)
-        (new / ABOUT).write_text(json.dumps(about))
-    return folder(place, name)
+        (new / METADATA).write_text(json.dumps(metadata))
+    return folder(root, name)
 
 
 @contextmanager
-def arriving(path: Path) -> Iterator[Path]:
-    """A scratch folder that becomes ``path`` in one rename when the block ends well, and vanishes when it does not.
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder that is renamed to ``path`` if the block succeeds, and deleted if it raises.
 
-    If ``path`` exists by then, another process was faster with the same content and its copy stays.
+    If ``path`` exists by then, another process was faster with the same content, and its copy stays.
+
+    Raises:
+        DataError: the folder cannot be created.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     except OSError as error:
-        raise DataError(f"cannot write data to {path.parent}: {error.strerror}") from error
+        raise DataError(f"cannot write to {path.parent} ({error.strerror}); set data.root to another folder") from error
     try:
-        scratch.chmod(0o755)  # mkdtemp is private; other users' processes may share this root
+        scratch.chmod(0o755)  # mkdtemp makes it private, but other users' processes may share this folder
         yield scratch
         try:
             scratch.replace(path)

@@ -1,20 +1,21 @@
-"""Drifts by name. A new one is a file here and a line in ``DRIFTS``; its fields are its parameters."""
+"""Drifts by name; `partitions.components.Registry` explains how to add one."""
 
+from partitions.components import Registry
 from partitions.drifts.class_swap import ClassSwap
 from partitions.drifts.drift import Drift
 from partitions.drifts.feature import Feature
 from partitions.drifts.label_shift import LabelShift
-from partitions.drifts.none import Still
+from partitions.drifts.none import NoDrift
 from partitions.drifts.recurring import Recurring
 from partitions.drifts.resample import Resample
-from partitions.drifts.subject import PassOn
+from partitions.drifts.subject import SubjectChange
 
-DRIFTS: dict[str, type[Drift]] = {
-    "none": Still,
+DRIFTS: Registry[type[Drift]] = Registry("drift", "driftfed.drifts", {
+    "none": NoDrift,
     "resample": Resample,
     "class-swap": ClassSwap,
     "label-shift": LabelShift,
-    "subject": PassOn,
+    "subject": SubjectChange,
     "recurring": Recurring,
     "feature": Feature,
-}
+})  # fmt: skip

@@ -1,7 +1,6 @@
-"""Classes leave and others enter: the device moves to a new place."""
+"""Class swap: some of a device's classes are exchanged for classes that it does not have."""
 
 import math
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -10,36 +9,35 @@ from partitions.drifts.drift import Drift, Shift
 from partitions.partitioners.partitioner import Cells, Partition
 
 
-@dataclass(frozen=True)
 class ClassSwap(Drift):
-    """ceil(fraction * m) of a device's m classes hand their probability to as many classes that it does not have.
+    """Give the probability of ceil(fraction * m) of a device's m classes to as many classes that it does not have.
 
-    If fewer are free, only so many leave. If none is (Dirichlet gives every class some mass), the chosen classes pass
-    their probabilities round among themselves.
+    If fewer classes are free, only that many are exchanged. If no class is free (Dirichlet gives every class some
+    probability), the chosen classes rotate their probabilities among themselves.
     """
 
     cells: ClassVar[Cells] = "label"
 
     def check(self, partition: Partition, frequencies: np.ndarray) -> None:
-        # asked of an example: mass that is spread evenly over everything leaves nothing to swap
+        # One example shows it: if all devices have the distribution of the pool, there is nothing to swap.
         p = partition.initial(np.random.default_rng(0), 0, frequencies)
         if np.allclose(p, frequencies) or np.allclose(p, (frequencies > 0) / np.count_nonzero(frequencies)):
             raise ValueError(
-                "drift 'class-swap' needs devices that differ from the whole: use partition 'm-classes' with fewer "
-                "classes per device than the data set has, or 'dirichlet'"
+                "drift.kind 'class-swap' needs devices that differ from the pool: use data.partition 'dirichlet', or "
+                "'m-classes' with m-classes.m below the number of classes"
             )
 
     def walk(self, p: np.ndarray, shift: Shift) -> np.ndarray:
         generator = shift.generator
-        held, free = np.flatnonzero(p), np.flatnonzero((p == 0) & (shift.frequencies > 0))
-        count = math.ceil(shift.fraction * len(held) - 1e-9)  # 0.2 * 5 must stay 1
+        present, free = np.flatnonzero(p), np.flatnonzero((p == 0) & (shift.frequencies > 0))
+        count = math.ceil(shift.fraction * len(present) - 1e-9)  # 0.2 * 5 must stay 1
         after = p.copy()
         if len(free):
             count = min(count, len(free))
-            leave = generator.choice(held, count, replace=False)
+            leave = generator.choice(present, count, replace=False)
             after[leave] = 0
             after[generator.choice(free, count, replace=False)] = p[leave]
         else:
-            turn = generator.choice(held, count, replace=False)
-            after[np.roll(turn, 1)] = p[turn]
+            rotated = generator.choice(present, count, replace=False)
+            after[np.roll(rotated, 1)] = p[rotated]
         return after

@@ -1,4 +1,4 @@
-"""What every drift can do."""
+"""The base class of drifts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,17 +6,23 @@ from typing import ClassVar
 
 import numpy as np
 
-from partitions.corruptions import Change
+from partitions.components import Section
+from partitions.corruptions import Corruption
 from partitions.partitioners.partitioner import Cells, Partition
 
 
 @dataclass(frozen=True)
 class Shift:
-    """One ``device`` at one drift step.
+    """One drift step of one device.
 
-    ``fraction`` (0..1) says how much moves, ``frequencies`` (K,) are the cells' shares of the pool, ``number`` counts
-    the device's shifts from 1 on. ``context(k)`` (K,) is the k-th distribution that the partition chooses for this
-    device; it started with ``context(0)``.
+    Args:
+        device: the device's number.
+        generator: the source of all random choices at this step.
+        fraction: how much of the device's data shifts, 0 to 1.
+        frequencies: each cell's share of the pool (K,).
+        number: number of the device's shifts so far, this one included.
+        context: ``context(k)`` is the k-th distribution (K,) that the partition chooses for this device; the device
+            started with ``context(0)``.
     """
 
     device: int
@@ -27,24 +33,25 @@ class Shift:
     context: Callable[[int], np.ndarray]
 
 
-class Drift:
-    """Moves a device at each drift step; the world then replaces samples so that they follow.
+class Drift(Section):
+    """Change a device's data at each drift step; the fields of a subclass are its options.
 
-    What moves is the distribution (``walk``), the look of the samples that enter (``alter``), or both. By default
-    neither does: old samples expire and new ones of the same kind come.
+    A drift changes the distribution over cells (``walk``), corrupts new samples (``alter``), or both. The `World` then
+    replaces samples so that they follow. By default both stay the same, and new samples of the same kind replace old
+    ones.
     """
 
-    replaces: ClassVar[bool] = True  # False: samples stay for ever
-    cells: ClassVar[Cells | None] = None  # what it can walk on; None: anything
-    pictures: ClassVar[bool] = False  # True: it alters pictures, and only those
+    replaces: ClassVar[bool] = True  # False: devices keep their samples forever
+    cells: ClassVar[Cells | None] = None  # the cells that it can change; None: any
+    pictures: ClassVar[bool] = False  # True: it corrupts samples, which must be images
 
     def check(self, partition: Partition, frequencies: np.ndarray) -> None:
-        """ValueError if this drift makes no sense after ``partition`` or with cells of these ``frequencies`` (K,)."""
+        """Raise ValueError if the drift cannot follow ``partition`` or these ``frequencies`` of cells (K,)."""
 
     def walk(self, p: np.ndarray, shift: Shift) -> np.ndarray:
-        """The next probabilities (K,), zero where ``shift.frequencies`` is."""
+        """Return the next probabilities (K,), 0 where ``shift.frequencies`` is 0."""
         return p
 
-    def alter(self, change: Change | None, shift: Shift) -> Change | None:
-        """How the samples that enter from now on differ from those of the data set; None: not at all."""
-        return change
+    def alter(self, corruption: Corruption | None, shift: Shift) -> Corruption | None:
+        """Return the corruption of samples that enter from now on; None: as in the data set."""
+        return corruption

@@ -1,38 +1,34 @@
-"""The same classes look different: a sensor ages, a lens gets dirty, a camera is turned."""
+"""Feature drift: the same classes look different, because a sensor ages, a lens gets dirty or a camera is turned."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
+from pydantic import Field, field_validator
 
-from partitions.corruptions import CORRUPTIONS, Change
+from partitions.corruptions import CORRUPTIONS, Corruption
 from partitions.drifts.drift import Drift, Shift
 from partitions.errors import lookup
-from partitions.partitioners.partitioner import Partition
 
 ANY = "any"
 
 
-@dataclass(frozen=True)
 class Feature(Drift):
-    """The severity of a device's ``corruption`` starts at 0 and walks by up to ``severity_step``, reflected at 0 and 1.
+    """Change the severity of a device's corruption: a random walk from 0, reflected at 0 and 1.
 
-    ``any`` gives each device one kind of its own. A sample keeps the look that it had when it entered; test samples
-    look as those that enter now.
+    A training sample keeps the corruption with which it entered. Test samples have the current corruption.
     """
 
-    corruption: str = ANY
-    severity_step: float = 0.5
     pictures: ClassVar[bool] = True
+    corruption: str = Field(ANY, description=f"{', '.join(CORRUPTIONS)}, or any: one of them at random for each device")
+    severity_step: float = Field(0.5, gt=0, le=1, description="largest change of the severity (0 to 1) at a shift")
 
-    def check(self, partition: Partition, frequencies: np.ndarray) -> None:
-        lookup("corruption", self.corruption, dict.fromkeys((ANY, *CORRUPTIONS)))
-        if not 0 < self.severity_step <= 1:
-            raise ValueError(f"severity step must be above 0 and at most 1, not {self.severity_step}")
+    @field_validator("corruption")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return lookup("corruption", name, {kind: kind for kind in (ANY, *CORRUPTIONS)})
 
-    def alter(self, change: Change | None, shift: Shift) -> Change:
-        if change is None:
-            own = sorted(CORRUPTIONS) if self.corruption == ANY else [self.corruption]
-            change = Change(own[shift.generator.integers(len(own))], 0.0)
-        moved = change.severity + shift.generator.uniform(-self.severity_step, self.severity_step)
-        return Change(change.kind, 1 - abs(1 - abs(moved)))
+    def alter(self, corruption: Corruption | None, shift: Shift) -> Corruption:
+        if corruption is None:
+            kinds = sorted(CORRUPTIONS) if self.corruption == ANY else [self.corruption]
+            corruption = Corruption(kinds[shift.generator.integers(len(kinds))], 0.0)
+        moved = corruption.severity + shift.generator.uniform(-self.severity_step, self.severity_step)
+        return Corruption(corruption.kind, 1 - abs(1 - abs(moved)))

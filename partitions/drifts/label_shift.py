@@ -1,28 +1,25 @@
-"""The class shares walk: habits change little by little, and any class may come or go."""
+"""Label shift: class shares change gradually, and any class may appear or disappear."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from partitions.drifts.drift import Drift, Shift
 from partitions.partitioners.dirichlet import Dirichlet
-from partitions.partitioners.partitioner import Cells, Partition
+from partitions.partitioners.partitioner import Cells
 
 
-@dataclass(frozen=True)
 class LabelShift(Drift):
-    """p <- (1 - fraction) p + fraction q, with q drawn as the Dirichlet partition of this ``alpha`` draws.
+    """Mix class shares with new ones: p <- (1 - fraction) p + fraction q, with q from the Dirichlet partition.
 
-    In total variation p moves by ``fraction`` at most, and in the long run it is the pool's frequencies on average.
+    The total variation distance between old and new shares is at most ``fraction``. In the long run the mean over
+    devices is the distribution of the pool.
     """
 
-    alpha: float = 0.5
     cells: ClassVar[Cells] = "label"
-
-    def check(self, partition: Partition, frequencies: np.ndarray) -> None:
-        Dirichlet(self.alpha).check(frequencies)
+    alpha: float = Field(0.5, gt=0, description="concentration of the new class shares; smaller is more skewed")
 
     def walk(self, p: np.ndarray, shift: Shift) -> np.ndarray:
-        q = Dirichlet(self.alpha).initial(shift.generator, 0, shift.frequencies)
+        q = Dirichlet(alpha=self.alpha).initial(shift.generator, 0, shift.frequencies)
         return (1 - shift.fraction) * p + shift.fraction * q

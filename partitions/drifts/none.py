@@ -1,11 +1,11 @@
-"""A world that stands still."""
+"""No drift: every device keeps its samples."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from partitions.drifts.drift import Drift
 
 
-@dataclass(frozen=True)
-class Still(Drift):
+class NoDrift(Drift):
+    """Change nothing."""
+
     replaces: ClassVar[bool] = False

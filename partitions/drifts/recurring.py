@@ -1,31 +1,27 @@
-"""Old contexts come back: home, work, home again."""
-
-from dataclasses import dataclass
+"""Recurring drift: a device returns to earlier distributions, such as home, work and home again."""
 
 import numpy as np
+from pydantic import Field
 
 from partitions.drifts.drift import Drift, Shift
 from partitions.partitioners.partitioner import Partition
 
 
-@dataclass(frozen=True)
 class Recurring(Drift):
-    """A device goes round ``contexts`` distributions of its own, each chosen as the partition chose the first.
+    """Cycle through several distributions of a device, each chosen by the partition.
 
-    Contexts come back, their samples are drawn anew.
+    The distributions return; the samples are drawn anew.
     """
 
-    contexts: int = 2
+    contexts: int = Field(2, ge=2, description="number of distributions through which a device cycles")
 
     def check(self, partition: Partition, frequencies: np.ndarray) -> None:
-        if self.contexts < 2:
-            raise ValueError(f"drift 'recurring' needs at least 2 contexts, not {self.contexts}")
-        # asked of examples: if all are alike, there is nothing to go round
+        # A few examples show it: if all distributions are equal, there is nothing to cycle through.
         some = [partition.initial(np.random.default_rng(k), k, frequencies) for k in range(8)]
         if all(np.array_equal(p, some[0]) for p in some):
             raise ValueError(
-                "drift 'recurring' needs contexts that differ: use partition 'dirichlet', 'subject', or 'm-classes' "
-                "with fewer classes per device than the data set has"
+                "drift.kind 'recurring' needs contexts that differ: use data.partition 'dirichlet', 'subject', or "
+                "'m-classes' with m-classes.m below the number of classes"
             )
 
     def walk(self, p: np.ndarray, shift: Shift) -> np.ndarray:

@@ -1,10 +1,7 @@
-"""New samples of the same distribution: old data expire, the device's habits do not change."""
-
-from dataclasses import dataclass
+"""Resampling: new samples of the same distribution replace old ones."""
 
 from partitions.drifts.drift import Drift
 
 
-@dataclass(frozen=True)
 class Resample(Drift):
-    pass
+    """Replace samples without changing the distribution."""

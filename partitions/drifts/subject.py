@@ -1,6 +1,5 @@
-"""The device passes to another person: feature skew that moves."""
+"""Subject drift: a device passes to another person, so its features shift."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -9,13 +8,16 @@ from partitions.drifts.drift import Drift, Shift
 from partitions.partitioners.partitioner import Cells, Partition
 
 
-@dataclass(frozen=True)
-class PassOn(Drift):
+class SubjectChange(Drift):
+    """Move a device to a random domain that it does not have."""
+
     cells: ClassVar[Cells] = "domain"
 
     def check(self, partition: Partition, frequencies: np.ndarray) -> None:
-        if np.count_nonzero(frequencies) < 2:
-            raise ValueError("drift 'subject' needs a data set with at least two domains")
+        if (domains := np.count_nonzero(frequencies)) < 2:
+            raise ValueError(
+                f"drift.kind 'subject' needs at least 2 domains, and the data set has {domains}: use another drift"
+            )
 
     def walk(self, p: np.ndarray, shift: Shift) -> np.ndarray:
         after = np.zeros(len(p))

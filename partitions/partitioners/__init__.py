@@ -1,14 +1,15 @@
-"""Partitions by name. A new one is a file here and a line in ``PARTITIONS``; its fields are its parameters."""
+"""Partitions by name; `partitions.components.Registry` explains how to add one."""
 
+from partitions.components import Registry
 from partitions.partitioners.dirichlet import Dirichlet
 from partitions.partitioners.iid import Iid
 from partitions.partitioners.m_classes import MClasses
 from partitions.partitioners.partitioner import Partition
 from partitions.partitioners.subject import Subject
 
-PARTITIONS: dict[str, type[Partition]] = {
+PARTITIONS: Registry[type[Partition]] = Registry("partition", "driftfed.partitions", {
     "iid": Iid,
     "m-classes": MClasses,
     "dirichlet": Dirichlet,
     "subject": Subject,
-}
+})  # fmt: skip

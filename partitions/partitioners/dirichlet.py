@@ -1,22 +1,18 @@
-"""Class shares drawn from a Dirichlet distribution: small alpha, few classes; large alpha, the world as it is."""
-
-import math
-from dataclasses import dataclass
+"""Dirichlet partition: class shares of each device from a Dirichlet distribution."""
 
 import numpy as np
+from pydantic import Field
 
 from partitions.partitioners.partitioner import Partition
 
 
-@dataclass(frozen=True)
 class Dirichlet(Partition):
-    """Concentration ``alpha * K * frequencies``: the usual symmetric ``alpha`` where classes are balanced."""
+    """Draw class shares with concentration ``alpha * K * frequencies``.
 
-    alpha: float = 0.5
+    Where classes are balanced, this is the usual symmetric ``alpha``.
+    """
 
-    def check(self, frequencies: np.ndarray) -> None:
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(f"alpha must be a positive number, not {self.alpha}")
+    alpha: float = Field(0.5, gt=0, description="concentration; smaller is more skewed")
 
     def initial(self, generator: np.random.Generator, device: int, frequencies: np.ndarray) -> np.ndarray:
         known = np.flatnonzero(frequencies)

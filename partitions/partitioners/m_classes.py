@@ -1,23 +1,22 @@
-"""A device meets m of the n classes, all equally often: the setting of most federated-learning papers."""
-
-from dataclasses import dataclass
+"""m-classes partition: each device has m random classes in equal shares, as in most federated-learning papers."""
 
 import numpy as np
+from pydantic import Field
 
 from partitions.partitioners.partitioner import Partition
 
 
-@dataclass(frozen=True)
 class MClasses(Partition):
-    classes_per_device: int = 2
+    """Give each device ``m`` random classes in equal shares."""
+
+    m: int = Field(2, ge=1, description="number of classes of each device")
 
     def check(self, frequencies: np.ndarray) -> None:
-        known = np.count_nonzero(frequencies)
-        if not 1 <= self.classes_per_device <= known:
-            raise ValueError(f"classes per device must be 1 to {known}, not {self.classes_per_device}")
+        if self.m > (known := np.count_nonzero(frequencies)):
+            raise ValueError(f"m-classes.m must be 1 to {known}, the number of classes in the data set, not {self.m}")
 
     def initial(self, generator: np.random.Generator, device: int, frequencies: np.ndarray) -> np.ndarray:
-        chosen = generator.choice(np.flatnonzero(frequencies), self.classes_per_device, replace=False)
+        chosen = generator.choice(np.flatnonzero(frequencies), self.m, replace=False)
         p = np.zeros(len(frequencies))
-        p[chosen] = 1 / self.classes_per_device
+        p[chosen] = 1 / self.m
         return p

@@ -1,6 +1,5 @@
-"""A device is one person's (or one sensor's): feature skew as the data set recorded it."""
+"""Subject partition: each device has the data of one person or sensor, as the data set recorded them."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -8,9 +7,8 @@ import numpy as np
 from partitions.partitioners.partitioner import Cells, Partition
 
 
-@dataclass(frozen=True)
 class Subject(Partition):
-    """Device d starts with domain d mod D of the D domains that the pool holds."""
+    """Give device d the domain d mod D of the D domains in the pool."""
 
     cells: ClassVar[Cells] = "domain"
 

@@ -1,21 +1,14 @@
-"""Runs made apart, put together: the same rows as if they had been made in one folder, or a clear refusal."""
+"""Merging folders gives the same rows as running in one folder, or a clear error."""
 
 from pathlib import Path
 
 import pytest
 
 from experiments.merge import merge
-from fl.results.files import (
-    DeviceRow,
-    MeasureRow,
-    ResultsError,
-    ResultsWriter,
-    Row,
-    read_config,
-    read_devices,
-    read_measures,
-    read_rounds,
-)
+from fl.results.files import ResultsError
+from fl.results.reader import read_config, read_devices, read_measures, read_rounds
+from fl.results.rows import DeviceRow, MeasureRow, Row
+from fl.results.writer import ResultsWriter
 
 SETTINGS = {"m=2": {"rounds": 2, "lr": 0.1}}
 
@@ -32,7 +25,7 @@ def write(out: Path, seeds: tuple[int, ...], settings=SETTINGS, accuracy: float 
     return out
 
 
-def test_apart_is_as_together(tmp_path: Path) -> None:
+def test_merged_folders_equal_one_folder(tmp_path: Path) -> None:
     whole = write(tmp_path / "whole", (1, 2, 3))
     merge([write(tmp_path / "a", (1, 2)), write(tmp_path / "b", (3,))], tmp_path / "out")
     for name in ("rounds.csv", "devices.csv", "measures.csv"):
@@ -42,7 +35,7 @@ def test_apart_is_as_together(tmp_path: Path) -> None:
     assert {**config, "versions": 0} == {**read_config(whole), "versions": 0}
 
 
-def test_a_folder_that_holds_runs_is_extended_and_a_second_time_changes_nothing(tmp_path: Path) -> None:
+def test_merge_extends_a_folder_and_a_second_merge_changes_nothing(tmp_path: Path) -> None:
     out, other = write(tmp_path / "out", (1,)), write(tmp_path / "b", (2,))
     merge([other], out)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -51,7 +44,7 @@ def test_a_folder_that_holds_runs_is_extended_and_a_second_time_changes_nothing(
     assert [len(read(out)) for read in (read_rounds, read_devices, read_measures)] == [4, 2, 2]
 
 
-def test_a_run_made_anew_takes_the_place_of_the_old_one_if_told_to(tmp_path: Path) -> None:
+def test_replace_takes_the_new_rows_of_a_run(tmp_path: Path) -> None:
     out, anew = write(tmp_path / "out", (1, 2)), write(tmp_path / "anew", (2,), accuracy=0.5)
     merge([anew], out, replace=True)
     scored = read_rounds(out).dropna(subset="accuracy_mean")
@@ -60,21 +53,23 @@ def test_a_run_made_anew_takes_the_place_of_the_old_one_if_told_to(tmp_path: Pat
     assert read_config(out)["finished"] == {"m=2": {"fedavg": [1, 2]}}
 
 
-def test_cut_short_it_is_done_again(tmp_path: Path) -> None:
+def test_merge_continues_after_an_interruption(tmp_path: Path) -> None:
     out, other = write(tmp_path / "out", (1,)), write(tmp_path / "b", (2,))
-    write(out, (2,), finish=False)  # killed before the mark
+    write(out, (2,), finish=False)  # interrupted before the run was marked as finished
     merge([other], out)
     assert len(read_rounds(out)) == 4 and read_config(out)["finished"] == {"m=2": {"fedavg": [1, 2]}}
 
 
-def test_what_cannot_be_put_together_is_refused(tmp_path: Path) -> None:
+def test_merge_refuses_conflicting_folders(tmp_path: Path) -> None:
     out = write(tmp_path / "out", (1,))
     rounds = (out / "rounds.csv").read_bytes()
-    with pytest.raises(ResultsError, match=r"holds another run of fedavg, m=2, seed 1 than '.*/other'; --replace"):
+    with pytest.raises(
+        ResultsError, match=r"have different rows of fedavg, m=2, seed 1; use --replace to take those of '.*/other'"
+    ):
         merge([write(tmp_path / "other", (1,), accuracy=0.5)], out)
     with pytest.raises(ResultsError, match=r"m=2\.lr was 0\.1, is 0\.2"):
         merge([write(tmp_path / "lr", (2,), {"m=2": {"rounds": 2, "lr": 0.2}})], out)
-    with pytest.raises(ResultsError, match="holds no complete run"):
+    with pytest.raises(ResultsError, match="has no complete run"):
         merge([write(tmp_path / "half", (2,), finish=False)], out)
     with pytest.raises(ResultsError, match="does not exist|no readable config"):
         merge([tmp_path / "nowhere"], out)

@@ -1,7 +1,8 @@
-"""The figures: what is on the axes, and files that are small and the same every time."""
+"""Figures: contents of the axes; files that are small and reproducible."""
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
@@ -11,16 +12,17 @@ from experiments.plots import PLOTS
 from experiments.plots.drift import drift
 from experiments.plots.eclm.overview import overview
 from experiments.plots.eclm.steps import steps
-from experiments.plots.style import FAMILIES, looks, save
+from experiments.plots.panels import error_bars, half_intervals
+from experiments.plots.style import FAMILIES, line_styles, save
 from experiments.studies import STUDIES, boundary, latency, routing, spa, spa_size, submodels, summarize_study, tasks
 from experiments.summary import summarize
-from fl.results.files import Row
+from fl.results.rows import Row
 
 METHODS = {"na": 0.5, "fedavg": 0.6, "fedavg+ft": 0.7, "eclm-derive": 0.75, "eclm": 0.8}
 
 
 def rounds(settings=("subject", "m=2"), seeds=(1, 2), steps: int = 3, methods=METHODS) -> pd.DataFrame:
-    """Two rounds a step, scored at its end; seeds 0.02 apart."""
+    """Two rounds per step, the second is scored; seeds differ by 0.02."""
     made = []
     for setting in settings:
         for seed in seeds:
@@ -68,7 +70,7 @@ def test_a_row_of_panels_per_setting(figure):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(METHODS)
 
 
-def test_left_has_a_line_per_method_and_one_per_drift(figure):
+def test_left_has_a_line_per_method_and_one_per_shift(figure):
     left = figure.axes[0]
     drawn = lines(left)
     assert list(drawn) == list(METHODS)
@@ -89,7 +91,7 @@ def test_middle_has_a_bar_per_method(figure):
     assert [text.get_text() for text in middle.texts] == ["51.0", "61.0", "71.0", "76.0", "81.0"]
 
 
-def test_right_shows_traffic_on_a_log_axis_and_none_beside_it(figure):
+def test_right_shows_traffic_on_a_log_axis_and_zero_as_none(figure):
     right = figure.axes[2]
     points = {c.get_label(): c.lines[0].get_xydata()[0] for c in right.containers}
     assert right.get_xscale() == "log" and list(points) == list(METHODS)
@@ -110,23 +112,26 @@ def test_only_methods_without_traffic():
     assert [t.get_text() for t in figure.axes[2].get_xticklabels()].count("none") == 1
 
 
-def test_nothing_to_draw_is_still_a_figure():
-    draw(pd.DataFrame(columns=list(Row.__dataclass_fields__))).canvas.draw()
+def test_without_rows_all_panels_and_the_legend_are_empty():
+    figure = draw(pd.DataFrame(columns=list(Row.__dataclass_fields__)))
+    figure.canvas.draw()
+    assert len(figure.axes) == 3 and not any([*axes.lines, *axes.patches, *axes.containers] for axes in figure.axes[:2])
+    assert not lines(figure.axes[2]) and not figure.legends[0].get_texts()
 
 
-def test_a_family_has_one_colour_and_variants_their_own_stroke():
+def test_a_family_has_one_colour_and_each_variant_another_line():
     named = ["fedavg", "fedavg+ft", "eclm", "eclm-derive", "eclm-local", "eclm-plus", "eclm-plus-derive"]
-    found = looks([*named, "mine", "mine+ft", "yours"])
+    found = line_styles([*named, "mine", "mine+ft", "yours"])
     assert found["fedavg"].color == found["fedavg+ft"].color == FAMILIES["fedavg"]
     assert (found["fedavg"].line, found["fedavg+ft"].line, found["eclm-derive"].line) == ("-", "--", ":")
     assert found["eclm-plus"].color == FAMILIES["eclm-plus"] != found["eclm"].color
     assert found["mine"].color == found["mine+ft"].color != found["yours"].color
-    assert len({(look.color, look.line) for look in found.values()}) == len(found)
+    assert len({(style.color, style.line) for style in found.values()}) == len(found)
     assert len(set(map(to_hex, FAMILIES.values()))) == len(FAMILIES)
 
 
 def sweep_rounds() -> pd.DataFrame:
-    """All columns that figures of rounds read, in settings that are points of a sweep."""
+    """Rows with all columns that figures read, in settings that are points of a sweep."""
     frame = rounds(settings=["toy cohort=5", "toy cohort=10"])
     frame["module_divergence"], frame["adapt_s"] = 0.5, 3.0
     frame["virtual_s"], frame["memory_bytes"], frame["train_macs"] = 10.0 * frame["round"], 1_000_000, 2_000_000_000
@@ -156,7 +161,7 @@ def submodel_rows() -> pd.DataFrame:
         for level in range(submodels.LEVELS):
             size = 1000 * (level + 1)
             for kind, lower in (("derived", 0.0), ("matched", 0.1), ("random", 0.1)):
-                # the whole model is the same one, however it was chosen
+                # derived and matched sub-models of the largest size are both the whole model
                 top = 0.5 + 0.08 * level - less - (lower if level < submodels.LEVELS - 1 or kind == "random" else 0.0)
                 at = -1 if kind == "random" else level
                 made.append(("toy", "s", 1, training, 0, kind, at, size, size / 6000, top))
@@ -172,7 +177,7 @@ def latency_rows() -> pd.DataFrame:
 
 
 def boundary_rows() -> pd.DataFrame:
-    """Activations and codes, unpooled and pooled by 4, of two seeds one point apart."""
+    """Activations and codes, unpooled and pooled by 4; two seeds that differ by one point."""
     made = []
     for seed in (1, 2):
         for p in (1, 4):
@@ -183,7 +188,7 @@ def boundary_rows() -> pd.DataFrame:
 
 
 def task_rows() -> pd.DataFrame:
-    """Two tasks of two seeds a point apart; together a loses 0.1 and b gains 0.2, GradNorm halves both."""
+    """Two tasks, two seeds that differ by one point; together, a loses 0.1 and b gains 0.2; GradNorm halves both."""
     made = []
     for seed in (1, 2):
         for scheme, share, weights in (("alone", 0.0, (1, 1)), ("equal", 1.0, (1, 1)), ("gradnorm", 0.5, (1.5, 0.5))):
@@ -194,7 +199,7 @@ def task_rows() -> pd.DataFrame:
 
 
 def spa_rows(row: type) -> pd.DataFrame:
-    """Two seeds of two variants, or of a threshold's curve, two prices of a fit, an oracle and a capped gate."""
+    """Two seeds of two variants, or of a curve over thresholds, two prices of a fit, an oracle and a capped gate."""
     if row is spa.ModeRow:
         made = [(v, d, *[k / 10] * 23) for k, v in enumerate(("zero-shot", "SPA"), 1) for d in (0, 1)]
     else:
@@ -207,7 +212,7 @@ def spa_rows(row: type) -> pd.DataFrame:
 
 
 def size_rows() -> pd.DataFrame:
-    """Two seeds of two devices; accuracy grows by 0.1 with each size, and between the devices."""
+    """Two seeds of two devices; accuracy grows by 0.1 per size and per device."""
     by = {"width": (4, 8), "states": (2, 5), "data": (1, 12), "S1": (1, 20), "S3": (1, 20)}
     made = [
         ("toy", "s", seed, name, at, device, 0.2, 0.6 + 0.1 * k + 0.1 * device, 0.01, 0.9, 0.1, 1000 * at, 1152)
@@ -233,18 +238,42 @@ def inputs(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 @pytest.mark.parametrize("name", PLOTS)
-def test_files_are_small_and_the_same_every_time(name, tmp_path):
+def test_files_are_small_and_reproducible(name, tmp_path):
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
-        save(PLOTS[name](*inputs(name)), tmp_path / folder, "fig")
+        save(PLOTS[name](*inputs(name)), tmp_path / folder, "fig", svg=True)
     for file, head in {"fig.png": b"\x89PNG", "fig.svg": b"<?xml"}.items():
         content = (tmp_path / "one" / file).read_bytes()
         assert content.startswith(head) and content == (tmp_path / "two" / file).read_bytes()
     assert (tmp_path / "one" / "fig.png").stat().st_size < 300_000
 
 
+def test_svg_is_written_only_on_request(figure, tmp_path):
+    save(figure, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+
+
+def test_error_bars_are_never_negative():
+    """The mean of three equal scores can be rounded to a value below them: 0.7 + 0.7 + 0.7 = 2.0999999999999996."""
+    points = pd.DataFrame({"mean": [0.7 - 1e-16, 0.5, 0.3], "min": [0.7, 0.4, 0.3], "max": [0.7, 0.7, 0.3 - 1e-16]})
+    assert (points["mean"] < points["min"]).any() and (points["max"] < points["mean"]).any()
+    np.testing.assert_allclose(error_bars(points), [[0, 0.1, 0], [0, 0.2, 0]], atol=1e-12)
+    assert (error_bars(points) >= 0).all()
+    half = half_intervals(pd.Series([0.5, 0.5, -0.1, 0.5]), pd.Series([0.2, 0.9, 0.2, math.nan]))
+    assert half.tolist() == [0.2, 0.5, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(("name", "score"), [("boundary", 0.1), ("tasks", 0.001)])
+def test_figures_of_a_range_accept_seeds_with_equal_scores(name, score):
+    """The mean of six times 0.1 (tasks: 100 * 0.001) is rounded to 0.1 - 1.4e-17."""
+    rows, summary = inputs(name)
+    rows = pd.concat([rows[rows["seed"] == 1].assign(seed=seed) for seed in range(6)])
+    rows["score"] = score if name == "boundary" else score * (rows["scheme"] != "alone")
+    PLOTS[name](rows, summary).canvas.draw()
+
+
 @pytest.mark.parametrize("name", ["spa-modes", "spa-costs", "spa-effect", "spa-size"])
-def test_two_bases_are_never_one_average(name: str) -> None:
+def test_base_models_are_not_averaged(name: str) -> None:
     rows, summary = inputs(name)
     worse = rows.assign(setting="t", token_accuracy=rows["token_accuracy"] / 2)
     both, summaries = pd.concat([rows, worse]), pd.concat([summary, summary.assign(setting="t")])
@@ -256,7 +285,7 @@ def test_two_bases_are_never_one_average(name: str) -> None:
             assert list(line.get_ydata()) == list(again.get_ydata())
 
 
-def test_bars_of_tasks_are_changes_from_the_task_alone():
+def test_bars_of_tasks_are_changes_against_the_task_alone():
     (axes,) = PLOTS["tasks"](*inputs("tasks")).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
     heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in axes.containers[1::2]}
@@ -279,7 +308,7 @@ def test_a_sweep_has_its_values_in_order_on_x():
     assert line.get_xydata().tolist() == [[5.0, pytest.approx(81.0)], [10.0, pytest.approx(81.0)]]
 
 
-def test_what_is_compared_shares_an_axis():
+def test_compared_panels_share_the_y_axis():
     one = sweep_rounds()
     two = one.assign(setting=one["setting"].str.replace("toy", "other"), accuracy_mean=one["accuracy_mean"] / 2)
     both = pd.concat([one, two])
@@ -287,39 +316,39 @@ def test_what_is_compared_shares_an_axis():
     assert alike == [(apart[1][0], apart[0][1])] * 2
 
 
-def test_speedup_times_every_method_to_what_it_reaches_itself():
+def test_the_target_of_speedup_is_the_accuracy_that_the_method_itself_reaches():
     left, right = PLOTS["speedup"](*inputs("speedup")).axes
     line = {c.get_label(): c.lines[0] for c in left.containers}["na"]
     assert line.get_ydata().tolist() == [2.0, 2.0]  # the first scored round
     assert right.get_ylabel() == "virtual min to target"
 
 
-def test_bars_carry_the_paper_as_a_diamond():
+def test_bars_show_the_paper_as_a_diamond():
     frame = rounds(settings=["s"])
     (axes,) = PLOTS["accuracy"](frame, summarize(frame, {("s", "eclm"): {"accuracy_mean": 0.9}})).axes
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([51, 61, 71, 76, 81])
-    (told,) = [line for line in axes.get_lines() if line.get_label() == "_paper"]
-    assert told.get_xydata().tolist() == [[90.0, 4.0]]
+    (paper,) = [line for line in axes.get_lines() if line.get_label() == "_paper"]
+    assert paper.get_xydata().tolist() == [[90.0, 4.0]]
     assert [text.get_text() for text in axes.texts][-2:] == ["76.0", "81.0 (◆ 90.0)"]
     shown = axes.xaxis.get_major_formatter()
     assert axes.get_xlabel() == "accuracy, %; ◆ paper" and (shown(100), shown(120)) == ("100", "")
 
 
-def test_bars_without_the_paper_do_not_speak_of_it():
+def test_bars_without_a_paper_value_do_not_mention_the_paper():
     frame = rounds(settings=["s"])
     (axes,) = PLOTS["accuracy"](frame, summarize(frame)).axes
     assert axes.get_xlabel() == "accuracy, %"
 
 
 def test_traffic_names_the_methods_that_miss_the_target():
-    """95 % of eclm's 0.81 is 0.7695: of eclm-derive only seed 2 (0.77) gets there; na sends nothing: no place."""
+    """95 % of eclm's 0.81 is 0.7695: of eclm-derive only seed 2 (0.77) reaches it; na has no traffic and no bar."""
     (axes,) = PLOTS["traffic"](frame := rounds(settings=["s"]), summarize(frame)).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == list(METHODS)[1:]
-    told = ["not reached", "not reached", "20 (1 of 2 seeds)", "20"]  # 10 MB a round, scored after two
-    assert [text.get_text() for text in axes.texts] == told
+    texts = ["not reached", "not reached", "20 (1 of 2 seeds)", "20"]  # 10 MB per round, scored after two
+    assert [text.get_text() for text in axes.texts] == texts
 
 
-def test_costs_leave_out_a_method_that_a_setting_was_not_run_with():
+def test_costs_leave_out_a_method_that_did_not_run_in_the_setting():
     frame = rounds(settings=["s", "t"])
     frame = frame[(frame["setting"] == "s") | (frame["method"] != "la")]
     left, right = PLOTS["traffic"](frame, summarize(frame)).axes
@@ -328,15 +357,15 @@ def test_costs_leave_out_a_method_that_a_setting_was_not_run_with():
     assert names == [sending, [name for name in sending if name != "la"]]
 
 
-def test_latency_is_compute_over_what_a_board_sustains():
-    """2 GMAC a round for 10 devices, 0.2 each: 0.1 s at 2e9 MAC/s (Pi 4B), 0.00667 s at 3e10 (Nano)."""
+def test_latency_is_compute_over_the_rate_of_a_board():
+    """2 GMAC per round for 10 devices, 0.2 each: 0.1 s at 2e9 MAC/s (Pi 4B), 0.00667 s at 3e10 (Nano)."""
     figure = PLOTS["latency"](*inputs("latency"))
     widths = {axes.get_xlabel(): [bar.get_width() for bar in axes.patches][-1] for axes in figure.axes}
-    assert widths["Raspberry Pi 4B, virtual s a round"] == pytest.approx(0.1)
-    assert widths["Jetson Nano, virtual s a round"] == pytest.approx(0.2 / 30)
+    assert widths["Raspberry Pi 4B, virtual s per round"] == pytest.approx(0.1)
+    assert widths["Jetson Nano, virtual s per round"] == pytest.approx(0.2 / 30)
 
 
-def test_a_paths_width_is_the_share_of_samples_that_take_it():
+def test_only_paths_that_samples_take_are_drawn():
     above = PLOTS["routing"](*inputs("routing")).axes[0]
     paths = [line for line in above.get_lines() if len(line.get_xdata()) == 2]
     assert [tuple(line.get_ydata()) for line in paths] == [(0, 0), (0, 0)]  # classes a and b stay on module 0
@@ -359,7 +388,7 @@ def test_drift_stacks_the_shares_of_each_device():
     ]
 
 
-def test_drift_has_a_colour_of_its_own_for_the_largest_cells_and_one_for_the_others():
+def test_drift_has_one_colour_for_each_of_the_largest_cells_and_one_for_the_others():
     cells = {f"class {i}": 0.01 if i % 2 else 0.0575 for i in range(30)}
     rows = pd.DataFrame(
         [(0, 0, cell, share, 0.0) for cell, share in cells.items()],

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.soak import FAULTS, Load, SoakFailed, _check, soak
 from fl.config.settings import Settings
-from fl.results.files import read_rounds
+from fl.results.reader import read_rounds
 
 
 @pytest.fixture(scope="module")

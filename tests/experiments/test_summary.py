@@ -1,4 +1,4 @@
-"""The summary against numbers worked by hand, and the tables made from it."""
+"""The summary against numbers computed by hand, and its tables."""
 
 import io
 import math
@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from experiments.catalog import EXPERIMENTS, VIEWS
 from experiments.catalog.experiment import OVERVIEW
-from experiments.report import _short, markdown, show
-from experiments.summary import COLUMNS, METRICS, gaps, in_order, summarize, unfinished, write_summary
-from fl.results.files import Row
+from experiments.metrics import METRICS, ROUND_METRICS, short
+from experiments.report import markdown, show
+from experiments.summary import COLUMNS, gaps, in_order, summarize, unfinished, write_summary
+from fl.results.rows import Row
 
-# Accuracy where scored: (round, step) -> per seed. Round 1 is the best one and must not count; round 3 is not scored.
+# {seed: {round: accuracy}}. Round 1 is the best one and must not count; round 3 is not scored.
 SCORED = {0: {1: 0.9, 2: 0.5, 4: 0.7}, 1: {1: 0.9, 2: 0.6, 4: 1.0}}
 
 
@@ -37,7 +39,7 @@ def lines(frame: pd.DataFrame, method: str = "fedavg") -> dict[str, pd.Series]:
     return {line["metric"]: line for _, line in frame[frame["method"] == method].iterrows()}
 
 
-def test_what_was_added_later_stands_where_it_belongs():
+def test_rows_are_sorted_by_setting_and_method():
     came = [("m=5", "na"), ("m=2", "eclm"), ("m=5", "eclm"), ("m=2", "na"), ("m=5", "other")]
     frame = pd.DataFrame([row for setting, method in came for row in rows(method, setting=setting, seeds=[0])])
     by_setting = {
@@ -79,8 +81,8 @@ def test_by_hand():
         "refused": 4.0,
     }
     assert {name: of[name]["value"] for name in expected} == pytest.approx(expected)
-    assert "global_accuracy" not in of  # never measured: no line, rather than a number
-    assert list(of) == [name for name in METRICS if name in of]
+    assert "global_accuracy" not in of  # not measured: no line
+    assert list(of) == [name for name in ROUND_METRICS if name in of]
 
 
 def test_three_seeds_by_hand():
@@ -99,7 +101,7 @@ def test_one_seed_has_no_interval():
     assert math.isnan(accuracy["std"]) and math.isnan(accuracy["ci95"])
 
 
-def test_runs_cut_short_are_left_out():
+def test_unfinished_runs_are_left_out():
     frame = pd.DataFrame([*rows(), *rows("eclm", seeds=[0]), *rows("eclm", seeds=[1], last=3), *rows("la", last=2)])
     assert unfinished(frame) == [("m=2", "eclm", 1), ("m=2", "la", 0), ("m=2", "la", 1)]
     summary = summarize(frame)
@@ -113,18 +115,25 @@ def test_runs_cut_short_are_left_out():
      (0.00099, "<0.001"), (-0.00099, ">-0.001")],
 )  # fmt: skip
 def test_small_numbers_keep_three_digits_and_their_sign(value: float, text: str):
-    assert _short(value) == text
+    assert short(value) == text
 
 
-def test_what_is_missing_is_said():
+def test_every_metric_of_a_table_is_described_and_fits_a_terminal():
+    shown = {metric for of in (*EXPERIMENTS.values(), *VIEWS.values()) for metric in of.table}
+    assert shown <= METRICS.keys()
+    heads = [line for name in shown for line in METRICS[name].head.split("\n")]
+    assert all(METRICS[name].meaning for name in shown) and max(map(len, heads)) <= 10
+
+
+def test_missing_data_are_reported():
     whole = pd.DataFrame([*rows(seeds=[0]), *rows("eclm", seeds=[0])])
     assert gaps(whole) == []
     whole.loc[[4, 6], "failures"] = 2
     whole.loc[7, "evaluated"] -= 3
     assert gaps(pd.concat([whole, pd.DataFrame(rows("la", seeds=[0], last=3))])) == [
-        "cut short, and so left out: m=2 la seed 0",
-        "devices that should have been trained and did not answer: m=2 eclm 4",
-        "devices that should have been scored and did not answer: m=2 eclm 3",
+        "unfinished runs, left out: m=2 la seed 0",
+        "devices that did not answer in training: m=2 eclm 4",
+        "devices that did not answer in scoring: m=2 eclm 3",
     ]
 
 
@@ -157,17 +166,18 @@ def test_markdown_has_the_numbers():
     text = markdown(summarize(both(), PAPER), OVERVIEW, note="A note.")
     assert text.startswith("# toy\n\nA note.\n")
     assert text.index("## m=5") < text.index("## m=2") and text.index("| **na** |") < text.index("| **fedavg** |")
-    # Two seeds 0.2 apart: an interval of 127 points tells nothing from anything, so all are bold.
+    # Two seeds that differ by 0.2 have an interval of 127 points: all methods overlap, so all are bold.
     numbers = "10.0 | 60.0 | 1.00 | 3.00 | 2.00 | 4.00"
     assert f"| **eclm** | **80.0 ± 127.1** | {numbers} | 90.9 |" in text
     assert f"| **eclm** | **80.0 ± 127.1** | {numbers} |\n" in text  # m=5: no paper column
     assert "2 seeds" in text
+    assert "| accuracy, % ↑ | std over devices, % ↓ |" in text and text.count("| paper's accuracy, % |") == 1
 
 
-def test_a_column_that_no_method_has_is_left_out_and_a_missing_cell_is_a_dash():
+def test_a_metric_without_values_has_no_column_and_a_missing_cell_is_a_dash():
     text = markdown(summarize(both()), ["mb_to_target", "global_accuracy", "accuracy_mean"])
     assert "global accuracy" not in text and "'-': not reached" in text
-    # The target is 95 % of 0.95 (eclm's final accuracies 0.8 and 1.1): na never gets there.
+    # The target is 95 % of 0.95 (eclm's final accuracies 0.8 and 1.1): na never reaches it.
     assert "| na | - | 30.0 ± 127.1 |" in text
 
 
@@ -180,7 +190,7 @@ def test_bold_is_best_within_its_interval():
     text = markdown(summary, OVERVIEW)
     assert [m for m in values if f"**{m}**" in text] == ["la", "fedavg", "eclm"]  # 0.69 + 0.02 meets 0.72 - 0.02
     single = markdown(summary.assign(ci95=math.nan, seeds=1), OVERVIEW)
-    assert [m for m in values if f"**{m}**" in single] == ["fedavg"] and "One seed" in single
+    assert [m for m in values if f"**{m}**" in single] == ["fedavg"] and "Only one seed" in single
 
 
 def test_terminal_table_fits_80_columns():

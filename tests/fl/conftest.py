@@ -1,29 +1,32 @@
 """A run of seconds on the embedded data, for tests of everything around it."""
 
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
+from flwr.serverapp import Grid
 
-from fl.config.settings import Settings
+from fl.config import Settings
 from fl.engines.grid import LocalGrid
-from fl.server.run import open_results, run
+from fl.server.run import execute, open_results
+from fl.workloads.resolve import Run, resolve
 
 SMALL = {
-    "devices": 6,
+    "devices.count": 6,
     "cohort": 3,
     "rounds": 4,
     "rounds-per-step": 2,
-    "eval-every": 2,
-    "samples-min": 20,
-    "samples-max": 30,
-    "test-samples": 20,
-    "local-epochs": 1,
-    "adapt-epochs": 1,
-    "dense-epochs": 2,
-    "modular-epochs": 1,
-    "ability-epochs": 1,
-    "per-device": True,
+    "eval.every": 2,
+    "data.samples-min": 20,
+    "data.samples-max": 30,
+    "data.test-samples": 20,
+    "client.local-epochs": 1,
+    "client.adapt-epochs": 1,
+    "pretrain.dense-epochs": 2,
+    "pretrain.modular-epochs": 1,
+    "pretrain.ability-epochs": 1,
+    "eval.per-device": True,
 }
 
 
@@ -32,17 +35,31 @@ def small() -> dict:
     return dict(SMALL)
 
 
-@pytest.fixture
-def play():
-    """Runs settings in process and returns rounds.csv without its wall-clock column."""
+def resolved(changes: dict[str, Any] | None = None) -> Run:
+    """The small run with other values for some keys."""
+    return resolve(Settings.parse({**SMALL, **(changes or {})}))
 
-    def _play(out: Path, workers: int = 1, **changes: object) -> list[str]:
-        settings = Settings.parse({**SMALL, **changes})
+
+@pytest.fixture
+def play() -> Callable[..., list[str]]:
+    """Runs settings in process and returns rounds.csv without its wall-clock column.
+
+    Keys have dots, so they come as a mapping: ``play(out, {"client.lr": 0.1}, workers=2)``. ``wrap`` makes another
+    grid of the one that answers.
+    """
+
+    def _play(
+        out: Path,
+        changes: dict[str, Any] | None = None,
+        workers: int = 1,
+        wrap: Callable[[LocalGrid], Grid] | None = None,
+    ) -> list[str]:
+        run = resolved(changes)
         with (
-            open_results([settings], out, False) as results,
-            LocalGrid(settings.flat(), settings.devices, workers) as grid,
+            open_results([run], out, False) as results,
+            LocalGrid(run.settings.flat(), run.settings.devices.count, workers) as grid,
         ):
-            run(settings, grid, results)
+            execute(run, wrap(grid) if wrap else grid, results)
         return without_clock(out)
 
     return _play
@@ -51,19 +68,3 @@ def play():
 def without_clock(out: Path) -> list[str]:
     """Lines of rounds.csv without wall_s, which is the last column."""
     return [line.rpartition(",")[0] for line in (out / "rounds.csv").read_text().splitlines()]
-
-
-def forget(monkeypatch: pytest.MonkeyPatch, workload: ModuleType, life: str) -> list[int]:
-    """Let the turns of two devices be taken by one process, a new one each, or two by turns; one entry per turn."""
-    honest, turns, memories = workload.turn, [], ({}, {})
-
-    def turn(*of):
-        if life == "restarted":
-            workload._SIDES.clear()
-        if life == "two processes":
-            monkeypatch.setattr(workload, "_SIDES", memories[len(turns) // 2 % 2])
-        turns.append(1)
-        return honest(*of)
-
-    monkeypatch.setattr(workload, "turn", turn)
-    return turns

@@ -1,4 +1,4 @@
-"""Costs by hand, by addition, and against what training really keeps."""
+"""Costs by hand, by addition, and against the memory of real training."""
 
 import gc
 import weakref
@@ -19,7 +19,7 @@ ARCHITECTURES = {
 
 
 def test_mlp_by_hand() -> None:
-    """20 -> 32 -> 16 -> 5: weights 640 + 512 + 80, biases 32 + 16 + 5; 1232 MACs; momentum keeps one number each."""
+    """20 -> 32 -> 16 -> 5: weights 640 + 512 + 80, biases 32 + 16 + 5; 1232 MACs; momentum stores one number each."""
     price = cost(ARCHITECTURES["mlp"], ARCHITECTURES["mlp"].sizes, batch_size=1, optimizer_slots=1)
     assert price.params == 1285
     assert price.bytes == 4 * 1285
@@ -37,9 +37,9 @@ def test_conv_by_hand() -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_base_plus_modules_is_the_cost_of_any_sub_model(name: str, residual: bool) -> None:
     costs = CostModel(ARCHITECTURES[name].modular(16, 8, residual), batch_size=4)
-    some = {layer: 2 + i for i, layer in enumerate(costs.layers)} | dict.fromkeys(list(costs.bypass)[:1], 0)
-    alone = dict.fromkeys(costs.layers, 0) | dict.fromkeys(costs.bypass, 1)
-    for counts in (some, some | dict.fromkeys(costs.bypass, 1), *([alone] if residual else [])):
+    mixed = {layer: 2 + i for i, layer in enumerate(costs.layers)} | dict.fromkeys(list(costs.bypass)[:1], 0)
+    only_bypass = dict.fromkeys(costs.layers, 0) | dict.fromkeys(costs.bypass, 1)
+    for counts in (mixed, mixed | dict.fromkeys(costs.bypass, 1), *([only_bypass] if residual else [])):
         direct = cost(costs.architecture, {**costs.architecture.sizes, **dict.fromkeys(costs.bypass, 0), **counts}, 4)
         assert costs.of(counts).vector == pytest.approx(direct.vector, rel=1e-6)
     full = dict.fromkeys(costs.layers, 16) | dict.fromkeys(costs.bypass, 1)
@@ -47,7 +47,7 @@ def test_base_plus_modules_is_the_cost_of_any_sub_model(name: str, residual: boo
 
 
 def test_a_residual_module_by_hand() -> None:
-    """20 -> 16 linear: 320 weights, 320 MACs; it is the last price of the layer."""
+    """20 -> 16 linear: 320 weights, 320 MACs; it is the last entry of the layer's costs."""
     costs = CostModel(ARCHITECTURES["mlp"].modular(16, 8, residual=True), batch_size=4)
     *shrunk, bypass = costs.columns("block.modules")
     assert (bypass.params, bypass.bytes, bypass.macs) == (320, 1280, 320)
@@ -66,7 +66,7 @@ def test_saved_bytes_on_meta_equal_those_of_a_real_step(name: str) -> None:
 
 
 def test_only_a_modular_model_pays_for_gates() -> None:
-    """The backward pass keeps the gates (4 x 1), no copy of what they scale; no weights, no MACs."""
+    """The backward pass saves the gates (4 x 1) and no scaled copy; no weights, no MACs."""
     dense = ARCHITECTURES["mlp"]
     gated = cost(dense.modular(2, 1), dense.sizes, batch_size=4)
     plain = cost(dense, dense.sizes, batch_size=4)
@@ -75,13 +75,13 @@ def test_only_a_modular_model_pays_for_gates() -> None:
 
 
 def test_saved_bytes_of_one_linear_layer() -> None:
-    """A linear classifier keeps its input (4 x 20) and the log-probabilities (4 x 5); targets are 4 longs."""
-    kept = loss_bytes(torch.nn.Linear(20, 5), torch.randn(4, 20), torch.zeros(4, dtype=torch.long))
-    assert 4 * (80 + 20) + 8 * 4 <= kept <= 4 * (80 + 20) + 8 * 4 + 16
+    """A linear classifier saves its input (4 x 20) and the log-probabilities (4 x 5); targets are 4 longs."""
+    saved = loss_bytes(torch.nn.Linear(20, 5), torch.randn(4, 20), torch.zeros(4, dtype=torch.long))
+    assert 4 * (80 + 20) + 8 * 4 <= saved <= 4 * (80 + 20) + 8 * 4 + 16
 
 
-def test_what_autograd_keeps_by_hand() -> None:
-    """x, and what tanh gave, for a product and a tanh; the weight is not counted, nor anything twice."""
+def test_saved_bytes_by_hand() -> None:
+    """A product and a tanh save x and the tanh's output, each once; the weight does not count."""
     x, weight = torch.ones(8, 4), torch.ones(4, 2, requires_grad=True)
 
     def loss() -> torch.Tensor:
@@ -91,15 +91,15 @@ def test_what_autograd_keeps_by_hand() -> None:
     assert saved_bytes(loss, [weight]) == 4 * (8 * 4 + 8 * 2)
 
 
-def test_nothing_that_was_counted_stays() -> None:
-    """An output that autograd saves would hold its own graph if the hook held the output."""
-    weight, seen = torch.randn(4, 4, requires_grad=True), []
+def test_counting_frees_all_tensors() -> None:
+    """An output saved by autograd would keep its own graph alive if the hook stored the output itself."""
+    weight, references = torch.randn(4, 4, requires_grad=True), []
 
     def loss() -> torch.Tensor:
         h = (torch.randn(8, 4) @ weight).exp()
-        seen.append(weakref.ref(h))
+        references.append(weakref.ref(h))
         return h.sum()
 
     assert saved_bytes(loss, [weight]) == 4 * (8 * 4 + 8 * 4)
     gc.collect()
-    assert seen[0]() is None
+    assert references[0]() is None

@@ -1,4 +1,4 @@
-"""A small world to draw from: pictures of 6 classes x 6 domains, recorded in groups of 5."""
+"""A small data set: images of 6 classes x 6 domains, recorded in groups of 5."""
 
 import numpy as np
 import pytest
@@ -7,10 +7,10 @@ from partitions import Dataset
 
 
 def make_toy(groups: bool = False, counts: tuple[int, ...] = (300,) * 6) -> Dataset:
-    """``counts`` train samples per class, a third as many in test, spread evenly over 6 domains."""
+    """Make ``counts`` training samples per class and a third as many test samples, spread evenly over 6 domains."""
     y = np.repeat(np.arange(len(counts)), counts)
     test = np.repeat(np.arange(len(counts)), [n // 3 for n in counts])
-    domain = (np.arange(len(y)) // 5) % 6  # 5 neighbours share a domain, and a group
+    domain = (np.arange(len(y)) // 5) % 6  # 5 successive samples share a domain and a group
     x = np.broadcast_to(np.arange(len(y), dtype=np.float32)[:, None, None, None], (len(y), 1, 8, 8))
     return Dataset(
         "toy",
@@ -37,14 +37,14 @@ def toy_maker():
 
 
 @pytest.fixture
-def alone(tmp_path, monkeypatch):
-    """No data set but what the test puts into the folder returned; the search sees nothing of this machine."""
+def data_root(tmp_path, monkeypatch):
+    """Return an empty data folder, and hide the data sets of this machine."""
     import partitions.root
 
     monkeypatch.delenv("DRIFTFED_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(partitions.root, "installed", lambda: tmp_path / "installed")
-    monkeypatch.setattr(partitions.root, "checkout", lambda: tmp_path / "checkout")
-    place = tmp_path / "data"
-    place.mkdir()
-    return place
+    monkeypatch.setattr(partitions.root, "installed_folder", lambda: tmp_path / "installed")
+    monkeypatch.setattr(partitions.root, "checkout_folder", lambda: tmp_path / "checkout")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    return folder

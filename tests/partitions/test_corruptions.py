@@ -1,4 +1,4 @@
-"""What a changed sensor does to pictures, against other ways to compute it."""
+"""Corruptions of images, compared with other ways to compute them."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from partitions import apply
-from partitions.corruptions import CORRUPTIONS, Change, Part, blur, brightness, noise, rotation
+from partitions import corrupt
+from partitions.corruptions import CORRUPTIONS, CorruptedRows, Corruption, blur, brightness, noise, rotation
 
 X = torch.from_numpy(np.random.default_rng(0).normal(size=(6, 3, 16, 16)).astype(np.float32))
 ADDRESSES = [(1, 12, 3, 4, 0, sample) for sample in range(6)]
@@ -18,10 +18,10 @@ def test_brightness_by_hand():
     torch.testing.assert_close(brightness(X, 0.5, ADDRESSES), X + 1)
 
 
-def test_a_right_angle_turns_the_picture():
+def test_a_rotation_by_a_right_angle_permutes_the_pixels():
     torch.testing.assert_close(rotation(X, 1.5, ADDRESSES), torch.rot90(X, 1, (2, 3)), atol=1e-4, rtol=0)
-    turned = rotation(torch.ones(1, 1, 16, 16), 0.75, [])  # 45 degrees
-    assert turned[0, 0, 0, 0] == 0 and turned[0, 0, 8, 8] == 1  # the corner is the mean colour
+    rotated = rotation(torch.ones(1, 1, 16, 16), 0.75, [])  # 45 degrees
+    assert rotated[0, 0, 0, 0] == 0 and rotated[0, 0, 8, 8] == 1  # the corner is the mean colour
 
 
 def test_blur_is_a_gaussian_filter():
@@ -29,25 +29,25 @@ def test_blur_is_a_gaussian_filter():
     torch.testing.assert_close(blur(X, 0.7, ADDRESSES), torch.from_numpy(expected), atol=1e-5, rtol=0)
 
 
-def test_noise_has_the_size_it_says_and_is_the_samples_own():
+def test_noise_has_the_given_std_and_depends_on_the_sample():
     x = torch.zeros(6, 3, 16, 16)
-    seen = noise(x, 0.3, ADDRESSES)
-    assert seen.std() == pytest.approx(0.3, rel=0.05) and seen.mean() == pytest.approx(0, abs=0.03)
-    assert torch.equal(noise(x, 0.3, ADDRESSES[::-1]), seen.flip(0))
-    assert not torch.equal(seen[0], seen[1])
+    noisy = noise(x, 0.3, ADDRESSES)
+    assert noisy.std() == pytest.approx(0.3, rel=0.05) and noisy.mean() == pytest.approx(0, abs=0.03)
+    assert torch.equal(noise(x, 0.3, ADDRESSES[::-1]), noisy.flip(0))
+    assert not torch.equal(noisy[0], noisy[1])
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.sampled_from(sorted(CORRUPTIONS)), st.floats(0.3, 1), st.permutations(range(6)))
-def test_pixels_depend_on_the_sample_alone_not_on_its_neighbours(kind, severity, order):
-    change = Change(kind, severity)
-    whole = apply(X, (Part(np.arange(6), change, ADDRESSES),))
+def test_pixels_depend_on_the_sample_and_not_on_other_samples(kind, severity, order):
+    corruption = Corruption(kind, severity)
+    whole = corrupt(X, (CorruptedRows(np.arange(6), corruption, ADDRESSES),))
     assert whole.shape == X.shape and whole.dtype == X.dtype and not torch.equal(whole, X)
     some = order[:3]
-    part = apply(X[order], (Part(np.arange(3), change, [ADDRESSES[k] for k in some]),))
+    part = corrupt(X[order], (CorruptedRows(np.arange(3), corruption, [ADDRESSES[k] for k in some]),))
     torch.testing.assert_close(part[:3], whole[some], atol=1e-6, rtol=1e-6)
     assert torch.equal(part[3:], X[order[3:]])
 
 
-def test_nothing_changes_without_a_change():
-    assert apply(X, ()) is X
+def test_without_corruptions_nothing_changes():
+    assert corrupt(X, ()) is X

@@ -1,3 +1,5 @@
+"""The proxy data set: stratified, recordings as a whole."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,12 +11,12 @@ from partitions.rng import rng
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 999), fraction=st.sampled_from([0.1, 0.3, 0.5]))
-def test_every_class_of_every_domain_gives_its_share(toy, seed, fraction):
+def test_every_class_of_every_domain_contributes_its_share(toy, seed, fraction):
     proxy = choose_proxy(toy, fraction, rng(seed))
     assert len(proxy) == len(set(proxy)) == round(fraction * len(toy.y_train))
     cell = toy.domain_train * 6 + toy.y_train
     share = np.bincount(cell[proxy], minlength=36) / np.bincount(cell)
-    assert np.abs(share - fraction).max() <= 0.02  # 50 in a cell: never more than one away
+    assert np.abs(share - fraction).max() <= 0.02  # 50 samples in a cell: at most one too many or too few
 
 
 def test_unbalanced_classes_keep_their_shares(toy_maker):
@@ -26,7 +28,7 @@ def test_unbalanced_classes_keep_their_shares(toy_maker):
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 999))
-def test_a_recording_goes_whole_or_not_at_all(toy_maker, seed):
+def test_a_recording_is_never_split(toy_maker, seed):
     data = toy_maker(groups=True)
     proxy = choose_proxy(data, 0.3, rng(seed))
     rest = np.setdiff1d(np.arange(len(data.y_train)), proxy)
@@ -35,5 +37,5 @@ def test_a_recording_goes_whole_or_not_at_all(toy_maker, seed):
     assert np.abs(np.bincount(cell[proxy], minlength=36) / 50 - 0.3).max() <= 0.101  # 10 recordings in a cell
 
 
-def test_another_seed_chooses_others(toy):
+def test_another_seed_chooses_other_samples(toy):
     assert set(choose_proxy(toy, 0.3, rng(1))) != set(choose_proxy(toy, 0.3, rng(2)))

@@ -1,3 +1,5 @@
+"""Drift schedules: their text and their steps."""
+
 import pytest
 
 from partitions import Schedule
@@ -26,6 +28,6 @@ WRONG = ["", "always", "every:", "every:0", "every:-1", "every:x", "0", "0,3", "
 
 
 @pytest.mark.parametrize("text", WRONG)
-def test_anything_else_is_refused_with_the_forms_that_are_allowed(text):
+def test_other_texts_are_rejected_with_the_allowed_forms(text):
     with pytest.raises(ValueError, match="is not 'every', 'every:3', 'never' or steps from 1 on like '2,5,9'"):
         Schedule(text)

@@ -8,25 +8,25 @@ from pathlib import Path
 
 from experiments.bench.entrants.work import Enough, Turns
 from fl.config.settings import Settings
-from fl.engines.grid import LocalGrid, OwnGrid
+from fl.engines.grid import LocalGrid, WorkerGrid
 from fl.server.run import Event, open_results, run
 from strategies import STRATEGIES
 from strategies.fedavg import FedAvg
 
 
-def on_processes(settings: Settings, workers: int) -> OwnGrid:
+def on_processes(settings: Settings, workers: int) -> WorkerGrid:
     return LocalGrid(settings.flat(), settings.devices, workers)
 
 
 @contextmanager
-def on_ray(settings: Settings, workers: int) -> Iterator[OwnGrid]:
+def on_ray(settings: Settings, workers: int) -> Iterator[WorkerGrid]:
     from fl.engines.actors import RayGrid, connected
 
     with connected(workers, ""), RayGrid(settings.flat(), settings.devices, workers) as grid:
         yield grid
 
 
-ENGINES: dict[str, Callable[[Settings, int], AbstractContextManager[OwnGrid]]] = {
+ENGINES: dict[str, Callable[[Settings, int], AbstractContextManager[WorkerGrid]]] = {
     "processes": on_processes,
     "ray": on_ray,
 }

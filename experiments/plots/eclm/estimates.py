@@ -1,4 +1,4 @@
-"""Estimates against measurements: training step, inference and memory, a row of panels per setting."""
+"""Estimates against measurements of training step, inference and memory, a row of panels per setting."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -16,17 +16,17 @@ COLORS = ("#222222", "#d55e00")  # the dense model, sub-models
 
 
 def estimates(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """A point per model; on the line the estimate is right."""
+    """Draw a point per model; on the diagonal the estimate equals the measurement."""
     names = [(setting, *panel) for setting in dict.fromkeys(rows["setting"]) for panel in PANELS]
     with styled():
         figure, panels = grid([f"{setting}: {what}" for setting, what, *_ in names], {}, len(PANELS), (4.0, 3.6))
         for axes, (setting, _, measured, estimate, scale) in zip(panels, names, strict=True):
-            of = rows[rows["setting"] == setting]
-            dense = of["model"] == "dense"
+            models = rows[rows["setting"] == setting]
+            dense = models["model"] == "dense"
             for chosen, color, label in ((dense, COLORS[0], "dense"), (~dense, COLORS[1], "sub-models")):
-                points = of[chosen]
+                points = models[chosen]
                 axes.plot(scale * points[measured], scale * points[estimate], "o", color=color, label=label)
-            both = scale * of[[measured, estimate]].to_numpy()
+            both = scale * models[[measured, estimate]].to_numpy()
             low, high = both.min() / 1.3, both.max() * 1.3
             axes.plot([low, high], [low, high], color="#999999", linewidth=1, zorder=0, label="_equal")
             axes.set_xscale("log")

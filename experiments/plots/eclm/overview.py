@@ -1,4 +1,4 @@
-"""The overview: accuracy over rounds, accuracy at the end, accuracy against traffic; a row of panels per setting."""
+"""Overview: accuracy over rounds, after the last step, and against traffic, a row of panels per setting."""
 
 import math
 from collections.abc import Mapping
@@ -10,61 +10,60 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from experiments.milestones import shifts
-from experiments.plots.style import Look, key, looks, percent, styled
+from experiments.plots.style import LineStyle, legend_entry, line_styles, percent, styled
+from experiments.rounds_to_target import shift_counts
 from experiments.summary import complete
 
 WIDTH_IN, ROW_IN, LEGEND_IN = 12.0, 3.7, 0.3
-MANY = 30  # from this many points or drifts on, single ones are not marked
+MANY = 30  # from this number of points or shifts on, single ones have no marker
 
 
 def overview(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """Axes in rows (settings) of three."""
+    """Draw three panels per setting."""
     rounds = complete(rounds)
     rounds = rounds[rounds["evaluated"].groupby([rounds["setting"], rounds["method"]]).transform("max") > 0]
     settings = list(dict.fromkeys(rounds["setting"]))
-    drawn = looks(dict.fromkeys(rounds["method"]))
-    legend_rows = max(1, math.ceil(len(drawn) / 9))
+    styles = line_styles(dict.fromkeys(rounds["method"]))
+    legend_rows = max(1, math.ceil(len(styles) / 9))
     legend = LEGEND_IN * legend_rows
     height = legend + ROW_IN * max(1, len(settings))
     with styled():
         room = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1, rect=(0, 0, 1, 1 - legend / height))
         figure = Figure(figsize=(WIDTH_IN, height), layout=room)
-        rows = figure.subplots(max(1, len(settings)), 3, squeeze=False, width_ratios=[1.5, 1.15, 1])
-        for (left, middle, right), setting in zip(rows, settings, strict=False):
-            of = rounds[rounds["setting"] == setting]
+        panels = figure.subplots(max(1, len(settings)), 3, squeeze=False, width_ratios=[1.5, 1.15, 1])
+        for (left, middle, right), setting in zip(panels, settings, strict=False):
+            rows = rounds[rounds["setting"] == setting]
             table = summary[summary["setting"] == setting].set_index(["method", "metric"])
-            _over_rounds(left, of, drawn)
-            _at_the_end(middle, table, drawn)
-            _against_traffic(right, table, drawn)
+            _over_rounds(left, rows, styles)
+            _final_accuracy(middle, table, styles)
+            _against_traffic(right, table, styles)
             left.set_title(f"{setting}: over the rounds")
             middle.set_title("after the last step")
             right.set_title("against traffic")
-        handles = [key(name, look) for name, look in drawn.items()]
+        handles = [legend_entry(name, style) for name, style in styles.items()]
         columns = max(1, math.ceil(len(handles) / legend_rows))
         figure.legend(handles=handles, loc="upper center", ncols=columns, handlelength=2.4, columnspacing=1.3)
     return figure
 
 
-def _over_rounds(axes: Axes, of: pd.DataFrame, drawn: Mapping[str, Look]) -> None:
-    """A line per method: mean over seeds, with a band of one standard deviation over seeds; dashes where data drift."""
-    starts = of.groupby(shifts(of))["round"].min().sort_values().iloc[1:]
+def _over_rounds(axes: Axes, rows: pd.DataFrame, styles: Mapping[str, LineStyle]) -> None:
+    """Draw a line per method: mean and standard deviation over seeds; vertical dashes where the data drift."""
+    starts = rows.groupby(shift_counts(rows))["round"].min().sort_values().iloc[1:]
     color, width = ("#999999", 0.9) if len(starts) < MANY else ("#e0e0e0", 0.6)
     for start in starts:
         axes.axvline(start - 0.5, color=color, linewidth=width, linestyle=(0, (4, 3)), zorder=0.5, label="_drift")
-    scored = of[of["evaluated"] > 0]
-    for method, rows in scored.groupby("method", sort=False):
-        look = drawn[str(method)]
-        over_seeds = rows.groupby("round")["accuracy_mean"]
+    for method, scored in rows[rows["evaluated"] > 0].groupby("method", sort=False):
+        style = styles[str(method)]
+        over_seeds = scored.groupby("round")["accuracy_mean"]
         mean, std = over_seeds.mean(), over_seeds.std().fillna(0.0)
         marker = "o" if len(mean) < MANY else ""
         axes.plot(
-            mean.index, mean, look.line, color=look.color, label=method, marker=marker, markersize=4,
-            markerfacecolor="white" if look.hollow else look.color,
+            mean.index, mean, style.line, color=style.color, label=method, marker=marker, markersize=4,
+            markerfacecolor="white" if style.hollow else style.color,
         )  # fmt: skip
         if (std > 0).any():
-            axes.fill_between(mean.index, mean - std, mean + std, color=look.color, alpha=0.13, linewidth=0)
-    notes = [len(starts) > 0 and "dashed: data drift", of["seed"].nunique() > 1 and "band: ± std over seeds"]
+            axes.fill_between(mean.index, mean - std, mean + std, color=style.color, alpha=0.13, linewidth=0)
+    notes = [len(starts) > 0 and "dashed: data drift", rows["seed"].nunique() > 1 and "band: ± std over seeds"]
     axes.set_xlabel("; ".join(["round", *(note for note in notes if note)]))
     axes.set_ylabel("accuracy on own data")
     axes.yaxis.set_major_formatter(percent)
@@ -72,15 +71,15 @@ def _over_rounds(axes: Axes, of: pd.DataFrame, drawn: Mapping[str, Look]) -> Non
     axes.grid(False, axis="x")
 
 
-def _at_the_end(axes: Axes, table: pd.DataFrame, drawn: Mapping[str, Look]) -> None:
-    """A bar per method: accuracy after the last step, its spread over seeds, and the 10th percentile device."""
-    methods = [name for name in drawn if (name, "final_accuracy_mean") in table.index]
+def _final_accuracy(axes: Axes, table: pd.DataFrame, styles: Mapping[str, LineStyle]) -> None:
+    """Draw a bar per method: accuracy after the last step, its spread over seeds, and the 10th percentile device."""
+    methods = [name for name in styles if (name, "final_accuracy_mean") in table.index]
     for at, method in enumerate(methods):
-        look, mean = drawn[method], table.loc[(method, "final_accuracy_mean")]
+        style, mean = styles[method], table.loc[(method, "final_accuracy_mean")]
         p10 = table.loc[(method, "final_accuracy_p10"), "value"]
         axes.barh(
-            at, mean["value"], height=0.68, facecolor="white" if look.hatch else look.color,
-            edgecolor=look.color, hatch=look.hatch, linewidth=1.2, label=method,
+            at, mean["value"], height=0.68, facecolor="white" if style.hatch else style.color,
+            edgecolor=style.color, hatch=style.hatch, linewidth=1.2, label=method,
         )  # fmt: skip
         if mean["std"] > 0:
             axes.errorbar(mean["value"], at, xerr=mean["std"], color="#222222", capsize=3, linewidth=1.2, label="_std")
@@ -100,31 +99,31 @@ def _at_the_end(axes: Axes, table: pd.DataFrame, drawn: Mapping[str, Look]) -> N
     axes.set_xlabel(f"accuracy, {spread}; ◇ 10th percentile")
 
 
-def _against_traffic(axes: Axes, table: pd.DataFrame, drawn: Mapping[str, Look]) -> None:
-    """A point per method: what a device-round costs in megabytes, and the accuracy that it buys."""
+def _against_traffic(axes: Axes, table: pd.DataFrame, styles: Mapping[str, LineStyle]) -> None:
+    """Draw a point per method: accuracy against megabytes per device and round."""
     points = {}
-    for method in drawn:
+    for method in styles:
         if (method, "accuracy_mean") in table.index:
             known = (method, "mb_per_device_round") in table.index
             traffic = float(table.loc[(method, "mb_per_device_round"), "value"]) if known else 0.0
             points[method] = (traffic, table.loc[(method, "accuracy_mean")])
     sent = [traffic for traffic, _ in points.values() if traffic > 0]
     least, most = min(sent, default=1.0), max(sent, default=1.0)
-    nothing = least / 4  # where a logarithmic axis shows zero
+    zero = least / 4  # place of zero on the logarithmic axis
     for method, (traffic, mean) in points.items():
-        look = drawn[method]
+        style = styles[method]
         axes.errorbar(
-            traffic or nothing, mean["value"], yerr=np.nan_to_num(mean["std"]), fmt="o", color=look.color, markersize=8,
-            markerfacecolor="white" if look.hollow else look.color, markeredgewidth=1.6, linewidth=1.2, label=method,
+            traffic or zero, mean["value"], yerr=np.nan_to_num(mean["std"]), fmt="o", color=style.color, markersize=8,
+            markerfacecolor="white" if style.hollow else style.color, markeredgewidth=1.6, linewidth=1.2, label=method,
         )  # fmt: skip
     axes.set_xscale("log")
     low, high = least / 1.8, most * 1.8
     subs = (1.0, 2.0, 5.0) if high / low < 100 else (1.0,)
     ticks = {x: f"{x:g}" for x in LogLocator(subs=subs).tick_values(low, high) if low <= x <= high}
     if any(traffic == 0 for traffic, _ in points.values()):
-        low = nothing / 1.8
-        ticks[nothing] = "none"
-        axes.axvspan(low, nothing * 1.8, color="#f2f2f2", zorder=0)
+        low = zero / 1.8
+        ticks[zero] = "none"
+        axes.axvspan(low, zero * 1.8, color="#f2f2f2", zorder=0)
     axes.set_xlim(low, high)
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.xaxis.set_minor_locator(NullLocator())

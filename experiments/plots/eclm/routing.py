@@ -1,4 +1,4 @@
-"""Fig. 12: a panel for each pair of classes, modules as squares, paths as lines; below, the mapping matrices."""
+"""Fig. 12: above, a panel per pair of classes with modules as squares and paths as lines; below, mapping matrices H."""
 
 import numpy as np
 import pandas as pd
@@ -9,13 +9,13 @@ from matplotlib.patches import Rectangle
 
 from experiments.plots.style import styled
 
-COLORS = ("#0072b2", "#d55e00")  # of the two classes of a panel
-SIDE = 0.36  # half the side of a square
-FAINT = 0.05  # paths that fewer samples take are not drawn
+COLORS = ("#0072b2", "#d55e00")  # the two classes of a panel
+HALF = 0.36  # half the side of a square
+RARE = 0.05  # paths of a smaller share of the samples are not drawn
 
 
 def routing(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """The first setting and seed: a map is one model's, and means nothing averaged."""
+    """Draw the first setting and seed; maps of several models cannot be averaged."""
     rows = rows[(rows["setting"] == rows["setting"].iloc[0]) & (rows["seed"] == rows["seed"].iloc[0])]
     layers = list(dict.fromkeys(rows["name"]))
     with styled():
@@ -31,23 +31,23 @@ def routing(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
 
 
 def _paths(axes: Axes, rows: pd.DataFrame, layers: list[str]) -> None:
-    """Squares from bottom to top; the two classes side by side in each, left and right half."""
+    """Draw a column of squares per layer; the left and the right half of a square are the two classes."""
     classes = list(dict.fromkeys(rows["subtask"]))
     apart = max(3.0, rows["module"].max() / 3)  # columns
     for at, (subtask, color) in enumerate(zip(classes, COLORS, strict=False)):
-        own, side = rows[rows["subtask"] == subtask], SIDE * at
-        for module in own[own["to"] < 0].itertuples():
-            corner = (apart * module.layer - SIDE + side, module.module - SIDE)
+        of_class, side = rows[rows["subtask"] == subtask], HALF * at
+        for module in of_class[of_class["to"] < 0].itertuples():
+            corner = (apart * module.layer - HALF + side, module.module - HALF)
             axes.add_patch(
-                Rectangle(corner, SIDE, 2 * SIDE, facecolor=color, alpha=module.fires, linewidth=0, zorder=2)
+                Rectangle(corner, HALF, 2 * HALF, facecolor=color, alpha=module.fires, linewidth=0, zorder=2)
             )
-        for path in own[(own["to"] >= 0) & (own["fires"] > FAINT)].itertuples():
-            ends = [apart * path.layer + SIDE, apart * (path.layer + 1) - SIDE], [path.module, path.to]
+        for path in of_class[(of_class["to"] >= 0) & (of_class["fires"] > RARE)].itertuples():
+            ends = [apart * path.layer + HALF, apart * (path.layer + 1) - HALF], [path.module, path.to]
             axes.plot(*ends, color=color, linewidth=2.2 * path.fires, alpha=0.35, solid_capstyle="butt", zorder=1)
         axes.plot([], [], "s", color=color, markersize=9, label=subtask)
     for module in rows[(rows["to"] < 0) & (rows["subtask"] == classes[0])].itertuples():
-        corner = (apart * module.layer - SIDE, module.module - SIDE)
-        axes.add_patch(Rectangle(corner, 2 * SIDE, 2 * SIDE, fill=False, edgecolor="#888888", linewidth=0.7, zorder=3))
+        corner = (apart * module.layer - HALF, module.module - HALF)
+        axes.add_patch(Rectangle(corner, 2 * HALF, 2 * HALF, fill=False, edgecolor="#888888", linewidth=0.7, zorder=3))
     axes.set_xticks([apart * layer for layer in range(len(layers))], [name.removesuffix(".modules") for name in layers])
     axes.set_xlim(-1, apart * (len(layers) - 1) + 1)
     axes.set_ylim(-0.8, rows["module"].max() + 0.8)
@@ -61,7 +61,7 @@ def _paths(axes: Axes, rows: pd.DataFrame, layers: list[str]) -> None:
 
 
 def _matrix(axes: Axes, rows: pd.DataFrame, name: str, first: bool) -> None:
-    """H of one layer: rows are classes, columns modules; dark is a high load."""
+    """Draw H of one layer: rows are classes, columns are modules, dark is a high load."""
     loads = rows.pivot_table(index="subtask", columns="module", values="load", sort=False)
     axes.imshow(np.asarray(loads), cmap="Greys", vmin=0, aspect="auto", interpolation="nearest")
     axes.set_title(f"H, {name.removesuffix('.modules')}")

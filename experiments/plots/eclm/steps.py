@@ -1,36 +1,36 @@
-"""Figs. 1 and 10: accuracy at the end of every step of the world, a panel per setting."""
+"""Figs. 1 and 10: accuracy at the end of every adaptation step, a panel per setting."""
 
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.plots.panels import grid
-from experiments.plots.style import looks, percent, styled
+from experiments.plots.style import line_styles, percent, styled
 from experiments.summary import complete
 
-MANY = 30  # from this many steps on, single ones are not marked
+MANY = 30  # from this number of steps on, single steps have no marker
 
 
 def steps(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """A line per method: mean over seeds, with a band of one standard deviation over seeds."""
+    """Draw a line per method: mean over seeds, with a band of one standard deviation over seeds."""
     scored = complete(rounds)
     scored = scored[scored["evaluated"] > 0].sort_values("round")
     ends = scored.groupby(["setting", "method", "seed", "step"], sort=False).tail(1)
-    drawn = looks(dict.fromkeys(rounds["method"]))
+    styles = line_styles(dict.fromkeys(rounds["method"]))
     settings = list(dict.fromkeys(rounds["setting"]))
     with styled():
-        figure, panels = grid(settings, drawn, 2, (5.6, 3.4))
+        figure, panels = grid(settings, styles, 2, (5.6, 3.4))
         for axes, setting in zip(panels, settings, strict=True):
-            of = ends[ends["setting"] == setting]
-            for method, look in drawn.items():
-                over_seeds = of[of["method"] == method].groupby("step")["accuracy_mean"]
+            of_setting = ends[ends["setting"] == setting]
+            for method, style in styles.items():
+                over_seeds = of_setting[of_setting["method"] == method].groupby("step")["accuracy_mean"]
                 mean, std = over_seeds.mean(), over_seeds.std().fillna(0.0)
                 axes.plot(
-                    mean.index, mean, look.line, color=look.color, label=method, markersize=4,
-                    marker="o" if len(mean) < MANY else "", markerfacecolor="white" if look.hollow else look.color,
+                    mean.index, mean, style.line, color=style.color, label=method, markersize=4,
+                    marker="o" if len(mean) < MANY else "", markerfacecolor="white" if style.hollow else style.color,
                 )  # fmt: skip
                 if (std > 0).any():
-                    axes.fill_between(mean.index, mean - std, mean + std, color=look.color, alpha=0.13, linewidth=0)
+                    axes.fill_between(mean.index, mean - std, mean + std, color=style.color, alpha=0.13, linewidth=0)
             axes.set_xlabel("adaptation step")
             axes.set_ylabel("accuracy on own data")
             axes.yaxis.set_major_formatter(percent)

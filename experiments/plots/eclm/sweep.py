@@ -1,23 +1,23 @@
-"""Fig. 15: what a method gives at each point of a sweep; a panel per group, a line per method."""
+"""Fig. 15: results at each point of a sweep, a panel per group and a line per method."""
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.milestones import group_of, point_of
-from experiments.plots.panels import grid
-from experiments.plots.style import looks, styled
+from experiments.metrics import METRICS
+from experiments.plots.panels import grid, half_intervals
+from experiments.plots.style import line_styles, styled
+from experiments.rounds_to_target import sweep_group, sweep_value
 
 
 def sweep(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """Fig. 15(a) and (b): accuracy at every point."""
-    return _lines(summary, [("accuracy_mean", "accuracy, %", 100.0)])
+    """Fig. 15(a) and (b): draw the accuracy at every point."""
+    return _lines(summary, ["accuracy_mean"])
 
 
 def compared(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """The same on one y-axis: panels are ways of doing the same."""
+    """Draw `sweep` with one y-axis for all panels, to compare the groups."""
     figure = sweep(rounds, summary)
     limits = [axes.get_ylim() for axes in figure.axes]
     for axes in figure.axes:
@@ -26,39 +26,36 @@ def compared(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
 
 
 def speedup(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """Fig. 15(c): rounds and virtual minutes to the accuracy that the method reaches at every point."""
-    return _lines(
-        summary, [("rounds_to_target", "rounds to target", 1.0), ("min_to_target", "virtual min to target", 1.0)]
-    )
+    """Fig. 15(c): draw rounds and virtual minutes until the accuracy that the method reaches at every point."""
+    return _lines(summary, ["rounds_to_target", "min_to_target"])
 
 
-def _lines(summary: pd.DataFrame, metrics: Sequence[tuple[str, str, float]]) -> Figure:
-    """Mean over seeds with the interval."""
+def _lines(summary: pd.DataFrame, metrics: Sequence[str]) -> Figure:
+    """Draw the mean over seeds with its interval."""
     settings = list(dict.fromkeys(summary["setting"]))
-    groups = list(dict.fromkeys(map(group_of, settings)))
-    wanted = summary[summary["metric"].isin([metric for metric, _, _ in metrics])]
-    drawn = looks(dict.fromkeys(wanted["method"]))
-    names = [(group, *metric) for group in groups for metric in metrics]
+    summary = summary[summary["metric"].isin(metrics)]
+    styles = line_styles(dict.fromkeys(summary["method"]))
+    names = [(group, METRICS[metric]) for group in dict.fromkeys(map(sweep_group, settings)) for metric in metrics]
     with styled():
-        figure, panels = grid(
-            [group for group, *_ in names], drawn, len(metrics) if len(metrics) > 1 else 2, (5.0, 3.4)
-        )
-        for axes, (group, metric, label, scale) in zip(panels, names, strict=True):
-            own = [setting for setting in settings if group_of(setting) == group]
-            for method, look in drawn.items():
-                lines = wanted[(wanted["method"] == method) & (wanted["metric"] == metric)].set_index("setting")
-                known = [setting for setting in own if setting in lines.index]
-                values = scale * lines.loc[known, "value"]
-                half = np.minimum(scale * lines.loc[known, "ci95"].fillna(0.0), values)
+        columns = len(metrics) if len(metrics) > 1 else 2
+        figure, panels = grid([group for group, _ in names], styles, columns, (5.0, 3.4))
+        for axes, (group, metric) in zip(panels, names, strict=True):
+            in_group = [setting for setting in settings if sweep_group(setting) == group]
+            for method, style in styles.items():
+                chosen = (summary["method"] == method) & (summary["metric"] == metric.name)
+                lines = summary[chosen].set_index("setting")
+                known = [setting for setting in in_group if setting in lines.index]
+                values, ci95 = lines.loc[known, "value"], lines.loc[known, "ci95"]
+                half = metric.scale * half_intervals(values, ci95)
                 axes.errorbar(
-                    [point_of(setting) for setting in known], values, yerr=half if (half > 0).any() else None,
-                    fmt=f"o{look.line}", color=look.color, label=method, capsize=3, elinewidth=1, markersize=5,
-                    markerfacecolor="white" if look.hollow else look.color,
+                    [sweep_value(setting) for setting in known], metric.scale * values,
+                    yerr=half if (half > 0).any() else None, fmt=f"o{style.line}", color=style.color, label=method,
+                    capsize=3, elinewidth=1, markersize=5, markerfacecolor="white" if style.hollow else style.color,
                 )  # fmt: skip
-            points = [point_of(setting) for setting in own]
+            points = [sweep_value(setting) for setting in in_group]
             axes.set_xticks(points, [f"{point:g}" for point in points])
-            axes.set_xlabel(own[0].removeprefix(group).strip().rpartition("=")[0])
-            axes.set_ylabel(label)
-            if scale == 1.0:
+            axes.set_xlabel(in_group[0].removeprefix(group).strip().rpartition("=")[0])
+            axes.set_ylabel(metric.label)
+            if metric.scale == 1.0:
                 axes.set_ylim(bottom=0)
     return figure

@@ -1,11 +1,11 @@
-"""Accuracy against the bytes of a text on the wire: codes, activations at the same cut, and the text itself."""
+"""Score against the payload bytes of a text: codes, activations at the same cut, and the text itself."""
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.plots.panels import grid
+from experiments.plots.panels import error_bars, grid
 from experiments.plots.style import percent, styled
 
 COLORS = {
@@ -19,35 +19,35 @@ COLORS = {
     "tokens": "#222222",
     "text": "#7f7f7f",
 }
-MARKERS = "osD^v<>pPX*h"  # of settings that share a panel
+MARKERS = "osD^v<>pPX*h"  # for settings that share a panel
 
 
 def boundary(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """Mean and range over seeds of the ways to use a trained model, a panel per setting.
+    """Draw mean and range over seeds, a panel per setting and a point per payload.
 
-    Codes that came after training are joined by a line. Settings that were trained with codes share the last panel, and
-    where they are alone its x axis is the codes' entropy, for most of them cross in as many bits.
+    A line joins codes that were added after training. Settings trained with codes share the last panel. If there are no
+    other settings, its x-axis is the entropy of the codes, because most of these settings send the same number of bits.
     """
     kinds = rows.groupby("setting", sort=False)["boundary"].agg(set)
-    whole = [setting for setting, of in kinds.items() if of != {"codes"}]
+    whole = [setting for setting, payloads in kinds.items() if payloads != {"codes"}]
     coded = [setting for setting in kinds.index if setting not in whole]
     with styled():
         figure, panels = grid([*whole, *(["trained with codes"] if coded else [])], {}, 3, (4.2, 3.4))
         for axes, setting in zip(panels, whole, strict=False):
-            for kind, own in rows[rows["setting"] == setting].groupby("boundary", sort=False):
+            for kind, points in rows[rows["setting"] == setting].groupby("boundary", sort=False):
                 line = "-" if str(kind).startswith("late") else ""
-                _points(axes, own, "up", "o" + line, COLORS[str(kind)])
+                _points(axes, points, "up", "o" + line, COLORS[str(kind)])
         x = "up" if whole else "entropy"
         for setting, marker in zip(coded, MARKERS * len(coded), strict=False):
             _points(panels[-1], rows[rows["setting"] == setting], x, marker, COLORS["codes"], setting)
         for axes in panels:
             axes.set_xscale("log" if whole else "linear")
-            axes.set_xlabel("bytes of a text, up" if whole else "bytes of a text, up, at the codes' entropy")
+            axes.set_xlabel("bytes per text, up" if whole else "bytes per text, up, at the codes' entropy")
             axes.set_ylabel("score")
             axes.yaxis.set_major_formatter(percent)
         if coded:
             legend = panels[-1].legend(fontsize=7)
-            if not whole:  # room beside it: settings may be many
+            if not whole:  # beside the panel: there can be many settings
                 legend.set_loc("upper left")
                 legend.set_bbox_to_anchor((1.02, 1), panels[-1].transAxes)
         shown = [kind for kind in COLORS if whole and (rows["boundary"] == kind).any()]
@@ -58,8 +58,9 @@ def boundary(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
 
 
 def _points(axes: Axes, rows: pd.DataFrame, x: str, form: str, color: str, label: str | None = None) -> None:
-    of = rows.groupby(["codes", "groups"], sort=False)[[x, "score"]].agg(["mean", "min", "max"])
-    of = of.sort_values((x, "mean"))
-    mean = of["score", "mean"]
-    spread = [mean - of["score", "min"], of["score", "max"] - mean]
-    axes.errorbar(of[x, "mean"], mean, spread, fmt=form, color=color, elinewidth=0.8, linewidth=0.8, label=label)
+    groups = rows.groupby(["codes", "groups"], sort=False)
+    points = groups["score"].agg(["mean", "min", "max"]).assign(x=groups[x].mean()).sort_values("x")
+    axes.errorbar(
+        points["x"], points["mean"], error_bars(points), fmt=form, color=color, elinewidth=0.8, linewidth=0.8,
+        label=label,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""SPA: what each way gives and costs, where the device is asked, and quality against how often it is."""
+"""SPA: quality and cost of each variant, which tokens the device is asked about, and quality against exchanges."""
 
 from itertools import product
 
@@ -32,7 +32,7 @@ FITS = {
 
 
 def spa_modes(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """Token accuracy against exchanges and bytes per token, a point per seed; the base needs none: a line, the mean."""
+    """Draw token accuracy against exchanges and bytes per token: a point per seed, a line for the base without any."""
     panels = {"M": "exchanges per token", "bytes": "payload, bytes per token"}
     settings = rows["setting"].unique()
     with styled():
@@ -42,13 +42,15 @@ def spa_modes(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
         means = rows.assign(bytes=rows["down"] + rows["up"]).groupby(["setting", "variant", "seed"], sort=False)
         points = means[[*panels, "token_accuracy"]].mean().reset_index()
         for axes, (setting, x) in zip(drawn, product(settings, panels), strict=True):
-            for variant, of in points[points["setting"] == setting].groupby("variant", sort=False):
+            for variant, seeds in points[points["setting"] == setting].groupby("variant", sort=False):
                 color, marker = MODES[str(variant)]
                 if variant in ("zero-shot", "one-shot"):
                     line = "--" if variant == "zero-shot" else ":"
-                    axes.axhline(of["token_accuracy"].mean(), color=color, linestyle=line, label=variant)
+                    axes.axhline(seeds["token_accuracy"].mean(), color=color, linestyle=line, label=variant)
                 else:
-                    axes.plot(of[x], of["token_accuracy"], marker, color=color, label=variant, markerfacecolor="none")
+                    axes.plot(
+                        seeds[x], seeds["token_accuracy"], marker, color=color, label=variant, markerfacecolor="none"
+                    )
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter("{x:g}")
             axes.set_xlabel(panels[x])
@@ -58,18 +60,19 @@ def spa_modes(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
 
 
 def spa_costs(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """Seconds of 50 tokens, mean over seeds: base and device as measured, network as modelled, on a LAN and on 4G."""
-    lines = {"lan_s": "LAN, 3.8 ms, 1 Gb/s", "mobile_s": "4G, 50 ms, 10 Mb/s"}
+    """Draw seconds for 50 tokens, mean over seeds: base and device measured, network (LAN and 4G) modelled."""
+    networks = {"lan_s": "LAN, 3.8 ms, 1 Gb/s", "mobile_s": "4G, 50 ms, 10 Mb/s"}
     settings = rows["setting"].unique()
     with styled():
         figure, drawn = grid(
-            [f"{setting}: {text}" for setting in settings for text in lines.values()], {}, 2, (4.4, 3.6)
+            [f"{setting}: {text}" for setting in settings for text in networks.values()], {}, 2, (4.4, 3.6)
         )
-        for axes, (setting, line) in zip(drawn, product(settings, lines), strict=True):
-            of = summary[summary["setting"] == setting]
-            means = of.pivot_table(index="method", columns="metric", values="value", sort=False)
+        for axes, (setting, network) in zip(drawn, product(settings, networks), strict=True):
+            means = summary[summary["setting"] == setting].pivot_table(
+                index="method", columns="metric", values="value", sort=False
+            )
             axes.barh(means.index, means["infer_s"], color="#7f7f7f", label="base and device")
-            axes.barh(means.index, means[line], left=means["infer_s"], color="#0072b2", label="network")
+            axes.barh(means.index, means[network], left=means["infer_s"], color="#0072b2", label="network")
             axes.invert_yaxis()
             axes.set_xlabel("seconds for 50 tokens")
         for axes in drawn[1::2]:
@@ -79,39 +82,39 @@ def spa_costs(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
 
 
 def spa_effect(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """Gated ways: the share asked about of the tokens that base and side see alike, and differently; per seed."""
+    """Draw recall against waste for variants with a gate, a point per seed."""
     settings = rows["setting"].unique()
     with styled():
-        figure, drawn = grid([f"{setting}: where the device is asked" for setting in settings], {}, 2, (5.0, 3.8))
+        figure, drawn = grid([f"{setting}: tokens asked about" for setting in settings], {}, 2, (5.0, 3.8))
         means = rows.groupby(["setting", "variant", "seed"], sort=False)[["recall", "waste"]].mean().reset_index()
         for axes, setting in zip(drawn, settings, strict=True):
             gated = means[(means["setting"] == setting) & (means["waste"] < 1)]
-            for variant, of in gated.groupby("variant", sort=False):
+            for variant, seeds in gated.groupby("variant", sort=False):
                 color, marker = MODES[str(variant)]
-                axes.plot(of["waste"], of["recall"], marker, color=color, label=variant, markerfacecolor="none")
-            axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=":", label="asked at random")
-            axes.plot(0.24, 0.73, "*", color="#000000", markersize=9, label="the paper's")
-            axes.set_xlabel("waste: asked, of tokens seen alike")
-            axes.set_ylabel("recall: asked, of those seen differently")
+                axes.plot(seeds["waste"], seeds["recall"], marker, color=color, label=variant, markerfacecolor="none")
+            axes.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle=":", label="random tokens")
+            axes.plot(0.24, 0.73, "*", color="#000000", markersize=9, label="paper")
+            axes.set_xlabel("waste: asked about, predictions agree")
+            axes.set_ylabel("recall: asked about, predictions differ")
         drawn[0].legend(fontsize=7)
     return figure
 
 
 def spa_gate(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """The threshold's curve, mean over devices and seeds, and the points of every fit's prices."""
+    """Draw the curve over thresholds, mean over devices and seeds, and points for every fit and price."""
     names = list(dict.fromkeys(rows["setting"]))
     with styled():
         figure, drawn = grid(names, {}, len(names), (5.0, 3.8))
         for axes, setting in zip(drawn, names, strict=True):
-            of = rows[rows["setting"] == setting]
-            line = of[of["by"] == "threshold"]
+            points = rows[rows["setting"] == setting]
+            line = points[points["by"] == "threshold"]
             number = line.groupby(["seed", "device"]).cumcount()
             curve = line.groupby(number)[["M", "token_accuracy"]].mean()
             axes.plot(curve["M"], curve["token_accuracy"], color="#d55e00", label="two-stage, by threshold")
             for fit, (color, marker) in FITS.items():
-                points = of[of["by"] == fit].groupby("at")[["M", "token_accuracy"]].mean()
-                axes.plot(points["M"], points["token_accuracy"], marker, color=color, label=f"{fit}, by price")
-            axes.axvline(0.62, color="#999999", linewidth=1, linestyle=":", label="the paper's M")
+                prices = points[points["by"] == fit].groupby("at")[["M", "token_accuracy"]].mean()
+                axes.plot(prices["M"], prices["token_accuracy"], marker, color=color, label=f"{fit}, by price")
+            axes.axvline(0.62, color="#999999", linewidth=1, linestyle=":", label="M of the paper")
             axes.set_xlim(0, 1)
             axes.set_xlabel("M, share of tokens asked about")
             axes.set_ylabel("token accuracy")
@@ -120,7 +123,7 @@ def spa_gate(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
 
 
 def spa_size(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """Token accuracy, and M where a gate decides it, by each size; a row of panels for each base, means of the rest."""
+    """Draw token accuracy by each size, and M for variants with a gate; a row of panels per base."""
     panels = {"width": "d / r", "states": "states read", "data": "training examples", "epochs": "epochs"}
     lines = {"S1": ("#e69f00", "^"), "S3": ("#009e73", "v")}
     settings = rows["setting"].unique()
@@ -131,12 +134,14 @@ def spa_size(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
         for axes, (setting, by) in zip(drawn, product(settings, panels), strict=True):
             if by == "epochs":
                 for name, (color, marker) in lines.items():
-                    of = means.loc[setting, name]
-                    axes.plot(of.index, of["token_accuracy"], marker=marker, color=color, label=f"{name}, accuracy")
+                    sizes = means.loc[setting, name]
+                    axes.plot(
+                        sizes.index, sizes["token_accuracy"], marker=marker, color=color, label=f"{name}, accuracy"
+                    )
             else:
-                of = means.loc[setting, by]
-                axes.plot(of.index, of["token_accuracy"], marker="o", color="#d55e00", label="SPA, accuracy")
-                axes.plot(of.index, of["M"], marker="s", color="#0072b2", linestyle="--", label="SPA, M")
+                sizes = means.loc[setting, by]
+                axes.plot(sizes.index, sizes["token_accuracy"], marker="o", color="#d55e00", label="SPA, accuracy")
+                axes.plot(sizes.index, sizes["M"], marker="s", color="#0072b2", linestyle="--", label="SPA, M")
             axes.set_ylim(0, 1.02)
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter("{x:g}")

@@ -1,32 +1,30 @@
-"""Interference: by how much sharing the cloud's half changes the score of each task, a panel per setting."""
+"""Interference: change of each task's score when tasks share the cloud's half of the model, a panel per setting."""
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.plots.panels import grid
+from experiments.plots.panels import error_bars, grid
 from experiments.plots.style import styled
-from experiments.studies.tasks import changes
 
 COLORS = {"equal": "#0072b2", "gradnorm": "#d55e00"}
 WIDTH = 0.36  # of a bar, in tasks
 
 
 def tasks(rows: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """Bars: mean change over seeds, and its range; below the line a task is worse off than alone."""
+    """Draw the mean change over seeds and its range; below 0 a task is worse than when it is trained alone."""
     settings = list(dict.fromkeys(rows["setting"]))
     with styled():
         figure, panels = grid(settings, {}, 2, (6.4, 4.0))
         for axes, setting in zip(panels, settings, strict=True):
-            of = changes(rows[rows["setting"] == setting])
-            names = list(dict.fromkeys(of["task"]))
+            of_setting = rows[rows["setting"] == setting]
+            scores = of_setting.pivot(index=["seed", "task"], columns="scheme", values="score")
+            names = list(dict.fromkeys(of_setting["task"]))
             for k, (scheme, color) in enumerate(COLORS.items()):
-                points = (
-                    100 * of[of["scheme"] == scheme].groupby("task")["change"].agg(["mean", "min", "max"]).loc[names]
-                )
-                spread = [points["mean"] - points["min"], points["max"] - points["mean"]]
+                change = 100 * (scores[scheme] - scores["alone"])
+                points = change.groupby("task").agg(["mean", "min", "max"]).loc[names]
                 places = [at + (k - 0.5) * WIDTH for at in range(len(names))]
                 axes.bar(
-                    places, points["mean"], WIDTH, yerr=spread, color=color, label=scheme,
+                    places, points["mean"], WIDTH, yerr=error_bars(points), color=color, label=scheme,
                     error_kw={"ecolor": "#222222", "elinewidth": 0.8},
                 )  # fmt: skip
             axes.axhline(0, color="#222222", linewidth=0.8)

@@ -1,4 +1,4 @@
-"""The paper's case study: which tokens of a sentence the device had a say in, and what each took."""
+"""Case study of the SPA paper: the tokens of a sentence that the device took part in, and the time of each."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,14 +12,16 @@ PARTS = {"base": "#9aa5b1", "side": "#e69f00", "network": "#0072b2"}
 
 
 def trace(rows: Sequence[Any]) -> Figure:
-    """A bar per token, milliseconds stacked by where they went; bold: the device had a say, red: it should have had."""
+    """Draw a bar of milliseconds per token; bold: the device took part, red: its answer was late or missing."""
     heights = {
         "base": [row.base_ms for row in rows],
         "side": [row.side_ms for row in rows],
         "network": [row.call_ms - row.side_ms for row in rows],
     }
     with styled():
-        figure, (axes,) = grid(["bold: the device had a say; red: it should have had"], {}, 1, (0.42 * len(rows), 3.0))
+        figure, (axes,) = grid(
+            ["bold: the device took part; red: its answer was late or missing"], {}, 1, (0.42 * len(rows), 3.0)
+        )
         below = [0.0] * len(rows)
         for part, values in heights.items():
             axes.bar(range(len(rows)), values, bottom=below, color=PARTS[part], label=part)

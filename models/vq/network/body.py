@@ -1,12 +1,12 @@
-"""The split model as what is federated: one body of both halves and a head, and the running statistics of the codebook.
+"""The split model as one federated body: both halves, a head, and the running statistics of the codebook.
 
-The statistics are kept *per example*: devices return ``decay N + (1 - decay) n / examples``, and a mean weighted by
-examples is then exactly the exponential mean over the union of their data, whoever computes it. The codebook is a pure
-function of the statistics, so vectors are never merged; nobody's vector is dragged by those who did not use it.
+Statistics are stored *per example*: clients return ``decay N + (1 - decay) n / examples``. A mean weighted by examples
+is then exactly the exponential mean over the union of their data. The codebook is a pure function of the statistics, so
+its vectors are never averaged, and clients that do not use a vector do not move it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 from zlib import crc32
@@ -26,18 +26,21 @@ from models.vq.quantiser.codebook_ema import CodebookEMA
 from partitions.rng import Purpose, rng
 
 Build = Callable[[Shape, int], tuple[DeviceHalf, CloudHalf]]
-CODEBOOK = "counts", "sums"  # what of the state the codebook follows from
+CODEBOOK = "counts", "sums"  # entries of the state that determine the codebook
 Merge = Literal["statistics", "vectors", "nothing"]
 
 
 class SplitBody(Body):
     """Device half, cloud half, a head for classes, and ``counts`` (m, K), ``sums`` (m, K, w) per example.
 
-    What is frozen is no part of the state: every process has it already, and shares it.
+    Frozen parameters are no part of the state: every process has them already, and shares them.
 
     Args:
-        sizes: ``classes`` alone: no axis is cut.
-        codes: (K, m); None: activations cross, and there are no statistics.
+        sizes: only ``classes``: no axis is cut.
+        shape: of the halves.
+        codes: (K, m); None: the halves exchange activations, and there are no statistics.
+        seed: of the initial weights.
+        build: builds both halves.
     """
 
     layers: tuple[str, ...] = ()
@@ -48,7 +51,7 @@ class SplitBody(Body):
         super().__init__(sizes)
         self.shape, self.codes = shape, codes
         self.device, self.cloud = build(shape, seed)
-        self.register_load_state_dict_post_hook(_have_the_frozen)
+        self.register_load_state_dict_post_hook(_ignore_missing_frozen)
         self.head = head_for("classify", shape, sizes["classes"], seed)
         if codes:
             K, m = codes
@@ -56,9 +59,9 @@ class SplitBody(Body):
             self.register_buffer("sums", torch.zeros(m, K, shape.wire // m))
 
     def forward(self, x: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
-        """Logits (B, classes) of token ids (B, T), in one graph without a wire; `models.vq.ends` is the split step."""
-        tokens, keeper = of_ids(x), self.keeper()
-        h, positions, _ = states(self.device, self.cloud, tokens, keeper.codebook if keeper else None)
+        """Compute logits (B, classes) of token ids (B, T) in one graph; `models.vq.ends` computes the split step."""
+        tokens, codebook_ema = tokens_from_ids(x), self.codebook_ema()
+        h, positions, _ = states(self.device, self.cloud, tokens, codebook_ema.codebook if codebook_ema else None)
         return self.head(h, positions, tokens.lengths)
 
     def state(self) -> State:
@@ -68,67 +71,77 @@ class SplitBody(Body):
     def axes(self) -> Axes:
         return {name: (None,) * value.ndim for name, value in self.state().items()}
 
-    def on_device(self) -> set[str]:
-        """The entries of the state that belong on the device's side of the cut; statistics are on both."""
+    def device_entries(self) -> set[str]:
+        """Return the names of the entries that the device needs; both sides need the statistics."""
         return {name for name in self.state() if name.startswith("device.") or name in CODEBOOK}
 
     @property
     def weight(self) -> float:
-        """Of the loss in training."""
+        """Weight of the loss in training."""
         return 1.0
 
-    def keeper(self) -> CodebookEMA | None:
-        """The codebook of the statistics, dead vectors revived; its version is a checksum of the vectors.
+    def codebook_ema(self) -> CodebookEMA | None:
+        """Compute the codebook of the statistics, with unused vectors revived.
 
-        Everybody who holds the same statistics gets the same codebook.
+        Its version is a checksum of the vectors. All processes with the same statistics get the same codebook.
         """
         if not self.codes:
             return None
         running = Statistics(self.counts.double(), self.sums.double())
         blank = Codebook(torch.zeros_like(self.sums))
         address = Purpose.INIT, 2, crc32(self.counts.numpy().tobytes())
-        keeper = CodebookEMA(blank, running).update(blank.no_statistics(), decay=1.0).revive(rng(0, *address))
-        version = crc32(keeper.codebook.vectors.numpy().tobytes())
-        return replace(keeper, codebook=replace(keeper.codebook, version=version))
+        codebook_ema = CodebookEMA(blank, running).update(blank.zero_statistics(), decay=1.0).revive(rng(0, *address))
+        version = crc32(codebook_ema.codebook.vectors.numpy().tobytes())
+        return replace(codebook_ema, codebook=replace(codebook_ema.codebook, version=version))
 
-    def keep(self, running: Statistics) -> None:
-        """Take statistics per example over."""
+    def set_statistics(self, running: Statistics) -> None:
+        """Set the statistics per example."""
         self.counts.copy_(running.counts)
         self.sums.copy_(running.sums)
 
-    def moved(
-        self, keeper: CodebookEMA, new: Statistics, examples: int, decay: float, merge: Merge = "statistics"
+    def add_statistics(
+        self, ema: CodebookEMA, new: Statistics, examples: int, decay: float, merge: Merge = "statistics"
     ) -> None:
-        """Add what a device saw of so many examples, each as often as it was seen, to the statistics it was sent.
+        """Add a client's new statistics to the received ones.
 
         Args:
-            merge: 'vectors' lets a mean of states be one of vectors: each weighs the same, whoever used it.
+            ema: the received codebook and statistics.
+            new: statistics of the client's training.
+            examples: number of examples in ``new``, repetitions included.
+            decay: weight of the received statistics.
+            merge: with 'vectors', the mean of states equals the mean of vectors, with the same weight for used and
+                unused ones.
         """
         if merge == "vectors":
-            vectors = keeper.update(new.scaled(1 / examples), decay).codebook.vectors
-            weight = keeper.running.counts.mean(1, keepdim=True).expand_as(keeper.running.counts)
-            self.keep(Statistics(weight, weight[..., None] * vectors))
+            vectors = ema.update(new.scaled(1 / examples), decay).codebook.vectors
+            weight = ema.running.counts.mean(1, keepdim=True).expand_as(ema.running.counts)
+            self.set_statistics(Statistics(weight, weight[..., None] * vectors))
         else:
-            self.keep(keeper.running.scaled(decay) + new.scaled((1 - decay) / examples))
+            self.set_statistics(ema.running.scaled(decay) + new.scaled((1 - decay) / examples))
+
+    keeper, keep, moved, on_device = codebook_ema, set_statistics, add_statistics, device_entries  # alias: remove
 
 
 def _frozen(body: nn.Module) -> set[str]:
     return {name for name, p in body.named_parameters() if not p.requires_grad}
 
 
-def _have_the_frozen(body: nn.Module, keys: Any) -> None:
-    """A state without what is frozen is a whole one."""
-    keys.missing_keys[:] = [name for name in keys.missing_keys if name not in _frozen(body)]
+def _ignore_missing_frozen(body: nn.Module, result: Any) -> None:
+    """Accept a state without frozen parameters as complete."""
+    result.missing_keys[:] = [name for name in result.missing_keys if name not in _frozen(body)]
 
 
 def split_body(
     shape: Shape, classes: int, codes: tuple[int, int] | None, tokens: int = 0, build: Build = build
 ) -> Architecture:
-    """The whole as an architecture; a sub-model is the same.
+    """Return the architecture of the whole split model; every sub-model is the whole.
 
     Args:
-        tokens: of the longest text, for its costs; 0: as many as the shape allows.
-        build: both halves.
+        shape: of the halves.
+        classes: number of classes.
+        codes: (K, m), or None.
+        tokens: longest text, for the costs; 0: as long as the shape allows.
+        build: builds both halves.
 
     Raises:
         ValueError: the groups do not divide the code space.
@@ -144,30 +157,35 @@ def split_body(
 
 @dataclass(frozen=True)
 class SplitCosts(CostModel):
-    """Costs of what a device holds on texts of full length; lengths are numbers, which the meta device does not have.
+    """Costs of a client's part on texts of full length, computed with real numbers: the meta device has no lengths.
 
     Args:
-        held: what that is of the whole.
+        coverage: the client's part.
     """
 
-    held: Coverage = field(default_factory=dict)
+    coverage: Coverage = field(default_factory=dict)
+    held: InitVar[Coverage | None] = None  # alias: remove
+
+    def __post_init__(self, held: Coverage | None) -> None:  # alias: remove
+        if held is not None:
+            object.__setattr__(self, "coverage", held)
 
     @cached_property
     def whole(self) -> Cost:
-        body = self.architecture.part(self.held)
+        body = self.architecture.part(self.coverage)
         ids = torch.ones(self.batch_size, *self.architecture.input_shape, dtype=torch.int64)
-        state, held = (sum(v.numel() for v in of.values()) for of in (body.state(), body.state_dict()))
+        sent, stored = (sum(v.numel() for v in of.values()) for of in (body.state(), body.state_dict()))
         weights = sum(p.numel() for p in body.parameters() if p.requires_grad)
         saved = loss_bytes(body, ids, torch.zeros(self.batch_size, dtype=torch.int64))
-        memory = 4 * (weights * (1 + self.optimizer_slots) + held) + saved
-        return Cost(state, 4 * state, macs(body, ids[:1]), memory)
+        memory = 4 * (weights * (1 + self.optimizer_slots) + stored) + saved
+        return Cost(sent, 4 * sent, macs(body, ids[:1]), memory)
 
     def _cost(self, sizes: Sizes) -> Cost:
         return self.whole
 
 
-def of_ids(ids: Tensor) -> Tokens:
-    """Texts of ids (B, T) as data sets hold them: 0 is padding, and each sentence ends with what the text ends with."""
+def tokens_from_ids(ids: Tensor) -> Tokens:
+    """Convert ids (B, T) of data sets into texts: 0 is padding, and every sentence ends with the text's last token."""
     ids = ids.long()
     lengths = (ids != 0).sum(1)
     ends = ids == ids.gather(1, lengths[:, None] - 1)
@@ -176,7 +194,10 @@ def of_ids(ids: Tensor) -> Tokens:
     return Tokens(ids[:, :longest], types[:, :longest], lengths)
 
 
+of_ids = tokens_from_ids  # alias: remove
+
+
 def device_state(body: SplitBody, state: State) -> State:
-    """The part of a state that the device's side needs."""
-    wanted = body.on_device()
-    return {name: value for name, value in state.items() if name in wanted}
+    """Return the part of a state that the device needs."""
+    entries = body.device_entries()
+    return {name: value for name, value in state.items() if name in entries}

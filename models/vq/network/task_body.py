@@ -1,7 +1,7 @@
-"""One split model for several tasks: each has a device half, a head and a codebook, all share the stack in the cloud.
+"""One split model for several tasks: each has a device half, a head and a codebook; all share the cloud half.
 
-What the tasks have of their own lies side by side along an axis ``tasks``. A device holds the part of its task, so that
-averaging over coverages, as everywhere, merges device halves and heads within a task and the stack over all devices.
+Entries that belong to a task lie along an axis ``tasks``. A client has the part of its task. The usual average over
+coverages therefore averages device halves and heads within a task, and the cloud half over all clients.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,17 +16,18 @@ from models.vq.network.body import CODEBOOK, Build, SplitBody, split_body
 from models.vq.network.halves import Shape, build
 from models.vq.training.gradnorm import reweigh
 
-OWN = ("device.", "head.", *CODEBOOK, "pace")
+TASK_ENTRIES = ("device.", "head.", *CODEBOOK, "pace")
 
 
 class TaskBody(SplitBody):
-    """What a device has. A whole of several tasks is no network: it has axes, and an initial state.
+    """One task's part. The whole of several tasks cannot run; it has axes and an initial state.
 
-    ``pace`` (4,) is what GradNorm knows of the task: the weight of its loss, the norm of the loss's gradient over the
-    last shared layer and the loss, means over a round without the weight, and the first loss; 0: not yet known.
+    ``pace`` (4,) is GradNorm's state of the task: the weight of its loss; the norm of the loss's gradient over the last
+    shared layer and the loss, both as means over a round and without the weight; the first loss. 0: not yet known.
 
     Args:
-        sizes: ``classes`` of the task that has most, and ``tasks``, which is 1 in a part.
+        sizes: ``classes`` of the task with the most classes, and ``tasks``, which is 1 in a part.
+        shape, codes, seed, build: as in `SplitBody`.
     """
 
     pace: Tensor
@@ -38,36 +39,38 @@ class TaskBody(SplitBody):
     def state(self) -> State:
         tasks = self.sizes["tasks"]
         return {
-            name: value.expand(tasks, *value.shape).clone() if name.startswith(OWN) else value
+            name: value.expand(tasks, *value.shape).clone() if name.startswith(TASK_ENTRIES) else value
             for name, value in super().state().items()
         }
 
     def axes(self) -> Axes:
         return {
-            name: ("tasks" if name.startswith(OWN) else None, *(None,) * (value.ndim - 1))
+            name: ("tasks" if name.startswith(TASK_ENTRIES) else None, *(None,) * (value.ndim - 1))
             for name, value in self.state().items()
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Take a task's part over. ValueError: this is a whole of several."""
+        """Load a task's part. ValueError: this is a whole of several tasks."""
         if self.sizes["tasks"] != 1:
             raise ValueError(f"a whole of {self.sizes['tasks']} tasks is no network; load the part of one task")
-        own = {name: value[0] if name.startswith(OWN) else value for name, value in state_dict.items()}
-        return super().load_state_dict(own, strict, assign)
+        state = {name: value[0] if name.startswith(TASK_ENTRIES) else value for name, value in state_dict.items()}
+        return super().load_state_dict(state, strict, assign)
 
-    def on_device(self) -> set[str]:
-        return super().on_device() | {"pace"}
+    def device_entries(self) -> set[str]:
+        return super().device_entries() | {"pace"}
+
+    on_device = device_entries  # alias: remove
 
     @property
     def weight(self) -> float:
-        """Of the task's loss."""
+        """Weight of the task's loss."""
         return float(self.pace[0])
 
 
 def task_body(
     tasks: int, shape: Shape, classes: int, codes: tuple[int, int] | None, tokens: int = 0, build: Build = build
 ) -> Architecture:
-    """The whole as an architecture; its parts are those of the tasks, see `parts`.
+    """Return the architecture of the whole; its parts are those of the tasks, see `parts`.
 
     Args, Raises: as `split_body`.
     """
@@ -80,22 +83,23 @@ def task_body(
 
 
 def parts(tasks: int) -> list[Coverage]:
-    """What of the whole each task has."""
+    """Return the coverage of each task."""
     return [{"tasks": torch.tensor([task])} for task in range(tasks)]
 
 
-def side_by_side(states: Sequence[State], axes: Axes) -> State:
-    """The whole of the parts of all tasks; what they share is the first one's."""
+def stack_tasks(states: Sequence[State], axes: Axes) -> State:
+    """Build the whole from the parts of all tasks; shared entries are those of the first part."""
     return {
         name: torch.cat([state[name] for state in states]) if axes[name][:1] == ("tasks",) else value
         for name, value in states[0].items()
     }
 
 
-def paced(before: State, after: State) -> State:
-    """A merged whole with the weights of the next round, by GradNorm; as they are until every task has been heard.
+def apply_gradnorm(before: State, after: State) -> State:
+    """Update the loss weights of an aggregated whole by GradNorm.
 
-    Of what devices return only norms and losses count; the weights are the server's.
+    The weights do not change until every task has reported. Clients report only norms and losses; weights and first
+    losses are the server's.
     """
     weights, _, _, first = before["pace"].T
     _, norms, losses, _ = after["pace"].T
@@ -103,3 +107,6 @@ def paced(before: State, after: State) -> State:
         first = torch.where(first > 0, first, losses)
         weights = reweigh(weights, norms, losses, first)
     return after | {"pace": torch.stack([weights, norms, losses, first], 1)}
+
+
+side_by_side, paced = stack_tasks, apply_gradnorm  # alias: remove

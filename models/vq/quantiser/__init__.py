@@ -1,1 +1,1 @@
-"""Vector quantisation of the activations that cross the cut, and their encoding as bytes."""
+"""Vector quantisation of the activations between the halves, and their encoding as bytes."""

@@ -1,9 +1,10 @@
-"""Vector quantisation of what crosses the cut: codes, their statistics and the gradient through them (DCCT eq. 4, 5).
+"""Vector quantisation at the cut: codes, their statistics, and gradients through them (DCCT eq. 4, 5).
 
-A vector z of n positions has ``width`` numbers. A *product* quantiser cuts it into m groups and codes each by its own
-codebook of K vectors; a *residual* quantiser codes the whole vector m times, each time what the codes before left over.
-Single VQ is m = 1 of either. The codebook is no gradient parameter: it moves by the exponential mean of summed
-statistics (`models.vq.quantiser.codebook_ema`), and carries a version, so that codes of another codebook are refused.
+Activations z (n, width) are quantised per position. A *product* quantiser splits the numbers into m groups and codes
+each group with its own codebook of K vectors. A *residual* quantiser codes the whole vector m times; each code
+describes what the previous codes leave. Single VQ is m = 1 of either. The codebook is no gradient parameter. It moves
+by the exponential mean of summed statistics (`models.vq.quantiser.codebook_ema`). It has a version, so that codes of
+another codebook are refused.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-AT_ONCE = 2048  # positions whose distances to all vectors are in memory together
+POSITIONS_PER_CHUNK = 2048  # positions whose distances to all vectors are in memory at the same time
 Estimator = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""``estimator(z, q, g)`` of (N, w) each: dL/dz, where q is what z was quantised to and g = dL/dq."""
+"""``estimator(z, q, g)`` of (N, w) each: dL/dz, where q is the quantised z and g = dL/dq."""
 
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What devices tell of their codes: how often each was used and the sum of what it stood for. Sums add up.
+    """Use of each code: how often, and the sum of the quantised vectors. Statistics add up over clients.
 
     Args:
         counts: (m, K) float64.
@@ -39,12 +40,12 @@ class Statistics:
 
 @dataclass(frozen=True, eq=False)
 class Codebook:
-    """m codebooks of K vectors.
+    """The m codebooks of K vectors.
 
     Args:
         vectors: (m, K, w) float32; w = width / m for a product quantiser, w = width for a residual one.
-        residual: codebook j codes what codebooks 0 .. j - 1 left over, instead of its own group of numbers.
-        version: counts the updates.
+        residual: codebook j codes what codebooks 0 .. j - 1 leave, instead of its own group of numbers.
+        version: number of updates.
     """
 
     vectors: Tensor
@@ -63,83 +64,83 @@ class Codebook:
 
     @property
     def width(self) -> int:
-        """Numbers per position that the codes stand for."""
+        """Numbers per position that the codes represent."""
         return self.vectors.shape[2] * (1 if self.residual else self.groups)
 
     @property
     def blocks(self) -> int:
-        """Parts of z that are quantised independently: m, or 1 for a residual quantiser."""
+        """Independently quantised parts of z: m, or 1 for a residual quantiser."""
         return 1 if self.residual else self.groups
 
     def assign(self, z: Tensor) -> Tensor:
-        """(n, width) -> codes (n, m) in [0, K): the nearest vectors; the first of several that are as near."""
+        """Return the codes (n, m) of the nearest vectors of z (n, width); the first one of equally near vectors."""
         z = z.detach()
         if not self.residual:
             return _nearest(z.unflatten(1, (self.groups, -1)).transpose(0, 1), self.vectors).T
-        codes, left = [], z
+        codes, remainder = [], z
         for vectors in self.vectors:
-            codes.append(_nearest(left[None], vectors[None])[0])
-            left = left - vectors[codes[-1]]
+            codes.append(_nearest(remainder[None], vectors[None])[0])
+            remainder = remainder - vectors[codes[-1]]
         return torch.stack(codes, 1)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """Codes (n, m) -> what they stand for, (n, width)."""
-        found = torch.stack([vectors[own] for vectors, own in zip(self.vectors, codes.T, strict=True)], 1)
+        """Return the vectors (n, width) that codes (n, m) represent."""
+        found = torch.stack([vectors[indices] for vectors, indices in zip(self.vectors, codes.T, strict=True)], 1)
         return found.sum(1) if self.residual else found.flatten(1)
 
     def parts(self, z: Tensor, codes: Tensor) -> Iterator[Tensor]:
-        """What each codebook was asked to code, (n, w), one after the other."""
+        """Yield the input (n, w) of each codebook in turn."""
         if not self.residual:
             yield from z.unflatten(1, (self.groups, -1)).unbind(1)
             return
-        for vectors, own in zip(self.vectors, codes.T, strict=True):
+        for vectors, indices in zip(self.vectors, codes.T, strict=True):
             yield z
-            z = z - vectors[own]
+            z = z - vectors[indices]
 
     def usage(self, codes: Tensor) -> Tensor:
-        """(m, K) float64: how often each vector is used in codes (n, m)."""
-        return torch.stack([torch.bincount(own, minlength=self.size) for own in codes.T]).double()
+        """Count how often codes (n, m) use each vector, (m, K) float64."""
+        return torch.stack([torch.bincount(indices, minlength=self.size) for indices in codes.T]).double()
 
     def statistics(self, z: Tensor, codes: Tensor) -> Statistics:
-        """Of positions (n, width) and their codes (n, m)."""
+        """Return the statistics of positions (n, width) and their codes (n, m)."""
         sums = torch.zeros(self.vectors.shape, dtype=torch.float64)
-        for total, own, part in zip(sums, codes.T, self.parts(z.detach(), codes), strict=True):
-            total.index_add_(0, own, part.double())
+        for total, indices, part in zip(sums, codes.T, self.parts(z.detach(), codes), strict=True):
+            total.index_add_(0, indices, part.double())
         return Statistics(self.usage(codes), sums)
 
-    def no_statistics(self) -> Statistics:
-        """The neutral element of the sum."""
+    def zero_statistics(self) -> Statistics:
+        """Return the neutral element of the sum."""
         return Statistics(
             *(torch.zeros(shape, dtype=torch.float64) for shape in (self.vectors.shape[:2], self.vectors.shape))
         )
 
     def commitment(self, z: Tensor, q: Tensor) -> Tensor:
-        """Mean square of z - q over positions and numbers; q (n, width) is held fixed. A device adds beta times it.
+        """Return the mean square of z - q over positions and numbers, with q (n, width) fixed.
 
-        A sum over the numbers of a vector would outweigh the task the more, the wider the vectors are: devices then
-        learn to send the same code always.
+        The device's loss includes beta times it. A sum over the numbers of a vector would outweigh the task's loss for
+        wide vectors; devices would then learn to send a constant code.
         """
         return (z - q.detach()).square().mean()
 
     def gradient(self, z: Tensor, q: Tensor, g: Tensor, beta: float, estimator: Estimator) -> Tensor:
-        """dL/dz (n, width) on the device: the estimator's share of g = dL/dq, plus 2 beta (z - q) / (n width)."""
+        """Return dL/dz (n, width) on the device: the estimate from g = dL/dq, plus 2 beta (z - q) / (n width)."""
         z, q, shape = z.detach(), q.detach(), (len(z) * self.blocks, -1)
-        through = estimator(z.reshape(shape), q.reshape(shape), g.reshape(shape)).view_as(z)
-        return through + 2 * beta * (z - q) / z.numel()
+        estimate = estimator(z.reshape(shape), q.reshape(shape), g.reshape(shape)).view_as(z)
+        return estimate + 2 * beta * (z - q) / z.numel()
 
-    def through(self, z: Tensor, estimator: Estimator) -> tuple[Tensor, Tensor]:
-        """Codes (n, m), and their lookup with a gradient to z: the composite in one graph."""
+    def quantise(self, z: Tensor, estimator: Estimator) -> tuple[Tensor, Tensor]:
+        """Return codes (n, m) and their vectors with a gradient to z, for both halves in one graph."""
         codes = self.assign(z)
-        return codes, _Through.apply(z, self.lookup(codes), self.blocks, estimator)
+        return codes, _Quantise.apply(z, self.lookup(codes), self.blocks, estimator)
 
 
 def straight_through(z: Tensor, q: Tensor, g: Tensor) -> Tensor:
-    """Gradients pass as if nothing had been quantised (Bengio et al., arXiv:1308.3432)."""
+    """Pass gradients through as if nothing was quantised (Bengio et al., arXiv:1308.3432)."""
     return g
 
 
 def rotation(z: Tensor, q: Tensor, g: Tensor) -> Tensor:
-    """Gradients turn and shrink as z -> q does, both held fixed (Fifty et al., arXiv:2410.06424, 4.2)."""
+    """Rotate and scale gradients as z -> q does, both fixed (Fifty et al., arXiv:2410.06424, 4.2)."""
     u, v = F.normalize(z, dim=1), F.normalize(q, dim=1)
     half = F.normalize(u + v, dim=1)
     turned = g - 2 * half * _dot(half, g) + 2 * u * _dot(v, g)
@@ -150,22 +151,24 @@ ESTIMATORS: dict[str, Estimator] = {"straight-through": straight_through, "rotat
 
 
 def perplexity(counts: Tensor) -> Tensor:
-    """(m, K) counts -> (m,): exp(entropy) of the use of each codebook, 1 .. K; its log2 is the bits a code needs."""
+    """Return exp(entropy) of the use of each codebook, (m, K) counts -> (m,) in 1 .. K; its log2 is bits per code."""
     shares = counts / counts.sum(1, keepdim=True)
     return torch.special.entr(shares).sum(1).exp()
 
 
 def _nearest(z: Tensor, vectors: Tensor) -> Tensor:
-    """(m, n, w), (m, K, w) -> (m, n): argmin_i ||z - C_i||^2, without the term that all i share."""
-    norms, across = vectors.square().sum(2)[:, None], vectors.transpose(1, 2)
-    return torch.cat([torch.baddbmm(norms, some, across, alpha=-2).argmin(2) for some in z.split(AT_ONCE, 1)], 1)
+    """Return argmin_i ||z - C_i||^2, (m, n, w), (m, K, w) -> (m, n), without the term that all i share."""
+    norms, transposed = vectors.square().sum(2)[:, None], vectors.transpose(1, 2)
+    return torch.cat(
+        [torch.baddbmm(norms, chunk, transposed, alpha=-2).argmin(2) for chunk in z.split(POSITIONS_PER_CHUNK, 1)], 1
+    )
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(1, keepdim=True)
 
 
-class _Through(torch.autograd.Function):
+class _Quantise(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z: Tensor, q: Tensor, blocks: int, estimator: Estimator) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(z, q)

@@ -1,8 +1,8 @@
-"""How the server learns a codebook from summed statistics alone: start, exponential mean, revival.
+"""How the server learns a codebook from summed statistics: initialisation, exponential mean, revival.
 
-Nothing here sees a vector of a device. The sum of the devices' statistics is the statistics of the union of their data,
-so a federated codebook is exactly the centralised one, and secure aggregation may do the summing. Averaging codebook
-vectors instead would let devices that never used a code drag it (Statistics, not vectors, are what adds up).
+This module never sees a client's vectors. The sum of the clients' statistics is the statistics of the union of their
+data. A federated codebook is therefore exactly the centralised one, and secure aggregation can compute the sum.
+Averaging codebook vectors instead would let clients that never used a code move it.
 """
 
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from torch import Tensor
 
 from models.vq.quantiser.codebook import Codebook, Statistics
 
-EPSILON = 1e-5  # of the Laplace smoothing, and the count below which a vector stays where it is
+EPSILON = 1e-5  # Laplace smoothing; vectors with a count below it do not move
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """n, sum and sum of squares of z over positions; what the codebook starts from. Moments add up.
+    """Count, sum and sum of squares of z over positions, from which the codebook is initialised. Moments add up.
 
     Args:
         count: positions.
-        sums: (width,) float64; squares: (width,) float64.
+        sums, squares: (width,) float64.
     """
 
     count: float
@@ -41,11 +41,11 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class CodebookEMA:
-    """The server's side of a codebook.
+    """The server's state of a codebook.
 
     Args:
-        codebook: what devices are sent.
-        running: the exponential mean of the statistics, whose quotient the codebook is.
+        codebook: the codebook that clients receive.
+        running: exponential mean of the statistics; the codebook is their quotient.
     """
 
     codebook: Codebook
@@ -55,10 +55,10 @@ class CodebookEMA:
     def start(
         moments: Moments, groups: int, size: int, residual: bool, generator: np.random.Generator
     ) -> "CodebookEMA":
-        """Vectors drawn from the Gaussian that reproduces one of the given moments best at log2 ``size`` bits.
+        """Draw vectors from the Gaussian that codes Gaussian data with these moments best at log2 ``size`` bits.
 
-        A Gaussian of variance V is coded in w dimensions with an error of D = V size^(-2 / w), by vectors of variance
-        V - D; D is what is left to the next codebook of a residual quantiser. Lloyd iterations follow, see `lloyd`.
+        A Gaussian of variance V coded in w dimensions has an error of D = V size^(-2 / w), with vectors of variance V -
+        D. A residual quantiser leaves D to its next codebook. Lloyd iterations follow, see `lloyd`.
 
         Raises:
             ValueError: the groups do not divide the width.
@@ -69,33 +69,35 @@ class CodebookEMA:
         mean = moments.sums / moments.count
         variance = (moments.squares / moments.count - mean.square()).clamp_min(1e-12)
         w = width if residual else width // groups
-        left = size ** (-2 / w)
+        distortion = size ** (-2 / w)
         noise = torch.from_numpy(generator.standard_normal((groups, size, w)))
         if residual:
-            shrink = (left ** torch.arange(groups, dtype=torch.float64))[:, None, None]
+            shrink = (distortion ** torch.arange(groups, dtype=torch.float64))[:, None, None]
             first = (torch.arange(groups) == 0)[:, None, None]
-            vectors = torch.where(first, mean, 0.0) + noise * (variance * shrink * (1 - left)).sqrt()
+            vectors = torch.where(first, mean, 0.0) + noise * (variance * shrink * (1 - distortion)).sqrt()
         else:
-            vectors = mean.view(groups, 1, w) + noise * (variance * (1 - left)).sqrt().view(groups, 1, w)
+            vectors = mean.view(groups, 1, w) + noise * (variance * (1 - distortion)).sqrt().view(groups, 1, w)
         codebook = Codebook(vectors.float(), residual)
-        return CodebookEMA(codebook, codebook.no_statistics())
+        return CodebookEMA(codebook, codebook.zero_statistics())
 
     def update(self, new: Statistics, decay: float) -> "CodebookEMA":
-        """N <- decay N + (1 - decay) n, S likewise, C = S / Laplace-smoothed N; a vector without any mass stays.
+        """Update N <- decay N + (1 - decay) n, S likewise, and C = S / Laplace-smoothed N.
+
+        Vectors without any mass do not move.
 
         Args:
-            new: summed over the devices of a round.
-            decay: 0 forgets everything before: a Lloyd iteration.
+            new: statistics, summed over the clients of a round.
+            decay: weight of the previous statistics; 0 is a Lloyd iteration.
         """
         running = self.running.scaled(decay) + new.scaled(1 - decay)
         return replace(self, running=running)._quotient()
 
     def descend(self, new: Statistics, rate: float) -> "CodebookEMA":
-        """A step down the gradient of the mean squared error of `new`, the loss by which van den Oord et al. learn
-        their codebook (arXiv:1711.00937, eq. 3, second term). It, too, needs statistics alone.
+        """Take a gradient step on the mean squared error of ``new`` (van den Oord et al., arXiv:1711.00937, eq. 3).
 
-        A vector of average use goes the ``rate``-th part of the way to the mean of what it stood for, the others by
-        their use, and none further than there: rare ones hardly move, where `update` takes each to its own mean.
+        The step also needs only statistics. A vector of average use moves by the share ``rate`` towards the mean of its
+        inputs, other vectors in proportion to their use, and none beyond that mean. Rare vectors hardly move, whereas
+        `update` moves each vector to its mean.
         """
         share = new.counts / new.counts.mean(1, keepdim=True).clamp_min(EPSILON)
         mean = new.sums / new.counts.clamp_min(EPSILON)[..., None]
@@ -103,66 +105,72 @@ class CodebookEMA:
         vectors = old.double().lerp(mean, (rate * share).clamp(max=1)[..., None]).float()
         return replace(self, codebook=replace(self.codebook, vectors=vectors, version=self.codebook.version + 1))
 
-    def revive(self, generator: np.random.Generator, least: float = 0.01, jitter: float = 0.1) -> "CodebookEMA":
-        """Replace vectors of hardly any mass by jittered copies of the most used one, which halves its mass each time.
+    def revive(self, generator: np.random.Generator, min_share: float = 0.01, jitter: float = 0.1) -> "CodebookEMA":
+        """Replace hardly used vectors by noisy copies of the most used one, which halves its mass each time.
 
         Args:
-            least: a vector is dead below this share of the mass of an average one.
-            jitter: size of the noise, as a share of the spread of the group's vectors.
+            generator: source of the noise.
+            min_share: vectors below this share of the average mass are replaced.
+            jitter: size of the noise relative to the spread of the group's vectors.
         """
         counts, sums = self.running.counts.clone(), self.running.sums.clone()
         for j, vectors in enumerate(self.codebook.vectors.double()):
             spread = vectors.std(0, correction=0)
-            for dead in torch.where(counts[j] < least * counts[j].mean())[0]:
-                most = counts[j].argmax()
-                centre = sums[j, most] / counts[j, most]
+            for unused in torch.where(counts[j] < min_share * counts[j].mean())[0]:
+                most_used = counts[j].argmax()
+                centre = sums[j, most_used] / counts[j, most_used]
                 noise = torch.from_numpy(generator.standard_normal(len(centre))) * spread * jitter
-                counts[j, most] /= 2
-                sums[j, most] /= 2
-                counts[j, dead] = counts[j, most]
-                sums[j, dead] = counts[j, dead] * (centre + noise)
+                counts[j, most_used] /= 2
+                sums[j, most_used] /= 2
+                counts[j, unused] = counts[j, most_used]
+                sums[j, unused] = counts[j, unused] * (centre + noise)
         return CodebookEMA(self.codebook, Statistics(counts, sums))._quotient()
 
     def lloyd(
-        self, ask: Callable[[Codebook], Statistics], generator: np.random.Generator, iterations: int = 5
+        self, collect: Callable[[Codebook], Statistics], generator: np.random.Generator, iterations: int = 5
     ) -> "CodebookEMA":
-        """Federated k-means: ``ask`` sums the statistics of one whole pass of every device under a codebook.
+        """Run federated k-means; ``collect`` sums the statistics of one pass over every client's data under a codebook.
 
-        The codebooks of a residual quantiser settle one after the other, for each codes what those before it leave.
+        The codebooks of a residual quantiser converge one after the other, because each codes what the previous ones
+        leave.
         """
-        keeper, vectors = self, self.codebook.vectors.clone()
+        ema, vectors = self, self.codebook.vectors.clone()
         if not self.codebook.residual:
             for _ in range(iterations):
-                keeper = keeper.update(ask(keeper.codebook), decay=0.0).revive(generator)
-            return keeper.update(ask(keeper.codebook), decay=0.0)
+                ema = ema.update(collect(ema.codebook), decay=0.0).revive(generator)
+            return ema.update(collect(ema.codebook), decay=0.0)
         for stage in range(self.codebook.groups):
-            own = CodebookEMA(Codebook(vectors[stage : stage + 1], residual=True), self.running)
+            stage_ema = CodebookEMA(Codebook(vectors[stage : stage + 1], residual=True), self.running)
             for _ in range(iterations):
-                seen = ask(Codebook(vectors[: stage + 1], residual=True))
-                own = own.update(Statistics(seen.counts[-1:], seen.sums[-1:]), decay=0.0).revive(generator)
-                vectors[stage] = own.codebook.vectors[0]
-        keeper = replace(self, codebook=replace(self.codebook, vectors=vectors))
-        return keeper.update(ask(keeper.codebook), decay=0.0)
+                statistics = collect(Codebook(vectors[: stage + 1], residual=True))
+                stage_ema = stage_ema.update(
+                    Statistics(statistics.counts[-1:], statistics.sums[-1:]), decay=0.0
+                ).revive(generator)
+                vectors[stage] = stage_ema.codebook.vectors[0]
+        ema = replace(self, codebook=replace(self.codebook, vectors=vectors))
+        return ema.update(collect(ema.codebook), decay=0.0)
 
-    def weighing(self, positions: float) -> "CodebookEMA":
-        """The same codebook with the running mass of a round of so many positions.
+    def with_mass(self, positions: float) -> "CodebookEMA":
+        """Return the same codebook with the running mass of a round of ``positions`` positions.
 
-        What `lloyd` saw is a whole pass of all devices; unless a round is one too, it would outweigh many rounds.
+        `lloyd` collects a whole pass over all clients, which would otherwise outweigh many rounds.
         """
         return replace(self, running=self.running.scaled(positions / float(self.running.counts[0].sum())))
 
+    weighing = with_mass  # alias: remove
+
     def state(self) -> dict[str, Tensor]:
-        """Everything, as tensors; `CodebookEMA.of` is the way back."""
-        of = self.codebook
+        """Return everything as tensors; `CodebookEMA.from_state` is the inverse."""
+        codebook = self.codebook
         return {
-            "vectors": of.vectors,
+            "vectors": codebook.vectors,
             "counts": self.running.counts,
             "sums": self.running.sums,
-            "meta": torch.tensor([of.version, of.residual]),
+            "meta": torch.tensor([codebook.version, codebook.residual]),
         }
 
     @staticmethod
-    def of(state: dict[str, Tensor]) -> "CodebookEMA":
+    def from_state(state: dict[str, Tensor]) -> "CodebookEMA":
         version, residual = state["meta"].tolist()
         codebook = Codebook(state["vectors"], bool(residual), version)
         return CodebookEMA(codebook, Statistics(state["counts"], state["sums"]))

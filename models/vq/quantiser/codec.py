@@ -1,8 +1,8 @@
-"""Tensors as bytes: packed codes, floats of 32 and 16 bits, 8-bit integers with a scale per row; little-endian.
+"""Tensors as bytes: packed codes, 32- and 16-bit floats, 8-bit integers with a scale per row; little-endian.
 
-A coding takes values (N, w), the rows of a batch of examples one after the other without padding, and ``rows`` (B,),
-how many each example has. Every example's codes start at a byte of their own. Lossy codings scale a message by a power
-of two first, so that small gradients survive 16 bits.
+A coding takes values (N, w): the rows of a batch of examples in order, without padding. ``rows`` (B,) is the number of
+rows of each example. The codes of each example start at a new byte. Lossy codings first scale a message by a power of
+two, so that small gradients fit into 16 bits.
 """
 
 import math
@@ -14,28 +14,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SCALE_BYTES = 4  # of a lossy message, once
+SCALE_BYTES = 4  # once per lossy message
 
 
 class Coding(ABC):
-    """One way to write a tensor down."""
+    """One way to write a tensor as bytes."""
 
     @abstractmethod
     def size(self, rows: Sequence[int], width: int) -> int:
-        """Bytes of a message."""
+        """Return the bytes of a message."""
 
     @abstractmethod
     def encode(self, values: Tensor, rows: Sequence[int]) -> bytes:
-        """Values (sum of rows, w) as bytes. ValueError: the coding cannot express them."""
+        """Encode values (sum of rows, w). ValueError: the coding cannot express them."""
 
     @abstractmethod
     def decode(self, data: bytes, rows: Sequence[int], width: int) -> Tensor:
-        """Back to (sum of rows, w)."""
+        """Decode to (sum of rows, w)."""
 
 
 @dataclass(frozen=True)
 class Codes(Coding):
-    """Integers in [0, ``size_of``) in ceil(log2 size_of) bits each; decoded as int64."""
+    """Integers in [0, ``size_of``) with ceil(log2 size_of) bits each; decoded as int64."""
 
     size_of: int
 
@@ -52,23 +52,23 @@ class Codes(Coding):
         flat = values.numpy().astype(np.uint32)
         bits = (flat[..., None] >> np.arange(self.bits, dtype=np.uint32)) & 1
         ends = np.cumsum(rows)
-        return b"".join(np.packbits(own, bitorder="little").tobytes() for own in np.split(bits, ends[:-1]))
+        return b"".join(np.packbits(example, bitorder="little").tobytes() for example in np.split(bits, ends[:-1]))
 
     def decode(self, data: bytes, rows: Sequence[int], width: int) -> Tensor:
-        values, at = [], 0
+        values, start = [], 0
         for n in rows:
             count, step = n * width * self.bits, self.size([n], width)
-            bits = np.unpackbits(np.frombuffer(data[at : at + step], np.uint8), count=count, bitorder="little").reshape(
-                n, width, self.bits
-            )
+            bits = np.unpackbits(
+                np.frombuffer(data[start : start + step], np.uint8), count=count, bitorder="little"
+            ).reshape(n, width, self.bits)
             values.append(bits @ (1 << np.arange(self.bits, dtype=np.int64)))
-            at += step
+            start += step
         return torch.from_numpy(np.concatenate(values)) if values else torch.zeros(0, width, dtype=torch.int64)
 
 
 @dataclass(frozen=True)
 class Float32(Coding):
-    """Exact."""
+    """Exact values."""
 
     def size(self, rows: Sequence[int], width: int) -> int:
         return 4 * sum(rows) * width
@@ -82,14 +82,14 @@ class Float32(Coding):
 
 @dataclass(frozen=True)
 class Float16(Coding):
-    """Half precision of values / scale; the scale is a power of two and leads the message."""
+    """Half precision of values / scale; the scale is a power of two at the start of the message."""
 
     def size(self, rows: Sequence[int], width: int) -> int:
         return SCALE_BYTES + 2 * sum(rows) * width
 
     def encode(self, values: Tensor, rows: Sequence[int]) -> bytes:
         exact = values.detach().numpy()
-        scale = _power(exact)
+        scale = _scale(exact)
         return np.array(scale, "<f4").tobytes() + (exact / scale).astype("<f2").tobytes()
 
     def decode(self, data: bytes, rows: Sequence[int], width: int) -> Tensor:
@@ -100,14 +100,14 @@ class Float16(Coding):
 
 @dataclass(frozen=True)
 class Int8(Coding):
-    """Integers from -127 to 127 times a half-precision scale per row, which precedes the rows; times a power of two."""
+    """Integers from -127 to 127 times a half-precision scale per row, times one power of two per message."""
 
     def size(self, rows: Sequence[int], width: int) -> int:
         return SCALE_BYTES + sum(rows) * (width + 2)
 
     def encode(self, values: Tensor, rows: Sequence[int]) -> bytes:
         exact = values.detach().numpy()
-        scale = _power(exact)
+        scale = _scale(exact)
         exact = exact / scale
         steps = (np.abs(exact).max(axis=1, initial=0) / 127).astype("<f2")
         each = np.where(steps == 0, np.inf, steps.astype(np.float32))[:, None]
@@ -127,29 +127,29 @@ CODINGS: dict[str, Coding] = {"float32": Float32(), "float16": Float16(), "int8"
 
 @dataclass
 class ErrorFeedback:
-    """What a lossy coding left out of an example is added when that example comes again (arXiv:2206.01299, 3).
+    """Add the coding error of an example's last message to its next one (arXiv:2206.01299, 3).
 
     Args:
-        coding: the lossy one.
-        left: by the example's key, the error of its last message, (rows, w).
+        coding: the lossy coding.
+        residuals: error of the last message by the example's key, (rows, w).
     """
 
     coding: Coding
-    left: dict[int, Tensor] = field(default_factory=dict)
+    residuals: dict[int, Tensor] = field(default_factory=dict)
 
     def encode(self, values: Tensor, rows: Sequence[int], keys: Sequence[int]) -> bytes:
-        """As the coding does, of values plus what was left of ``keys`` (B,); an example must keep its length."""
-        own = values.detach().split(list(rows))
-        wanted = torch.cat([v + self.left.get(key, 0.0) for v, key in zip(own, keys, strict=True)])
-        data = self.coding.encode(wanted, rows)
-        error = wanted - self.coding.decode(data, rows, values.shape[1])
-        self.left.update(zip(keys, error.split(list(rows)), strict=True))
+        """Encode values plus the residuals of ``keys`` (B,); an example must always have the same length."""
+        examples = values.detach().split(list(rows))
+        compensated = torch.cat([v + self.residuals.get(key, 0.0) for v, key in zip(examples, keys, strict=True)])
+        data = self.coding.encode(compensated, rows)
+        error = compensated - self.coding.decode(data, rows, values.shape[1])
+        self.residuals.update(zip(keys, error.split(list(rows)), strict=True))
         return data
 
 
-def _power(values: np.ndarray) -> float:
-    """The power of two that brings the largest magnitude to [2^14, 2^15), in the upper range of half precision."""
-    most = float(np.abs(values).max(initial=0.0))
-    if not math.isfinite(most):
-        raise ValueError("a tensor to send holds NaN or infinity; lower the learning rate")
-    return 2.0 ** max(math.frexp(most)[1] - 15, -126) if most else 1.0
+def _scale(values: np.ndarray) -> float:
+    """Return the power of two that brings the largest magnitude to [2^14, 2^15), near the top of half precision."""
+    largest = float(np.abs(values).max(initial=0.0))
+    if not math.isfinite(largest):
+        raise ValueError("a tensor to send contains NaN or infinity; lower the learning rate")
+    return 2.0 ** max(math.frexp(largest)[1] - 15, -126) if largest else 1.0

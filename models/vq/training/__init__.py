@@ -1,1 +1,1 @@
-"""Training of the split transformer in one place: one task or several, from scratch or from a pretrained state."""
+"""Central training of the split transformer: one task or several, from scratch or from a pretrained state."""

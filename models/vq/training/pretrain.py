@@ -1,7 +1,7 @@
-"""Pretraining of both halves on text without labels: masked tokens (DCCT eq. 3) and replaced tokens (ELECTRA).
+"""Pretraining of both halves on unlabelled text: masked tokens (DCCT eq. 3) and replaced tokens (ELECTRA).
 
-Really split, what only the device may see stays there: the text, the tied output layer of the masked tokens, ELECTRA's
-generator. ELECTRA sends one number per token back and forth, masked tokens a state of d numbers each.
+In a distributed setting, the device keeps private parts: the text, the tied output layer of masked tokens, and
+ELECTRA's generator. ELECTRA exchanges one number per token, masked tokens a state of d numbers each.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,40 +11,49 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.vq.ends import Recipe
+from models.vq.ends import LearningRates
 from models.vq.network.composite import states
-from models.vq.network.halves import CloudHalf, DeviceHalf, Half, PooledLayer, Shape, initial, seeded
+from models.vq.network.halves import CloudHalf, DeviceHalf, Half, PooledLayer, Shape, bert_init, seeded
 from models.vq.network.heads import Masked, Replaced, head_for
 from models.vq.network.pooling import flatten
 from models.vq.network.tokens import Tokens, batches
 from models.vq.quantiser.codebook import Codebook, Estimator, straight_through
 from partitions.rng import Purpose, rng
 
-RTD_WEIGHT = 50.0  # of the discriminator's loss (Clark et al., arXiv:2003.10555)
+RTD_WEIGHT = 50.0  # weight of the discriminator's loss (Clark et al., arXiv:2003.10555)
 
 
-def choose(tokens: Tokens, special: Sequence[int], generator: np.random.Generator, share: float = 0.15) -> Tensor:
-    """bool (B, T): which tokens are masked; ``share`` of each text's that are not ``special``, at least one of them."""
-    free = ~torch.isin(tokens.ids, torch.tensor([0, *special]))
-    draw = torch.from_numpy(generator.random(tokens.ids.shape)).masked_fill(~free, 2.0)
-    wanted = (free.sum(1) * share).round().clamp_min(1)
-    return free & (draw.argsort(1).argsort(1) < wanted[:, None])
+def choose_masked(
+    tokens: Tokens, special: Sequence[int], generator: np.random.Generator, share: float = 0.15
+) -> Tensor:
+    """Choose the tokens to mask, bool (B, T).
+
+    Args:
+        tokens: the texts.
+        special: ids that are never masked.
+        generator: source of the choice.
+        share: share of each text's other tokens that is masked, at least one token.
+    """
+    candidates = ~torch.isin(tokens.ids, torch.tensor([0, *special]))
+    scores = torch.from_numpy(generator.random(tokens.ids.shape)).masked_fill(~candidates, 2.0)
+    counts = (candidates.sum(1) * share).round().clamp_min(1)
+    return candidates & (scores.argsort(1).argsort(1) < counts[:, None])
 
 
 def corrupt(tokens: Tokens, chosen: Tensor, mask: int) -> Tokens:
-    """The same texts with [MASK] for the chosen tokens (B, T)."""
+    """Replace the chosen tokens (B, T) with [MASK]."""
     return Tokens(tokens.ids.masked_fill(chosen, mask), tokens.types, tokens.lengths)
 
 
 class Tied(Half):
-    """The device's output layer over its vocabulary: its own word table, and a bias."""
+    """The device's output layer over its vocabulary: its word embeddings and a bias."""
 
     def __init__(self, shape: Shape):
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(shape.vocabulary))
 
     def forward(self, h: Tensor, device: DeviceHalf) -> Tensor:
-        """States (n, d) -> logits (n, V)."""
+        """Compute logits (n, V) of states (n, d)."""
         return F.linear(h, device.embeddings.word_embeddings.weight, self.bias)
 
 
@@ -52,7 +61,9 @@ class Generator(Half):
     """ELECTRA's generator, a narrow encoder on the device's embeddings.
 
     Args:
-        shape: of the halves; narrow: its width is d divided by this.
+        shape: of the halves.
+        narrow: its width is d divided by this.
+        layers: number of layers.
     """
 
     def __init__(self, shape: Shape, narrow: int = 4, layers: int = 1):
@@ -65,7 +76,7 @@ class Generator(Half):
         self.tied = Tied(shape)
 
     def forward(self, tokens: Tokens, chosen: Tensor, device: DeviceHalf) -> Tensor:
-        """Logits (chosen tokens, V)."""
+        """Compute logits (chosen tokens, V)."""
         h = self.into(device.embeddings(tokens.ids, tokens.types))
         for layer in self.layers:
             h, _ = layer(h, tokens.lengths)
@@ -73,9 +84,9 @@ class Generator(Half):
 
 
 def generator_for(shape: Shape, seed: int) -> Generator:
-    """A new generator with BERT's initial weights."""
+    """Build a new generator with BERT's initial weights."""
     with seeded(seed):
-        return Generator(shape).apply(initial)
+        return Generator(shape).apply(bert_init)
 
 
 def masked_loss(
@@ -90,7 +101,7 @@ def masked_loss(
     beta: float = 0.25,
     estimator: Estimator = straight_through,
 ) -> Tensor:
-    """Mean cross-entropy of the chosen tokens (B, T) given the others, plus beta times the commitment."""
+    """Compute the mean cross-entropy of the chosen tokens (B, T), plus beta times the commitment loss."""
     h, _, commitment = states(device, cloud, corrupt(tokens, chosen, mask), codebook, estimator)
     rows = head.hidden(h, tokens.lengths)[flatten(chosen[..., None], tokens.lengths)[:, 0]]
     return F.cross_entropy(tied(rows, device), tokens.ids[chosen]) + beta * commitment
@@ -99,18 +110,18 @@ def masked_loss(
 def replace(
     generator: Generator, device: DeviceHalf, tokens: Tokens, chosen: Tensor, mask: int, rng: np.random.Generator
 ) -> tuple[Tokens, Tensor, Tensor]:
-    """What the generator puts in the chosen places (B, T): the texts, what is new in them, and the generator's loss.
+    """Replace the chosen tokens (B, T) with samples of the generator, which pass no gradient.
 
     Returns:
-        Texts; float32 (sum of lengths,), 1 where a token is not the original any more; the mean cross-entropy. What
-        was drawn passes no gradient.
+        The texts; float32 (sum of lengths,), 1 where a token differs from the original; the generator's mean
+            cross-entropy.
     """
     logits = generator(corrupt(tokens, chosen, mask), chosen, device)
     noise = torch.from_numpy(rng.gumbel(size=tuple(logits.shape))).float()
-    drawn = (logits.detach() + noise).argmax(1)
-    ids = tokens.ids.masked_scatter(chosen, drawn)
-    new = flatten((ids != tokens.ids)[..., None], tokens.lengths)[:, 0].float()
-    return Tokens(ids, tokens.types, tokens.lengths), new, F.cross_entropy(logits, tokens.ids[chosen])
+    samples = (logits.detach() + noise).argmax(1)
+    ids = tokens.ids.masked_scatter(chosen, samples)
+    replaced = flatten((ids != tokens.ids)[..., None], tokens.lengths)[:, 0].float()
+    return Tokens(ids, tokens.types, tokens.lengths), replaced, F.cross_entropy(logits, tokens.ids[chosen])
 
 
 def replaced_loss(
@@ -126,15 +137,18 @@ def replaced_loss(
     beta: float = 0.25,
     estimator: Estimator = straight_through,
 ) -> Tensor:
-    """The generator's loss, 50 times that of both halves and ``head``, and beta times the commitment."""
-    texts, new, made = replace(generator, device, tokens, chosen, mask, rng)
+    """Compute ELECTRA's loss of the chosen tokens (B, T).
+
+    It is the generator's loss, plus 50 times the loss of the halves and ``head``, plus beta times the commitment loss.
+    """
+    texts, replaced, generator_loss = replace(generator, device, tokens, chosen, mask, rng)
     h, positions, commitment = states(device, cloud, texts, codebook, estimator)
-    told = head.loss(head(h, positions, tokens.lengths), new, tokens.lengths)
-    return made + RTD_WEIGHT * told + beta * commitment
+    discriminator_loss = head.loss(head(h, positions, tokens.lengths), replaced, tokens.lengths)
+    return generator_loss + RTD_WEIGHT * discriminator_loss + beta * commitment
 
 
 Loss = Callable[[Tokens, Tensor, np.random.Generator], Tensor]
-"""``loss(texts, chosen, generator)`` of the tokens that were chosen, (B, T)."""
+"""``loss(texts, chosen, generator)`` of the chosen tokens, (B, T)."""
 
 
 def _masked(device: DeviceHalf, cloud: CloudHalf, mask: int, seed: int) -> tuple[list[Half], Loss]:
@@ -144,17 +158,17 @@ def _masked(device: DeviceHalf, cloud: CloudHalf, mask: int, seed: int) -> tuple
 
 
 def _replaced(device: DeviceHalf, cloud: CloudHalf, mask: int, seed: int) -> tuple[list[Half], Loss]:
-    head, maker = head_for("rtd", device.shape, 1, seed), generator_for(device.shape, seed)
+    head, electra_generator = head_for("rtd", device.shape, 1, seed), generator_for(device.shape, seed)
     assert isinstance(head, Replaced)
 
     def loss(texts: Tokens, chosen: Tensor, generator: np.random.Generator) -> Tensor:
-        return replaced_loss(device, cloud, head, maker, texts, chosen, mask, generator)
+        return replaced_loss(device, cloud, head, electra_generator, texts, chosen, mask, generator)
 
-    return [head, maker], loss
+    return [head, electra_generator], loss
 
 
 OBJECTIVES = {"mlm": _masked, "electra": _replaced}
-"""What each adds to the halves, in training only, and its loss."""
+"""Functions that return the parts needed only in training, and the loss."""
 
 
 def pretrain(
@@ -169,16 +183,25 @@ def pretrain(
     lr: float,
     seed: int,
 ) -> list[float]:
-    """Train both halves on texts without their labels, with activations between them; the mean loss of each epoch.
+    """Train both halves on unlabelled texts, with activations between them.
 
     Args:
-        objective: of `OBJECTIVES`.
-        special: ids that are never masked; mask: the id of [MASK].
+        device, cloud: the halves, trained in place.
+        objective: a name in `OBJECTIVES`.
+        tokens: the texts.
+        special: ids that are never masked.
+        mask: the id of [MASK].
+        epochs, batch: passes over the texts, texts per step.
+        lr: peak learning rate.
+        seed: of all random numbers.
+
+    Returns:
+        The mean loss of each epoch.
     """
-    added, loss_of = OBJECTIVES[objective](device, cloud, mask, seed)
-    parts = [device, cloud, *added]
-    recipe = Recipe(lr, lr, epochs * -(-len(tokens) // batch))
-    optimizer, schedule = recipe.build([p for part in parts for p in part.parameters() if p.requires_grad], [])
+    extra_parts, loss_of = OBJECTIVES[objective](device, cloud, mask, seed)
+    parts = [device, cloud, *extra_parts]
+    rates = LearningRates(lr, lr, epochs * -(-len(tokens) // batch))
+    optimizer, schedule = rates.build([p for part in parts for p in part.parameters() if p.requires_grad], [])
     for part in parts:
         part.train()
     losses = []
@@ -188,7 +211,7 @@ def pretrain(
             generator = rng(seed, Purpose.OFFLINE, 0, epoch, step)
             texts = tokens[rows]
             with seeded(int(generator.integers(2**63))):
-                loss = loss_of(texts, choose(texts, special, generator), generator)
+                loss = loss_of(texts, choose_masked(texts, special, generator), generator)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

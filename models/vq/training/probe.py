@@ -1,51 +1,60 @@
-"""How much of a text is read from what crosses the cut, by a cloud that has seen other texts together with theirs."""
+"""Measure how much of a text a curious cloud can read from the exchanged activations."""
 
 import torch
 from torch import Tensor
 
 from models.vq.network.tokens import Tokens
-from models.vq.quantiser.boundary import pooled
+from models.vq.quantiser.boundary import pooled_length
 
-AT_ONCE = 4096  # tokens whose scores of the whole vocabulary are in memory together
+TOKENS_PER_CHUNK = 4096  # tokens whose scores over the vocabulary are in memory at the same time
 
 
-def recovered(rows: Tensor, tokens: Tokens, pool: int, floor: float = 0.01) -> float:
-    """Share of tokens that a linear discriminant reads right from the position that stands for them.
+def token_recovery(rows: Tensor, tokens: Tokens, pool: int, floor: float = 0.01) -> float:
+    """Return the share of tokens that a linear discriminant recovers from their position's activations.
 
-    It is fitted on every other text and scored on the rest, one for each place in a group of ``pool`` tokens; a token
-    that it never saw is read wrong. First and last tokens, [CLS] and [SEP], do not count.
+    It is fitted on every other text and scored on the rest, once per offset in a group of ``pool`` tokens. Tokens
+    missing in the fitted texts count as errors. First and last tokens, [CLS] and [SEP], do not count.
 
     Args:
-        rows: (N, width), what crossed of all positions of all texts; without numbers it can but guess.
-        floor: what is added to the variances within tokens, as a share of their mean.
+        rows: (N, width) activations of all positions of all texts. With width 0 it can only guess.
+        tokens: the texts.
+        pool: tokens per position.
+        floor: added to the variances within tokens, as a share of their mean.
     """
     right = total = 0
-    place, position, token, own = _layout(tokens, pool)
-    for at in range(pool):
-        there = place == at
-        z, y, fit = rows[position[there]].double(), token[there], own[there] % 2 == 0
-        if not fit.any():
+    offset, position, token, text = _layout(tokens, pool)
+    for group_offset in range(pool):
+        selected = offset == group_offset
+        z, y, fitted = rows[position[selected]].double(), token[selected], text[selected] % 2 == 0
+        if not fitted.any():
             continue
-        known, of, counts = y[fit].unique(return_inverse=True, return_counts=True)
-        means = z.new_zeros(len(known), z.shape[1]).index_add_(0, of, z[fit]) / counts[:, None]
-        spread = (z[fit] - means[of]).square().mean() if z.shape[1] else z.new_zeros(())
-        within = (z[fit] - means[of]).T @ (z[fit] - means[of]) / len(of)
+        vocabulary, token_class, counts = y[fitted].unique(return_inverse=True, return_counts=True)
+        means = z.new_zeros(len(vocabulary), z.shape[1]).index_add_(0, token_class, z[fitted]) / counts[:, None]
+        spread = (z[fitted] - means[token_class]).square().mean() if z.shape[1] else z.new_zeros(())
+        within = (z[fitted] - means[token_class]).T @ (z[fitted] - means[token_class]) / len(token_class)
         within += floor * (spread + 1e-12) * torch.eye(z.shape[1])
-        axes = torch.linalg.solve(within, means.T)
-        prior = counts.double().log() - 0.5 * (means.T * axes).sum(0)
-        read = torch.cat([known[(some @ axes + prior).argmax(1)] for some in z[~fit].split(AT_ONCE)])
-        right, total = right + int((read == y[~fit]).sum()), total + len(read)
+        directions = torch.linalg.solve(within, means.T)
+        prior = counts.double().log() - 0.5 * (means.T * directions).sum(0)
+        predicted = torch.cat(
+            [vocabulary[(chunk @ directions + prior).argmax(1)] for chunk in z[~fitted].split(TOKENS_PER_CHUNK)]
+        )
+        right, total = right + int((predicted == y[~fitted]).sum()), total + len(predicted)
     return right / max(1, total)
 
 
 def _layout(tokens: Tokens, pool: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of each token that counts: its place in its group, its position among all, itself, and its text."""
-    found, start = [], 0
+    """Return, per counted token: its offset in the group, its position among all, the token, and its text."""
+    parts, start = [], 0
     for text, n in enumerate(tokens.lengths.tolist()):
-        at = torch.arange(1, n - 1)
-        found.append(
-            torch.stack([(at - 1) % pool, start + 1 + (at - 1) // pool, tokens.ids[text, 1 : n - 1], at * 0 + text])
+        index = torch.arange(1, n - 1)
+        parts.append(
+            torch.stack(
+                [(index - 1) % pool, start + 1 + (index - 1) // pool, tokens.ids[text, 1 : n - 1], index * 0 + text]
+            )
         )
-        start += pooled(n, pool)
-    place, position, token, own = torch.cat(found, 1)
-    return place, position, token, own
+        start += pooled_length(n, pool)
+    offset, position, token, owner = torch.cat(parts, 1)
+    return offset, position, token, owner
+
+
+recovered = token_recovery  # alias: remove

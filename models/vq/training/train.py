@@ -1,8 +1,8 @@
-"""Training of a split model in one place, for experiments without a network: every step passes the boundary's codec.
+"""Central training of a split model, for experiments without a network; every step passes the boundary's codec.
 
-A quantised boundary starts in float: for the first ``float_share`` of the steps activations cross, then k-means over
-one whole pass of the texts gives the first codebook, and codes cross from there on. A *round* of the codebook is
-``round_steps`` steps; at its end the server moves the codebook as a federated one does.
+A quantised boundary starts without codes: for the first ``float_share`` of the steps, the halves exchange activations.
+Then k-means over one pass of the texts initialises the codebook, and the halves exchange codes. A *round* of the
+codebook is ``round_steps`` steps. At its end, the codebook is updated as a federated server would.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,34 +15,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.vq.ends import CloudEnd, DeviceEnd, Recipe
+from models.vq.ends import CloudEnd, DeviceEnd, LearningRates
 from models.vq.network.halves import CloudHalf, DeviceHalf, principal, projected, weigh
 from models.vq.network.heads import Head
 from models.vq.network.pooling import flatten, pooled_lengths, unflatten
 from models.vq.network.tokens import Tokens, batches
-from models.vq.quantiser.boundary import Boundary, Ledger, lines
+from models.vq.quantiser.boundary import Boundary, BoundaryTraffic, channels
 from models.vq.quantiser.codebook import ESTIMATORS, Codebook, Statistics, perplexity
 from models.vq.quantiser.codebook_ema import CodebookEMA, Moments
 from partitions.rng import Purpose, rng
 
 Tick = Callable[[int, int], None]
-"""``tick(step, steps)``: how far a training is."""
+"""``tick(step, steps)``: progress of a training."""
 
 
 @dataclass(frozen=True)
 class Quantiser:
-    """How a boundary is quantised.
+    """How to quantise a boundary.
 
     Args:
-        size: K; groups: m; residual: see `Codebook`.
-        beta: weight of the commitment; estimator: of the gradient, by name.
-        float_share: share of the steps before the quantiser is there.
-        round_steps: steps between two updates of the codebook; decay: what they keep of the statistics before.
-        weigh: then also weigh code space by the gradients of the answers (`models.vq.network.halves.weigh`), and hold its
-            projection fixed from there on.
-        learn: 'mean' moves the codebook to the running mean of what it stands for, 'gradient' along the gradient of its
-            error, with 1 - decay for a rate; 'frozen' leaves it as k-means gave it.
-        revive: replace vectors that fell out of use; only 'mean' knows them.
+        size: K, vectors per codebook.
+        groups: m, codes per position.
+        residual: see `Codebook`.
+        beta: weight of the commitment loss.
+        estimator: gradient estimator, by name.
+        float_share: share of the steps before quantisation starts.
+        round_steps: steps between two updates of the codebook.
+        decay: weight of the previous statistics in an update.
+        weigh: when quantisation starts, also weight code space by the gradients of the predictions
+            (`models.vq.network.halves.weigh`), and freeze its projection.
+        learn: 'mean' moves the codebook to the running mean of its inputs; 'gradient' moves it along the gradient of
+            its error, with rate 1 - decay; 'frozen' keeps the result of k-means.
+        revive: replace unused vectors; only for 'mean'.
     """
 
     size: int = 256
@@ -59,15 +63,16 @@ class Quantiser:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SplitTrainingPlan:
     """One training.
 
     Args:
-        epochs, batch: passes over the texts, texts of a step.
-        lr, fresh: peak learning rates, see `Recipe`.
-        up: coding of activations; down: of gradients in code space.
-        quantiser: None: activations cross.
-        align: start code space as the principal subspace of the states, otherwise as a random one.
+        epochs, batch: passes over the texts, texts per step.
+        lr, fresh: peak learning rates, see `LearningRates`.
+        up: coding of activations.
+        down: coding of gradients in code space.
+        quantiser: None: exchange activations.
+        align: initialise code space as the principal subspace of the states; otherwise it is random.
     """
 
     epochs: int = 4
@@ -80,12 +85,12 @@ class Plan:
     align: bool = True
 
     def steps(self, texts: int) -> int:
-        """Of a training on so many texts."""
+        """Return the number of steps of a training on ``texts`` texts."""
         return self.epochs * -(-texts // self.batch)
 
 
-class Stems:
-    """What the frozen parts of a device half say of some texts; computed once where layers are frozen.
+class StemCache:
+    """Output of a device half's frozen layers for some texts; computed once if layers are frozen.
 
     Args:
         device: the half.
@@ -95,280 +100,309 @@ class Stems:
     def __init__(self, device: DeviceHalf, tokens: Tokens):
         self.tokens, self._device = tokens, device
         self._rows: list[Tensor] = []
-        self.kept = device.shape.frozen > 1
-        if self.kept:
+        self.cached = device.shape.frozen > 1
+        if self.cached:
             rows: dict[int, Tensor] = {}
-            for at in tokens.lengths.argsort(stable=True).split(64):
-                x, lengths = device.eval().stem(tokens[at])
-                rows |= zip(at.tolist(), flatten(x, lengths).split(lengths.tolist()), strict=True)
+            for index in tokens.lengths.argsort(stable=True).split(64):
+                x, lengths = device.eval().stem(tokens[index])
+                rows |= zip(index.tolist(), flatten(x, lengths).split(lengths.tolist()), strict=True)
             self._rows = [rows[i] for i in range(len(tokens))]
 
     def __getitem__(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:
-        """(B, T, d) and lengths (B,); None: the half computes them itself."""
-        if not self.kept:
+        """Return (B, T, d) and lengths (B,); None: the half must compute them."""
+        if not self.cached:
             return None
-        own = [self._rows[i] for i in rows.tolist()]
-        lengths = torch.tensor([len(x) for x in own])
-        return unflatten(torch.cat(own), lengths), lengths
+        selected = [self._rows[i] for i in rows.tolist()]
+        lengths = torch.tensor([len(x) for x in selected])
+        return unflatten(torch.cat(selected), lengths), lengths
 
 
 @dataclass(frozen=True)
 class Step:
-    """A training step through the boundary that can be taken.
+    """A prepared training step through the boundary.
 
     Args:
-        one, two: the ends.
-        tokens, labels: of its texts; stem: what the frozen parts say of them, if that is known.
-        epoch: which it is of.
-        drops: seeds of dropout, on the device and in the cloud.
+        device, cloud: the ends.
+        tokens, labels: the step's texts and labels.
+        stem: output of the frozen layers, if it is known.
+        epoch: the step's epoch.
+        dropout_seeds: on the device and in the cloud.
     """
 
-    one: DeviceEnd
-    two: CloudEnd
+    device: DeviceEnd
+    cloud: CloudEnd
     tokens: Tokens
     labels: Tensor
     stem: tuple[Tensor, Tensor] | None
     epoch: int
-    drops: tuple[int, int]
+    dropout_seeds: tuple[int, int]
 
     def take(self, weight: float = 1.0) -> float:
-        """The loss. Both halves and the head step along ``weight`` times its gradient; only the device need know it."""
-        one, two = self.one, self.two
-        logits = two.answer(one.send(self.tokens, "train", self.drops[0], self.stem), "train", self.drops[1])
-        loss, gradient = one.answer(logits, lambda said: weight * two.head.loss(said, self.labels, self.tokens.lengths))
-        one.learn(two.learn(gradient))
+        """Update both halves and the head along ``weight`` times the loss's gradient, and return the loss.
+
+        Only the device needs the weight.
+        """
+        device, cloud = self.device, self.cloud
+        logits = cloud.send_logits(
+            device.send(self.tokens, "train", self.dropout_seeds[0], self.stem), "train", self.dropout_seeds[1]
+        )
+        loss, gradient = device.loss_gradient(
+            logits, lambda logits_: weight * cloud.head.loss(logits_, self.labels, self.tokens.lengths)
+        )
+        device.update(cloud.update(gradient))
         return loss / weight
 
 
 @dataclass
 class Split:
-    """A split model, its boundary and what it learned; `fit` trains it, `predict` uses it.
+    """A split model, its boundary and its training state; `fit` trains it, `predict` uses it.
 
     Args:
         device, cloud, head: its parts.
         plan: how it is trained.
-        keeper: of the codebook, once there is one.
-        ledger: bytes of all that crossed.
+        codebook_ema: state of the codebook, once it exists.
+        traffic: bytes of all messages.
         usage: (m, K) how often the last prediction used each vector.
-        arrived: (N, width) what the cloud got in the last prediction, of all positions of all texts in their order.
+        received: (N, width) activations that the cloud received in the last prediction, of all positions in text order.
     """
 
     device: DeviceHalf
     cloud: CloudHalf
     head: Head
-    plan: Plan
-    keeper: CodebookEMA | None = None
-    ledger: Ledger = field(default_factory=Ledger)
+    plan: SplitTrainingPlan
+    codebook_ema: CodebookEMA | None = None
+    traffic: BoundaryTraffic = field(default_factory=BoundaryTraffic)
     usage: Tensor | None = None
-    arrived: Tensor | None = None
+    received: Tensor | None = None
+
+    keeper = property(lambda self: self.codebook_ema)  # alias: remove
+    ledger = property(lambda self: self.traffic)  # alias: remove
+    arrived = property(lambda self: self.received)  # alias: remove
 
     def __post_init__(self) -> None:
-        of, shape = self.plan.quantiser, self.device.shape
-        if of and of.weigh and not shape.width:
+        quantiser, shape = self.plan.quantiser, self.device.shape
+        if quantiser and quantiser.weigh and not shape.width:
             raise ValueError("weigh = True needs a projection into code space; give the shape a width")
-        codes = (of.size, of.groups) if of else None
-        edge = lines(shape.wire, self.head.width, self.head.per, codes, self.plan.up, self.plan.down)
-        self.boundary = Boundary(edge, shape.pool, self.ledger)
+        codes = (quantiser.size, quantiser.groups) if quantiser else None
+        channels_ = channels(shape.wire, self.head.width, self.head.per, codes, self.plan.up, self.plan.down)
+        self.boundary = Boundary(channels_, shape.pool, self.traffic)
 
     @property
     def codebook(self) -> Codebook | None:
-        return self.keeper.codebook if self.keeper else None
+        return self.codebook_ema.codebook if self.codebook_ema else None
 
     def fit(self, tokens: Tokens, labels: Tensor, seed: int, tick: Tick = lambda step, steps: None) -> list[float]:
-        """Train on texts and labels (n, ...); the mean loss of each epoch."""
+        """Train on texts and labels (n, ...) and return the mean loss of each epoch."""
         steps = self.plan.steps(len(tokens))
-        one, two = self.ends(Recipe(self.plan.lr, self.plan.fresh, steps))
+        device, cloud = self.ends(LearningRates(self.plan.lr, self.plan.fresh, steps))
         losses = [0.0] * self.plan.epochs
-        for at, step in enumerate(self.course(tokens, labels, seed, one, two), 1):
+        for number, step in enumerate(self.training_steps(tokens, labels, seed, device, cloud), 1):
             losses[step.epoch] += step.take() * len(step.tokens)
-            tick(at, steps)
+            tick(number, steps)
         return [loss / len(tokens) for loss in losses]
 
-    def course(self, tokens: Tokens, labels: Tensor, seed: int, one: DeviceEnd, two: CloudEnd) -> Iterator[Step]:
-        """The steps of a training, each to be taken before the next is asked for; between them the codebook moves."""
+    def training_steps(
+        self, tokens: Tokens, labels: Tensor, seed: int, device: DeviceEnd, cloud: CloudEnd
+    ) -> Iterator[Step]:
+        """Yield the steps of a training, to be taken one by one. The codebook is updated in between."""
         plan, quantiser = self.plan, self.plan.quantiser
-        stems, steps = Stems(self.device, tokens), plan.steps(len(tokens))
+        stems, steps = StemCache(self.device, tokens), plan.steps(len(tokens))
         if plan.align and self.device.shape.width:
             self._align(stems, seed)
-        starts = round(quantiser.float_share * steps) if quantiser else steps
+        first_quantised = round(quantiser.float_share * steps) if quantiser else steps
         step = 0
         for epoch in range(plan.epochs):
             for rows in batches(tokens.lengths, plan.batch, rng(seed, Purpose.TRAIN, epoch)):
-                if step == starts:
+                if step == first_quantised:
                     self._start(stems, seed)
-                    self._use(one, two)
-                where = (seed, Purpose.TRAIN, epoch, step)
-                device, cloud = (int(rng(*where, half).integers(2**63)) for half in range(2))
-                yield Step(one, two, tokens[rows], labels[rows], stems[rows], epoch, (device, cloud))
+                    self._use(device, cloud)
+                address = (seed, Purpose.TRAIN, epoch, step)
+                device_seed, cloud_seed = (int(rng(*address, half).integers(2**63)) for half in range(2))
+                yield Step(device, cloud, tokens[rows], labels[rows], stems[rows], epoch, (device_seed, cloud_seed))
                 step += 1
-                if quantiser and step > starts and (step - starts) % quantiser.round_steps == 0:
-                    self._update(one, seed, step)
-                    self._use(one, two)
+                if quantiser and step > first_quantised and (step - first_quantised) % quantiser.round_steps == 0:
+                    self._update(device, seed, step)
+                    self._use(device, cloud)
 
-    def ends(self, recipe: Recipe) -> tuple[DeviceEnd, CloudEnd]:
-        """The two ends of this model, with optimisers that begin."""
-        of = self.plan.quantiser or Quantiser()
-        one = DeviceEnd(self.device, self.boundary, recipe, None, of.beta, ESTIMATORS[of.estimator])
-        return one, CloudEnd(self.cloud, self.head, self.boundary, recipe)
+    def ends(self, rates: LearningRates) -> tuple[DeviceEnd, CloudEnd]:
+        """Create both ends of this model with new optimizers."""
+        quantiser = self.plan.quantiser or Quantiser()
+        device = DeviceEnd(self.device, self.boundary, rates, None, quantiser.beta, ESTIMATORS[quantiser.estimator])
+        return device, CloudEnd(self.cloud, self.head, self.boundary, rates)
 
     @torch.no_grad()
-    def predict(self, tokens: Tokens, batch: int = 64, stems: Stems | None = None) -> Tensor:
-        """Logits (rows, width) of texts that go through the boundary, in inference; their bytes are in the ledger.
+    def predict(self, tokens: Tokens, batch: int = 64, stems: StemCache | None = None) -> Tensor:
+        """Compute logits (rows, width) of texts through the boundary, in evaluation; traffic counts their bytes.
 
         Args:
-            stems: of the texts, if they are known already.
+            tokens: n texts.
+            batch: texts per message.
+            stems: of the texts, if they are known.
         """
-        one, two = self.ends(Recipe())
-        self._use(one, two)
-        found: dict[int, Tensor] = {}
-        arrived: dict[int, Tensor] = {}
+        device, cloud = self.ends(LearningRates())
+        self._use(device, cloud)
+        logits_by_text: dict[int, Tensor] = {}
+        received: dict[int, Tensor] = {}
         self.usage = None
         for rows in tokens.lengths.argsort(stable=True).split(batch):
-            message = one.send(tokens[rows], "infer", stem=stems[rows] if stems else None)
-            logits = one.read(two.answer(message, "infer"))
+            message = device.send(tokens[rows], "infer", stem=stems[rows] if stems else None)
+            logits = device.read_logits(cloud.send_logits(message, "infer"))
             sizes = tokens.lengths[rows].tolist() if self.head.per == "token" else [1] * len(rows)
-            found |= zip(rows.tolist(), logits.split(sizes), strict=True)
+            logits_by_text |= zip(rows.tolist(), logits.split(sizes), strict=True)
             positions = pooled_lengths(tokens.lengths[rows], self.device.shape.pool).tolist()
-            arrived |= zip(rows.tolist(), two.read(message).split(positions), strict=True)
-            if one.codebook:
-                usage = one.codebook.usage(one.codes)
+            received |= zip(rows.tolist(), cloud.decode(message).split(positions), strict=True)
+            if device.codebook:
+                usage = device.codebook.usage(device.codes)
                 self.usage = usage if self.usage is None else self.usage + usage
-        self.arrived = torch.cat([arrived[i] for i in range(len(tokens))])
-        return torch.cat([found[i] for i in range(len(tokens))])
+        self.received = torch.cat([received[i] for i in range(len(tokens))])
+        return torch.cat([logits_by_text[i] for i in range(len(tokens))])
 
     def quantised(self, tokens: Tokens, quantisers: Iterable[Quantiser], seed: int) -> Iterator["Split"]:
-        """This trained model with codes across the cut, by each of the quantisers, and without further training.
+        """Yield copies of this trained model that exchange codes, one per quantiser, without further training.
 
-        With ``weigh`` error is how far it moves the trained model's answers, otherwise plain squared error; both times
-        what crosses is turned to its principal coordinates, dealt out to the groups. Schedules mean nothing here.
+        With ``weigh`` the error is the change of the trained model's predictions; otherwise it is plain squared error.
+        In both cases code space is rotated to its principal coordinates, which are assigned to the groups. Schedules of
+        the quantisers are ignored.
         """
-        stems = Stems(self.device, tokens)
+        stems = StemCache(self.device, tokens)
         h, slopes = self._states(stems), self._slopes(stems, seed)
-        for of in quantisers:
-            other = Split(*projected(self.device, self.cloud), self.head, replace(self.plan, quantiser=of))
-            other._settle(h, slopes if of.weigh else torch.eye(self.device.shape.wire), len(tokens), seed)
-            yield other
+        for quantiser in quantisers:
+            copy = Split(*projected(self.device, self.cloud), self.head, replace(self.plan, quantiser=quantiser))
+            copy._fit_quantiser(h, slopes if quantiser.weigh else torch.eye(self.device.shape.wire), len(tokens), seed)
+            yield copy
 
-    def taught(self, tokens: Tokens, answers: Tensor, epochs: int, seed: int) -> "Split":
-        """This model with a cloud's half and a head that learnt to answer codes as activations were answered.
+    def distil_cloud(self, tokens: Tokens, answers: Tensor, epochs: int, seed: int) -> "Split":
+        """Return this model with a cloud half and head trained to predict from codes as they did from activations.
 
-        Distillation by squared error: no labels are needed, the device's half stays as it is, and nothing crosses but
-        the codes of the texts, once.
+        The distillation minimises squared error. It needs no labels, does not change the device half, and sends the
+        codes of each text once.
 
         Args:
-            tokens: n texts; answers: (rows, width) `predict` of them before there were codes.
+            tokens: n texts.
+            answers: (rows, width) result of `predict` for them before quantisation.
+            epochs: passes over the texts.
+            seed: of the batches.
         """
-        pupil = Split(self.device, deepcopy(self.cloud), deepcopy(self.head), self.plan, self.keeper)
-        pupil.predict(tokens)
-        assert pupil.arrived is not None
-        codes = pupil.arrived.split(pooled_lengths(tokens.lengths, self.device.shape.pool).tolist())
-        wanted = answers.split(tokens.lengths.tolist() if self.head.per == "token" else 1)
+        student = Split(self.device, deepcopy(self.cloud), deepcopy(self.head), self.plan, self.codebook_ema)
+        student.predict(tokens)
+        assert student.received is not None
+        codes = student.received.split(pooled_lengths(tokens.lengths, self.device.shape.pool).tolist())
+        targets = answers.split(tokens.lengths.tolist() if self.head.per == "token" else 1)
         plan = replace(self.plan, epochs=epochs)
-        parts = nn.ModuleList([pupil.cloud, pupil.head]).eval()  # dropout would be in the answers, too
-        deep = [p for p in parts.parameters() if p.requires_grad]
-        optimizer, schedule = Recipe(plan.lr, steps=plan.steps(len(tokens)), warmup=0.0).build(deep, [])
+        parts = nn.ModuleList([student.cloud, student.head]).eval()  # evaluation mode: the targets contain no dropout
+        parameters = [p for p in parts.parameters() if p.requires_grad]
+        optimizer, schedule = LearningRates(plan.lr, steps=plan.steps(len(tokens)), warmup=0.0).build(parameters, [])
         for epoch in range(epochs):
             for rows in batches(tokens.lengths, plan.batch, rng(seed, Purpose.STUDY, epoch)):
-                lengths, of = tokens.lengths[rows], rows.tolist()
-                said = pupil.head(*pupil.cloud(torch.cat([codes[i] for i in of]), lengths), lengths)
+                lengths, texts = tokens.lengths[rows], rows.tolist()
+                output = student.head(*student.cloud(torch.cat([codes[i] for i in texts]), lengths), lengths)
                 optimizer.zero_grad(set_to_none=True)
-                F.mse_loss(said, torch.cat([wanted[i] for i in of])).backward()
+                F.mse_loss(output, torch.cat([targets[i] for i in texts])).backward()
                 optimizer.step()
                 schedule.step()
-        return Split(pupil.device, pupil.cloud, pupil.head, pupil.plan, pupil.keeper)
+        return Split(student.device, student.cloud, student.head, student.plan, student.codebook_ema)
+
+    taught = distil_cloud  # alias: remove
 
     def perplexity(self) -> float:
-        """Mean over codebooks of how many vectors the last prediction used; 0 without a codebook."""
+        """Return how many vectors the last prediction used, averaged over codebooks; 0 without a codebook."""
         return 0.0 if self.usage is None else float(perplexity(self.usage).mean())
 
     def entropy(self) -> float:
-        """Bits of all codes of the last prediction if they took their entropy, not whole bits; 0 without codes."""
+        """Return the bits of all codes of the last prediction under entropy coding; 0 without codes."""
         return 0.0 if self.usage is None else float(self.usage[0].sum() * perplexity(self.usage).log2().sum())
 
-    def _use(self, one: DeviceEnd, two: CloudEnd) -> None:
-        one.use(self.codebook)
-        two.codebook = self.codebook
+    def _use(self, device: DeviceEnd, cloud: CloudEnd) -> None:
+        device.set_codebook(self.codebook)
+        cloud.codebook = self.codebook
 
-    def _pass(self, stems: Stems) -> Iterator[tuple[Tensor, Tensor]]:
-        """Frozen states and lengths of all texts, in evaluation."""
+    def _frozen_states(self, stems: StemCache) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield frozen states and lengths of all texts, in evaluation."""
         self.device.eval()
         for rows in stems.tokens.lengths.argsort(stable=True).split(64):
             yield stems[rows] or self.device.stem(stems.tokens[rows])
 
     @torch.no_grad()
-    def _align(self, stems: Stems, seed: int) -> None:
+    def _align(self, stems: StemCache, seed: int) -> None:
         d = self.device.shape.hidden
         count, sums, products = 0.0, torch.zeros(d).double(), torch.zeros(d, d).double()
-        for stem in self._pass(stems):
+        for stem in self._frozen_states(stems):
             h = self.device.hidden(*stem).double()
             count, sums, products = count + len(h), sums + h.sum(0), products + h.T @ h
         principal(self.device, self.cloud, count, sums, products, seed)
 
-    def _slopes(self, stems: Stems, seed: int) -> Tensor:
-        """(width, width): the sum over all positions of g g^T, where g is how the answer to a text moves with them.
+    def _slopes(self, stems: StemCache, seed: int) -> Tensor:
+        """Return (width, width), the sum over all positions of g g^T, where g is the gradient of a text's prediction.
 
-        Its answer is the logit of a random class less the mean of all, so that the sum is in the mean that over all
-        classes. The loss's gradients would be those of the few texts that a trained model still has wrong.
+        The prediction is the logit of a random class minus the mean of all logits, so the sum is in expectation that
+        over all classes. Gradients of the loss would depend on the few texts that a trained model still gets wrong.
         """
-        found = torch.zeros(self.device.shape.wire, self.device.shape.wire, dtype=torch.float64)
+        products = torch.zeros(self.device.shape.wire, self.device.shape.wire, dtype=torch.float64)
         for part in (self.device, self.cloud, self.head):
             part.eval()
-        for at, rows in enumerate(stems.tokens.lengths.argsort(stable=True).split(64)):
+        for batch, rows in enumerate(stems.tokens.lengths.argsort(stable=True).split(64)):
             tokens = stems.tokens[rows]
             with torch.no_grad():
                 z = self.device.encode(*(stems[rows] or self.device.stem(tokens)))
             z.requires_grad_()
             logits = self.head(*self.cloud(z, tokens.lengths), tokens.lengths)
-            answers = self.head.drawn(logits, tokens.lengths, rng(seed, Purpose.INIT, 1, at))
+            answers = self.head.sampled_logit(logits, tokens.lengths, rng(seed, Purpose.INIT, 1, batch))
             (g,) = torch.autograd.grad(answers.sum(), z)
-            found += (g.T @ g).double()
-        return found
+            products += (g.T @ g).double()
+        return products
 
     @torch.no_grad()
-    def _states(self, stems: Stems) -> Tensor:
-        """(N, d): what the device half would project, of all positions of all texts."""
-        return torch.cat([self.device.hidden(*stem) for stem in self._pass(stems)])
+    def _states(self, stems: StemCache) -> Tensor:
+        """Return (N, d), the states that the device half projects, of all positions of all texts."""
+        return torch.cat([self.device.hidden(*stem) for stem in self._frozen_states(stems)])
 
-    def _start(self, stems: Stems, seed: int) -> None:
-        of = self.plan.quantiser
-        assert of is not None
-        self._settle(self._states(stems), self._slopes(stems, seed) if of.weigh else None, len(stems.tokens), seed)
-        if of.weigh:
+    def _start(self, stems: StemCache, seed: int) -> None:
+        quantiser = self.plan.quantiser
+        assert quantiser is not None
+        self._fit_quantiser(
+            self._states(stems), self._slopes(stems, seed) if quantiser.weigh else None, len(stems.tokens), seed
+        )
+        if quantiser.weigh:
             self.device.into.requires_grad_(False)
 
     @torch.no_grad()
-    def _settle(self, h: Tensor, slopes: Tensor | None, texts: int, seed: int) -> None:
-        """Weigh code space; then moments and Lloyd iterations of one pass.
+    def _fit_quantiser(self, h: Tensor, slopes: Tensor | None, texts: int, seed: int) -> None:
+        """Weight code space, then initialise the codebook by moments and Lloyd iterations over one pass.
 
         Args:
-            h: (N, d), states of all positions of so many ``texts``.
-            slopes: (width, width) as `weigh` takes them; None: code space stays as it is.
+            h: (N, d), states of all positions of ``texts`` texts.
+            slopes: (width, width) as in `weigh`; None: code space does not change.
+            texts: number of texts.
+            seed: of the initial vectors.
         """
-        of = self.plan.quantiser
-        assert of is not None
+        quantiser = self.plan.quantiser
+        assert quantiser is not None
         if slopes is not None:
-            weigh(self.device, self.cloud, self.device.into(h), slopes, 1 if of.residual else of.groups)
+            weigh(self.device, self.cloud, self.device.into(h), slopes, 1 if quantiser.residual else quantiser.groups)
         z, generator = self.device.into(h), rng(seed, Purpose.INIT, 0)
 
-        def ask(codebook: Codebook) -> Statistics:
+        def collect(codebook: Codebook) -> Statistics:
             return codebook.statistics(z, codebook.assign(z))
 
-        keeper = CodebookEMA.start(Moments.of(z), of.groups, of.size, of.residual, generator).lloyd(
-            ask, generator
-        )
-        self.keeper = keeper.weighing(len(z) * of.round_steps * self.plan.batch / texts)
+        codebook_ema = CodebookEMA.start(
+            Moments.of(z), quantiser.groups, quantiser.size, quantiser.residual, generator
+        ).lloyd(collect, generator)
+        self.codebook_ema = codebook_ema.with_mass(len(z) * quantiser.round_steps * self.plan.batch / texts)
 
-    def _update(self, one: DeviceEnd, seed: int, step: int) -> None:
-        of = self.plan.quantiser
-        assert of is not None and self.keeper is not None and one.statistics is not None
-        if of.learn == "gradient":
-            self.keeper = self.keeper.descend(one.statistics, 1 - of.decay)
-        if of.learn == "mean":
-            self.keeper = self.keeper.update(one.statistics, of.decay)
-            if of.revive:
-                self.keeper = self.keeper.revive(rng(seed, Purpose.INIT, step))
+    def _update(self, device: DeviceEnd, seed: int, step: int) -> None:
+        quantiser = self.plan.quantiser
+        assert quantiser is not None and self.codebook_ema is not None and device.statistics is not None
+        if quantiser.learn == "gradient":
+            self.codebook_ema = self.codebook_ema.descend(device.statistics, 1 - quantiser.decay)
+        if quantiser.learn == "mean":
+            self.codebook_ema = self.codebook_ema.update(device.statistics, quantiser.decay)
+            if quantiser.revive:
+                self.codebook_ema = self.codebook_ema.revive(rng(seed, Purpose.INIT, step))
+
+
+Plan, Stems = SplitTrainingPlan, StemCache  # alias: remove
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of texts whose largest logit is their class's."""
+    """Return the share of texts whose largest logit belongs to their class."""
     return float(np.mean(logits.argmax(1).numpy() == labels.numpy()))

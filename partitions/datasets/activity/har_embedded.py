@@ -1,4 +1,4 @@
-"""Human activity by phone and watch, shipped with the project (``data/har/README.md``): 23 people x 2 placements."""
+"""Human activity recorded by phone and watch, shipped with the project (``data/har/README.md``): 23 people."""
 
 import hashlib
 from contextlib import suppress
@@ -9,44 +9,46 @@ import numpy as np
 
 from partitions.dataset import Dataset
 from partitions.datasets import store
-from partitions.datasets.source import Shipped
+from partitions.datasets.source import ShippedSource
 from partitions.errors import DataError
 from partitions.root import Root, cache_folder
 
 WINDOW = 64  # grid points at 50 Hz: 1.28 s, about as long as a turn or a sit-down
-HOP = 16  # 0.32 s; overlapping windows share a run, and runs never straddle train and test
+HOP = 16  # 0.32 s; windows of one run overlap, but a run is either for training or for the test
 BANDS = (1, 2, 3, 4, 6, 9, 14, 33)  # edges in Fourier bins of 0.78 Hz: fine where people move, coarse above
-PAIRS = ((0, 1), (0, 2), (1, 2), (3, 4), (3, 5), (4, 5))  # axes of one sensor whose correlation tells the posture
+PAIRS = ((0, 1), (0, 2), (1, 2), (3, 4), (3, 5), (4, 5))  # axes of one sensor whose correlation shows the posture
 PLACEMENTS = ("phone", "watch")
 
 
-class HarEmbedded(Shipped):
+class HarEmbedded(ShippedSource):
+    """Load features of the recordings; a domain is the phone or the watch of one person."""
+
     name = "har-embedded"
     file = "har/har.npz"
 
     def load(self, root: Root, image_size: int = 0) -> Dataset:
-        """Features of windows, float32 (N, 166), standardised by the train part; a domain is one's phone or watch."""
-        self.refuse_size(image_size)
-        arrays, names = kept(self.need(root))
+        """Load features of windows float32 (N, 166), standardised by the training part."""
+        self.reject_image_size(image_size)
+        arrays, names = cached(self.require(root))
         return Dataset(self.name, **arrays, classes=tuple(names["classes"]), domains=tuple(names["domains"]))  # type: ignore[arg-type]
 
 
-def kept(path: Path) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
-    """What `made` makes, from the cache folder: its second of work is not for each message to a device.
+def cached(path: Path) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Return what `build` returns, from the cache folder: building takes a second, too long for every message.
 
-    What is kept is named by the hash of the file and of this module, so that it is never that of another one.
+    The name in the cache contains a hash of the file and of this module, so a change of either is noticed.
     """
     name = f"har-{hashlib.sha256(path.read_bytes() + Path(__file__).read_bytes()).hexdigest()[:20]}"
-    if store.holds(cache_folder(), name):
-        return store.read(store.folder(cache_folder(), name))
-    arrays, names = made(path)
-    with suppress(DataError):  # no place to keep it
+    if stored := store.find(cache_folder(), name):
+        return store.read(stored)
+    arrays, names = build(path)
+    with suppress(DataError):  # the cache folder is not writable
         store.write(cache_folder(), name, arrays, names)
     return arrays, names
 
 
-def made(path: Path) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
-    """Arrays and names of a `Dataset`, from the recordings."""
+def build(path: Path) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Compute the arrays and names of a `Dataset` from the recordings."""
     with np.load(path) as file:
         series, label, runs, classes = file["series"] * file["scale"], file["label"], file["runs"], file["classes"]
     window, y, run = windows(series, label, runs[:, 3].astype(int), len(classes))
@@ -66,7 +68,17 @@ def made(path: Path) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
 def windows(
     series: np.ndarray, label: np.ndarray, lengths: np.ndarray, classes: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Windows (N, WINDOW, C), the activity (N,) that fills at least half of each, and the run (N,) that holds it."""
+    """Cut runs into windows, and drop windows without an activity that fills at least half of them.
+
+    Args:
+        series: all runs, one after the other (M, C).
+        label: the activity at each point (M,).
+        lengths: number of points of each run (R,).
+        classes: number of activities.
+
+    Returns:
+        Windows (N, WINDOW, C), the activity of each (N,) and the run of each (N,).
+    """
     first = np.cumsum(lengths) - lengths
     starts = [np.arange(0, length - WINDOW + 1, HOP) for length in lengths]
     start = np.concatenate([begin + offset for begin, offset in zip(first, starts, strict=True)])
@@ -78,10 +90,10 @@ def windows(
 
 
 def features(window: np.ndarray) -> np.ndarray:
-    """(N, WINDOW, 6) acceleration and rotation rate -> float32 (N, 166).
+    """Compute features float32 (N, 166) of windows (N, WINDOW, 6) of acceleration and rotation rate.
 
-    Per channel (the two magnitudes included): level, spread, extremes, their course over four quarters, jerk and the
-    energy in frequency bands; then the correlation of axes.
+    Per channel, including the magnitude of either sensor: mean, spread, extremes, mean and spread of four quarters,
+    jerk and the energy in frequency bands. Then the correlation of pairs of axes.
     """
     size = [np.linalg.norm(window[..., sensor], axis=-1) for sensor in (slice(0, 3), slice(3, 6))]
     z = np.concatenate([window, np.stack(size, axis=-1)], axis=-1).astype(np.float32)

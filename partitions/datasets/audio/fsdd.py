@@ -1,8 +1,4 @@
-"""Free Spoken Digit Dataset: digits 0 to 9 by 6 speakers, 8 kHz, 3,000 recordings of 0.1 to 2.3 s.
-
-github.com/Jakobovski/free-spoken-digit-dataset. Recordings 0 to 4 of every speaker and digit are the test part, as is
-customary.
-"""
+"""Free Spoken Digit Dataset: digits 0 to 9 by 6 speakers, 8 kHz, 3,000 recordings of 0.1 to 2.3 s."""
 
 import re
 from pathlib import Path
@@ -17,15 +13,21 @@ NAME = re.compile(r"(\d)[/_]([a-z]+)_(?:nohash_)?(\d+)\.wav$")  # 7_theo_3.wav a
 
 
 class Fsdd(Images):
-    def remedy(self) -> str:
+    """Read spoken digits as spectrograms; a domain is a speaker.
+
+    Recordings 0 to 4 of every speaker and digit are the test part, as usual. The source is
+    github.com/Jakobovski/free-spoken-digit-dataset.
+    """
+
+    def how_to_obtain(self) -> str:
         return f"download its repository as a zip and run `python -m experiments data import {self.name} FILE`"
 
-    def unpack(self, files: list[Path], place: Path) -> Path:
-        """``files``: a zip of the recordings, e.g. of the repository."""
+    def import_files(self, files: list[Path], folder: Path) -> Path:
+        """Import a zip of the recordings, such as a zip of the repository."""
         with audio.opened_zip(self.name, files) as archive:
             found = [match for name in sorted(archive.namelist()) if (match := NAME.search(name))]
             clips = [audio.Clip(m.string, m[1], m[2], int(m[3]) in TEST) for m in found]
             if len({clip.test for clip in clips}) < 2:
-                raise DataError(f"{files[0]} does not hold both parts of {self.name}, files like 7_theo_3.wav")
+                raise DataError(f"{files[0]} does not hold both parts of {self.name}: it needs files like 7_theo_3.wav")
             arrays, names = audio.assemble(clips, lambda file: audio.read_wav(archive.open(file), RATE), RATE)
-        return save(place, self.name, arrays, **names)
+        return save(folder, self.name, arrays, **names)

@@ -1,8 +1,4 @@
-"""Spoken words as pictures: the log-mel spectrogram of one second, 40 bands x 80 frames, one byte each.
-
-A byte counts half decibels above the floor of -80 dB, about the noise of 16-bit audio, so 255 is 47.5 dB, about the
-most that a full-scale tone gives. Windows of 25 ms start every 12.5 ms, and bands reach up to half the sampling rate.
-"""
+"""Spoken words as images: the log-mel spectrogram of one second, 40 bands x 80 frames, one byte each."""
 
 import wave
 import zipfile
@@ -17,12 +13,12 @@ from partitions.errors import DataError
 
 BANDS, FRAMES = 40, 80
 FLOOR, STEP = -80.0, 0.5  # dB
-FFT = 512  # points, with zeros beside the window: no band is without a bin, at 8 kHz or 16 kHz
+FFT = 512  # points, zero-padded so that every band contains a bin at 8 kHz and at 16 kHz
 CHUNK = 512  # clips at a time
 
 
 class Clip(NamedTuple):
-    """One file of a data set; ``speaker`` is the domain, and ``test`` says which part it is in."""
+    """One audio file: its word is the class, its speaker the domain, and ``test`` is true in the test part."""
 
     file: str
     word: str
@@ -33,9 +29,14 @@ class Clip(NamedTuple):
 def assemble(
     clips: Sequence[Clip], read: Callable[[str], np.ndarray], rate: int
 ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
-    """Arrays x_* uint8 (N, 1, BANDS, FRAMES), y_* and domain_* int64 (N,), in the order of ``clips``; and the names.
+    """Convert clips to the arrays and names of a `Dataset`.
 
-    ``read`` gives a file's samples (T,) in -1..1, ``rate`` a second.
+    Args:
+        read: returns the samples (T,) of a file, in -1..1.
+        rate: samples per second.
+
+    Returns:
+        x_* uint8 (N, 1, BANDS, FRAMES), y_* and domain_* int64 (N,) in the order of ``clips``; and classes and domains.
     """
     words, speakers = sorted({clip.word for clip in clips}), sorted({clip.speaker for clip in clips})
     arrays = {}
@@ -48,45 +49,49 @@ def assemble(
 
 
 def log_mel(seconds: Iterable[np.ndarray], count: int, rate: int) -> np.ndarray:
-    """``count`` clips float32 (rate,) -> uint8 (count, 1, BANDS, FRAMES), low bands first."""
-    import torch  # costs seconds; not needed once converted
+    """Convert ``count`` clips float32 (rate,) to spectrograms uint8 (count, 1, BANDS, FRAMES), low bands first.
+
+    A byte counts half decibels above -80 dB, which is about the noise of 16-bit audio. So 255 is 47.5 dB, about the
+    level of a full-scale tone. Windows of 25 ms start every 12.5 ms, and bands reach up to half the sampling rate.
+    """
+    import torch  # importing takes seconds, and converted data do not need it
     from torchaudio.transforms import AmplitudeToDB, MelSpectrogram
 
     power = MelSpectrogram(rate, FFT, win_length=rate // 40, hop_length=rate // FRAMES, n_mels=BANDS)
     decibel = AmplitudeToDB("power")
-    pictures, rest = np.empty((count, 1, BANDS, FRAMES), np.uint8), iter(seconds)
+    images, rest = np.empty((count, 1, BANDS, FRAMES), np.uint8), iter(seconds)
     for start in range(0, count, CHUNK):
         wave_ = torch.from_numpy(np.stack(list(islice(rest, CHUNK))))
-        level = (decibel(power(wave_))[..., :FRAMES] - FLOOR) / STEP  # one more frame is centred on the very end
-        pictures[start : start + CHUNK, 0] = level.round().clamp(0, 255).numpy()
-    return pictures
+        level = (decibel(power(wave_))[..., :FRAMES] - FLOOR) / STEP  # the last frame is centred on the end
+        images[start : start + CHUNK, 0] = level.round().clamp(0, 255).numpy()
+    return images
 
 
 def second(samples: np.ndarray, rate: int) -> np.ndarray:
-    """float32 (rate,): the first second, filled up with silence; decoders may overshoot 1, which is clipped."""
+    """Return the first second float32 (rate,), padded with silence and clipped, because decoders may exceed 1."""
     out = np.zeros(rate, np.float32)
     out[: len(samples)] = np.clip(samples[:rate], -1, 1)
     return out
 
 
 def read_wav(file: str | IO[bytes], rate: int) -> np.ndarray:
-    """float32 (T,) in -1..1. DataError unless it is 16-bit mono at ``rate`` samples a second."""
+    """Read samples float32 (T,) in -1..1; DataError if the file is not 16-bit mono at ``rate`` samples per second."""
     try:
         with wave.open(file) as opened:
             form = opened.getnchannels(), opened.getsampwidth(), opened.getframerate()
             samples = np.frombuffer(opened.readframes(opened.getnframes()), "<i2")
     except (OSError, EOFError, wave.Error) as error:
-        raise DataError(f"{file} is not a readable wav file: {error}") from error
+        raise DataError(f"{file} is not a readable wav file ({error}); download the data again") from error
     if form != (1, 2, rate):
-        raise DataError(f"{file} has (channels, bytes, samples a second) = {form}, not {(1, 2, rate)}")
+        raise DataError(f"{file} has (channels, bytes, samples per second) = {form}, not {(1, 2, rate)}; convert it")
     return samples / np.float32(2**15)
 
 
 def opened_zip(name: str, files: list[Path]) -> zipfile.ZipFile:
-    """The one zip of set ``name``. DataError if there are more, or it is none."""
+    """Open the only file of ``files``; DataError if there are more, or if it is not a zip."""
     if len(files) != 1:
-        raise DataError(f"{name} comes from one zip")
+        raise DataError(f"{name} comes from one zip, not {len(files)} files; name one")
     try:
         return zipfile.ZipFile(files[0])
     except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{files[0]} is not a readable zip archive: {error}") from error
+        raise DataError(f"{files[0]} is not a readable zip archive ({error}); download it again") from error

@@ -1,9 +1,4 @@
-"""The test set of Google Speech Commands v0.02 by itself: 10 words, unknown words and silence, 4,890 clips of 1 s.
-
-A zip of ``<word>/<speaker>_nohash_<n>`` files in any form that libsndfile decodes (wav, flac, Opus). There is no train
-part, so the SHA-1 of the speaker's name decides, as in the whole set a hash does: 7 of 10 speakers are train, the rest
-test. No speaker is in both. Silence has no speaker: its clips are split one by one and share the domain ``_silence_``.
-"""
+"""The test set of Google Speech Commands v0.02 alone: 10 words, unknown words and silence, 4,890 clips of 1 s."""
 
 import hashlib
 import io
@@ -23,32 +18,39 @@ SPEAKER = re.compile(r"([0-9a-f]+)_nohash_")
 
 
 class SpeechCommandsTest(Images):
-    def remedy(self) -> str:
+    """Read spoken words as spectrograms; a domain is a speaker.
+
+    There is no training part, so the SHA-1 of a speaker's name decides: 7 of 10 speakers are for training, the rest for
+    the test. Silence has no speaker. Its clips are split one by one and share the domain ``_silence_``.
+    """
+
+    def how_to_obtain(self) -> str:
         return f"run `python -m experiments data import {self.name} FILE` with a zip of it"
 
-    def unpack(self, files: list[Path], place: Path) -> Path:
-        """``files``: the zip."""
+    def import_files(self, files: list[Path], folder: Path) -> Path:
+        """Import a zip of ``<word>/<speaker>_nohash_<n>`` files that libsndfile decodes (wav, flac, Opus)."""
         import soundfile
 
         with audio.opened_zip(self.name, files) as archive:
             clips = [clip(match) for name in sorted(archive.namelist()) if (match := NAME.search(name))]
             if len({clip.test for clip in clips}) < 2:
-                raise DataError(f"{files[0]} does not hold {self.name}, files like yes/0a2b400e_nohash_0.opus")
+                raise DataError(f"{files[0]} does not hold {self.name}: it needs files like yes/0a2b400e_nohash_0.opus")
 
             def read(file: str) -> np.ndarray:
                 try:
                     samples, rate = soundfile.read(io.BytesIO(archive.read(file)), dtype="float32")
                 except soundfile.SoundFileError as error:
-                    raise DataError(f"cannot decode {file} of {files[0]}: {error}") from error
+                    raise DataError(f"cannot decode {file} of {files[0]} ({error}); download it again") from error
                 if rate != RATE or samples.ndim != 1:
-                    raise DataError(f"{file} is not mono at {RATE} samples a second")
+                    raise DataError(f"{file} is not mono at {RATE} samples per second; convert it")
                 return samples
 
             arrays, names = audio.assemble(clips, read, RATE)
-        return save(place, self.name, arrays, **names)
+        return save(folder, self.name, arrays, **names)
 
 
 def clip(name: re.Match[str]) -> audio.Clip:
+    """Return the clip of a file name, and choose its part."""
     known = SPEAKER.search(name[2])
     unit, speaker = (known[1], known[1]) if known else (name[2], SILENCE)
     digest = int(hashlib.sha1(unit.encode()).hexdigest(), 16)

@@ -1,4 +1,4 @@
-"""Picture sets, converted once to mapped uint8 arrays, at full size or shrunk. A spectrogram is a picture too."""
+"""Image data sets, converted once to mapped uint8 arrays, at full size or shrunk. Spectrograms are images, too."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,66 +12,76 @@ from partitions.datasets import store
 from partitions.datasets.source import Source
 from partitions.root import Root
 
-CHUNK = 4096  # pictures converted at a time: keeps the float copies small
+CHUNK = 4096  # images converted at a time, to keep the float copies small
 
 
 @dataclass(frozen=True)
 class Images(Source):
-    """Pictures of ``size`` rows, and as many columns or a multiple. ``folder`` holds the original files, if kept."""
+    """Read image data sets from their original files or from arrays.
+
+    Args:
+        name: the data set's name, also of its arrays.
+        subfolder: folder of the original files in a data folder; empty: they are converted when they are imported.
+        size: rows of pixels; there are as many columns, or a multiple.
+    """
 
     name: str
-    folder: str
+    subfolder: str
     size: int
 
-    def find(self, place: Path) -> Path | None:
-        if store.holds(place, self.name):
-            return store.folder(place, self.name)
-        return place / self.folder if self.folder and (place / self.folder).is_dir() else None
+    def find(self, folder: Path) -> Path | None:
+        original = folder / self.subfolder
+        return store.find(folder, self.name) or (original if self.subfolder and original.is_dir() else None)
 
-    def original(self, place: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """From ``place / folder``: x_* uint8 (N, C, H, W), y_* and perhaps domain_* int64 (N,); classes, domains."""
-        raise NotImplementedError  # a set without a folder is converted when it is imported
+    def read_original(self, folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Read the original files in ``folder / subfolder``; a data set without a subfolder does not need this.
+
+        Returns:
+            Arrays x_* uint8 (N, C, H, W), y_* and optionally domain_* int64 (N,); and names: classes, domains.
+        """
+        raise NotImplementedError
 
     def load(self, root: Root, image_size: int = 0) -> Dataset:
         if image_size and (image_size < 0 or self.size % image_size):
             sizes = ", ".join(str(n) for n in range(1, self.size) if self.size % n == 0)
             raise ValueError(
-                f"image-size = {image_size} must divide the {self.size} pixels of {self.name}: {sizes}; 0: as they are"
+                f"data.image-size = {image_size} must divide the {self.size} rows of pixels of {self.name}: use "
+                f"{sizes}, or 0 for the full size"
             )
         size = image_size or self.size
         name = self.name if size == self.size else f"{self.name}-{size}"
-        arrays, about = store.read(self.ready(root, name) or self.convert(root, name, size))
-        fields: dict[str, Any] = {**arrays, **{key: tuple(value) for key, value in about.items()}}
+        arrays, metadata = store.read(self.stored(root, name) or self.convert(root, name, size))
+        fields: dict[str, Any] = {**arrays, **{key: tuple(value) for key, value in metadata.items()}}
         return Dataset(self.name, **fields)
 
-    def ready(self, root: Root, name: str) -> Path | None:
-        """The arrays called ``name``: of the first place that has the set in any form, or made from it before."""
-        first = next((place for place in root.places if store.holds(place, name) or self.find(place)), root.target)
-        return next((store.folder(place, name) for place in (first, root.target) if store.holds(place, name)), None)
+    def stored(self, root: Root, name: str) -> Path | None:
+        """Return the folder of the arrays called ``name``, None if there are none.
+
+        They are in the first folder that has the data set in any form, or were converted from that form before.
+        """
+        first = next((each for each in root.folders if store.find(each, name) or self.find(each)), root.target)
+        return store.find(first, name) or store.find(root.target, name)
 
     def convert(self, root: Root, name: str, size: int) -> Path:
-        """Writes the arrays of this ``size`` from the original files, or from the arrays of full size."""
-        found = self.need(root)
-        if found.name == self.name:
-            arrays, about = store.read(found)
-        else:
-            arrays, about = self.original(found.parent)
+        """Convert the original files, or the arrays of full size, to arrays of this ``size``; returns their folder."""
+        found = self.require(root)
+        arrays, names = store.read(found) if found.name == self.name else self.read_original(found.parent)
         if size != self.size:
             arrays = arrays | {key: shrink(arrays[key], size) for key in ("x_train", "x_test")}
-        return save(root.target, name, arrays, about["classes"], about.get("domains", ()))
+        return save(root.target, name, arrays, names["classes"], names.get("domains", ()))
 
 
 def save(
-    place: Path, name: str, arrays: Mapping[str, np.ndarray], classes: Sequence[str], domains: Sequence[str] = ()
+    folder: Path, name: str, arrays: Mapping[str, np.ndarray], classes: Sequence[str], domains: Sequence[str] = ()
 ) -> Path:
-    """Stores pictures with the mean and standard deviation of their train part, per channel, on a scale of 0 to 1."""
+    """Store images with the mean and standard deviation of each channel in the training part, in units of 255."""
     mean, std = moments(arrays["x_train"])
-    about = {"classes": list(classes), "domains": list(domains), "mean": mean, "std": std}
-    return store.write(place, name, arrays, about)
+    metadata = {"classes": list(classes), "domains": list(domains), "mean": mean, "std": std}
+    return store.write(folder, name, arrays, metadata)
 
 
 def shrink(x: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (N, C, H, W) -> uint8 (N, C, size, size * W / H), the average of each square block of pixels."""
+    """Shrink images uint8 (N, C, H, W) to (N, C, size, size * W / H) by averaging square blocks of pixels."""
     n, channels, height, width = x.shape
     block = height // size
     small = np.empty((n, channels, size, width // block), np.uint8)
@@ -82,7 +92,7 @@ def shrink(x: np.ndarray, size: int) -> np.ndarray:
 
 
 def moments(x: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel of uint8 (N, C, H, W), exact: from the counts of the 256 values."""
+    """Compute mean and std of each channel of uint8 (N, C, H, W), exactly: from the counts of the 256 values."""
     levels = np.arange(256) / 255
     means, stds = [], []
     for channel in range(x.shape[1]):

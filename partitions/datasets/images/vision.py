@@ -1,4 +1,4 @@
-"""Picture sets that torchvision downloads, checks and reads."""
+"""Image data sets that torchvision downloads, checks and reads."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,31 +6,32 @@ from typing import Any
 
 import numpy as np
 
-from partitions.datasets.download import through
+from partitions.datasets.download import download_with
 from partitions.datasets.images.arrays import Images
 from partitions.errors import DataError
 
 
 @dataclass(frozen=True)
 class Vision(Images):
-    """``folder`` is what torchvision's class ``vision`` makes in its root."""
+    """Read a data set with torchvision's class ``vision``, which creates ``subfolder`` in its root."""
 
     vision: str
 
-    def fetch(self, place: Path) -> Path:
-        import torchvision.datasets as vision  # costs seconds; not needed once converted
+    def fetch(self, folder: Path) -> Path:
+        import torchvision.datasets as vision  # importing takes seconds, and converted data do not need it
 
-        return through(lambda root: getattr(vision, self.vision)(root, download=True), self.name, self.folder, place)
+        library = getattr(vision, self.vision)
+        return download_with(lambda root: library(root, download=True), self.name, self.subfolder, folder)
 
-    def original(self, place: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def read_original(self, folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         import torchvision.datasets as vision
 
-        arrays = {}
+        arrays, original = {}, folder / self.subfolder
         for split in ("train", "test"):
             try:
-                part = getattr(vision, self.vision)(str(place), train=split == "train")
+                part = getattr(vision, self.vision)(str(folder), train=split == "train")
             except RuntimeError as error:  # a file is missing or its checksum is wrong
-                raise DataError(f"{place / self.folder} is damaged ({error}): remove it and {self.remedy()}") from error
+                raise DataError(f"{original} is damaged ({error}): remove it and {self.how_to_obtain()}") from error
             x = np.asarray(part.data)
             arrays[f"x_{split}"] = np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if x.ndim == 4 else x[:, None]
             arrays[f"y_{split}"] = np.asarray(part.targets, np.int64)

@@ -1,20 +1,21 @@
-"""Questions about 48 encyclopaedia articles, shipped (``data/questions/README.md``): which topic, or article?"""
+"""Questions about 48 encyclopaedia articles, shipped with the project (``data/questions/README.md``)."""
 
 import json
 
 import numpy as np
 
 from partitions.dataset import Dataset
-from partitions.datasets.source import Shipped
+from partitions.datasets.source import ShippedSource
 from partitions.datasets.text.texts import strings
 from partitions.root import Root
 
 
-class Questions(Shipped):
-    """A group is the questions about one paragraph.
+class Questions(ShippedSource):
+    """Load questions to classify; a group contains the questions about one paragraph.
 
     Args:
-        label: what a class is, 'topic' or 'article'; domain: the other of the two.
+        label: what a class is, 'topic' or 'article'.
+        domain: what a domain is, the other of the two.
     """
 
     file = "questions/questions.jsonl"
@@ -23,16 +24,16 @@ class Questions(Shipped):
         self.name, self.keys = name, (label, domain)
 
     def load(self, root: Root, image_size: int = 0) -> Dataset:
-        self.refuse_size(image_size)
-        lines = [json.loads(line) for line in self.need(root).read_text(encoding="utf-8").splitlines()]
+        self.reject_image_size(image_size)
+        lines = [json.loads(line) for line in self.require(root).read_text(encoding="utf-8").splitlines()]
         classes, domains = (sorted({line[key] for line in lines}) for key in self.keys)
-        asked = np.array([len(line["questions"]) for line in lines])
+        counts = np.array([len(line["questions"]) for line in lines])
         x = strings([[question] for line in lines for question in line["questions"]])
         y, domain = (
-            np.repeat([names.index(line[key]) for line in lines], asked)
+            np.repeat([names.index(line[key]) for line in lines], counts)
             for key, names in zip(self.keys, (classes, domains), strict=True)
         )
-        group, test = np.repeat(np.arange(len(lines)), asked), np.repeat([line["test"] for line in lines], asked)
+        group, test = np.repeat(np.arange(len(lines)), counts), np.repeat([line["test"] for line in lines], counts)
         return Dataset(
             self.name,
             x[~test],

@@ -1,7 +1,4 @@
-"""Text sets: one sentence or two per example and a class, kept as arrays that every process of the machine maps.
-
-On disk a part is the UTF-8 bytes of all its strings, one after the other, and where each one ends.
-"""
+"""Text data sets: one or two sentences per sample and a class, stored as arrays that every process maps."""
 
 import csv
 import io
@@ -21,46 +18,46 @@ from partitions.errors import DataError
 from partitions.root import Root
 
 Example = tuple[list[str], str]
-"""The sentences, one or two, and the label as it is written."""
+"""One or two sentences, and the label as it is in the file."""
 
 
 def strings(rows: Sequence[Sequence[str]]) -> np.ndarray:
-    """Texts (N, sentences) as `Dataset` holds them."""
+    """Convert texts to an array of strings (N, sentences), as in a `Dataset`."""
     return np.array(rows, np.dtypes.StringDType())
 
 
 @dataclass(frozen=True)
 class Texts(Source):
-    """A text set that is imported from files.
+    """Import a text data set from files.
 
-    ``read`` gives, by part ('train', 'test'), the examples in the files; a set without a test part gives every fifth
-    example to it. ``classes`` names each label as it is written; without, the labels found are the classes.
-    ``graded``: labels are numbers (similarity), the target; the class is the nearest whole number.
+    Args:
+        name: the data set's name.
+        read: returns the examples in the files, by part ('train', 'test'). Without a test part, every fifth example is
+            for the test.
+        expects: the files to import, for error messages.
+        classes: label in the file and name of its class; empty: the labels in the files are the classes.
+        graded: labels are numbers (similarity), the regression target; the class is the nearest whole number.
     """
 
     name: str
     read: Callable[[list[Path]], dict[str, list[Example]]]
-    says: str
+    expects: str
     classes: tuple[tuple[str, str], ...] = ()
     graded: bool = False
 
-    def find(self, place: Path) -> Path | None:
-        return store.folder(place, self.name) if store.holds(place, self.name) else None
+    def find(self, folder: Path) -> Path | None:
+        return store.find(folder, self.name)
 
-    def remedy(self) -> str:
-        return f"run `python -m experiments data import {self.name} FILES`, where FILES are {self.says}"
+    def how_to_obtain(self) -> str:
+        return f"run `python -m experiments data import {self.name} FILES`, where FILES are {self.expects}"
 
-    def fetch(self, place: Path) -> Path:
-        raise DataError(f"{self.name} is not downloaded: {self.remedy()}")
-
-    def unpack(self, files: list[Path], place: Path) -> Path:
-        """``files``: an archive or files as ``says``; a folder stands for the files in it."""
+    def import_files(self, files: list[Path], folder: Path) -> Path:
+        """Import an archive, single files or all files in a folder; ``expects`` says which ones."""
         parts = self.read(files)
         if not parts.get("train"):
-            raise DataError(f"these files do not hold {self.name}; name {self.says}")
+            raise DataError(f"these files do not hold {self.name}; name {self.expects}")
         if not parts.get("test"):
-            every = parts["train"]
-            parts = {"train": [e for i, e in enumerate(every) if i % 5], "test": every[::5]}
+            parts = split_test(parts["train"])
         labels = sorted({label for examples in parts.values() for _, label in examples})
         if self.graded:
             highest = round(max(map(float, labels)))
@@ -74,38 +71,47 @@ class Texts(Source):
             known = {label: names.index(name) for label, name in written.items()}
         arrays: dict[str, np.ndarray] = {}
         for part, examples in parts.items():
-            arrays |= {f"{key}_{part}": array for key, array in packed([texts for texts, _ in examples]).items()}
+            arrays |= {f"{key}_{part}": array for key, array in pack([texts for texts, _ in examples]).items()}
             arrays[f"y_{part}"] = np.array([known[label] for _, label in examples], np.int64)
             if self.graded:
                 arrays[f"target_{part}"] = np.array([float(label) for _, label in examples], np.float32)
-        return store.write(place, self.name, arrays, {"classes": names})
+        return store.write(folder, self.name, arrays, {"classes": names})
 
     def load(self, root: Root, image_size: int = 0) -> Dataset:
-        self.refuse_size(image_size)
-        arrays, about = store.read(self.need(root))
-        x = {part: unpacked(arrays[f"bytes_{part}"], arrays[f"ends_{part}"]) for part in ("train", "test")}
+        self.reject_image_size(image_size)
+        arrays, names = store.read(self.require(root))
+        x = {part: unpack(arrays[f"bytes_{part}"], arrays[f"ends_{part}"]) for part in ("train", "test")}
         rest: dict[str, Any] = {key: value for key, value in arrays.items() if key.startswith(("y_", "target_"))}
-        return Dataset(self.name, x_train=x["train"], x_test=x["test"], classes=tuple(about["classes"]), **rest)
+        return Dataset(self.name, x_train=x["train"], x_test=x["test"], classes=tuple(names["classes"]), **rest)
 
 
-def packed(texts: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
-    """Texts (N, sentences) as ``bytes`` uint8 and ``ends`` int64 (N, sentences)."""
+def split_test(every: list[Any]) -> dict[str, list[Any]]:
+    """Split into a training part and a test part, which gets every fifth item."""
+    return {"train": [item for i, item in enumerate(every) if i % 5], "test": every[::5]}
+
+
+def pack(texts: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+    """Convert texts (N, sentences) to UTF-8 ``bytes`` uint8 and the ``ends`` of all strings int64 (N, sentences)."""
     encoded = [sentence.encode() for row in texts for sentence in row]
     ends = np.cumsum([len(sentence) for sentence in encoded]).reshape(len(texts), -1)
     return {"bytes": np.frombuffer(b"".join(encoded), np.uint8), "ends": ends}
 
 
-def unpacked(data: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """The inverse of `packed`: strings (N, sentences)."""
+def unpack(data: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Convert what `pack` returns back to strings (N, sentences)."""
     whole, flat = data.tobytes(), ends.ravel().tolist()
     return strings([whole[a:b].decode() for a, b in zip([0, *flat[:-1]], flat, strict=True)]).reshape(ends.shape)
 
 
-# readers
+# Readers
 
 
-def members(files: list[Path]) -> dict[str, Callable[[], str]]:
-    """What reads each file, by its path inside the archive or the folder, or by its name."""
+def text_files(files: list[Path]) -> dict[str, Callable[[], str]]:
+    """Find text files in archives and folders.
+
+    Returns:
+        For each file a function that reads it; the key is its path in the archive or folder, or else its name.
+    """
     found: dict[str, Callable[[], str]] = {}
     for file in files:
         if file.is_dir():
@@ -127,13 +133,17 @@ def _reader(path: Path, member: str | None = None) -> Callable[[], str]:
             with zipfile.ZipFile(path) as archive:
                 return archive.read(member).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError, zipfile.BadZipFile) as error:
-            raise DataError(f"{member or path} is not readable text: {error}") from error
+            raise DataError(f"{member or path} is not readable text ({error}); save it as UTF-8") from error
 
     return read
 
 
 def table(text: str, columns: Sequence[str] = ()) -> Iterable[dict[str, str]]:
-    """The rows of a TSV, where quotes are plain text; ``columns`` where it has no header. Odd rows are left out."""
+    """Read the rows of a TSV without quoting; rows with too few or too many cells are left out.
+
+    Args:
+        columns: names of the columns if the text has no header.
+    """
     lines = csv.reader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
     names = list(columns) or next(lines, [])
     return (dict(zip(names, line, strict=True)) for line in lines if len(line) == len(names))
@@ -141,9 +151,12 @@ def table(text: str, columns: Sequence[str] = ()) -> Iterable[dict[str, str]]:
 
 @dataclass(frozen=True)
 class Glue:
-    """A task of GLUE: ``train.tsv`` and, for test, ``dev.tsv`` of its ``folder``, for its test files have no labels.
+    """Read a task of GLUE: ``train.tsv``, and ``dev.tsv`` as the test part, because its test files have no labels.
 
-    ``texts`` and ``label`` name columns; ``columns`` are all of them, where the files have no header.
+    Args:
+        folder: the task's folder.
+        texts, label: names of the columns to read.
+        columns: names of all columns if the files have no header.
     """
 
     folder: str
@@ -153,7 +166,7 @@ class Glue:
 
     def __call__(self, files: list[Path]) -> dict[str, list[Example]]:
         parts = {"train": "train.tsv", "test": "dev.tsv"}
-        found = members(files)
+        found = text_files(files)
         examples: dict[str, list[Example]] = {}
         for part, file in parts.items():
             reader = next((read for path, read in found.items() if f"/{path}".endswith(f"/{self.folder}/{file}")), None)
@@ -162,13 +175,13 @@ class Glue:
                     rows = table(reader(), self.columns)
                     examples[part] = [([row[name] for name in self.texts], row[self.label]) for row in rows]
                 except KeyError as error:
-                    raise DataError(f"{self.folder}/{file} has no column {error}") from error
+                    raise DataError(f"{self.folder}/{file} has no column {error}; name the files of GLUE") from error
         return examples
 
 
 def ag_news(files: list[Path]) -> dict[str, list[Example]]:
-    """``text<TAB>class`` without a header; ``dev.tsv``, cut from the original train part, is for training."""
-    found = members(files)
+    """Read ``text<TAB>class`` without a header; ``train.tsv`` or its part ``dev.tsv`` is for training."""
+    found = text_files(files)
     names = {"train": ("train.tsv", "dev.tsv"), "test": ("test.tsv",)}
     readers = {
         part: next((read for name in wanted for path, read in found.items() if f"/{path}".endswith(f"/{name}")), None)
@@ -181,13 +194,13 @@ def ag_news(files: list[Path]) -> dict[str, list[Example]]:
     }
 
 
-def own(files: list[Path]) -> dict[str, list[Example]]:
-    """TSV files with a header, or JSON lines: ``label`` and ``text``, or ``sentence1`` and ``sentence2``.
+def user_files(files: list[Path]) -> dict[str, list[Example]]:
+    """Read TSV files with a header, or JSON lines: ``label`` and ``text``, or ``label``, ``sentence1``, ``sentence2``.
 
-    A file whose name begins with test, dev or valid is for test.
+    A file whose name begins with test, dev or valid is for the test.
     """
     examples: dict[str, list[Example]] = {"train": [], "test": []}
-    for path, read in members(files).items():
+    for path, read in text_files(files).items():
         name, kind = Path(path).stem.lower(), Path(path).suffix
         if kind not in (".tsv", ".json", ".jsonl"):
             continue
@@ -202,7 +215,7 @@ def own(files: list[Path]) -> dict[str, list[Example]]:
         except KeyError as error:
             raise DataError(f"{path} has an example without {error}; give label and text, or a pair") from error
         except ValueError as error:
-            raise DataError(f"{path} is not JSON lines: {error}") from error
+            raise DataError(f"{path} is not JSON lines ({error}); write one JSON object per line") from error
     return examples
 
 
@@ -220,6 +233,6 @@ TEXTS: dict[str, Texts] = {
         Texts("stsb", Glue("STS-B", ("sentence1", "sentence2"), "score"),
               "a zip or folder of GLUE with STS-B/train.tsv", graded=True),
         Texts("agnews", ag_news, "a zip or folder with train.tsv or dev.tsv, and test.tsv, of lines text<TAB>class"),
-        Texts("own-text", own, "TSV or JSON lines with label and text, or label, sentence1 and sentence2"),
+        Texts("own-text", user_files, "TSV or JSON lines with label and text, or label, sentence1 and sentence2"),
     )
 }  # fmt: skip

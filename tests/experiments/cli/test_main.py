@@ -16,7 +16,8 @@ from experiments.catalog import EXPERIMENTS, SCALES, VIEWS
 from experiments.cli.main import main
 from experiments.plots import PLOTS
 from experiments.studies import STUDIES
-from fl.results.files import COLUMNS, read_rounds
+from fl.results.reader import read_rounds
+from fl.results.rows import COLUMNS
 from strategies import STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -18,9 +18,9 @@ from experiments.deploy.loopback import deployment
 from experiments.hermetic import submit
 from fl.config.settings import Settings
 from fl.engines.grid import LocalGrid
-from fl.engines.proxy import Relay
+from fl.engines.proxy import GridProxy
 from fl.messages import records as wire
-from fl.results.files import read_measures
+from fl.results.reader import read_measures
 from fl.server.run import open_results, run
 from tests.fl.conftest import without_clock
 
@@ -74,7 +74,7 @@ class Tap:
             target.shutdown(socket.SHUT_WR)
 
 
-class Scale(Relay):
+class Scale(GridProxy):
     """Weighs what passes a grid, as Flower writes messages: all of them, and of that what crosses the cut."""
 
     def __init__(self, inner: LocalGrid):

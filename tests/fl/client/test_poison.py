@@ -7,7 +7,7 @@ import torch
 
 from fl.client.poison import lies, spoiled
 from fl.config.settings import Settings
-from fl.results.files import read_rounds
+from fl.results.reader import read_rounds
 from fl.workloads.workload import Order
 from tests.fl.conftest import SMALL
 

@@ -9,7 +9,7 @@ import torch
 
 from fl.client.privacy import epsilon, private_importance, private_update
 from fl.config.settings import Settings, SettingsError
-from fl.results.files import read_rounds
+from fl.results.reader import read_rounds
 from fl.workloads.workload import Order
 from tests.fl.conftest import SMALL
 

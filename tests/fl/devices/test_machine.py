@@ -17,7 +17,7 @@ from fl.devices import machine as module
 from fl.devices.hardware import Hardware, Table, shares
 from fl.devices.machine import Node, free_compute, free_memory, timed
 from fl.engines.grid import LocalGrid
-from fl.engines.worker_server import Host
+from fl.engines.worker_server import WorkerServer
 from fl.messages import records as wire
 from fl.server.fleet import Fleet
 from fl.server.run import open_results, run
@@ -30,7 +30,7 @@ WHOLE = Cost(params=250, bytes=1000, macs=500, memory=4000)
 
 
 @dataclass
-class Machine(Host):
+class Machine(WorkerServer):
     """A host of nodes that each have a node-config of their own."""
 
     config: Callable[[int], dict[str, Any]] | None = None
@@ -49,7 +49,7 @@ class Machines(LocalGrid):
         self.config = config
 
     @property
-    def _host(self) -> Host:
+    def _host(self) -> WorkerServer:
         return Machine(self.run_id, self.nodes, self.run_config, config=self.config)
 
 

@@ -1,4 +1,4 @@
-"""Work is shared out, repeated where its worker died, and summed exactly once; workers here are mere objects."""
+"""Each message is answered, again if its worker died, and added exactly once. The workers here are plain objects."""
 
 import pickle
 from collections import Counter
@@ -11,8 +11,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl.engines.worker_pool import Crew, Died, EngineFailed, Worker
-from fl.engines.worker_server import DIED, Host, identify
+from fl.engines.engine import DIED
+from fl.engines.worker_pool import EngineFailed, Worker, WorkerDied, WorkerPool
+from fl.engines.worker_server import WorkerServer, set_task_identity
 
 
 def reply(message: Message, context) -> Message:
@@ -21,11 +22,11 @@ def reply(message: Message, context) -> Message:
 
 @dataclass
 class Numbers:
-    """Adds up the numbers of the nodes that answer."""
+    """Adds up the numbers of the nodes that reply."""
 
     total: int = 0
 
-    def take(self, message: Message, reply: Message) -> Message:
+    def add(self, message: Message, reply: Message) -> Message:
         self.total += message.metadata.dst_node_id
         return reply
 
@@ -38,11 +39,11 @@ class Numbers:
 
 @dataclass
 class Plan:
-    """Which nodes kill their worker, and how often; how many workers die with a part, or at birth; what they got."""
+    """Which nodes kill their worker, and how often; how many workers die with a part, or at start; what they got."""
 
     kills: Counter = field(default_factory=Counter)
     parts: int = 0
-    unborn: int = 0
+    at_start: int = 0
     jobs: list[int] = field(default_factory=list)
     fresh: list[int] = field(default_factory=list)
 
@@ -50,28 +51,28 @@ class Plan:
 class Object(Worker):
     def __init__(self, plan: Plan):
         self.plan = plan
-        self.host = Host(1, 100, {}, self.answer)
+        self.server = WorkerServer(1, 100, {}, self.answer)
         self.left: bytes | None = b""
-        if plan.unborn:
-            plan.unborn -= 1
+        if plan.at_start:
+            plan.at_start -= 1
             self.left = None
 
     def answer(self, message: Message, context) -> Message:
         if self.plan.kills[context.node_id]:
             self.plan.kills[context.node_id] -= 1
-            raise KeyboardInterrupt  # passes by what catches a device's exceptions
+            raise KeyboardInterrupt  # not caught as an exception of the client
         return reply(message, context)
 
-    def ask(self, verb: str, *args) -> None:
-        if verb == "work":
+    def call(self, method: str, *args) -> None:
+        if method == "work":
             self.plan.fresh.append(len(args[2]))
-        if verb == "part" and self.plan.parts:
+        if method == "part" and self.plan.parts:
             self.plan.parts -= 1
             self.left = None
             return
         try:
-            self.left = getattr(self.host, verb)(*args)
-            if verb == "work":
+            self.left = getattr(self.server, method)(*args)
+            if method == "work":
                 assert self.left is not None
                 self.plan.jobs.append(len(pickle.loads(self.left)[0]))
         except KeyboardInterrupt:
@@ -79,19 +80,19 @@ class Object(Worker):
 
     def result(self) -> bytes:
         if self.left is None:
-            raise Died("killed")
+            raise WorkerDied("killed")
         return self.left
 
     def stop(self) -> None:
         pass
 
 
-class Objects(Crew):
-    def __init__(self, size: int, plan: Plan):
-        super().__init__(size)
+class Objects(WorkerPool):
+    def __init__(self, size: int, plan: Plan, quick_s: float = 0.2):
+        super().__init__(size, WorkerServer(1, 100, {}), quick_s)
         self.plan, self.turn = plan, 0
 
-    def hire(self) -> Worker:
+    def spawn(self) -> Worker:
         return Object(self.plan)
 
     def ready(self, workers: Sequence[Worker], timeout: float) -> Sequence[Worker]:
@@ -100,7 +101,7 @@ class Objects(Crew):
 
 
 def messages(nodes: int, model: ArrayRecord | None = None) -> list[Message]:
-    identify(1)
+    set_task_identity(1)
     out = []
     for node in range(nodes):
         out.append(Message(RecordDict({"model": model} if model is not None else {}), node, "query"))
@@ -113,69 +114,66 @@ def messages(nodes: int, model: ArrayRecord | None = None) -> list[Message]:
     st.integers(0, 20), st.integers(1, 4), st.dictionaries(st.integers(0, 19), st.sampled_from([1, 3]), max_size=3),
     st.integers(0, 3), st.integers(0, 2), st.booleans(),
 )  # fmt: skip
-def test_everybody_is_answered_and_counted_once(
-    nodes: int, size: int, kills: dict[int, int], parts: int, unborn: int, folds: bool
+def test_every_message_is_answered_and_added_once(
+    nodes: int, size: int, kills: dict[int, int], parts: int, at_start: int, aggregates: bool
 ) -> None:
-    """Who kills whatever it is given fails alone, one death is forgiven; the sum is that of the others."""
-    crew = Objects(size, Plan(Counter(kills), parts, unborn))
-    for _ in range(2):  # the crew lives on
-        fold = Numbers() if folds else None
-        failing = {node for node, times in crew.plan.kills.items() if times == 3 and node < nodes}
-        answers = crew.share_out(messages(nodes), fold)
+    """A message that always kills its worker gets an error; one death has no effect. The others are added once."""
+    pool = Objects(size, Plan(Counter(kills), parts, at_start))
+    for _ in range(2):  # the pool survives
+        numbers = Numbers() if aggregates else None
+        failing = {node for node, times in pool.plan.kills.items() if times == 3 and node < nodes}
+        answers = pool.run(messages(nodes), numbers)
         assert {int(name) for name in answers} == set(range(nodes))
         failed = {int(name) for name, answer in answers.items() if answer.has_error()}
         assert failed == failing and all(answers[str(node)].error.code == DIED for node in failed)
         assert all(answers[str(n)].content["node"]["n"] == n for n in set(range(nodes)) - failed)
-        if fold:
-            assert fold.total == sum(set(range(nodes)) - failed)
+        if numbers:
+            assert numbers.total == sum(set(range(nodes)) - failed)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, torch.AcceleratorError, RuntimeError])
-def test_a_gpu_that_fails_ends_its_worker_and_no_device(error: type[RuntimeError]) -> None:
-    """Every device after it would fail too; an error of a device is that device's."""
+def test_a_gpu_failure_ends_the_worker_and_no_client(error: type[RuntimeError]) -> None:
+    """The next clients would fail, too. Another error is the reply of the client that raised it."""
 
     def answer(message: Message, context: Context) -> Message:
         raise error("CUDA out of memory.")
 
-    host = Host(1, 2, {}, answer)
+    server = WorkerServer(1, 2, {}, answer)
     if error is RuntimeError:
-        ((said,), _) = host.replies(messages(1))
+        ((said,), _) = server.replies(messages(1))
         assert "out of memory" in said.error.reason
     else:
-        with pytest.raises(SystemExit, match="of the GPU: CUDA out of memory."):
-            host.replies(messages(1))
+        with pytest.raises(SystemExit, match="the GPU failed: CUDA out of memory."):
+            server.replies(messages(1))
 
 
-def test_workers_that_die_whatever_they_do_end_the_run() -> None:
-    with pytest.raises(EngineFailed, match=r"13 workers in a row died before they answered anything \(killed\)"):
-        Objects(2, Plan(unborn=1000)).share_out(messages(3), None)
+def test_the_run_ends_if_all_workers_die() -> None:
+    with pytest.raises(EngineFailed, match=r"13 workers in a row died before they sent a reply \(killed\)"):
+        Objects(2, Plan(at_start=1000)).run(messages(3), None)
     with pytest.raises(EngineFailed, match="in a row died"):
-        Objects(2, Plan(Counter(dict.fromkeys(range(30), 9)))).share_out(messages(30), None)
+        Objects(2, Plan(Counter(dict.fromkeys(range(30), 9)))).run(messages(30), None)
 
 
 @pytest.mark.parametrize(
     ("quick", "jobs"),
     [
         (0.0, [4, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1]),  # an eighth of what is left each time, rounded up
-        (1e9, [13, 12]),  # at once, as soon as it is known that a round is quick
+        (1e9, [13, 12]),  # all at once if the last round was quick
     ],
 )
-def test_jobs_shrink_so_that_all_finish_together(
-    monkeypatch: pytest.MonkeyPatch, quick: float, jobs: list[int]
-) -> None:
+def test_jobs_shrink_so_that_all_workers_end_together(quick: float, jobs: list[int]) -> None:
     """25 messages and 2 workers."""
-    monkeypatch.setattr("fl.engines.worker_pool.QUICK_S", quick)
     plan = Plan()
-    crew = Objects(2, plan)
-    crew.share_out(messages(1), None)
-    crew.share_out(messages(25), None)
+    pool = Objects(2, plan, quick)
+    pool.run(messages(1), None)
+    pool.run(messages(25), None)
     assert plan.jobs == [1, *jobs]
 
 
-def test_what_all_are_sent_reaches_each_worker_once_a_round() -> None:
+def test_a_shared_record_is_sent_to_each_worker_once_a_round() -> None:
     plan, model = Plan(), ArrayRecord()
-    crew = Objects(3, plan)
+    pool = Objects(3, plan)
     for _ in range(2):
-        crew.share_out(messages(25, model), None)
-        assert sum(plan.fresh) == len({*crew.hands}) == 3
+        pool.run(messages(25, model), None)
+        assert sum(plan.fresh) == len({*pool.slots}) == 3
         plan.fresh.clear()

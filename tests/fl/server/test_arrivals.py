@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl.config.settings import Settings, SettingsError
-from fl.results.files import read_rounds
+from fl.results.reader import read_rounds
 from fl.server.arrivals import Arrivals
 from models.costs import Cost
 from models.submodel import FULL

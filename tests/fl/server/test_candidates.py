@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fl.config.settings import Settings, SettingsError
-from fl.results.files import read_devices, read_rounds
+from fl.results.reader import read_devices, read_rounds
 from fl.workloads import classify as workload
 from fl.workloads.pretraining import prepare
 from fl.workloads.state_store import Store

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fl.config.settings import Settings
 from fl.devices.hardware import Table
-from fl.results.files import read_devices, read_rounds
+from fl.results.reader import read_devices, read_rounds
 from fl.server.measures import Divergence, forgetting, load_cv
 from fl.workloads import classify as workload
 from fl.workloads.world import world

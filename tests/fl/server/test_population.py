@@ -7,9 +7,9 @@ import pytest
 
 from fl.config.settings import Settings, SettingsError
 from fl.devices.hardware import Table
-from fl.engines.grid import OwnGrid
+from fl.engines.grid import WorkerGrid
 from fl.messages import records as wire
-from fl.results.files import read_devices, read_rounds
+from fl.results.reader import read_devices, read_rounds
 from fl.workloads.world import world
 from partitions import World
 from tests.fl.conftest import SMALL
@@ -54,13 +54,13 @@ def test_more_scored_than_there_are_is_refused() -> None:
 
 def test_those_with_the_most_data_are_asked_first(play: Callable, tmp_path: Path, monkeypatch) -> None:
     """FedAvg: all train the same model. After the first scores the cloud knows how much data a device has."""
-    asked, exchange = [], OwnGrid._exchange
+    asked, exchange = [], WorkerGrid._exchange
 
     def spied(self, messages, fold):
         asked.append([int(m.content[wire.TASK]["device"]) for m in messages if m.metadata.message_type == "train"])
         return exchange(self, messages, fold)
 
-    monkeypatch.setattr(OwnGrid, "_exchange", spied)
+    monkeypatch.setattr(WorkerGrid, "_exchange", spied)
     play(tmp_path, strategies="fedavg", **{"cohort": 6})
     size = world(Settings.parse({**SMALL, "cohort": 6}), 1).size
     trained = [devices for devices in asked if devices]

@@ -314,7 +314,7 @@ def test_a_device_does_no_more_than_the_run_config_says(round_: Round, key: str,
 
 def test_a_device_that_lost_its_own_model_is_sent_one_again(play, tmp_path: Path) -> None:
     """LA: device 2's disk is wiped after the first step; it fails once and then starts anew."""
-    from fl.results.files import read_rounds
+    from fl.results.reader import read_rounds
     from fl.workloads.state_store import Store
 
     honest, wiped = Store.load, []

@@ -9,7 +9,7 @@ import torch
 from flwr.app import MetricRecord
 
 from fl.config.settings import Settings
-from fl.results.files import read_devices, read_rounds
+from fl.results.reader import read_devices, read_rounds
 from fl.server.adapter import FlowerStrategy
 from fl.server.fleet import Fleet
 from fl.workloads import classify as workload

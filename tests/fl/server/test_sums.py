@@ -9,7 +9,7 @@ import torch
 
 from fl.config.settings import Settings
 from fl.engines.grid import LocalGrid
-from fl.results.files import read_rounds
+from fl.results.reader import read_rounds
 from fl.server.run import open_results, run
 from fl.workloads import classify
 from tests.fl.conftest import SMALL, without_clock

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fl.config.settings import Settings
-from fl.results.files import read_rounds
+from fl.results.reader import read_rounds
 from fl.workloads.classify import blend, samples
 from fl.workloads.workload import Order
 from fl.workloads.world import tensors, world

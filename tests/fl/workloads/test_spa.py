@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fl.config.settings import Settings, SettingsError
-from fl.results.files import read_measures, read_rounds
+from fl.results.reader import read_measures, read_rounds
 from fl.workloads import spa
 from fl.workloads.state_store import Store
 from fl.workloads.workload import Order

@@ -12,7 +12,7 @@ from flwr.app import Message
 
 from fl.config.settings import Settings, SettingsError
 from fl.messages import records as wire
-from fl.results.files import read_measures, read_rounds
+from fl.results.reader import read_measures, read_rounds
 from fl.server.run import open_results, run
 from fl.server.split import SplitGrid
 from fl.workloads import find, vq
@@ -47,7 +47,7 @@ TEXT = {
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def as_results_error(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of a simulated run, all methods that train the model whole."""
     from fl.engines.grid import LocalGrid
 

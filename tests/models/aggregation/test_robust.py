@@ -1,4 +1,4 @@
-"""Robust merging by hand, and where nobody lies the merge that it replaces."""
+"""Robust aggregation worked by hand, and equal to the weighted mean if no update is poisoned."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ OLD = {"w": torch.zeros(2, 1)}
 
 
 def merged(rule: str, values: dict[int, list[float]], trim: float = 0.2, weight: float = 1.0) -> list[float]:
-    """Values of each module of two, each sent by a device of its own; 0 was sent."""
+    """Aggregate values of two modules, each from a different client, starting at 0."""
     total = Robust(AXES, rule, trim)  # type: ignore[arg-type]
     for module, sent in values.items():
         for value in sent:
@@ -22,26 +22,26 @@ def merged(rule: str, values: dict[int, list[float]], trim: float = 0.2, weight:
     return total.finish(OLD)["w"].flatten().tolist()
 
 
-def test_the_median_of_those_who_hold_a_module() -> None:
+def test_the_median_uses_the_clients_that_cover_a_module() -> None:
     assert merged("median", {0: [1.0, 2.0, 1e6], 1: [1.0, 2.0, 4.0, -1e6]}) == [2.0, 1.5]
     assert merged("median", {0: [3.0]}) == [3.0, 0.0]
 
 
-def test_a_trimmed_mean_leaves_out_the_same_share_at_both_ends_rounded_up() -> None:
-    """A fifth of five is one; a fifth of three is one too; of two, both stay."""
+def test_a_trimmed_mean_drops_the_same_share_at_both_ends() -> None:
+    """A fifth of five is one; a fifth of three, rounded up, is one; of two, both remain."""
     assert merged("trimmed-mean", {0: [-1e6, 1.0, 2.0, 6.0, 1e6], 1: [1.0, 2.0, 1e6]}) == [3.0, 2.0]
     assert merged("trimmed-mean", {0: [1.0, 3.0]}) == [2.0, 0.0]
 
 
-def test_a_trimmed_mean_weighs_what_is_left() -> None:
+def test_a_trimmed_mean_weights_the_remaining_values() -> None:
     total = Robust(AXES, "trimmed-mean", 0.2)
     for value, weight in [(-9.0, 50.0), (1.0, 3.0), (2.0, 1.0), (9.0, 50.0)]:
         total.add({"w": torch.tensor([[value], [value]])}, {}, weight)
     assert total.finish(OLD)["w"].flatten().tolist() == [1.25, 1.25]
 
 
-def test_an_update_is_shortened_to_the_median_length() -> None:
-    """Lengths 1, 2 and 100: the last counts as 2, and (1 + 2 + 2) / 3."""
+def test_norm_bound_scales_updates_to_the_median_norm() -> None:
+    """Norms 1, 2 and 100: the last counts as 2, and (1 + 2 + 2) / 3."""
     total = Robust(AXES, "norm-bound", 0.0)
     for value in (1.0, 2.0, 100.0):
         total.add({"w": torch.full((2, 1), value)}, {}, 1.0)
@@ -54,37 +54,37 @@ holders = st.lists(
 
 
 @given(holders, st.booleans())
-def test_without_trimming_or_with_equal_lengths_it_is_the_weighted_mean(parts, by_module: bool) -> None:
+def test_without_trimming_or_with_equal_norms_it_is_the_weighted_mean(parts, by_module: bool) -> None:
     axes = {"w": ("modules", "in"), "b": (None,), "count": (None,)}
     old = {"w": torch.randn(4, 3), "b": torch.randn(2), "count": torch.tensor([3])}
     plain, trimmed, bounded = WeightedSum(axes, old), Robust(axes, "trimmed-mean", 0.0), Robust(axes, "norm-bound", 0)
     bounded_plain = WeightedSum(axes, old)
     for modules, weight, seed in parts:
-        kept = torch.tensor(sorted(modules))
+        indices = torch.tensor(sorted(modules))
         g = torch.Generator().manual_seed(seed)
-        part = {"w": torch.randn(len(kept), 3, generator=g), "b": torch.randn(2, generator=g), "count": old["count"]}
-        index_weights = {"modules": torch.rand(len(kept), generator=g) + 0.1} if by_module else None
+        part = {"w": torch.randn(len(indices), 3, generator=g), "b": torch.randn(2, generator=g), "count": old["count"]}
+        index_weights = {"modules": torch.rand(len(indices), generator=g) + 0.1} if by_module else None
         for total in (plain, trimmed):
-            total.add(part, {"modules": kept}, weight, index_weights)
-        equal = {"w": old["w"][kept] + 1, "b": old["b"] - 1, "count": old["count"]}
+            total.add(part, {"modules": indices}, weight, index_weights)
+        equal = {"w": old["w"][indices] + 1, "b": old["b"] - 1, "count": old["count"]}
         for total in (bounded_plain, bounded):
-            total.add(equal, {"modules": kept}, weight, index_weights)
+            total.add(equal, {"modules": indices}, weight, index_weights)
     for name in old:
         torch.testing.assert_close(trimmed.finish(old)[name], plain.finish(old)[name], rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(bounded.finish(old)[name], bounded_plain.finish(old)[name], rtol=1e-6, atol=1e-6)
 
 
 @given(st.integers(3, 9), st.data())
-def test_a_minority_cannot_move_it_beyond_the_honest(honest: int, data: st.DataObject) -> None:
-    """However far the liars go; a trimmed mean bears a share of ``trim``, a median just less than half."""
-    values = data.draw(st.lists(st.floats(-1, 1), min_size=honest, max_size=honest))
-    lie = data.draw(st.sampled_from([-1e30, -50.0, 50.0, 1e30]))
-    for rule, liars in (("trimmed-mean", honest // 4), ("median", honest - 1)):
-        got = merged(rule, {0: [*values, *[lie] * liars]}, trim=0.2)[0]
+def test_a_minority_cannot_move_the_result_beyond_honest_values(clean: int, data: st.DataObject) -> None:
+    """A trimmed mean tolerates a share of ``trim``, a median just less than half, whatever the poison."""
+    values = data.draw(st.lists(st.floats(-1, 1), min_size=clean, max_size=clean))
+    poison = data.draw(st.sampled_from([-1e30, -50.0, 50.0, 1e30]))
+    for rule, poisoned in (("trimmed-mean", clean // 4), ("median", clean - 1)):
+        got = merged(rule, {0: [*values, *[poison] * poisoned]}, trim=0.2)[0]
         assert min(values) - 1e-6 <= got <= max(values) + 1e-6
 
 
-def test_two_halves_merge_to_the_whole() -> None:
+def test_two_partial_sums_merge_to_the_whole() -> None:
     parts = [({"w": torch.randn(2, 1)}, {}, 1.0) for _ in range(5)]
     whole, left, right = (Robust(AXES, "median", 0.0) for _ in range(3))
     for at, part in enumerate(parts):
@@ -95,5 +95,5 @@ def test_two_halves_merge_to_the_whole() -> None:
 
 
 @pytest.mark.parametrize("rule", ["norm-bound", "trimmed-mean", "median"])
-def test_nobody_changes_nothing(rule: str) -> None:
+def test_no_updates_change_nothing(rule: str) -> None:
     assert merged(rule, {}) == [0.0, 0.0]

@@ -1,4 +1,4 @@
-"""AdaptiveNet's supernet: what it is grown from, what its paths cost, and a search that finds the best of them."""
+"""AdaptiveNet's supernet: its initial state, the costs of its paths, and the search for the best one."""
 
 from collections.abc import Callable
 
@@ -10,15 +10,15 @@ from models.costs import CostModel, cost
 from models.elastic.supernet import (
     TRIALS,
     Path,
+    affordable_paths,
     best_path,
     branches,
     coverage,
+    distillation,
     elastic,
-    fitting,
     grow,
     random_paths,
     search,
-    taught,
 )
 from models.nn.body import Architecture, Body
 from models.nn.mlp import mlp
@@ -30,16 +30,16 @@ from models.training.loop import Recipe, fit, score
 DENSE = {
     "mlp": mlp((6,), 3, width=16),
     "resnet18": resnet18((3, 8, 8), 3, width=16),
-    "vgg16": vgg16((3, 16, 16), 3, width=16),  # its last three blocks alone have branches
+    "vgg16": vgg16((3, 16, 16), 3, width=16),  # only its last three blocks have branches
 }
 SLICES = 4
 
 
 def part(architecture: Architecture, state: dict, path: Path, slices: int = SLICES) -> Body:
     axes, layers = architecture.part({}).axes(), architecture.part({}).layers
-    kept = coverage(layers, slices, path)
-    body = architecture.part(kept)
-    body.load_state_dict(extract(state, axes, kept))
+    covered = coverage(layers, slices, path)
+    body = architecture.part(covered)
+    body.load_state_dict(extract(state, axes, covered))
     return body
 
 
@@ -51,14 +51,14 @@ def test_branches_halve() -> None:
 
 def test_the_modules_of_a_path_by_hand() -> None:
     """Four slices: branches of 4, 2 and 1 modules lie at 0-3, 4-5 and 6."""
-    kept = coverage(("a", "b", "c"), 4, (0, 1, 2))
-    assert [kept[layer].tolist() for layer in "abc"] == [[0, 1, 2, 3], [4, 5], [6]]
+    covered = coverage(("a", "b", "c"), 4, (0, 1, 2))
+    assert [covered[layer].tolist() for layer in "abc"] == [[0, 1, 2, 3], [4, 5], [6]]
 
 
 @pytest.mark.parametrize("name", DENSE)
 @pytest.mark.parametrize("slices", [1, 4])
 def test_the_widest_path_is_the_dense_model(name: str, slices: int) -> None:
-    """With one slice there is a single branch, and the whole supernet is that model."""
+    """With one slice there is a single branch, and the whole supernet is the dense model."""
     dense = DENSE[name]
     body, architecture = dense.whole(0), elastic(dense, slices)
     state = grow(dense, body.state(), slices)
@@ -82,13 +82,13 @@ def test_branches_start_from_the_slices_of_largest_norm() -> None:
 
 
 @pytest.mark.parametrize("name", DENSE)
-def test_paths_that_fit_are_those_whose_true_cost_fits(name: str) -> None:
+def test_affordable_paths_are_those_whose_true_cost_fits(name: str) -> None:
     architecture = elastic(DENSE[name], SLICES)
     costs = CostModel(architecture, 4)
     layers = costs.layers
     least, most = (costs.of(dict.fromkeys(layers, modules)) for modules in (1, SLICES))
     macs, memory = (least.macs + most.macs) / 2, 0.4 * least.memory + 0.6 * most.memory
-    fits = set(fitting(costs, SLICES, macs, memory))
+    fits = set(affordable_paths(costs, SLICES, macs, memory))
     for path in np.ndindex(*(3,) * len(layers)):
         counts = {layer: branches(SLICES)[b] for layer, b in zip(layers, path, strict=True)}
         true = cost(architecture, {**architecture.sizes, **counts}, 4)
@@ -96,56 +96,58 @@ def test_paths_that_fit_are_those_whose_true_cost_fits(name: str) -> None:
     assert fits and len(fits) < 3 ** len(layers)
 
 
-def test_where_nothing_fits_the_narrowest_path_is_left() -> None:
-    assert fitting(CostModel(elastic(DENSE["resnet18"], SLICES), 4), SLICES, 1.0, 1e12) == [(2, 2, 2, 2)]
+def test_if_nothing_fits_the_narrowest_path_is_returned() -> None:
+    assert affordable_paths(CostModel(elastic(DENSE["resnet18"], SLICES), 4), SLICES, 1.0, 1e12) == [(2, 2, 2, 2)]
 
 
-def table(branches_: int, layers: int, seed: int) -> tuple[list[Path], Callable[[Path], float], dict[Path, int]]:
-    """All paths, a random loss for each, and how often each is asked for."""
+def random_losses(
+    branches_: int, layers: int, seed: int
+) -> tuple[list[Path], Callable[[Path], float], dict[Path, int]]:
+    """Return all paths, a function with a random loss for each, and its calls per path."""
     paths = list(np.ndindex(*(branches_,) * layers))
     values = dict(zip(paths, np.random.default_rng(seed).random(len(paths)), strict=True))
-    asked: dict[Path, int] = {}
+    calls: dict[Path, int] = {}
 
     def loss(path: Path) -> float:
-        asked[path] = asked.get(path, 0) + 1
+        calls[path] = calls.get(path, 0) + 1
         return float(values[path])
 
-    return paths, loss, asked
+    return paths, loss, calls
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_search_is_brute_force_where_few_paths_fit(seed: int) -> None:
-    paths, loss, asked = table(3, 3, seed)
+    paths, loss, calls = random_losses(3, 3, seed)
     found = search(paths, loss, np.random.default_rng(seed))
-    assert all(count == 1 for count in asked.values()) and len(asked) == 27
+    assert all(count == 1 for count in calls.values()) and len(calls) == 27
     assert loss(found) == min(loss(path) for path in paths)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_evolution_tries_each_path_once_and_beats_chance_where_genes_matter(seed: int) -> None:
-    """Loss adds up over layers: 256 paths, and the best 5 % must be found in 32 trials."""
+def test_evolution_tries_each_path_once_and_beats_chance(seed: int) -> None:
+    """The loss adds up over layers. Of 256 paths, 32 trials must find one of the best 5 %."""
     price = np.random.default_rng(seed).random((4, 4))
     paths = list(np.ndindex(4, 4, 4, 4))
-    asked: list[Path] = []
+    calls: list[Path] = []
 
     def loss(path: Path) -> float:
-        asked.append(path)
+        calls.append(path)
         return float(price[range(4), path].sum())
 
     found = search(paths, loss, np.random.default_rng(seed + 100))
-    assert len(asked) == len(set(asked)) == TRIALS
+    assert len(calls) == len(set(calls)) == TRIALS
     every = sorted(price[range(4), path].sum() for path in paths)
     assert price[range(4), found].sum() <= every[256 // 20]
 
 
-def test_evolution_stays_within_what_fits() -> None:
-    paths, loss, asked = table(4, 4, 0)
-    allowed = [path for path in paths if sum(path) >= 6]
-    search(allowed, loss, np.random.default_rng(0))
-    assert set(asked) <= set(allowed) and len(asked) == TRIALS
+def test_evolution_tries_only_candidates() -> None:
+    paths, loss, calls = random_losses(4, 4, 0)
+    candidates = [path for path in paths if sum(path) >= 6]
+    search(candidates, loss, np.random.default_rng(0))
+    assert set(calls) <= set(candidates) and len(calls) == TRIALS
 
 
-def test_a_device_chooses_the_path_of_least_loss_under_its_limits() -> None:
+def test_a_client_chooses_the_path_of_least_loss_under_its_limits() -> None:
     dense = DENSE["mlp"]
     architecture = elastic(dense, SLICES)
     supernet = architecture.part({})
@@ -154,14 +156,14 @@ def test_a_device_chooses_the_path_of_least_loss_under_its_limits() -> None:
     x, y = torch.randn(30, 6), torch.arange(30) % 3
     macs, memory = costs.of({"block.modules": 2}).macs, 1e12
     best = min(((1,), (2,)), key=lambda p: score(part(architecture, supernet.state(), p), x, y, 3).loss_sum)
-    here, order = torch.device("cpu"), np.random.default_rng(0)
-    found, spent = best_path(supernet.state(), costs, SLICES, macs, memory, x, y, 3, order, here)
+    device, order = torch.device("cpu"), np.random.default_rng(0)
+    found, spent = best_path(supernet.state(), costs, SLICES, macs, memory, x, y, 3, order, device)
     assert spent == 30 * sum(costs.of({"block.modules": modules}).macs for modules in (2, 1))
     assert found["block.modules"].tolist() == coverage(("block.modules",), SLICES, best)["block.modules"].tolist()
     assert costs.of({"block.modules": len(found["block.modules"])}).macs <= macs
 
 
-def test_random_paths_and_a_teacher_make_narrow_branches_work() -> None:
+def test_random_paths_and_a_teacher_make_narrow_branches_accurate() -> None:
     g = torch.Generator().manual_seed(0)
     y = torch.arange(400) % 4
     x = (3 * torch.randn(4, 8, generator=g))[y] + torch.randn(400, 8, generator=g)
@@ -172,9 +174,9 @@ def test_random_paths_and_a_teacher_make_narrow_branches_work() -> None:
     body = architecture.part({})
     body.load_state_dict(grow(dense, teacher.state(), 8))
     before = [score(part(architecture, body.state(), (b,), 8), x, y, 4).accuracy for b in range(4)]
-    kept = {name: value.clone() for name, value in teacher.state().items()}
+    before_ = {name: value.clone() for name, value in teacher.state().items()}
     paths = random_paths(architecture, body, 8, np.random.default_rng(1))
-    fit(paths, x, y, recipe, 10, np.random.default_rng(2), cosine=True, extra=taught(teacher))
+    fit(paths, x, y, recipe, 10, np.random.default_rng(2), cosine=True, extra=distillation(teacher))
     after = [score(part(architecture, body.state(), (b,), 8), x, y, 4).accuracy for b in range(4)]
     assert after[0] > 0.97 and after[3] > 0.9 > before[3]
-    assert all(torch.equal(kept[name], value) for name, value in teacher.state().items())
+    assert all(torch.equal(before_[name], value) for name, value in teacher.state().items())

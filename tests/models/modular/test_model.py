@@ -1,4 +1,4 @@
-"""The offline stage: the assignment of sub-tasks to modules, and what training does to a model."""
+"""Training in the cloud: assignment of sub-tasks to modules, and the effect of training on a model."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from models.modular.model import ModularModel, assign, enhance, mapping, targets
 from models.modular.modularize import modularize
 from models.modular.selector import Routing, Selector
 from models.nn.mlp import mlp
-from models.training.loop import WORST_LOSS, Recipe, fit, graded, score
+from models.training.loop import MAX_LOSS, Recipe, fit, hits_and_losses, score
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -29,16 +29,16 @@ def test_assignment_equals_brute_force(seed: int) -> None:
     assert ((load * mask).sum(0) <= kappa1 + 1e-9).all()
 
 
-def test_an_impossible_assignment_says_so() -> None:
+def test_an_impossible_assignment_is_refused() -> None:
     with pytest.raises(ValueError, match=r"no assignment of 2 sub-tasks to 2 modules .* at most 0\.1"):
         assign(np.full((2, 2), 0.5), 0.1, 1)
 
 
 def test_targets_keep_the_best_modules_and_sum_to_one() -> None:
     """kappa2 = 2 keeps 0.5 and 0.3 of (0.5, 0.3, 0.2): 5/8 and 3/8."""
-    (wanted,) = targets([np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])], slack=3.0, kappa2=2)
-    np.testing.assert_allclose(wanted[0], [0.625, 0.375, 0])
-    np.testing.assert_allclose(wanted[1], [0, 2 / 9, 7 / 9])
+    (target,) = targets([np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])], slack=3.0, kappa2=2)
+    np.testing.assert_allclose(target[0], [0.625, 0.375, 0])
+    np.testing.assert_allclose(target[1], [0, 2 / 9, 7 / 9])
 
 
 def test_mapping_is_the_mean_softmax_of_a_subtask() -> None:
@@ -49,7 +49,7 @@ def test_mapping_is_the_mean_softmax_of_a_subtask() -> None:
 
 @pytest.fixture(scope="module")
 def problem() -> tuple[torch.Tensor, torch.Tensor]:
-    """Four blobs in 8 dimensions, linearly separable by a wide margin."""
+    """Four clusters in 8 dimensions, linearly separable by a wide margin."""
     g = torch.Generator().manual_seed(0)
     centres = 3 * torch.randn(4, 8, generator=g)
     y = torch.arange(400) % 4
@@ -72,12 +72,12 @@ def test_offline_training_routes_each_class_to_few_modules(problem: tuple[torch.
     before = {name: value.clone() for name, value in model.selector.state_dict().items()}
     enhance(model, x, y, y, 4, recipe, 0, np.random.default_rng(2))
     assert all(torch.equal(before[name], value) for name, value in model.selector.state_dict().items())
-    found, wanted = enhance(model, x, y, y, 4, recipe, 15, np.random.default_rng(2), strength=1.0, kappa2=2)
+    current, target = enhance(model, x, y, y, 4, recipe, 15, np.random.default_rng(2), strength=1.0, kappa2=2)
     (reached,) = mapping(model.logits(x), y, 4)
     assert model.score(x, y, 4).accuracy > 0.97
-    served = (reached * (wanted[0] > 0)).sum(1)
-    assert (served > 0.8).all(), served  # most load of each class is on the two modules meant for it
-    assert (served > (found[0] * (wanted[0] > 0)).sum(1)).all()
+    served = (reached * (target[0] > 0)).sum(1)
+    assert (served > 0.8).all(), served  # most load of each class is on its two target modules
+    assert (served > (current[0] * (target[0] > 0)).sum(1)).all()
 
 
 def test_one_sgd_step_by_hand() -> None:
@@ -95,18 +95,20 @@ def test_one_sgd_step_by_hand() -> None:
     torch.testing.assert_close(body.weight.data, torch.tensor([[-0.1], [0.1]]))
 
 
-def test_masked_classes_get_no_gradient() -> None:
+def test_zeroed_classes_get_no_gradient() -> None:
     dense = mlp((4,), 3, width=8)
     body = dense.whole(0)
     before = body.head.weight[2].clone()  # type: ignore[attr-defined,index]
     x, y = torch.randn(20, 4), torch.arange(20) % 2
-    fit(body, x, y, Recipe(), 3, np.random.default_rng(0), shares=torch.tensor([0.5, 0.5, 0.0]), masking="zero")
+    fit(
+        body, x, y, Recipe(), 3, np.random.default_rng(0), class_shares=torch.tensor([0.5, 0.5, 0.0]), correction="zero"
+    )
     assert torch.equal(body.head.weight[2], before)  # type: ignore[attr-defined,index]
     assert not torch.equal(body.head.weight[0], before)  # type: ignore[attr-defined,index]
 
 
 def test_balanced_accuracy_by_hand() -> None:
-    """Always class 0 on three of class 0 and one of class 1: accuracy 3/4, balanced (1 + 0) / 2."""
+    """Always predicting class 0 for three samples of class 0 and one of class 1: accuracy 3/4, balanced (1 + 0) / 2."""
 
     class Constant(torch.nn.Module):
         def forward(self, x: torch.Tensor, gates: None = None) -> torch.Tensor:
@@ -116,10 +118,11 @@ def test_balanced_accuracy_by_hand() -> None:
     assert got.accuracy == 0.75 and got.balanced_accuracy == 0.5
 
 
-def test_masked_losses_by_hand() -> None:
-    """Zero weights, class 2 of 3 absent. 'zero' keeps it in the softmax (p = 1/3), 'prior' leaves it out.
+def test_corrected_losses_by_hand() -> None:
+    """Zero weights; class 2 of 3 is absent. 'zero' keeps it in the softmax (p = 1/3), 'prior' removes it.
 
-    The gradient of the true class is (p - 1) x: p = 1/3, or its share 1/2 or 1/4; x = 2, lr 0.3: 0.4, 0.3 or 0.45.
+    The gradient of the true class is (p - 1) x with p = 1/3, or its share 1/2 or 1/4; x = 2 and lr 0.3 give 0.4, 0.3 or
+    0.45.
     """
 
     class Linear(torch.nn.Linear):
@@ -129,7 +132,7 @@ def test_masked_losses_by_hand() -> None:
             return F.linear(x, self.weight)
 
     x, y, even, uneven = torch.tensor([[2.0]]), torch.tensor([1]), torch.tensor([1.0, 1, 0]), torch.tensor([3.0, 1, 0])
-    for masking, shares, moved in (
+    for correction, class_shares, expected in (
         ("zero", even, [-0.2, 0.4, 0.0]),
         ("prior", even, [-0.3, 0.3, 0.0]),
         ("prior", uneven, [-0.45, 0.45, 0.0]),
@@ -137,25 +140,25 @@ def test_masked_losses_by_hand() -> None:
         body = Linear(1, 3, bias=False)
         torch.nn.init.zeros_(body.weight)
         recipe = Recipe(lr=0.3, momentum=0.0)
-        fit(body, x, y, recipe, 1, np.random.default_rng(0), shares=shares, masking=masking)  # type: ignore[arg-type]
-        torch.testing.assert_close(body.weight.data[:, 0], torch.tensor(moved))
+        fit(body, x, y, recipe, 1, np.random.default_rng(0), class_shares=class_shares, correction=correction)  # type: ignore[arg-type]
+        torch.testing.assert_close(body.weight.data[:, 0], torch.tensor(expected))
 
 
-def test_a_class_that_is_never_answered_is_missed_and_costs_a_finite_loss() -> None:
-    """Class 0 always wins, but is absent: then class 1 of logits (0, -inf barred) wins, p = e^1 / (e^1 + e^0)."""
+def test_a_class_of_share_zero_is_an_error_with_a_finite_loss() -> None:
+    """Class 0 has the largest logit but share 0. Class 1 of the remaining (1, 0) wins: p = e^1 / (e^1 + e^0)."""
 
     class Constant(torch.nn.Module):
         def forward(self, x: torch.Tensor, gates: None = None) -> torch.Tensor:
             return torch.tensor([[9.0, 1.0, 0.0]]).expand(len(x), 3)
 
-    shares = torch.tensor([0.0, 1.0, 1.0])
-    got = score(Constant(), torch.zeros(2, 1), torch.tensor([0, 1]), 3, shares=shares)  # type: ignore[arg-type]
+    class_shares = torch.tensor([0.0, 1.0, 1.0])
+    got = score(Constant(), torch.zeros(2, 1), torch.tensor([0, 1]), 3, class_shares=class_shares)  # type: ignore[arg-type]
     assert got.hits.tolist() == [0, 1, 0]
-    assert got.loss_sum == pytest.approx(WORST_LOSS + np.log(1 + np.exp(-1)))
+    assert got.loss_sum == pytest.approx(MAX_LOSS + np.log(1 + np.exp(-1)))
 
 
-def test_what_a_diverged_model_says_is_wrong() -> None:
-    """Not class 0, which is where `argmax` finds the first NaN."""
-    right, nats = graded(torch.tensor([[np.nan, 1.0], [3e38, -3e38], [2.0, 0.0]]), torch.tensor([0, 1, 0]))
-    assert right.tolist() == [False, False, True]
-    assert nats.tolist() == pytest.approx([WORST_LOSS, WORST_LOSS, np.log(1 + np.exp(-2))])
+def test_predictions_of_a_diverged_model_are_wrong() -> None:
+    """`argmax` returns class 0 for a row whose first logit is NaN; that must not count as correct."""
+    hits, losses = hits_and_losses(torch.tensor([[np.nan, 1.0], [3e38, -3e38], [2.0, 0.0]]), torch.tensor([0, 1, 0]))
+    assert hits.tolist() == [False, False, True]
+    assert losses.tolist() == pytest.approx([MAX_LOSS, MAX_LOSS, np.log(1 + np.exp(-2))])

@@ -1,15 +1,18 @@
-"""Every architecture: axes that fit, modules that add up, a take-over that is exact. A new model is one more row."""
+"""Tests of every architecture: correct axes, additive modules, exact conversion. A new model is one more row."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 
 from models.aggregation.weighted_sum import WeightedSum
 from models.elastic.nested import recalibrate_batch_norm, width
 from models.modular.modularize import modularize
 from models.modular.selector import Routing
-from models.nn.blocks import ConvBlock, Execution, LinearBlock, Norm, execute, use_dispatch
+from models.nn.blocks import ConvBlock, Execution, LinearBlock, Norm, set_execution, use_dispatch
 from models.nn.body import Architecture, Body, columns_coverage, gate_columns
 from models.nn.cnn import cnn
 from models.nn.mlp import mlp
@@ -18,6 +21,8 @@ from models.nn.resnet import resnet18, resnet34
 from models.nn.vgg import vgg16
 from models.submodel import FULL, State, covered_sizes, extract
 from models.training.loop import Precision, Recipe, fit, flip_and_shift, score
+from partitions.components import options_of
+from partitions.errors import UnknownName
 from tests.elsewhere import elsewhere
 
 ARCHITECTURES = {
@@ -43,8 +48,8 @@ def gates_of(body: Body, n: int = 6, active: int = 3) -> list[torch.Tensor]:
     return [Routing(active, 2.0).gates(torch.randn(n, width, generator=generator)) for width in widths]
 
 
-def lived_in(body: Body) -> Body:
-    """With running statistics that are not the initial ones, where it has any."""
+def with_random_statistics(body: Body) -> Body:
+    """Change the running statistics, if any, from their initial values."""
     generator = torch.Generator().manual_seed(6)
     for value in body.buffers():
         value += torch.rand(value.shape, generator=generator)
@@ -52,8 +57,30 @@ def lived_in(body: Body) -> Body:
 
 
 def run_as(body: Body, execution: Execution) -> Body:
-    execute(body, execution)
+    set_execution(body, execution)
     return body
+
+
+def test_an_external_model_is_found_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module outside the source tree, named as "module:function"; its keyword parameters are its options."""
+    (tmp_path / "outside_model.py").write_text(
+        "from models.nn.mlp import mlp\n\n\n"
+        "def tiny(input_shape, classes, width: int = 8, depth: int = 2):\n    return mlp(input_shape, classes, width)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    family = MODELS["outside_model:tiny"]
+    assert family((20,), 5, width=4).sizes == mlp((20,), 5, width=4).sizes
+    assert set(options_of(family, ("width", "norm", "layers")).model_fields) == {"depth"}
+    assert MODELS.name_of(family) == "outside_model:tiny" and MODELS.name_of(mlp) == "mlp"
+    with pytest.raises(UnknownName, match="model 'outside_model:huge' cannot be imported"):
+        MODELS["outside_model:huge"]
+
+
+def test_options_of_a_model_are_checked() -> None:
+    options = options_of(MODELS["vgg16"], ("width", "norm", "layers"))
+    assert options().groups == 8  # type: ignore[attr-defined]
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        options(groups=0)
 
 
 def test_the_table_has_every_model() -> None:
@@ -72,35 +99,35 @@ def test_axes_name_every_entry_with_its_true_length(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "residual"), CUTS)
-def test_takeover_with_all_gates_one_is_the_dense_model(name: str, residual: bool) -> None:
+def test_conversion_with_all_gates_one_equals_the_dense_model(name: str, residual: bool) -> None:
     dense = ARCHITECTURES[name]
     body = dense.whole(1)
     modular, state = modularize(dense, body.state(), modules=8, shrink=8, residual=residual)
-    taken = modular.part(FULL)
-    taken.load_state_dict(state)
-    ones = [torch.cat([torch.ones(6, 8), torch.zeros(6, int(residual))], dim=1) for _ in taken.layers]
+    converted = modular.part(FULL)
+    converted.load_state_dict(state)
+    ones = [torch.cat([torch.ones(6, 8), torch.zeros(6, int(residual))], dim=1) for _ in converted.layers]
     x = inputs(dense)
-    torch.testing.assert_close(taken(x, ones), body(x), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(taken(x), body(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(converted(x, ones), body(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(converted(x), body(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "residual"), CUTS)
 def test_more_modules_than_slices_repeat_the_slices(name: str, residual: bool) -> None:
-    """16 modules from 8 slices: the gates of either copy, or half of both, compute the dense model."""
+    """16 modules from 8 slices with gates of one half compute the dense model."""
     dense = ARCHITECTURES[name]
     body = dense.whole(1)
     modular, state = modularize(dense, body.state(), modules=16, shrink=8, residual=residual)
-    taken = modular.part(FULL)
-    taken.load_state_dict(state)
+    converted = modular.part(FULL)
+    converted.load_state_dict(state)
     x = inputs(dense)
-    halves = [torch.cat([torch.full((6, 16), 0.5), torch.zeros(6, int(residual))], dim=1) for _ in taken.layers]
-    torch.testing.assert_close(taken(x, halves), body(x), rtol=1e-4, atol=1e-5)
+    halves = [torch.cat([torch.full((6, 16), 0.5), torch.zeros(6, int(residual))], dim=1) for _ in converted.layers]
+    torch.testing.assert_close(converted(x, halves), body(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "residual"), CUTS)
 def test_fused_and_dispatch_agree_in_outputs_and_gradients(name: str, residual: bool) -> None:
     modular = ARCHITECTURES[name].modular(16, 8, residual)
-    body = lived_in(modular.whole(2)).eval()
+    body = with_random_statistics(modular.whole(2)).eval()
     gates, x = gates_of(body), inputs(modular)
     results = []
     executions: tuple[Execution, ...] = ("fused", "dispatch")
@@ -116,25 +143,25 @@ def test_fused_and_dispatch_agree_in_outputs_and_gradients(name: str, residual: 
 
 
 @pytest.mark.parametrize(
-    ("name", "residual", "kept"),
-    [(*cut, kept) for cut in CUTS for kept in ((1, 4, 7), (3, 16), (16,)) if cut[1] or 16 not in kept],
+    ("name", "residual", "covered"),
+    [(*cut, covered) for cut in CUTS for covered in ((1, 4, 7), (3, 16), (16,)) if cut[1] or 16 not in covered],
 )  # module 16 is the residual one
 @pytest.mark.parametrize("training", [True, False])
 def test_a_sub_model_is_the_whole_with_the_other_gates_zero(
-    name: str, residual: bool, kept: tuple[int, ...], training: bool
+    name: str, residual: bool, covered: tuple[int, ...], training: bool
 ) -> None:
     modular = ARCHITECTURES[name].modular(16, 8, residual)
-    whole = run_as(lived_in(modular.whole(2)), "fused").train(training)
-    columns = torch.tensor(kept)
-    coverage = columns_coverage(whole.sizes, dict.fromkeys(whole.layers, np.array(kept)))
+    whole = run_as(with_random_statistics(modular.whole(2)), "fused").train(training)
+    columns = torch.tensor(covered)
+    coverage = columns_coverage(whole.sizes, dict.fromkeys(whole.layers, np.array(covered)))
     for layer in whole.layers:
-        assert gate_columns(whole.sizes, layer, coverage).tolist() == list(kept)
+        assert gate_columns(whole.sizes, layer, coverage).tolist() == list(covered)
     part = modular.part(coverage).train(training)
     part.load_state_dict(extract(whole.state(), whole.axes(), coverage))
     x = inputs(modular)
-    own = [torch.rand(6, len(kept), generator=torch.Generator().manual_seed(5)) for _ in whole.layers]
-    spread = [torch.zeros(6, 16 + residual).index_copy(1, columns, gates) for gates in own]
-    torch.testing.assert_close(run_as(part, "fused")(x, own), whole(x, spread), rtol=1e-4, atol=1e-5)
+    part_gates = [torch.rand(6, len(covered), generator=torch.Generator().manual_seed(5)) for _ in whole.layers]
+    spread = [torch.zeros(6, 16 + residual).index_copy(1, columns, gates) for gates in part_gates]
+    torch.testing.assert_close(run_as(part, "fused")(x, part_gates), whole(x, spread), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -165,7 +192,7 @@ def test_the_paper_models_have_their_parameters(architecture: Architecture, para
     assert len(body.layers) == layers
 
 
-def test_stages_that_are_no_module_layers_stay_dense_and_whole() -> None:
+def test_other_stages_stay_dense_and_whole() -> None:
     dense = ARCHITECTURES["resnet34"]
     modular = dense.modular(16, 8)
     assert modular.part(FULL).layers == ("stage2.modules", "stage3.modules", "stage4.modules")
@@ -179,19 +206,19 @@ def test_stages_that_are_no_module_layers_stay_dense_and_whole() -> None:
 
 
 @pytest.mark.parametrize("layers", [0, 5])
-def test_as_many_module_layers_as_stages_at_most(layers: int) -> None:
+def test_more_module_layers_than_stages_are_refused(layers: int) -> None:
     with pytest.raises(ValueError, match=f"4 stages cannot have {layers} module layers; give 1 to 4"):
         resnet34((3, 8, 8), 5, layers=layers)
 
 
 def test_a_dense_stage_is_pruned_in_width_alone() -> None:
-    kept = covered_sizes(ARCHITECTURES["vgg16"].sizes, width(ARCHITECTURES["vgg16"], 0.25))
-    assert kept["block1.hidden"] == 4 and kept["block1.out"] == 8 and kept["block6.modules"] == 1
+    covered = covered_sizes(ARCHITECTURES["vgg16"].sizes, width(ARCHITECTURES["vgg16"], 0.25))
+    assert covered["block1.hidden"] == 4 and covered["block1.out"] == 8 and covered["block6.modules"] == 1
 
 
 @pytest.mark.parametrize(("stride", "pool", "outputs"), [(1, False, 3), (2, False, 6), (1, True, 6), (1, True, 3)])
 def test_a_residual_module_adds_its_gated_input(stride: int, pool: bool, outputs: int) -> None:
-    """Beside modules with gate 0 it gives the input times its gate, halved and padded with zero channels as need be."""
+    """With all other gates 0, the output is the gated input, halved and padded with zero channels if needed."""
     block = ConvBlock(2, 3, 4, outputs, stride, "group", 2, torch.Generator().manual_seed(0), pool, bypass=1)
     x, gate = torch.randn(5, 3, 8, 6), torch.rand(5, 1)
     expected = x[:, :, ::stride, ::stride] if not pool else F.max_pool2d(x, 2)
@@ -208,7 +235,7 @@ def test_a_linear_residual_module_adds_its_gated_input() -> None:
 
 
 def test_linear_block_is_the_sum_of_its_modules() -> None:
-    """sum_i g_i W2_i relu(W1_i x + b1_i) + b, module by module in plain torch."""
+    """Compute sum_i g_i W2_i relu(W1_i x + b1_i) + b module by module in plain torch."""
     block = LinearBlock(5, 7, 4, 3, torch.Generator().manual_seed(0))
     x, gates = torch.randn(6, 7), torch.rand(6, 5)
     expected = block.bias.expand(6, 3).clone()
@@ -244,7 +271,7 @@ def test_pooling_inside_a_conv_block_keeps_the_sum_of_modules() -> None:
 
 
 def test_batch_norm_trains_on_the_whole_batch_however_a_block_runs() -> None:
-    """Means after one step from 0 at momentum 0.1: a tenth of the mean over all samples, gated or not."""
+    """One step from 0 with momentum 0.1 gives a tenth of the mean over all samples, gated or not."""
     block = ConvBlock(3, 2, 4, 5, norm="batch", generator=torch.Generator().manual_seed(0))
     x, gates = torch.randn(5, 2, 4, 4), torch.eye(3)[torch.tensor([0, 0, 1, 1, 2])]
     block.execution = "dispatch"
@@ -255,7 +282,7 @@ def test_batch_norm_trains_on_the_whole_batch_however_a_block_runs() -> None:
 
 
 def test_batch_norm_of_a_single_value_uses_the_running_statistics() -> None:
-    """(2 - 1) / sqrt(4 + eps) = 1 / 2, in training too; the statistics stay."""
+    """(2 - 1) / sqrt(4 + eps) = 1 / 2, in training too; the statistics do not change."""
     norm = Norm(1, 1, "batch")
     norm.mean.fill_(1.0)
     norm.var.fill_(4.0)
@@ -264,16 +291,16 @@ def test_batch_norm_of_a_single_value_uses_the_running_statistics() -> None:
 
 
 def test_running_statistics_are_merged_with_their_modules() -> None:
-    """Of 4 modules device A holds 0 and 1, B holds 1 and 2, with importance (., 1) and (3, .); examples 1 and 1.
+    """Of 4 modules, client A has 0 and 1, client B 1 and 2, with importance (., 1) and (3, .); examples 1 and 1.
 
-    Module 1's own mean: (1 * 2 + 3 * 6) / 4 = 5. That after the sum, which both hold: (2 + 6) / 2 = 4.
+    Module 1's own mean: (1 * 2 + 3 * 6) / 4 = 5. The mean after the sum, which both clients have: (2 + 6) / 2 = 4.
     """
     modular = resnet18((3, 8, 8), 5, width=8, norm="batch", layers=1).modular(4, 4)
     body, layer = modular.whole(0), "stage4.modules"
     inner, after = "stages.3.0.block.norm.mean", "stages.3.0.norm.mean"
     total = WeightedSum(body.axes(), body.state())
-    for value, held, importance in ((2.0, [0, 1], [1.0, 1.0]), (6.0, [1, 2], [3.0, 1.0])):
-        coverage = {layer: torch.tensor(held)}
+    for value, modules, importance in ((2.0, [0, 1], [1.0, 1.0]), (6.0, [1, 2], [3.0, 1.0])):
+        coverage = {layer: torch.tensor(modules)}
         part = extract(body.state(), body.axes(), coverage)
         assert part[inner].shape == (2, 16) and part[after].shape == (1, 64)
         part[inner].fill_(value)
@@ -289,7 +316,7 @@ def test_an_unknown_norm_is_refused() -> None:
         resnet18((3, 8, 8), 5, width=8, norm="layer").whole()
 
 
-def test_the_rule_dispatches_when_few_of_many_large_modules_are_active() -> None:
+def test_auto_dispatches_if_few_of_many_large_modules_are_active() -> None:
     few = Routing(2, 1.0).gates(torch.randn(4, 16))
     most = Routing(12, 1.0).gates(torch.randn(4, 16))
     assert use_dispatch(few, "auto", macs=1e8)
@@ -308,28 +335,28 @@ def test_a_modular_model_is_not_cut_again() -> None:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_trained_and_scored_elsewhere_as_here(name: str) -> None:
-    """With residual modules, gates, batch norm's statistics and augmentation: all that is brought to a network."""
+def test_training_and_scoring_are_the_same_on_another_device(name: str) -> None:
+    """Covers residual modules, gates, batch norm statistics and augmentation."""
     modular = ARCHITECTURES[name].modular(4, 4, residual=True)
-    x, y, shares = inputs(modular, 10), torch.arange(10) % 5, torch.tensor([0.5, 2.0, 1.0, 1.0, 1.0])
+    x, y, class_shares = inputs(modular, 10), torch.arange(10) % 5, torch.tensor([0.5, 2.0, 1.0, 1.0, 1.0])
 
-    def trained(place: torch.device) -> tuple[State, float, float]:
-        body, order = modular.whole(1).to(place), np.random.default_rng(0)
+    def trained(device: torch.device) -> tuple[State, float, float]:
+        body, order = modular.whole(1).to(device), np.random.default_rng(0)
         gates, augment = gates_of(body, 10), flip_and_shift if x.dim() == 4 else None
-        loss = fit(body, x, y, Recipe(lr=0.05, batch_size=4), 2, order, gates, shares, "prior", augment=augment)
+        loss = fit(body, x, y, Recipe(lr=0.05, batch_size=4), 2, order, gates, class_shares, "prior", augment=augment)
         recalibrate_batch_norm(body, x)
-        return body.state(), loss, score(body, x, y, 5, gates, shares).loss_sum
+        return body.state(), loss, score(body, x, y, 5, gates, class_shares).loss_sum
 
-    here = trained(torch.device("cpu"))
-    with elsewhere() as place:
-        there = trained(place)
-    assert there[1:] == here[1:]
-    assert all(torch.equal(there[0][entry], value) for entry, value in here[0].items())
+    on_cpu = trained(torch.device("cpu"))
+    with elsewhere() as device:
+        on_other_device = trained(device)
+    assert on_other_device[1:] == on_cpu[1:]
+    assert all(torch.equal(on_other_device[0][entry], value) for entry, value in on_cpu[0].items())
 
 
 @pytest.mark.parametrize(("name", "residual"), CUTS)
-def test_a_step_in_bfloat16_goes_nearly_the_same_way(name: str, residual: bool) -> None:
-    """And the parameters keep their own bits."""
+def test_a_bfloat16_step_has_nearly_the_same_direction(name: str, residual: bool) -> None:
+    """The parameters themselves stay in float32."""
     modular = ARCHITECTURES[name].modular(4, 4, residual)
     x, y, start = inputs(modular, 20), torch.arange(20) % 5, modular.whole(1).state()
 

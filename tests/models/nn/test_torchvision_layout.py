@@ -1,4 +1,4 @@
-"""Weights in torchvision's layout compute in our blocks what they compute in torchvision's."""
+"""Converted torchvision weights compute the same in our blocks as in torchvision's."""
 
 from collections.abc import Callable
 
@@ -17,8 +17,8 @@ from models.nn.vgg import VGG, vgg16
 from models.submodel import State
 
 
-def lived_in(network: nn.Module) -> nn.Module:
-    """In evaluation mode, with running statistics and affine maps that are not the initial ones."""
+def with_random_norms(network: nn.Module) -> nn.Module:
+    """Return the network in evaluation mode, with random running statistics and affine maps."""
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             for value, low, high in ((layer.running_mean, -0.3, 0.3), (layer.running_var, 0.5, 2.0)):
@@ -33,15 +33,15 @@ def lived_in(network: nn.Module) -> nn.Module:
 def resnet(make: Callable[..., nn.Module], classes: int = 5) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return lived_in(make(weights=None, num_classes=classes))
+        return with_random_norms(make(weights=None, num_classes=classes))
 
 
 def vgg(width: int) -> nn.Module:
-    """The convolutional part of vgg16_bn, narrower by 64 / width; the linear one would be 500 MB."""
+    """Build the convolutional part of vgg16_bn, narrower by 64 / width; the linear part would take 500 MB."""
     widths = [w if w == "M" else w * width for w in (1, 1, "M", 2, 2, "M", 4, 4, 4, "M", 8, 8, 8, "M", 8, 8, 8, "M")]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return lived_in(nn.ModuleDict({"features": make_layers(widths, batch_norm=True)}))  # type: ignore[arg-type]
+        return with_random_norms(nn.ModuleDict({"features": make_layers(widths, batch_norm=True)}))  # type: ignore[arg-type]
 
 
 def built(dense: Architecture, state: State) -> ResNet | VGG:
@@ -66,7 +66,7 @@ def image(*shape: int) -> Tensor:
 @torch.no_grad()
 def test_stages_of_a_resnet_equal_torchvisions(make: Callable[..., nn.Module], dense: Architecture) -> None:
     theirs = resnet(make)
-    state, anew = from_torchvision(dense, theirs.state_dict())
+    state, initial = from_torchvision(dense, theirs.state_dict())
     body = built(dense, state)
     x = image(2, 64, 8, 6).relu()
     for s, stage in enumerate(body.stages):
@@ -77,33 +77,33 @@ def test_stages_of_a_resnet_equal_torchvisions(make: Callable[..., nn.Module], d
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
         x = expected / expected.std()
     stem_norm = [f"stem_norm.{n}" for n in ("bias", "mean", "var", "weight")]
-    assert anew == ["head.bias", "head.weight", "stem", *stem_norm]  # 7 x 7 and 5 classes do not fit
+    assert initial == ["head.bias", "head.weight", "stem", *stem_norm]  # 7 x 7 and 5 classes do not fit
 
 
 @torch.no_grad()
-def test_a_whole_resnet_with_the_cifar_stem_is_taken_over_and_cut_into_modules() -> None:
+def test_a_resnet_with_the_cifar_stem_converts_as_a_whole() -> None:
     theirs = resnet(torchvision.models.resnet18)
     theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
     dense = resnet18((3, 16, 16), 5, norm="batch")
-    state, anew = from_torchvision(dense, theirs.state_dict())
-    assert anew == []
+    state, initial = from_torchvision(dense, theirs.state_dict())
+    assert initial == []
     x = image(3, 3, 16, 16)
     expected = theirs(x)
     torch.testing.assert_close(built(dense, state)(x), expected, rtol=1e-4, atol=1e-4)
-    modular, taken = modularize(dense, state, modules=8, shrink=8)
-    torch.testing.assert_close(built(modular, taken)(x), expected, rtol=1e-4, atol=1e-4)
+    modular, modular_state = modularize(dense, state, modules=8, shrink=8)
+    torch.testing.assert_close(built(modular, modular_state)(x), expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
 def test_the_convolutions_of_a_vgg_equal_torchvisions() -> None:
     theirs = vgg(8)
     dense = vgg16((3, 32, 32), 10, width=8, norm="batch")
-    state, anew = from_torchvision(dense, {**theirs.state_dict(), "classifier.0.weight": torch.zeros(9, 9)})
+    state, initial = from_torchvision(dense, {**theirs.state_dict(), "classifier.0.weight": torch.zeros(9, 9)})
     body = built(dense, state)
     x = image(2, 3, 64, 32)
     expected = theirs.get_submodule("features")(x).mean((2, 3))
     torch.testing.assert_close(body(x), F.linear(expected, body.head.weight, body.head.bias), rtol=1e-4, atol=1e-4)
-    assert anew == ["head.bias", "head.weight"]
+    assert initial == ["head.bias", "head.weight"]
 
 
 @pytest.mark.parametrize(
@@ -128,6 +128,6 @@ def test_the_convolutions_of_a_vgg_equal_torchvisions() -> None:
         ),
     ],
 )
-def test_weights_of_another_model_are_refused(dense: Architecture, make: Callable[[], nn.Module], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_weights_of_another_model_are_refused(dense: Architecture, make: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         from_torchvision(dense, make().state_dict())

@@ -1,4 +1,4 @@
-"""A stack of devices against the same devices one by one."""
+"""A stack of clients against the same clients one by one."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,68 +13,70 @@ from models.nn.mlp import MLP, mlp
 from models.nn.resnet import resnet18
 from models.submodel import State
 from models.training.batched import STACKS, ClientBatch, fit_many, stackable
-from models.training.dual import worth
+from models.training.dual import dual_is_cheaper
 from models.training.loop import LogitCorrection, Recipe, fit
 
 DENSE = mlp((6,), 4, width=16)
-SIZES = (37, 5, 16, 33, 1, 20)  # samples of six devices: one to three batches of 16, whole and not
+SIZES = (37, 5, 16, 33, 1, 20)  # samples of six clients: one to three batches of 16, full and partial
 
 
-@pytest.fixture(params=["weights", "coefficients", "whichever is less work"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How the first map is trained; Adam knows one way only."""
-    if request.param != "whichever is less work":
-        forced = request.param == "coefficients"
-        monkeypatch.setattr("models.training.product.ENOUGH", 1)
+@pytest.fixture(params=["weights", "coefficients", "cheaper"])
+def first_map_training(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How the first map is trained; Adam supports weights only."""
+    if request.param != "cheaper":
+        use_dual = request.param == "coefficients"
+        monkeypatch.setattr("models.training.product.MIN_MULTIPLICATIONS", 1)
         monkeypatch.setattr(
-            "models.training.batched.worth", lambda n, i, o, recipe, e: forced and recipe.optimizer == "sgd"
+            "models.training.batched.dual_is_cheaper", lambda n, i, o, recipe, e: use_dual and recipe.optimizer == "sgd"
         )
     return request.param
 
 
-def lessons_of(body: Body, gated: bool, dtype: torch.dtype = torch.float64) -> list[ClientBatch]:
-    """Six devices with models and data of their own."""
-    out = []
-    for device, n in enumerate(SIZES):
-        g = torch.Generator().manual_seed(device)
+def client_batches(body: Body, gated: bool, dtype: torch.dtype = torch.float64) -> list[ClientBatch]:
+    """Create six clients with different models and data."""
+    batches = []
+    for client_id, n in enumerate(SIZES):
+        g = torch.Generator().manual_seed(client_id)
         state = {name: 0.5 * torch.randn(v.shape, generator=g, dtype=dtype) for name, v in body.state_dict().items()}
         x, y = torch.randn(n, 6, generator=g, dtype=dtype), torch.randint(0, 3, (n,), generator=g)
         widths = [len(gate_columns(body.sizes, layer)) for layer in body.layers]
         gates = [Routing(3, 4.0).gates(torch.randn(n, width, generator=g, dtype=dtype)) for width in widths]
-        shares = torch.bincount(y, minlength=4).to(dtype) / n
-        out.append(ClientBatch(state, x, y, np.random.default_rng(device), gates if gated else None, shares))
-    return out
+        class_shares = torch.bincount(y, minlength=4).to(dtype) / n
+        batches.append(
+            ClientBatch(state, x, y, np.random.default_rng(client_id), gates if gated else None, class_shares)
+        )
+    return batches
 
 
 def one_by_one(
-    body: Body, lessons: list[ClientBatch], recipe: Recipe, epochs: int, masking: LogitCorrection
+    body: Body, clients: list[ClientBatch], recipe: Recipe, epochs: int, correction: LogitCorrection
 ) -> list[tuple[State, float]]:
-    out = []
-    for lesson in lessons:
-        body.load_state_dict(lesson.state)
-        g, shares = lesson.generator, lesson.shares if masking != "none" else None
-        loss = fit(body, lesson.x, lesson.y, recipe, epochs, g, lesson.gates, shares, masking)
-        out.append((body.state(), loss))
-    return out
+    results = []
+    for client in clients:
+        body.load_state_dict(client.state)
+        g, class_shares = client.generator, client.class_shares if correction != "none" else None
+        loss = fit(body, client.x, client.y, recipe, epochs, g, client.gates, class_shares, correction)
+        results.append((body.state(), loss))
+    return results
 
 
-def equal(body: Body, gated: bool, recipe: Recipe, epochs: int = 3, masking: LogitCorrection = "none") -> None:
+def equal(body: Body, gated: bool, recipe: Recipe, epochs: int = 3, correction: LogitCorrection = "none") -> None:
     body = body.double()
-    wanted = one_by_one(body, lessons_of(body, gated), recipe, epochs, masking)
-    lessons = lessons_of(body, gated)
-    if masking == "none":
-        lessons = [replace(lesson, shares=None) for lesson in lessons]
-    made = fit_many(body, lessons, recipe, epochs, masking)
-    for lesson, (state, loss), (expected, expected_loss) in zip(lessons, made, wanted, strict=True):
+    expected_results = one_by_one(body, client_batches(body, gated), recipe, epochs, correction)
+    clients = client_batches(body, gated)
+    if correction == "none":
+        clients = [replace(client, class_shares=None) for client in clients]
+    results = fit_many(body, clients, recipe, epochs, correction)
+    for client, (state, loss), (expected, expected_loss) in zip(clients, results, expected_results, strict=True):
         assert loss == pytest.approx(expected_loss, rel=1e-9, nan_ok=True)
         assert state.keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(state[name], value, rtol=1e-8, atol=1e-10, msg=name)
-            sent = lesson.state[name]  # to others too
-            assert state[name].data_ptr() != sent.data_ptr() or not sent.numel()
+            initial = client.state[name]  # other clients receive the same tensor
+            assert state[name].data_ptr() != initial.data_ptr() or not initial.numel()
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("first_map_training")
 @pytest.mark.parametrize(
     "recipe",
     [
@@ -87,21 +89,21 @@ def equal(body: Body, gated: bool, recipe: Recipe, epochs: int = 3, masking: Log
         Recipe(lr=0.01, optimizer="adam", clip=0.5, weight_decay=0.1),
     ],
 )
-def test_a_stack_takes_the_steps_of_each_device_alone(recipe: Recipe) -> None:
+def test_a_stack_trains_each_client_as_alone(recipe: Recipe) -> None:
     equal(DENSE.part({}), False, recipe)
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("first_map_training")
 @pytest.mark.parametrize(("residual", "kept"), [(False, [0, 3, 6]), (True, [0, 3, 6]), (True, [1, 2, 8]), (True, [8])])
-def test_gates_and_residual_modules(residual: bool, kept: list[int]) -> None:
-    """Module 8 is the residual one; with it alone no shrunk module is there."""
+def test_gates_and_residual_modules(residual: bool, modules: list[int]) -> None:
+    """Module 8 is the residual one; the last case has no shrunk module."""
     modular = DENSE.modular(8, 8, residual)
-    body = modular.part(columns_coverage(modular.sizes, {"block.modules": np.array(kept)}))
+    body = modular.part(columns_coverage(modular.sizes, {"block.modules": np.array(modules)}))
     equal(body, True, Recipe(lr=0.05, clip=0.5, weight_decay=0.1))
     equal(body, False, Recipe(lr=0.05, clip=0.5, weight_decay=0.1))
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("first_map_training")
 def test_a_residual_module_without_a_map() -> None:
     modular = Architecture(DENSE.build, {**DENSE.sizes, "out": 6}, (6,)).modular(8, 8, residual=True)
     body = modular.part({})
@@ -109,14 +111,14 @@ def test_a_residual_module_without_a_map() -> None:
     equal(body, True, Recipe(lr=0.05))
 
 
-@pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("masking", ["zero", "prior"])
-def test_masked_logits(masking: LogitCorrection) -> None:
-    """Class 3 occurs nowhere, and the device of one sample has one class."""
-    equal(DENSE.part({}), False, Recipe(lr=0.05), masking=masking)
+@pytest.mark.usefixtures("first_map_training")
+@pytest.mark.parametrize("correction", ["zero", "prior"])
+def test_corrected_logits(correction: LogitCorrection) -> None:
+    """Class 3 never occurs, and the client with one sample has one class."""
+    equal(DENSE.part({}), False, Recipe(lr=0.05), correction=correction)
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("first_map_training")
 def test_the_scaler_and_no_epochs() -> None:
     body = DENSE.part({})
     body.rate = 0.5
@@ -124,60 +126,65 @@ def test_the_scaler_and_no_epochs() -> None:
     equal(body, False, Recipe(lr=0.05), epochs=0)
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("first_map_training")
 def test_in_single_precision_the_difference_is_rounding() -> None:
     body, recipe = DENSE.part({}), Recipe(lr=0.05, clip=1.0)
-    wanted = one_by_one(body, lessons_of(body, False, torch.float32), recipe, 5, "none")
+    wanted = one_by_one(body, client_batches(body, False, torch.float32), recipe, 5, "none")
     for (state, _), (expected, _) in zip(
-        fit_many(body, lessons_of(body, False, torch.float32), recipe, 5), wanted, strict=True
+        fit_many(body, client_batches(body, False, torch.float32), recipe, 5), wanted, strict=True
     ):
         for name, value in expected.items():
             torch.testing.assert_close(state[name], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.usefixtures("way")
-def test_neighbours_change_nothing() -> None:
-    """Alone, in threes or all together: bit for bit, and so whichever process a device falls to."""
+@pytest.mark.usefixtures("first_map_training")
+def test_results_do_not_depend_on_other_clients() -> None:
+    """Bit for bit the same alone, in threes or all together, so also in any worker process."""
     body, recipe = DENSE.part({}), Recipe(lr=0.05, clip=0.5)
-    together = fit_many(body, lessons_of(body, False, torch.float32), recipe, 2)
-    lessons = lessons_of(body, False, torch.float32)
-    apart = [got for at, to in ((0, 1), (1, 4), (4, 6)) for got in fit_many(body, lessons[at:to], recipe, 2)]
-    for (state, loss), (expected, expected_loss) in zip(together, apart, strict=True):
+    stacked = fit_many(body, client_batches(body, False, torch.float32), recipe, 2)
+    clients = client_batches(body, False, torch.float32)
+    separate = [got for at, to in ((0, 1), (1, 4), (4, 6)) for got in fit_many(body, clients[at:to], recipe, 2)]
+    for (state, loss), (expected, expected_loss) in zip(stacked, separate, strict=True):
         assert loss == expected_loss and all(torch.equal(state[name], expected[name]) for name in expected)
 
 
-def test_what_is_less_work() -> None:
-    """W2 by hand, in multiplications of one kind: 2 x 143,616 + 56,100 + 76,800 = 420,132 of 861,696 by the weight."""
+def test_the_cheaper_way_by_hand() -> None:
+    """The bench setting W2, in multiplications: 2 x 143,616 + 56,100 + 76,800 = 420,132 against 861,696."""
     sgd = Recipe(momentum=0.0)
-    assert worth(100, 561, 256, sgd, 3) and worth(100, 561, 256, Recipe(), 10)
-    assert not worth(100, 561, 256, Recipe(optimizer="adam"), 3)
-    assert not worth(100, 561, 256, sgd, 1)  # a sample is met once: nothing to save
-    assert worth(267, 561, 256, sgd, 2) and not worth(268, 561, 256, sgd, 2)  # 268 (561 + 2 * 256) > 2 * 143,616
+    assert dual_is_cheaper(100, 561, 256, sgd, 3) and dual_is_cheaper(100, 561, 256, Recipe(), 10)
+    assert not dual_is_cheaper(100, 561, 256, Recipe(optimizer="adam"), 3)
+    assert not dual_is_cheaper(100, 561, 256, sgd, 1)  # each sample occurs once, so nothing is saved
+    assert dual_is_cheaper(267, 561, 256, sgd, 2)
+    assert not dual_is_cheaper(268, 561, 256, sgd, 2)  # 268 (561 + 2 * 256) > 2 * 143,616
 
 
 @pytest.mark.parametrize(("dual", "numbers"), [(False, 568), (True, 3521)])
-def test_stacks_are_of_the_size_that_was_measured(dual: bool, numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is room for two devices, each of 6 * 16 + 16 + 16 * 8 + 8 + 8 * 4 + 4 = 284 parameters and as many
-    velocities; by coefficients 37 * 16 take the place of 96 of both, and there are 37 * 37 + 37 * 16 more."""
-    seen = []
+def test_stacks_have_the_measured_size(dual: bool, numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stack has room for two clients.
+
+    Each client has 6 * 16 + 16 + 16 * 8 + 8 + 8 * 4 + 4 = 284 parameters and as many velocities. With coefficients, 37
+    * 16 replace 96 of both, and 37 * 37 + 37 * 16 numbers are added.
+    """
+    stack_sizes = []
 
     class Counted(STACKS[MLP]):  # type: ignore[misc]
         def __init__(self, body: Body, states: list[State], *args: Any):
-            seen.append(len(states))
+            stack_sizes.append(len(states))
             super().__init__(body, states, *args)
 
     monkeypatch.setitem(STACKS, MLP, Counted)
-    monkeypatch.setattr("models.training.batched.worth", lambda *_: dual)
+    monkeypatch.setattr("models.training.batched.dual_is_cheaper", lambda *_: dual)
     monkeypatch.setattr("models.training.batched.STACK_BYTES", 4 * numbers * 2.5)
     body = DENSE.part({})
-    fit_many(body, lessons_of(body, False, torch.float32)[:5], Recipe(), 1)
-    assert seen == [2, 2, 1]
+    fit_many(body, client_batches(body, False, torch.float32)[:5], Recipe(), 1)
+    assert stack_sizes == [2, 2, 1]
 
 
-def test_only_networks_with_passes_written_out_are_stacked() -> None:
+def test_only_networks_with_hand_written_passes_are_stacked() -> None:
     class Other(MLP):
         pass
 
-    how = Recipe()
-    assert stackable(DENSE.part({}), how) and not stackable(DENSE.part({}), replace(how, precision="bfloat16"))
-    assert not stackable(Other(DENSE.sizes, 6), how) and not stackable(resnet18((3, 8, 8), 3, width=8).part({}), how)
+    recipe = Recipe()
+    assert stackable(DENSE.part({}), recipe) and not stackable(DENSE.part({}), replace(recipe, precision="bfloat16"))
+    assert not stackable(Other(DENSE.sizes, 6), recipe)
+    assert not stackable(resnet18((3, 8, 8), 3, width=8).part({}), recipe)

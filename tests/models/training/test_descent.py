@@ -1,4 +1,4 @@
-"""Steps taken in the backward pass are those of the optimizer."""
+"""Updates inside the backward pass equal those of the optimizer."""
 
 import numpy as np
 import pytest
@@ -31,11 +31,11 @@ def test_plain_sgd_is_that_of_torch(gated: bool, decay: float) -> None:
     for name, value in other.state_dict().items():
         torch.testing.assert_close(body.state_dict()[name], value, rtol=1e-9, atol=1e-12, msg=name)
 
-    body(x, gates).sum().backward()  # outside of `fit` gradients are gradients again
+    body(x, gates).sum().backward()  # after `fit`, backward passes compute gradients again
     assert all(parameter.grad is not None for parameter in body.parameters())
 
 
-def test_a_map_that_is_used_twice_is_an_error_and_no_wrong_gradient() -> None:
+def test_using_a_map_twice_raises_instead_of_returning_wrong_gradients() -> None:
     weight, bias = torch.eye(2, requires_grad=True), torch.zeros(2, requires_grad=True)
     once = Descent(0.1).linear(torch.ones(1, 2), weight, bias)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -43,7 +43,7 @@ def test_a_map_that_is_used_twice_is_an_error_and_no_wrong_gradient() -> None:
 
 
 def test_one_step_by_hand() -> None:
-    """y = x W^T + b with x = (1, 2) and dL/dy = (3, -1): dW = [[3, 6], [-1, -2]], into = dL/dy W = (3, -2)."""
+    """y = x W^T + b with x = (1, 2) and dL/dy = (3, -1): dW = [[3, 6], [-1, -2]], dL/dx = dL/dy W = (3, -2)."""
     x = torch.tensor([[1.0, 2.0]], requires_grad=True)
     weight, bias = torch.tensor([[1.0, 0.0], [0.0, 2.0]], requires_grad=True), torch.zeros(2, requires_grad=True)
     Descent(0.1, decay=0.5).linear(x, weight, bias).backward(torch.tensor([[3.0, -1.0]]))

@@ -1,4 +1,4 @@
-"""Loaders and importers on tiny files that the tests write in the original layouts."""
+"""Load and import data sets from tiny files that the tests write in the original layouts."""
 
 import csv
 import gzip
@@ -23,23 +23,23 @@ from partitions.rng import rng
 SETS = {"cifar10": ("cifar-10-batches-py", 10), "cifar100": ("cifar-100-python", 100)}
 
 
-def pictures(n: int, *shape: int) -> np.ndarray:
+def random_images(n: int, *shape: int) -> np.ndarray:
     return rng(n).integers(0, 256, (n, *shape), dtype=np.uint8)
 
 
 @pytest.fixture
 def trusting(monkeypatch):
-    """torchvision checks the real files' checksums; ours are tiny."""
+    """Accept the tiny files, which do not have the checksums that torchvision expects."""
     from torchvision.datasets import cifar
 
     monkeypatch.setattr(cifar, "check_integrity", lambda *_: True)
 
 
-def write_cifar(place, name):
-    """20 train and 6 test pictures as the pickled batches of cs.toronto.edu; returns x (26, 3, 32, 32) and y (26,)."""
-    folder, classes = place / SETS[name][0], SETS[name][1]
+def write_cifar(target, name):
+    """Write 20 training and 6 test images as published, in pickled batches; returns x (26, 3, 32, 32) and y (26,)."""
+    folder, classes = target / SETS[name][0], SETS[name][1]
     folder.mkdir(parents=True)
-    x, y = pictures(26, 3, 32, 32), np.arange(26) % classes
+    x, y = random_images(26, 3, 32, 32), np.arange(26) % classes
     if name == "cifar10":
         parts = {f"data_batch_{i + 1}": slice(4 * i, 4 * i + 4) for i in range(5)} | {"test_batch": slice(20, 26)}
         files = {part: {"data": x[s].reshape(-1, 3072), "labels": y[s].tolist()} for part, s in parts.items()}
@@ -62,9 +62,9 @@ def test_the_real_cifar10():
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_cifar_in_its_original_layout(alone, trusting, name):
-    x, y = write_cifar(alone, name)
-    data = load(name, alone)
+def test_cifar_in_its_original_layout(data_root, trusting, name):
+    x, y = write_cifar(data_root, name)
+    data = load(name, data_root)
     assert np.array_equal(data.x_train, x[:20]) and np.array_equal(data.x_test, x[20:])
     assert np.array_equal(data.y_train, y[:20]) and np.array_equal(data.labels("test", [5, 0]), y[[25, 20]])
     assert data.input_shape == (3, 32, 32) and data.num_classes == SETS[name][1] and data.classes[3] == "c3"
@@ -76,33 +76,33 @@ def test_cifar_in_its_original_layout(alone, trusting, name):
     assert np.allclose(data.inputs("test", [2])[0, 1], (x[22, 1] / 255 - data.mean[1]) / data.std[1], atol=1e-5)
 
 
-def test_cifar_from_a_tar(alone, tmp_path, trusting):
+def test_cifar_from_a_tar(data_root, tmp_path, trusting):
     x, _ = write_cifar(tmp_path / "src", "cifar10")
     with tarfile.open(tmp_path / "cifar-10-python.tar.gz", "w:gz") as tar:
         tar.add(tmp_path / "src" / "cifar-10-batches-py", "cifar-10-batches-py")
-    assert import_("cifar10", [tmp_path / "cifar-10-python.tar.gz"], alone) == alone / "cifar-10-batches-py"
-    assert np.array_equal(load("cifar10", alone).x_train, x[:20])
+    assert import_("cifar10", [tmp_path / "cifar-10-python.tar.gz"], data_root) == data_root / "cifar-10-batches-py"
+    assert np.array_equal(load("cifar10", data_root).x_train, x[:20])
     with pytest.raises(DataError, match="is already at .*: remove it first"):
-        import_("cifar10", [tmp_path / "cifar-10-python.tar.gz"], alone)
+        import_("cifar10", [tmp_path / "cifar-10-python.tar.gz"], data_root)
 
 
-def test_damaged_batches(alone):
-    (alone / "cifar-10-batches-py").mkdir()
+def test_damaged_batches(data_root):
+    (data_root / "cifar-10-batches-py").mkdir()
     with pytest.raises(DataError, match="cifar-10-batches-py is damaged"):
-        load("cifar10", alone)
+        load("cifar10", data_root)
 
 
-def write_mosaics(place, splits=("train", "test")):
-    """One zip per split: a sheet of 1000 pictures; both tables lie in the first. Returns x and y by split."""
+def write_mosaics(folder, splits=("train", "test")):
+    """Write one zip per split with a sheet of 1000 images; the first has both tables. Returns x and y by split."""
     truth = {}
     for part, split in enumerate(splits):
-        x, y = pictures(1000 + part, 32, 32, 3)[:1000], np.arange(1000) % 10
+        x, y = random_images(1000 + part, 32, 32, 3)[:1000], np.arange(1000) % 10
         truth[split] = x.transpose(0, 3, 1, 2), y
         sheet = io.BytesIO()
         Image.fromarray(x.reshape(25, 40, 32, 32, 3).swapaxes(1, 2).reshape(800, 1280, 3)).save(sheet, "png")
-        with zipfile.ZipFile(place / f"part{part}.zip", "w") as archive:
+        with zipfile.ZipFile(folder / f"part{part}.zip", "w") as archive:
             archive.writestr(f"{split}/000.png", sheet.getvalue())
-    with zipfile.ZipFile(place / "part0.zip", "a") as archive:
+    with zipfile.ZipFile(folder / "part0.zip", "a") as archive:
         for split in splits:
             text = io.StringIO()
             rows = [{"index": i, "label": i % 10, "class": f"c{i % 10}"} for i in range(1000)]
@@ -113,27 +113,27 @@ def write_mosaics(place, splits=("train", "test")):
     return truth
 
 
-def test_cifar_from_mosaics(alone, tmp_path):
+def test_cifar_from_mosaics(data_root, tmp_path):
     truth = write_mosaics(tmp_path)
-    import_("cifar10", [tmp_path / "part1.zip", tmp_path / "part0.zip"], alone)
-    data = load("cifar10", alone)
+    import_("cifar10", [tmp_path / "part1.zip", tmp_path / "part0.zip"], data_root)
+    data = load("cifar10", data_root)
     for split in ("train", "test"):
         assert np.array_equal(getattr(data, f"x_{split}"), truth[split][0])
         assert np.array_equal(data.labels(split), truth[split][1])
     assert data.classes == tuple(f"c{i}" for i in range(10))
 
 
-def test_mosaics_with_a_part_missing_leave_nothing(alone, tmp_path):
+def test_an_incomplete_import_of_mosaics_leaves_nothing(data_root, tmp_path):
     write_mosaics(tmp_path)
-    with pytest.raises(DataError, match="the zips hold 0 of 1000 test pictures: name all parts of the set"):
-        import_("cifar10", [tmp_path / "part0.zip"], alone)
+    with pytest.raises(DataError, match="the zips hold 0 of 1000 test images: name all zips of the data set"):
+        import_("cifar10", [tmp_path / "part0.zip"], data_root)
     (tmp_path / "part1.zip").write_bytes(b"not a zip")
     with pytest.raises(DataError, match="cannot read"):
-        import_("cifar10", [tmp_path / "part0.zip", tmp_path / "part1.zip"], alone)
-    assert list(alone.iterdir()) == []
+        import_("cifar10", [tmp_path / "part0.zip", tmp_path / "part1.zip"], data_root)
+    assert list(data_root.iterdir()) == []
 
 
-def test_an_interrupted_import_leaves_nothing(alone, tmp_path, monkeypatch):
+def test_an_interrupted_import_leaves_nothing(data_root, tmp_path, monkeypatch):
     write_mosaics(tmp_path)
     saved = []
 
@@ -145,33 +145,34 @@ def test_an_interrupted_import_leaves_nothing(alone, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(np, "save", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            import_("cifar10", [tmp_path / "part0.zip", tmp_path / "part1.zip"], alone)
-    assert len(saved) == 2 and [path for path in alone.rglob("*") if path.name != "arrays"] == []
+            import_("cifar10", [tmp_path / "part0.zip", tmp_path / "part1.zip"], data_root)
+    assert len(saved) == 2 and [path for path in data_root.rglob("*") if path.name != "arrays"] == []
     with pytest.raises(DataError, match="is not on this machine"):
-        load("cifar10", alone)
+        load("cifar10", data_root)
 
 
-def test_small_pictures_are_averages_and_are_made_once(alone, trusting, monkeypatch):
-    x, _ = write_cifar(alone, "cifar10")
-    data = load("cifar10", alone, 16)
+def test_small_images_are_averages_and_are_stored(data_root, trusting, monkeypatch):
+    x, _ = write_cifar(data_root, "cifar10")
+    data = load("cifar10", data_root, 16)
     blocks = x[:20].reshape(20, 3, 16, 2, 16, 2).astype(float).mean(axis=(3, 5))
     assert np.array_equal(data.x_train, np.round(blocks)) and data.input_shape == (3, 16, 16)
-    assert np.std(data.inputs("train")) == pytest.approx(1, abs=0.01)  # its own moments, not those of full size
+    assert np.std(data.inputs("train")) == pytest.approx(1, abs=0.01)  # normalised by the moments of the small images
 
     monkeypatch.setattr(images, "shrink", None)
     from partitions import DATASETS
     from partitions.root import Root
 
-    again = DATASETS["cifar10"].load(Root.at(alone), 16)
+    again = DATASETS["cifar10"].load(Root.at(data_root), 16)
     assert np.array_equal(again.x_train, data.x_train)
 
 
 @pytest.mark.parametrize("size", [5, 64, -16])
-def test_a_size_that_does_not_divide(alone, size):
+def test_an_image_size_that_is_no_divisor(data_root, size):
     with pytest.raises(
-        ValueError, match=f"image-size = {size} must divide the 32 pixels of cifar10: 1, 2, 4, 8, 16; 0: as"
+        ValueError,
+        match=f"data.image-size = {size} must divide the 32 rows of pixels of cifar10: use 1, 2, 4, 8, 16, or 0",
     ):
-        load("cifar10", alone, size)
+        load("cifar10", data_root, size)
 
 
 def test_shrink_by_hand():
@@ -180,55 +181,57 @@ def test_shrink_by_hand():
 
 
 @pytest.mark.parametrize(("file", "content"), [("x.npy", b"junk"), ("x.npy", b""), ("about.json", b"{")])
-def test_a_torn_file_is_one_sentence_that_names_it(tmp_path, file, content):
-    place = store.write(tmp_path, "toy", {"x": np.zeros(3)}, {})
-    (place / file).write_bytes(content)
+def test_the_message_about_a_damaged_file_names_it(tmp_path, file, content):
+    folder = store.write(tmp_path, "toy", {"x": np.zeros(3)}, {})
+    (folder / file).write_bytes(content)
     with pytest.raises(DataError, match=rf"{file} cannot be read .*: delete .*toy, and fetch or import"):
-        store.read(place)
+        store.read(folder)
 
 
-def test_a_file_that_was_cut_off_is_noticed(tmp_path):
-    place = store.write(tmp_path, "toy", {"x": np.zeros(300)}, {})
-    os.truncate(place / "x.npy", 1000)
+def test_a_truncated_file_is_noticed(tmp_path):
+    folder = store.write(tmp_path, "toy", {"x": np.zeros(300)}, {})
+    os.truncate(folder / "x.npy", 1000)
     with pytest.raises(DataError, match=r"x.npy cannot be read"):
-        store.read(place)
+        store.read(folder)
 
 
-def test_the_slower_of_two_writers_gives_way(alone):
-    with store.arriving(alone / "set") as slow:
+def test_the_first_of_two_writers_wins(data_root):
+    with store.atomic_folder(data_root / "set") as slow:
         (slow / "who").write_text("slow")
-        with store.arriving(alone / "set") as fast:
+        with store.atomic_folder(data_root / "set") as fast:
             (fast / "who").write_text("fast")
-    assert (alone / "set" / "who").read_text() == "fast" and [p.name for p in alone.iterdir()] == ["set"]
+    assert (data_root / "set" / "who").read_text() == "fast" and [p.name for p in data_root.iterdir()] == ["set"]
 
 
 def write_idx(path, array, magic):
     path.write_bytes(gzip.compress(struct.pack(f">{1 + array.ndim}i", magic, *array.shape) + array.tobytes()))
 
 
-def test_fashion_mnist_from_idx_files(alone, tmp_path):
-    x, y = pictures(9, 28, 28), (np.arange(9) % 10).astype(np.uint8)
+def test_fashion_mnist_from_idx_files(data_root, tmp_path):
+    x, y = random_images(9, 28, 28), (np.arange(9) % 10).astype(np.uint8)
     for part, s in (("train", slice(6)), ("t10k", slice(6, 9))):
         write_idx(tmp_path / f"{part}-images-idx3-ubyte.gz", x[s], 2051)
         write_idx(tmp_path / f"{part}-labels-idx1-ubyte.gz", y[s], 2049)
     files = sorted(tmp_path.glob("*.gz"))
     with pytest.raises(DataError, match="fashion-mnist also needs t10k-images-idx3-ubyte.gz"):
-        import_("fashion-mnist", files[1:], alone)
+        import_("fashion-mnist", files[1:], data_root)
     right = files[0].read_bytes()
     files[0].write_bytes(files[1].read_bytes())
-    with pytest.raises(DataError, match="t10k-images-idx3-ubyte.gz does not begin as .* does, with 00 00 08 03"):
-        import_("fashion-mnist", files, alone)
+    with pytest.raises(
+        DataError, match="t10k-images-idx3-ubyte.gz is not t10k-images-idx3-ubyte, which begins with 00 00 08 03"
+    ):
+        import_("fashion-mnist", files, data_root)
     files[0].write_bytes(right)
-    import_("fashion-mnist", files, alone)
-    data = load("fashion-mnist", alone, 14)
+    import_("fashion-mnist", files, data_root)
+    data = load("fashion-mnist", data_root, 14)
     assert data.input_shape == (1, 14, 14) and data.classes[9] == "Ankle boot"
-    data = load("fashion-mnist", alone)
+    data = load("fashion-mnist", data_root)
     assert np.array_equal(data.x_train[:, 0], x[:6]) and np.array_equal(data.x_test[:, 0], x[6:])
     assert np.array_equal(data.y_test, y[6:])
 
 
 def write_uci(folder):
-    """3 people x 2 activities x 20 windows of 561 features; people 1 and 2 are the official train part, 3 the test."""
+    """Write 3 people x 2 activities x 20 windows of 561 features; person 3 is the official test part."""
     x = rng(5).normal(size=(120, 561))
     subject, y = np.repeat([1, 2, 3], 40), np.tile(np.repeat([1, 2], 20), 3)
     (folder / "activity_labels.txt").parent.mkdir(parents=True)
@@ -241,7 +244,7 @@ def write_uci(folder):
     return x
 
 
-def test_uci_har_is_split_again_inside_every_person(alone, tmp_path):
+def test_uci_har_is_split_again_within_every_person(data_root, tmp_path):
     x = write_uci(tmp_path / "UCI HAR Dataset")
     inner, outer = tmp_path / "UCI HAR Dataset.zip", tmp_path / "download.zip"  # the archive is packed twice
     with zipfile.ZipFile(inner, "w") as archive:
@@ -249,24 +252,28 @@ def test_uci_har_is_split_again_inside_every_person(alone, tmp_path):
             archive.write(file, file.relative_to(tmp_path))
     with zipfile.ZipFile(outer, "w") as archive:
         archive.write(inner, inner.name)
-    import_("har-uci", [outer], alone)
-    data = load("har-uci", alone)
+    import_("har-uci", [outer], data_root)
+    data = load("har-uci", data_root)
     assert data.classes == ("walking", "walking-upstairs") and data.domains == ("person-01", "person-02", "person-03")
-    assert np.bincount(data.domain_train).tolist() == [28, 28, 28]  # 14 of 20 in train, 1 dropped, 5 in test
+    assert np.bincount(data.domain_train).tolist() == [
+        28,
+        28,
+        28,
+    ]  # of 20 windows 14 are for training, 1 is dropped, 5 are for the test
     assert np.bincount(data.domain_test).tolist() == [10, 10, 10] and np.bincount(data.y_test).tolist() == [15, 15]
-    kept = np.concatenate([np.arange(start, start + 14) for start in range(0, 120, 20)])
-    expected = (x[kept] - x[kept].mean(axis=0)) / x[kept].std(axis=0)
+    training = np.concatenate([np.arange(start, start + 14) for start in range(0, 120, 20)])
+    expected = (x[training] - x[training].mean(axis=0)) / x[training].std(axis=0)
     assert np.allclose(data.x_train, expected, atol=1e-3)
     assert len(set(data.group_train)) == 12  # blocks of 8 and 6 windows
-    with pytest.raises(ValueError, match="har-uci holds no images"):
-        load("har-uci", alone, 16)
+    with pytest.raises(ValueError, match="har-uci holds no images, so data.image-size must be 0, not 16"):
+        load("har-uci", data_root, 16)
 
 
-def test_uci_har_with_lines_missing(alone):
-    write_uci(alone / "UCI HAR Dataset")
-    (alone / "UCI HAR Dataset" / "train" / "y_train.txt").write_text("1\n2\n")
+def test_uci_har_with_lines_missing(data_root):
+    write_uci(data_root / "UCI HAR Dataset")
+    (data_root / "UCI HAR Dataset" / "train" / "y_train.txt").write_text("1\n2\n")
     with pytest.raises(DataError, match="is damaged: 120 windows, 42 labels, 120 subjects"):
-        load("har-uci", alone)
+        load("har-uci", data_root)
 
 
 def tone(hertz: float, rate: int, seconds: float = 1.0, loud: float = 0.5) -> np.ndarray:
@@ -284,13 +291,13 @@ def wav_bytes(samples: np.ndarray, rate: int) -> bytes:
 
 
 def loudest_band(x: np.ndarray) -> list[int]:
-    """Of pictures (N, 1, bands, frames)."""
+    """Return the loudest band of each spectrogram (N, 1, bands, frames)."""
     return x[:, 0].mean(axis=2).argmax(axis=1).tolist()
 
 
 @pytest.mark.parametrize("rate", [8000, 16_000])
 def test_log_mel_by_hand(rate):
-    """A tone of 1 kHz is 1000 mel; of 40 bands up to half the rate the nearest centre is band 18 or 13."""
+    """A tone of 1 kHz is 1000 mel; the nearest of 40 bands up to half the sampling rate is band 18 or 13."""
     top = 2595 * np.log10(1 + rate / 2 / 700)
     band = round(1000 / (top / 41)) - 1
     x = audio.log_mel([audio.second(tone(1000, rate), rate), np.zeros(rate, np.float32)], 2, rate)
@@ -301,20 +308,20 @@ def test_log_mel_by_hand(rate):
     assert np.abs(gain - 12.04).max() < 1  # twice the amplitude: 6.02 dB, in half decibels
 
 
-def test_a_short_clip_is_filled_with_silence_and_a_long_one_cut():
+def test_a_short_clip_is_padded_and_a_long_one_truncated():
     assert audio.second(np.array([0.5, -2]), 4).tolist() == [0.5, -1, 0, 0]
     assert audio.second(np.arange(6) / 10, 4).tolist() == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
-def test_fsdd_in_both_layouts(alone, tmp_path):
-    """Digit d is a tone of its own; recordings 0 to 4 are the test part."""
+def test_fsdd_in_both_layouts(data_root, tmp_path):
+    """Each digit is a different tone; recordings 0 to 4 are the test part."""
     with zipfile.ZipFile(tmp_path / "fsdd.zip", "w") as archive:
         for digit, speaker, n in [(d, s, n) for d in (3, 7) for s in ("theo", "jackson") for n in (0, 4, 5, 12)]:
             name = f"recordings/{digit}_{speaker}_{n}.wav" if speaker == "theo" else f"{digit}/{speaker}_nohash_{n}.wav"
             archive.writestr(name, wav_bytes(tone(400 * digit, 8000, 0.3), 8000))
         archive.writestr("README.md", "not a recording")
-    import_("fsdd", [tmp_path / "fsdd.zip"], alone)
-    data = load("fsdd", alone)
+    import_("fsdd", [tmp_path / "fsdd.zip"], data_root)
+    data = load("fsdd", data_root)
     assert data.classes == ("3", "7") and data.domains == ("jackson", "theo")
     assert (
         np.bincount(data.y_train * 2 + data.domain_train).tolist()
@@ -325,10 +332,10 @@ def test_fsdd_in_both_layouts(alone, tmp_path):
     low, high = (set(bands[data.y_train == digit].tolist()) for digit in (0, 1))
     assert len(low) == len(high) == 1 and max(low) < min(high)
     assert not data.x_train[:, 0, :, 30:].any()  # 0.3 s of sound, the rest is silence
-    assert load("fsdd", alone, 20).input_shape == (1, 20, 40)
+    assert load("fsdd", data_root, 20).input_shape == (1, 20, 40)
 
 
-def test_the_speech_test_set_is_split_by_speaker(alone, tmp_path):
+def test_the_speech_test_set_is_split_by_speaker(data_root, tmp_path):
     import soundfile
 
     speakers = [f"{n:08x}" for n in range(30)]
@@ -341,8 +348,8 @@ def test_the_speech_test_set_is_split_by_speaker(alone, tmp_path):
             hertz = 1500 if file.startswith("_unknown_") else 500
             soundfile.write(encoded, tone(hertz, 16_000), 16_000, format="OGG", subtype="OPUS")
             archive.writestr(file, encoded.getvalue())
-    import_("speech-commands-test", [tmp_path / "speech.zip"], alone)
-    data = load("speech-commands-test", alone)
+    import_("speech-commands-test", [tmp_path / "speech.zip"], data_root)
+    data = load("speech-commands-test", data_root)
     assert data.classes == ("_silence_", "_unknown_", "yes") and data.domains == (*speakers, "_silence_")
     silence = len(speakers)
     assert not (set(data.domain_train) & set(data.domain_test)) - {silence}
@@ -350,11 +357,13 @@ def test_the_speech_test_set_is_split_by_speaker(alone, tmp_path):
     assert np.bincount(data.y_train).sum() + np.bincount(data.y_test).sum() == len(files)
     assert set(data.domain_train[data.y_train == 0]) == {silence} and silence not in data.domain_train[data.y_train > 0]
     bands = np.array(loudest_band(data.x_train))
-    assert (bands[data.y_train == 1] > bands[data.y_train == 2].max()).all()  # decoded: 1500 Hz lies above 500 Hz
+    assert (
+        bands[data.y_train == 1] > bands[data.y_train == 2].max()
+    ).all()  # the files were decoded: 1500 Hz is above 500 Hz
 
 
 def write_speech_commands(folder):
-    """3 words x 4 speakers of 2 clips in the published layout: speaker 2 validates, speaker 3 tests."""
+    """Write 3 words x 4 speakers x 2 clips as published; speaker 2 is for validation, speaker 3 for the test."""
     lists = {"validation_list.txt": [], "testing_list.txt": []}
     for number, word in enumerate(("bird", "cat", "zero")):
         (folder / word).mkdir(parents=True)
@@ -371,37 +380,39 @@ def write_speech_commands(folder):
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_speech_commands_as_published(alone, tmp_path, packed):
+def test_speech_commands_as_published(data_root, tmp_path, packed):
     source = tmp_path / "unpacked"
     write_speech_commands(source)
     if packed:
         with tarfile.open(tmp_path / "speech_commands_v0.02.tar.gz", "w:gz") as tar:
-            tar.add(source, ".")  # as published: no folder around it
+            tar.add(source, ".")  # as published, without a top folder
         source = tmp_path / "speech_commands_v0.02.tar.gz"
-    assert import_("speech-commands", [source], alone) == alone / "SpeechCommands"
-    data = load("speech-commands", alone)
+    assert import_("speech-commands", [source], data_root) == data_root / "SpeechCommands"
+    data = load("speech-commands", data_root)
     assert data.classes == ("bird", "cat", "zero") and data.domains == ("00000000", "00000001", "00000003")
     assert data.y_train.tolist() == [0] * 4 + [1] * 4 + [2] * 4 and data.y_test.tolist() == [0, 0, 1, 1, 2, 2]
     assert set(data.domain_train) == {0, 1} and set(data.domain_test) == {2}
     assert np.diff(loudest_band(data.x_train)[::4]).min() > 0 and len(set(loudest_band(data.x_train)[:4])) == 1
-    assert load("speech-commands", alone, 10).input_shape == (1, 10, 20)
-    with pytest.raises(ValueError, match="needs test samples of every domain, and those of speech-commands come from"):
+    assert load("speech-commands", data_root, 10).input_shape == (1, 10, 20)
+    with pytest.raises(
+        ValueError, match="needs test samples of every domain, and those of speech-commands come from other domains"
+    ):
         World(data, PARTITIONS["subject"](), DRIFTS["none"](), 1)
 
 
-def test_speech_commands_damaged(alone, tmp_path):
+def test_speech_commands_damaged(data_root, tmp_path):
     (tmp_path / "other").mkdir()
     with pytest.raises(DataError, match="holds no folder of speech_commands_v0.02: testing_list.txt is not in it"):
-        import_("speech-commands", [tmp_path / "other"], alone)
-    assert list(alone.iterdir()) == []
-    write_speech_commands(alone / "SpeechCommands" / "speech_commands_v0.02")
-    broken = alone / "SpeechCommands" / "speech_commands_v0.02" / "cat" / "00000000_nohash_0.wav"
+        import_("speech-commands", [tmp_path / "other"], data_root)
+    assert list(data_root.iterdir()) == []
+    write_speech_commands(data_root / "SpeechCommands" / "speech_commands_v0.02")
+    broken = data_root / "SpeechCommands" / "speech_commands_v0.02" / "cat" / "00000000_nohash_0.wav"
     broken.write_bytes(wav_bytes(tone(500, 8000), 8000))
-    with pytest.raises(DataError, match=r"has \(channels, bytes, samples a second\) = \(1, 2, 8000\), not"):
-        load("speech-commands", alone)
+    with pytest.raises(DataError, match=r"has \(channels, bytes, samples per second\) = \(1, 2, 8000\), not"):
+        load("speech-commands", data_root)
     broken.write_bytes(b"junk")
     with pytest.raises(DataError, match="is not a readable wav file"):
-        load("speech-commands", alone)
+        load("speech-commands", data_root)
 
 
 @pytest.mark.parametrize(
@@ -415,25 +426,28 @@ def test_speech_commands_damaged(alone, tmp_path):
         ("fsdd", b"junk", "is not a readable zip archive"),
     ],
 )
-def test_files_that_are_something_else(alone, tmp_path, name, content, message):
+def test_files_of_another_kind(data_root, tmp_path, name, content, message):
     (tmp_path / "file.tar.gz").write_bytes(content)
     with pytest.raises(DataError, match=message):
-        import_(name, [tmp_path / "file.tar.gz"], alone)
+        import_(name, [tmp_path / "file.tar.gz"], data_root)
     with pytest.raises(DataError, match="does not exist"):
-        import_(name, [tmp_path / "absent"], alone)
+        import_(name, [tmp_path / "absent"], data_root)
     with pytest.raises(DataError, match="name the files"):
-        import_(name, [], alone)
+        import_(name, [], data_root)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no folder|cannot be imported|is not a readable zip"):
-        import_(name, [tmp_path / "empty"], alone)
-    assert list(alone.iterdir()) == []
+        import_(name, [tmp_path / "empty"], data_root)
+    assert list(data_root.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
-    [([1, 2], "train part of toy has labels 1 to 2, and its 2 classes are 0 to 1"), ([0], "2 examples and 1 labels")],
+    ("labels", "message"),
+    [
+        ([1, 2], "train part of toy has labels 1 to 2; allowed are 0 to 1"),
+        ([0], "train part of toy needs 2 labels, .* not 1"),
+    ],
 )
-def test_examples_and_classes_that_do_not_belong_together_are_told(labels, said):
+def test_samples_labels_and_classes_must_match(labels, message):
     y = np.array(labels)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         Dataset("toy", np.zeros((2, 3), np.float32), y, np.zeros((len(y), 3), np.float32), y, classes=("a", "b"))

@@ -1,4 +1,4 @@
-"""A folder of one's own data: its format, its order, and what is said where it is wrong."""
+"""The user's own data: format and order of the files, and messages about errors in them."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def load(folder: Path) -> Dataset:
 
 
 def put(folder: Path, name: str, values: range, y: int = 0) -> None:
-    """Samples whose numbers tell them apart."""
+    """Write a file of samples; sample i contains the number i."""
     x = np.array(values, np.float32)[:, None] * np.ones((1, 3), np.float32)
     np.savez(folder / name, x=x, y=np.full(len(x), y))
 
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_samples_are_in_the_order_of_arrival_and_every_fifth_scores(folder) -> None:
+def test_samples_are_in_the_order_of_arrival_and_every_fifth_is_for_the_test(folder) -> None:
     put(folder, "2026-01-02.npz", range(7, 12), y=2)
     put(folder, "2026-01-01.npz", range(7), y=1)
     data = load(folder)
@@ -37,7 +37,7 @@ def test_samples_are_in_the_order_of_arrival_and_every_fifth_scores(folder) -> N
     assert (data.x_train.dtype, data.y_train.dtype, data.input_shape) == (np.float32, np.int64, (3,))
 
 
-def test_a_machine_holds_the_newest_and_sees_what_arrives(folder) -> None:
+def test_a_machine_uses_its_newest_samples_and_notices_new_files(folder) -> None:
     put(folder, "a.npz", range(10))
     here = LocalData(load(folder), samples=4, test_samples=1)
     draw = here.draw(device=7, step=3)
@@ -45,7 +45,7 @@ def test_a_machine_holds_the_newest_and_sees_what_arrives(folder) -> None:
     assert here.data.x_test[draw.test, 0].tolist() == [9]
     assert here.proxy().tolist() == list(range(8))
 
-    put(folder, "b.npz.part", range(10, 15))  # numpy adds .npz: not whole yet is any other suffix
+    put(folder, "b.npz.part", range(10, 15))  # numpy adds .npz; files with other suffixes are ignored
     (folder / "b.npz.part.npz").rename(folder / "b.part")
     assert len(load(folder).y_train) == 8
     (folder / "b.part").rename(folder / "b.npz")
@@ -56,7 +56,7 @@ def test_a_machine_holds_the_newest_and_sees_what_arrives(folder) -> None:
     assert len(LocalData(here.data, samples=100, test_samples=100).draw(0, 0).train) == 12
 
 
-def test_pixels_stay_bytes_and_are_scaled_when_used(folder) -> None:
+def test_pixels_stay_bytes_and_are_normalised_on_use(folder) -> None:
     x = np.full((5, 1, 2, 2), 51, np.uint8)
     np.savez(folder / "a.npz", x=x, y=np.zeros(5, np.int32))
     data = load(folder)
@@ -64,7 +64,7 @@ def test_pixels_stay_bytes_and_are_scaled_when_used(folder) -> None:
     np.testing.assert_allclose(data.inputs("train"), 0.2)
 
 
-def test_a_reader_of_ones_own(folder) -> None:
+def test_a_reader_for_another_format(folder) -> None:
     (folder / "walk.log").write_text("1 2 3 4 5 6")
     (folder / "reader.py").write_text(
         "import numpy as np\n\n\ndef read(folder):\n    x = np.loadtxt(folder / 'walk.log')[:, None]\n"
@@ -77,30 +77,33 @@ def test_a_reader_of_ones_own(folder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arrays", "said"),
+    ("arrays", "message"),
     [
         ({"x": np.zeros((6, 3))}, "a.npz is damaged or lacks x or y"),
         ({"x": np.zeros((6, 3)), "y": np.zeros(5, int)}, "are not n samples and n integers"),
         ({"x": np.zeros((6, 3)), "y": np.zeros(6)}, "float64 are not n samples and n integers"),
-        ({"x": np.zeros((6, 3)), "y": np.full(6, 3)}, "y runs from 3 to 3, classes.txt has lines 0 to 2"),
-        ({"x": np.zeros((6, 3)), "y": np.full(6, -1)}, "y runs from -1 to -1"),
+        ({"x": np.zeros((6, 3)), "y": np.full(6, 3)}, "y is 3 to 3, and classes.txt has lines 0 to 2"),
+        ({"x": np.zeros((6, 3)), "y": np.full(6, -1)}, "y is -1 to -1"),
         ({"x": np.full((6, 3), np.nan), "y": np.zeros(6, int)}, "not finite"),
-        ({"x": np.array([{}] * 6), "y": np.zeros(6, int)}, "a.npz is damaged"),  # pickled: never read
-        ({"x": np.zeros((4, 3)), "y": np.zeros(4, int)}, "holds 4 samples: there must be 5"),
+        ({"x": np.array([{}] * 6), "y": np.zeros(6, int)}, "a.npz is damaged"),  # pickles are never read
+        (
+            {"x": np.zeros((4, 3)), "y": np.zeros(4, int)},
+            "holds 4 samples: add some, because it needs at least 5",
+        ),
     ],
 )
-def test_what_is_wrong_is_named(folder, arrays, said) -> None:
+def test_the_message_says_what_is_wrong(folder, arrays, message) -> None:
     np.savez(folder / "a.npz", **arrays)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         load(folder)
 
 
-def test_files_that_do_not_fit_or_are_not_there(folder) -> None:
+def test_files_that_do_not_fit_or_are_missing(folder) -> None:
     with pytest.raises(DataError, match="no .npz file yet"):
         load(folder)
     put(folder, "a.npz", range(6))
     np.savez(folder / "b.npz", x=np.zeros((6, 4), np.float32), y=np.zeros(6, int))
-    with pytest.raises(DataError, match="b.npz: x is not of the shape"):
+    with pytest.raises(DataError, match="b.npz: x has another shape or type"):
         load(folder)
     for content in (b"torn", (folder / "a.npz").read_bytes()[:200]):
         (folder / "b.npz").write_bytes(content)

@@ -1,4 +1,4 @@
-"""The script that made the embedded set; its source is not in the repository, its steps are tested here."""
+"""The script that made ``har.npz``; its input is not in the repository, so only its steps are tested."""
 
 import importlib.util
 from pathlib import Path
@@ -16,22 +16,22 @@ def make_har():
     return module
 
 
-def test_an_uneven_clock_becomes_even(make_har):
+def test_uneven_times_become_an_even_grid(make_har):
     time_s = np.array([0, 0, 0.013, 0.02, 0.041, 0.06, 0.06, 0.1])
-    x, label = make_har.even(time_s, np.stack([time_s, 2 * time_s], axis=1), (time_s >= 0.04).astype(int))
-    middle = np.arange(5) * 0.02 + 0.005  # a grid point is the mean of two, 10 ms apart
+    x, label = make_har.resample(time_s, np.stack([time_s, 2 * time_s], axis=1), (time_s >= 0.04).astype(int))
+    middle = np.arange(5) * 0.02 + 0.005  # a grid point is the mean of two points 10 ms apart
     assert np.allclose(x, np.stack([middle, 2 * middle], axis=1))
     assert label.tolist() == [0, 0, 1, 1, 1]
 
 
-def test_three_in_ten_executions_are_for_test_and_it_is_settled(make_har):
+def test_the_same_three_of_ten_executions_are_always_for_the_test(make_har):
     executions = np.arange(1, 11)
-    chosen = make_har.executions_for_test(7, executions)
-    assert len(chosen) == 3 and chosen == make_har.executions_for_test(7, executions)
-    assert len({frozenset(make_har.executions_for_test(subject, executions)) for subject in range(20)}) > 10
+    chosen = make_har.choose_test_executions(7, executions)
+    assert len(chosen) == 3 and chosen == make_har.choose_test_executions(7, executions)
+    assert len({frozenset(make_har.choose_test_executions(subject, executions)) for subject in range(20)}) > 10
 
 
-def test_a_whole_file(make_har, tmp_path):
+def test_a_complete_file(make_har, tmp_path):
     n = 400  # two placements x two executions x one second at 100 Hz
     source = {
         "x": np.linspace(-50, 50, n * 6).reshape(n, 6).astype(np.float32),

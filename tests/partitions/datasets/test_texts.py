@@ -1,4 +1,4 @@
-"""Text sets from files that the tests write in the original layouts, and the one that ships with the project."""
+"""Text data sets from files that the tests write in the original layouts, and the shipped questions."""
 
 import importlib.util
 import json
@@ -45,36 +45,36 @@ def glue(tmp_path: Path) -> Path:
         ("stsb", ["A.", "B."], [5, 0, 2], ("0", "1", "2", "3", "4", "5")),
     ],
 )
-def test_a_task_of_glue(alone, glue: Path, name: str, first: list[str], labels: list[int], classes: tuple) -> None:
-    import_(name, [glue], alone)
-    data = load(name, alone)
+def test_a_task_of_glue(data_root, glue: Path, name: str, first: list[str], labels: list[int], classes: tuple) -> None:
+    import_(name, [glue], data_root)
+    data = load(name, data_root)
     assert data.text and data.x_train[0].tolist() == first
     assert data.y_train.tolist() == labels and data.classes == classes and len(data.x_test) == 1
     if name == "stsb":
         assert data.target_train is not None and data.target_train.tolist() == pytest.approx([4.6, 0, 2.4])
 
 
-def test_glue_as_a_folder(alone, glue: Path, tmp_path: Path) -> None:
+def test_glue_as_a_folder(data_root, glue: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(glue) as archive:
         archive.extractall(tmp_path / "GLUE")
-    import_("mrpc", [tmp_path / "GLUE"], alone)
-    assert load("mrpc", alone).x_test.tolist() == [["Q .", "R ."]]
+    import_("mrpc", [tmp_path / "GLUE"], data_root)
+    assert load("mrpc", data_root).x_test.tolist() == [["Q .", "R ."]]
 
 
-def test_ag_news(alone, tmp_path: Path) -> None:
+def test_ag_news(data_root, tmp_path: Path) -> None:
     (tmp_path / "dev.tsv").write_text("Stocks fell.\tBusiness\nThey won.\tSports\n")
     (tmp_path / "test.tsv").write_text("He scored.\tSports\n")
-    import_("agnews", [tmp_path / "dev.tsv", tmp_path / "test.tsv"], alone)
-    data = load("agnews", alone)
+    import_("agnews", [tmp_path / "dev.tsv", tmp_path / "test.tsv"], data_root)
+    data = load("agnews", data_root)
     assert data.classes == ("Business", "Sports") and data.y_test.tolist() == [1]
 
 
-def test_texts_of_ones_own(alone, tmp_path: Path) -> None:
-    """JSON lines without a test file: every fifth example is for test. TSV pairs with one."""
+def test_the_users_own_texts(data_root, tmp_path: Path) -> None:
+    """Of JSON lines without a test file every fifth is for the test. TSV pairs have a test file."""
     rows = [json.dumps({"text": f"text {i}", "label": "odd" if i % 2 else "even"}) for i in range(10)]
     (tmp_path / "mine.jsonl").write_text("\n".join(rows))
-    import_("own-text", [tmp_path / "mine.jsonl"], alone)
-    data = load("own-text", alone)
+    import_("own-text", [tmp_path / "mine.jsonl"], data_root)
+    data = load("own-text", data_root)
     assert data.x_test.ravel().tolist() == ["text 0", "text 5"] and data.y_test.tolist() == [0, 1]
     pairs = tmp_path / "pairs"
     pairs.mkdir()
@@ -85,7 +85,7 @@ def test_texts_of_ones_own(alone, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "file", "content", "said"),
+    ("name", "file", "content", "message"),
     [
         ("sst2", "train.tsv", "sentence\tlabel\na\t1\n", "these files do not hold sst2; name a zip or folder of GLUE"),
         ("own-text", "a.tsv", "words\tlabel\na\t1\n", "has an example without 'text'; give label and text"),
@@ -93,26 +93,26 @@ def test_texts_of_ones_own(alone, tmp_path: Path) -> None:
         ("own-text", "a.tsv", b"\xff\xfe\x00", "is not readable text"),
     ],
 )
-def test_what_is_not_the_set_is_refused(alone, tmp_path: Path, name: str, file: str, content, said: str) -> None:
+def test_other_files_are_rejected(data_root, tmp_path: Path, name: str, file: str, content, message: str) -> None:
     (tmp_path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(DataError, match=said):
-        import_(name, [tmp_path / file], alone)
+    with pytest.raises(DataError, match=message):
+        import_(name, [tmp_path / file], data_root)
     with pytest.raises(DataError, match="is not on this machine .* data import"):
-        load(name, alone)
+        load(name, data_root)
 
 
-def test_any_text_survives_the_store() -> None:
+def test_pack_and_unpack_are_inverse() -> None:
     rows = [["", "ü\n\t\0x"], ["日本", "a" * 300], ["", ""]]
-    kept = texts.packed(rows)
-    assert texts.unpacked(kept["bytes"], kept["ends"]).tolist() == rows
+    packed = texts.pack(rows)
+    assert texts.unpack(packed["bytes"], packed["ends"]).tolist() == rows
 
 
-def test_the_questions_that_ship() -> None:
+def test_the_shipped_questions() -> None:
     data = load("questions")
     assert data.num_classes == 8 and len(data.domains) == 48
     assert data.domain_train is not None and data.domain_test is not None and data.group_train is not None
     assert len(data.x_train) + len(data.x_test) == 10529 and 0.28 < len(data.x_test) / 10529 < 0.32
-    for domain in range(48):  # an article has one topic, and is in both parts
+    for domain in range(48):  # an article has one topic and is in both parts
         (topic,) = np.unique(data.y_train[data.domain_train == domain])
         assert (data.y_test[data.domain_test == domain] == topic).all() and (data.domain_test == domain).any()
     everything = [text.lower() for text in [*data.x_train.ravel().tolist(), *data.x_test.ravel().tolist()]]
@@ -122,16 +122,16 @@ def test_the_questions_that_ship() -> None:
     assert (other.y_test == data.domain_test).all() and (other.domain_train == data.y_train).all()
 
 
-def test_how_the_questions_were_made() -> None:
+def test_the_script_that_made_the_questions() -> None:
     path = Path(__file__).parents[3] / "data" / "questions" / "make_questions.py"
     spec = importlib.util.spec_from_file_location("make_questions", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    asked = [["What  is it?", "Who?"], ["who?"], ["Where?"], ["When?"]]
+    questions = [["What  is it?", "Who?"], ["who?"], ["Where?"], ["When?"]]
     article = {
         "title": "Oxygen",
-        "paragraphs": [{"qas": [{"question": question} for question in questions]} for questions in asked],
+        "paragraphs": [{"qas": [{"question": text} for text in texts]} for texts in questions],
     }
     lines = module.paragraphs([article])
     assert [line["questions"] for line in lines] == [["What is it?", "Who?"], ["Where?"], ["When?"]]

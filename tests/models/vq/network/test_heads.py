@@ -1,4 +1,4 @@
-"""Losses of the heads by hand, and that every head reads every text's own rows."""
+"""Losses of the heads by hand, and logits that depend only on their own text."""
 
 import math
 
@@ -15,7 +15,7 @@ LN2 = math.log(2)
 
 def test_losses_by_hand():
     lengths = torch.tensor([2, 3])
-    # A span: flat logits are uniform over the tokens of each text, 2 and 3 of them; padding has no chance.
+    # A span: equal logits are uniform over the tokens of each text, 2 and 3 of them; padding has probability 0.
     flat = Span.loss(torch.zeros(5, 2), torch.tensor([[0, 1], [2, 2]]), lengths)
     assert float(flat) == pytest.approx((LN2 + math.log(3)) / 2)
     sure = torch.full((5, 2), -50.0)
@@ -31,23 +31,23 @@ def test_losses_by_hand():
 
 @pytest.mark.parametrize("task", list(HEADS))
 @pytest.mark.parametrize("p", [1, 4])
-def test_a_texts_logits_are_its_own(small, texts, task, p):
-    """Rows per text or per token, whatever else is in the batch."""
+def test_logits_of_a_text_do_not_depend_on_the_batch(small, texts, task, p):
+    """One row per text or per token."""
     shape = small(pool=p)
     device, cloud = (half.eval() for half in build(shape, seed=0))
     head = head_for(task, shape, 3, seed=0).eval()
-    both = texts(9, 6)
-    alone = both[torch.tensor([1])]
+    batch = texts(9, 6)
+    single = batch[torch.tensor([1])]
 
     def logits(tokens):
         return head(*cloud(device(tokens), tokens.lengths), tokens.lengths)
 
     rows = {"example": (1, 2), "token": (9, 15)}[head.per]
-    assert logits(both).shape == (rows[1], head.width)
-    torch.testing.assert_close(logits(both)[rows[0] :], logits(alone), rtol=1e-4, atol=1e-5)
+    assert logits(batch).shape == (rows[1], head.width)
+    torch.testing.assert_close(logits(batch)[rows[0] :], logits(single), rtol=1e-4, atol=1e-5)
 
 
-def test_tokens_of_one_position_differ_by_their_place(small, texts):
+def test_tokens_of_one_position_differ_by_their_offset(small, texts):
     shape = small(pool=4, dropout=0.0)
     head = head_for("rtd", shape, 1, seed=0).eval()
     h = torch.ones(1, 3, 16)
@@ -56,19 +56,19 @@ def test_tokens_of_one_position_differ_by_their_place(small, texts):
     torch.testing.assert_close(logits[1:5], logits[5:9])
 
 
-def test_unknown_task(small):
+def test_an_unknown_task_is_refused(small):
     with pytest.raises(ValueError, match="unknown task 'poetry'; choose from classify, regress"):
         head_for("poetry", small(), 2, 0)
 
 
 def test_the_best_span_is_in_the_second_text_and_not_too_long():
-    """Texts of 6 and 40 tokens, the first three the first text; the largest logits are where no answer may be."""
+    """Texts of 6 and 40 tokens; the first text has three. The largest logits are at forbidden tokens."""
     lengths = torch.tensor([6, 40])
     at = torch.arange(40)
     tokens = Tokens(torch.zeros(2, 40).long(), ((at >= 3) & (at < lengths[:, None])).long(), lengths)
     logits = torch.zeros(46, 2)
     logits[[0, 1, 5], 0] = logits[[0, 2, 5], 1] = 99.0  # [CLS], the first text, the [SEP] of the second
-    logits[4, 0], logits[3, 1] = 9.0, 9.0  # ends before it begins: 4 to 4 or 3 to 3 is what may be
+    logits[4, 0], logits[3, 1] = 9.0, 9.0  # the end precedes the start: only 4 to 4 or 3 to 3 is allowed
     logits[3, 0] = 1.0  # so 3 to 3 has 10
     logits[6 + 4, 0], logits[6 + 34, 1], logits[6 + 33, 1] = 5.0, 5.0, 4.0  # 31 tokens and 30
     assert Span.best(logits, tokens).tolist() == [[3, 3], [4, 33]]
@@ -77,15 +77,17 @@ def test_the_best_span_is_in_the_second_text_and_not_too_long():
         assert (first >= 3).all() and (last >= first).all() and (last < lengths - 1).all() and (last - first < 30).all()
 
 
-def test_drawn_logits_have_the_spread_of_all_classes():
-    """In the mean their outer products are those of all centred logits; a span's classes are its text's tokens."""
+def test_sampled_logits_have_the_covariance_of_all_classes():
+    """The mean of their outer products is that of all centred logits; a span's classes are its text's tokens."""
     logits, lengths = torch.tensor([[0.0, 6], [2, 0], [1, 0], [2, 0], [6, 3]]), torch.tensor([2, 3])
     generator = np.random.default_rng(0)
-    drawn = torch.stack([Span.drawn(logits, lengths, generator) for _ in range(4000)])
-    assert {tuple(map(tuple, of.tolist())) for of in drawn} == {
+    sampled_logit = torch.stack([Span.sampled_logit(logits, lengths, generator) for _ in range(4000)])
+    assert {tuple(map(tuple, of.tolist())) for of in sampled_logit} == {
         ((a, b), (c, d)) for a in (-1.0, 1.0) for b in (3.0, -3.0) for c in (-2.0, -1.0, 3.0) for d in (-1.0, 2.0)
     }
-    both = drawn.flatten(1)
-    torch.testing.assert_close(both.T @ both / 4000, torch.diag(torch.tensor([1, 9, 14 / 3, 2])), atol=0.3, rtol=0)
-    (row,) = {tuple(Choice.drawn(torch.tensor([[5.0]]), lengths, generator).tolist()) for _ in range(3)}
+    flattened = sampled_logit.flatten(1)
+    torch.testing.assert_close(
+        flattened.T @ flattened / 4000, torch.diag(torch.tensor([1, 9, 14 / 3, 2])), atol=0.3, rtol=0
+    )
+    (row,) = {tuple(Choice.sampled_logit(torch.tensor([[5.0]]), lengths, generator).tolist()) for _ in range(3)}
     assert row == (5.0,)

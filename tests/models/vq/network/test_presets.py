@@ -1,4 +1,4 @@
-"""MiniLM's first layers against transformers' own, sharing of what is frozen, and pairs."""
+"""MiniLM's first layers against transformers, sharing of frozen parameters, and pairs of texts."""
 
 import numpy as np
 import pytest
@@ -30,18 +30,18 @@ def test_the_halves_are_minilms_first_layers(weights):
     torch.testing.assert_close(flatten(h, positions), flatten(expected, tokens.lengths), rtol=1e-4, atol=1e-4)
 
 
-def test_devices_share_what_is_frozen(weights):
-    (one, _), (two, _) = (from_minilm(minilm(frozen=2, width=32), seed) for seed in (0, 1))
-    words = [device.embeddings.word_embeddings.weight for device in (one, two)]
+def test_devices_share_frozen_parameters(weights):
+    (first, _), (second, _) = (from_minilm(minilm(frozen=2, width=32), seed) for seed in (0, 1))
+    words = [device.embeddings.word_embeddings.weight for device in (first, second)]
     assert words[0].data_ptr() == words[1].data_ptr() and not words[0].requires_grad
-    queries = [device.layers[1].attention.self.query.weight for device in (one, two)]
+    queries = [device.layers[1].attention.self.query.weight for device in (first, second)]
     assert queries[0].data_ptr() != queries[1].data_ptr() and queries[0].requires_grad
-    assert one.checksum() == two.checksum()
-    sent = sum(value.numel() for value in one.state().values())
-    assert sent == sum(p.numel() for p in [*one.layers[1].parameters(), *one.into.parameters()])
+    assert first.checksum() == second.checksum()
+    count = sum(value.numel() for value in first.state().values())
+    assert count == sum(p.numel() for p in [*first.layers[1].parameters(), *first.into.parameters()])
 
 
-def test_minilm_has_six_layers():
+def test_more_layers_than_minilm_has_are_refused():
     with pytest.raises(ValueError, match="MiniLM has 6 layers; 2 \\+ 5 do not fit"):
         minilm(cloud_layers=5)
     assert tiny(width=64).hidden == 128
@@ -66,6 +66,6 @@ def test_an_epoch_takes_every_text_once_and_pads_little():
     assert not torch.equal(epoch[0], batches(lengths, 16, np.random.default_rng(2))[0])
 
 
-def test_rows_are_cut_to_their_longest():
+def test_batches_are_cut_to_their_longest_text():
     tokens = Tokens(torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.zeros(2, 3, dtype=torch.int64), torch.tensor([3, 1]))
     assert tokens[torch.tensor([1])].ids.tolist() == [[4]] and len(tokens) == 2

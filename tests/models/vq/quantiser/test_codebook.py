@@ -12,7 +12,7 @@ from torch.autograd import grad
 from models.vq.quantiser.codebook import ESTIMATORS, Codebook, Statistics, perplexity, rotation, straight_through
 from models.vq.quantiser.codebook_ema import CodebookEMA
 
-with warnings.catch_warnings():  # the oracle is compiled by a deprecated call on import
+with warnings.catch_warnings():  # the reference library compiles itself with a deprecated call on import
     warnings.simplefilter("ignore")
     from vector_quantize_pytorch import ResidualVQ, VectorQuantize
     from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
@@ -32,9 +32,9 @@ def test_by_hand():
     codes = book.assign(z)
     assert codes.tolist() == [[0, 0], [1, 1], [1, 0]]
     assert book.lookup(codes).tolist() == [[0, 1], [10, 2], [10, 1]]
-    seen = book.statistics(z, codes)
-    assert seen.counts.tolist() == [[1, 2], [2, 1]]
-    torch.testing.assert_close(seen.sums[..., 0], torch.tensor([[4.0, 15.0], [-7.6, 9.0]]).double())
+    statistics = book.statistics(z, codes)
+    assert statistics.counts.tolist() == [[1, 2], [2, 1]]
+    torch.testing.assert_close(statistics.sums[..., 0], torch.tensor([[4.0, 15.0], [-7.6, 9.0]]).double())
     # squared errors 16 + .16, 16 + 49, 1 + 100, over 3 positions of 2 groups
     assert book.commitment(z, book.lookup(codes)).item() == pytest.approx(182.16 / 6)
 
@@ -51,12 +51,12 @@ def test_residual_by_hand():
 
 @pytest.mark.parametrize("residual", [False, True])
 def test_composite_gradient_is_the_device_rule(residual):
-    """One graph: L(q) + beta commitment; split: estimator's share of dL/dq + 2 beta (z - q) / n."""
+    """One graph: L(q) + beta commitment; split: estimate from dL/dq + 2 beta (z - q) / n."""
     book, beta = codebook(residual=residual), 0.25
     weight = points(7, book.width, seed=5)
     for estimator in ESTIMATORS.values():
         z = points(7, book.width).requires_grad_()
-        codes, q = book.through(z, estimator)
+        codes, q = book.quantise(z, estimator)
         assert torch.equal(q, book.lookup(codes))  # exactly, not z + (q - z)
         (whole,) = grad((q.sin() * weight).sum() + beta * book.commitment(z, q), z)
         g = q.detach().cos() * weight
@@ -73,7 +73,7 @@ def test_rotation_against_the_library():
 
 
 def test_product_against_the_library():
-    """Codes, values and one step of the exponential mean, Laplace-smoothed."""
+    """Codes, vectors and one step of the exponential mean, Laplace-smoothed."""
     m, K, w, decay = 3, 7, 4, 0.8
     book, z = codebook(m, K, w), points(50, m * w)
     oracle = VectorQuantize(
@@ -85,13 +85,13 @@ def test_product_against_the_library():
     inner.embed.data.copy_(book.vectors)
     inner.embed_avg.data.copy_(book.vectors)
     inner.cluster_size.data.fill_(1.0)
-    keeper = CodebookEMA(book, Statistics(torch.ones(m, K).double(), book.vectors.double()))
+    ema = CodebookEMA(book, Statistics(torch.ones(m, K).double(), book.vectors.double()))
     oracle.train()
     q, indices, _ = oracle(z[None])
     codes = book.assign(z)
     assert torch.equal(indices[0], codes)
     torch.testing.assert_close(q[0], book.lookup(codes))
-    after = keeper.update(book.statistics(z, codes), decay)
+    after = ema.update(book.statistics(z, codes), decay)
     torch.testing.assert_close(after.codebook.vectors, inner.embed)
     assert after.codebook.version == book.version + 1
 
@@ -116,19 +116,19 @@ def test_federated_is_centralised(seed, clients, m, K, residual):
     generator = np.random.default_rng(seed)
     book = Codebook(torch.from_numpy(generator.integers(-9, 9, (m, K, 2))).float(), residual)
     z = torch.from_numpy(generator.integers(-9, 9, (40, book.width))).float()
-    whole = book.statistics(z, book.assign(z))
+    total = book.statistics(z, book.assign(z))
     owner = torch.from_numpy(generator.integers(clients, size=len(z)))
     parts = [z[owner == client] for client in range(clients)]
-    summed = sum((book.statistics(own, book.assign(own)) for own in parts), book.no_statistics())
-    assert torch.equal(summed.counts, whole.counts) and torch.equal(summed.sums, whole.sums)
-    keeper = CodebookEMA(book, whole)
-    assert torch.equal(keeper.update(summed, 0.9).codebook.vectors, keeper.update(whole, 0.9).codebook.vectors)
+    summed = sum((book.statistics(client_z, book.assign(client_z)) for client_z in parts), book.zero_statistics())
+    assert torch.equal(summed.counts, total.counts) and torch.equal(summed.sums, total.sums)
+    ema = CodebookEMA(book, total)
+    assert torch.equal(ema.update(summed, 0.9).codebook.vectors, ema.update(total, 0.9).codebook.vectors)
 
 
 def test_a_vector_without_mass_stays():
     book = codebook(1, 3, 2)
-    nobody = CodebookEMA(book, book.no_statistics()).update(book.no_statistics(), 0.9)
-    assert torch.equal(nobody.codebook.vectors, book.vectors)
+    unchanged = CodebookEMA(book, book.zero_statistics()).update(book.zero_statistics(), 0.9)
+    assert torch.equal(unchanged.codebook.vectors, book.vectors)
 
 
 def test_perplexity():

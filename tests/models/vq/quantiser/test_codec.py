@@ -1,4 +1,4 @@
-"""Laws of the codings for any shape, bytes worked by hand, and what error feedback keeps."""
+"""Laws of the codings for any shape, bytes worked by hand, and error feedback."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def values(rows, width, seed, magnitude=0):
 
 
 def test_codes_by_hand():
-    """Three bits each from the low end: 5, 3, 6 of one example, then 1 of the next, at a byte of its own."""
+    """Three bits each from the low end: 5, 3, 6 of one example, then 1 of the next, in a new byte."""
     coding = Codes(8)
     data = coding.encode(torch.tensor([[5], [3], [6], [1]]), [3, 1])
     assert data == bytes([0b10_011_101, 0b1, 0b001])
@@ -37,7 +37,7 @@ def test_codes_come_back(K, m, rows, seed):
 
 
 @pytest.mark.parametrize("code", [-1, 5])
-def test_codes_out_of_range(code):
+def test_codes_out_of_range_are_refused(code):
     with pytest.raises(ValueError, match=r"not in \[0, 5\)"):
         Codes(5).encode(torch.tensor([[code]]), [1])
 
@@ -54,11 +54,11 @@ def test_floats_come_back_within_their_step(rows, width, seed, magnitude):
         back = coding.decode(data, rows, width)
         assert back.shape == x.shape and back.dtype == torch.float32
         errors[name] = (back - x).abs()
-    most = x.abs().amax() if len(x) else torch.tensor(0.0)
+    largest = x.abs().amax() if len(x) else torch.tensor(0.0)
     assert (errors["float32"] == 0).all()
-    assert (errors["float16"] <= torch.maximum(x.abs() * 2**-11, most * 2**-38)).all()
+    assert (errors["float16"] <= torch.maximum(x.abs() * 2**-11, largest * 2**-38)).all()
     row = x.abs().amax(1, keepdim=True) if width else x
-    assert (errors["int8"] <= row / 127 * 0.5 * 1.01 + row * 2**-11 + most * 2**-38).all()
+    assert (errors["int8"] <= row / 127 * 0.5 * 1.01 + row * 2**-11 + largest * 2**-38).all()
 
 
 def test_sizes_by_hand():
@@ -67,21 +67,21 @@ def test_sizes_by_hand():
     assert sizes == {"float32": 160, "float16": 84, "int8": 4 + 4 * (10 + 2)}
 
 
-def test_not_a_number_is_refused():
+def test_nan_is_refused():
     for coding in (Float16(), Int8()):
         with pytest.raises(ValueError, match="NaN or infinity"):
             coding.encode(torch.tensor([[float("nan")]]), [1])
 
 
 def test_error_feedback_adds_up():
-    """Of a constant gradient sent n times the sum is off by the last error, not by n errors."""
+    """The sum of a constant gradient sent n times is off by the last error, not by n errors."""
     x, rows, keys, times = values([2, 3], 6, 0), [2, 3], [7, 9], 40
-    feedback, plain, fed = ErrorFeedback(Int8()), torch.zeros(5, 6), torch.zeros(5, 6)
+    feedback, without_feedback, with_feedback = ErrorFeedback(Int8()), torch.zeros(5, 6), torch.zeros(5, 6)
     for _ in range(times):
-        plain += Int8().decode(Int8().encode(x, rows), rows, 6)
-        fed += Int8().decode(feedback.encode(x, rows, keys), rows, 6)
-    left = torch.cat([feedback.left[key] for key in keys])
-    torch.testing.assert_close(fed + left, times * x, rtol=1e-5, atol=1e-5)
-    assert (fed - times * x).abs().max() < (plain - times * x).abs().max() / 5
-    other = feedback.encode(values([1], 6, 1), [1], [8])  # an example of its own, no error of others
+        without_feedback += Int8().decode(Int8().encode(x, rows), rows, 6)
+        with_feedback += Int8().decode(feedback.encode(x, rows, keys), rows, 6)
+    residuals = torch.cat([feedback.residuals[key] for key in keys])
+    torch.testing.assert_close(with_feedback + residuals, times * x, rtol=1e-5, atol=1e-5)
+    assert (with_feedback - times * x).abs().max() < (without_feedback - times * x).abs().max() / 5
+    other = feedback.encode(values([1], 6, 1), [1], [8])  # a new example has no previous error
     assert other == Int8().encode(values([1], 6, 1), [1])

@@ -1,0 +1,94 @@
+"""Commands that look at a run-config without training: its keys, the drift of the data, the privacy of noise."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from experiments.cli.options import Changes, Folder, changes_of
+from experiments.cli.tree import branch
+from experiments.plots.drift import drift as draw_drift
+from experiments.plots.drift import shares
+from experiments.plots.style import save
+from fl.client.privacy import epsilon
+from fl.config import Settings, SettingsError
+from fl.results.files import as_results_error, atomic_write, csv_text
+from fl.workloads.resolve import resolve
+from partitions import LocalData
+
+console = Console()
+
+
+def settings(
+    name: Annotated[
+        str, typer.Argument(metavar="[BRANCH]", help="A section (drift), a component (eclm, feature) or a key.")
+    ] = "",
+    toml: Annotated[bool, typer.Option("--toml", help="Print all keys as tables for pyproject.toml.")] = False,
+) -> None:
+    """Explain the keys of the run-config: default, allowed values, and which component reads them.
+
+    Example: [bold]python -m experiments settings drift[/bold]
+
+    A component of your own: [bold]python -m experiments settings my_app.method:FedHello[/bold]
+    """
+    if toml:
+        from fl.workloads.tables import toml_tables
+
+        print(toml_tables(), end="")
+        return
+    for section in branch(name):
+        console.print()
+        console.print(section.title, style="bold", markup=False, highlight=False)
+        if section.about:
+            console.print(Text(section.about, style="dim"))
+        for key in section.keys:
+            console.print(f"{key.name} = {key.default}", style="cyan", markup=False, highlight=False, soft_wrap=True)
+            console.print(Padding(Text(key.about), (0, 0, 0, 4), expand=False))
+
+
+def drift(
+    set_: Changes = [],  # noqa: B006
+    devices: Annotated[int, typer.Option(help="Draw the first so many devices.", min=1)] = 6,
+    steps: Annotated[int, typer.Option(help="Draw so many steps.", min=1)] = 10,
+    out: Annotated[Path, Folder(help="Folder for drift.csv and drift.png.")] = Path("runs") / "drift",
+) -> None:
+    """Draw how data drift on devices: the share of each class or subject, step by step. Nothing is trained.
+
+    Example: [bold]python -m experiments drift --set data.partition=dirichlet --set drift.kind=class-swap[/bold]
+    """
+    run = resolve(Settings.parse({"devices.count": devices, "cohort": 1, **changes_of(set_)}))
+    world = run.worlds(run.settings.seed_list[0])
+    if isinstance(world, LocalData):
+        raise SettingsError("devices.placement = 'own' leaves the data on the devices: leave it out to draw a drift")
+    rows = shares(world, min(devices, run.settings.devices.count), steps)
+    folder = out.expanduser().absolute()
+    with as_results_error(f"write to '{folder}'"):
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_write(folder / "drift.csv", csv_text([rows.columns, *rows.itertuples(index=False, name=None)]))
+        save(draw_drift(rows), folder, "drift")
+    console.print(f"{folder / 'drift.csv'}\n{folder / 'drift.png'}", style="dim", highlight=False, soft_wrap=True)
+
+
+def privacy(
+    set_: Changes = [],  # noqa: B006
+    delta: Annotated[float, typer.Option(help="Probability that the guarantee fails.")] = 1e-5,
+) -> None:
+    """Compute the differential privacy that the noise of a run guarantees a client (docs/faults.md).
+
+    Example: [bold]python -m experiments privacy --set client.update-clip=1 --set client.update-noise=2[/bold]
+    """
+    run = resolve(Settings.parse(changes_of(set_)))
+    settings, eclm = run.settings, run.options.get("eclm")
+    steps = -(-settings.rounds // settings.rounds_per_step) if eclm is not None else 0
+    noise = settings.client.update_noise, getattr(eclm, "importance_noise", 0.0)
+    table = Table("a client", "updates", "importances", f"epsilon at delta = {delta:g}", box=None)
+    often = round(settings.rounds * settings.cohort / settings.devices.count)
+    cases = {"sends one update": (1, 0), "on average": (often, steps), "in every round": (settings.rounds, steps)}
+    for who, times in cases.items():
+        spent = epsilon(list(zip(noise, times, strict=True)), delta)
+        table.add_row(who, *map(str, times), f"{spent:.3g}" if spent < float("inf") else "no guarantee")
+    console.print(table)

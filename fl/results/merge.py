@@ -1,0 +1,68 @@
+"""Extend the ``config.toml`` of a results folder by the config of a new run, or refuse the new run."""
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fl.results.files import ResultsError
+from fl.results.reader import read_config
+
+
+def merge_configs(out: Path, new: dict[str, Any], defaults: Mapping[str, object] = {}) -> dict[str, Any]:
+    """Return the config of a folder that holds rows, extended by the config of a new run.
+
+    Args:
+        out: the results folder.
+        new: the new run's config, with the keys of ``config.toml``.
+        defaults: dotted key of a setting -> its default. A key that is newer than the folder was not recorded there;
+            the old rows were made with its default.
+
+    Raises:
+        ResultsError: the folder holds another experiment, or the same setting with other values.
+    """
+    old = read_config(out)
+    if missing := [key for key in new if key not in old]:
+        raise ResultsError(f"'{out / 'config.toml'}' has no '{missing[0]}'; overwrite it or choose another folder")
+    usual = flatten(plain(defaults))
+    was, now = ({"experiment": repr(config["experiment"])} for config in (old, new))
+    for name, setting in new["settings"].items():
+        if name in old["settings"]:
+            after, before = flatten(plain(setting)), flatten(old["settings"][name])
+            before = {key: usual[key] for key in after if key in usual} | before
+            was |= {f"settings.{name}.{key}": value for key, value in before.items()}
+            now |= {f"settings.{name}.{key}": value for key, value in after.items()}
+    for key in [*was, *now]:
+        if was.get(key) != now.get(key):
+            change = f"{key} was {was.get(key, 'not set')}, is {now.get(key, 'not set')}"
+            raise ResultsError(
+                f"'{out}' holds results of another config ({change}); give this config its own name (--set "
+                "setting=NAME), start anew (--overwrite) or choose another folder"
+            )
+    lists = {key: old[key] + [v for v in new[key] if v not in old[key]] for key in ("seeds", "methods", "versions")}
+    return {**old, **lists, "settings": {**old["settings"], **new["settings"]}}
+
+
+def plain(value: object) -> Any:
+    """Convert a value to the types of TOML. TOML has no null, so keys with the value None are left out."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Sequence):
+        return [plain(item) for item in value]
+    raise ResultsError(f"config.toml cannot hold {value!r}")
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Flatten nested tables to dotted keys. Values become text, so that NaN equals NaN."""
+    flat: dict[str, str] = {}
+    for name, value in table.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": repr(value)}
+    return flat

@@ -1,0 +1,69 @@
+"""Read the files of a results folder. A file that a run is still writing can be read, too."""
+
+import csv
+import io
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fl.results.files import ResultsError, whole_lines
+from fl.results.rows import DeviceRow, MeasureRow, Row, Run, TableRow, column_types
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def read_rounds(out: Path) -> "pd.DataFrame":
+    """Read ``rounds.csv`` of a results folder: one row per method, seed and round.
+
+    Raises:
+        ResultsError: the file is missing, damaged or of another version. The other readers raise it likewise.
+    """
+    return _read(out / "rounds.csv", Row)
+
+
+def read_devices(out: Path) -> "pd.DataFrame":
+    """Read ``devices.csv`` of a results folder: one row per evaluated device."""
+    return _read(out / "devices.csv", DeviceRow)
+
+
+def read_measures(out: Path) -> "pd.DataFrame":
+    """Read ``measures.csv`` of a results folder: one row per method, seed, round and measure."""
+    return _read(out / "measures.csv", MeasureRow)
+
+
+def read_config(out: Path) -> dict[str, Any]:
+    """Read ``config.toml`` of a results folder: experiment, seeds, methods, finished, versions, settings."""
+    try:
+        return tomllib.loads((out / "config.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"'{out}' has no readable config.toml beside its results: {error}") from error
+
+
+def finished(config: Mapping[str, Any]) -> list[Run]:
+    """Return the finished runs of a results folder, given its config."""
+    marks = config["finished"].items()
+    return [(setting, method, seed) for setting, of in marks for method, seeds in of.items() for seed in seeds]
+
+
+def _read(path: Path, kind: type[TableRow]) -> "pd.DataFrame":
+    import pandas as pd  # takes a third of a second, and a process that only writes does not need it
+
+    if not path.is_file():
+        raise ResultsError(f"'{path}' does not exist; run the experiment first")
+    columns = column_types(kind)
+    lines = whole_lines(path)
+    header = next(csv.reader(lines), [])
+    if header != list(columns):
+        odd = ", ".join(sorted(set(header) ^ set(columns))) or "their order"
+        raise ResultsError(f"'{path}' does not have the columns of this version (check {odd})")
+    try:
+        return pd.read_csv(
+            io.StringIO("".join(lines)),
+            dtype=columns,
+            keep_default_na=False,  # by default, pandas reads a method or setting named 'NA' as a missing number
+            na_values={name: [""] for name, of in columns.items() if of is float},
+        )
+    except ValueError as error:
+        raise ResultsError(f"'{path}' has a line that cannot be read: {error}") from error

@@ -1,0 +1,278 @@
+"""Build what a run-config names: methods, partition, drift, model and workload, with their options, once.
+
+This is the one place where names become objects. `Settings` below it is plain data; functions above it take what they
+need of the objects.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from fl.config import NOT_COMPUTED, Settings, SettingsError, flatten, nest, sentence, unknown
+from fl.config.sections import SECTIONS
+from fl.workloads import WORKLOADS
+from fl.workloads.options import WORKLOAD_OPTIONS
+from fl.workloads.workload import SplitWorkload, Workload
+from fl.workloads.world import Worlds
+from models.nn.registry import MODELS
+from partitions import DRIFTS, PARTITIONS, DataError, Schedule, UnknownName, source_of
+from partitions.components import Registry, Section, options_of, section_name
+from strategies import STRATEGIES
+from strategies.adaptivenet import AdaptiveNet
+from strategies.eclm import ECLM
+from strategies.strategy import Budget, Strategy
+
+GENERAL_MODEL_OPTIONS = ("width", "norm", "layers")  # parameters of a model that the section ``model`` sets
+REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
+    "data.partition": ("partition", PARTITIONS),
+    "drift.kind": ("drift", DRIFTS),
+    "model.name": ("model", MODELS),
+    "strategies": ("strategy", STRATEGIES),
+    "workload": ("workload", WORKLOADS),
+}
+"""Registries whose components have options, by the key that names one of them."""
+
+NEEDS = {
+    "nested": "a model with nested widths",
+    "rolling": "a model with rolling windows",
+    "supernet": "a supernet",
+    "modular": "a modular model",
+    "tailored": "a modular model",
+    "class-shares": "clients that know their class shares",
+    "correct_gradients": "local training with corrected gradients",
+    "upload": "clients that keep parts of the model",
+}
+
+
+class Method(NamedTuple):
+    """A method of a run.
+
+    Args:
+        name: in messages and file names; strategy: its class; options: of its section, with those of the variant.
+    """
+
+    name: str
+    strategy: type[Strategy]
+    options: Section
+
+
+@dataclass(frozen=True)
+class Run:
+    """A resolved run-config.
+
+    Args:
+        settings: as given; methods: by name, in the order in which they run; options: sections of components in use.
+    """
+
+    settings: Settings
+    methods: Mapping[str, Method]
+    workload: Workload
+    worlds: Worlds
+    options: Mapping[str, Section]
+
+    @property
+    def budget(self) -> Budget:
+        """What a run allows, the same for every method."""
+        s = self.settings
+        return Budget(
+            s.devices.count, s.cohort, s.client.local_epochs, s.client.adapt_epochs, s.rounds_per_step, s.server.robust,
+            s.server.trim,
+        )  # fmt: skip
+
+    def strategy(self, name: str, seed: int, progress: Any = None) -> Strategy:
+        """Return the server half of a method; its cloud models are trained when it first uses them."""
+        method = self.methods[name]
+        return method.strategy(self.workload.prepare(seed, progress), self.budget, seed, method.options)
+
+    @property
+    def reports(self) -> list[str]:
+        """Names of all rows in the CSVs."""
+        return [report for method in self.methods.values() for report in method.strategy.reports]
+
+    def config(self) -> dict[str, Any]:
+        """Return everything that decides the numbers, as nested tables for config.toml."""
+        return nest({key: value for key, value in self._flat().items() if key not in NOT_COMPUTED})
+
+    def _flat(self) -> dict[str, Any]:
+        own = {name: options.model_dump(by_alias=True) for name, options in self.options.items()}
+        general = {name: value for name, value in self.settings.complete().items() if name not in self.workload.ignores}
+        return {k: v for k, v in flatten({**general, **own}).items() if k not in self.workload.ignores}
+
+
+def resolve(settings: Settings, check: bool = True, study: bool = False) -> Run:
+    """Build everything that a run-config names.
+
+    Args:
+        check: refuse options that the run does not use. A ClientApp leaves that to the ServerApp.
+        study: resolve for a study, which has no rounds: a workload does not check that its options fit rounds.
+
+    Raises:
+        SettingsError: a name, an option or a combination is impossible; says in one sentence what is allowed.
+    """
+    try:
+        return _resolve(settings, check, study)
+    except (UnknownName, DataError) as error:
+        raise SettingsError(str(error)) from None
+
+
+def _resolve(settings: Settings, check: bool, study: bool) -> Run:
+    used: dict[str, Section] = {}
+
+    def options(component: object, section: str, preset: Mapping[str, Any] = {}, general: tuple[str, ...] = ()) -> Any:
+        own = read_options(options_of(component, general), section, settings.options.get(section, {}), preset)
+        if not preset and type(own).model_fields:
+            used[section] = own
+        return own
+
+    workload_class = WORKLOADS[settings.workload]
+    methods = {}
+    for path in settings.methods:
+        strategy = STRATEGIES[path]
+        section, name = strategy.section or section_name(path), section_name(path)
+        options(strategy, section)
+        methods[name] = Method(name, strategy, options(strategy, section, strategy.preset))
+    budget_of = Run(settings, methods, None, None, {}).budget  # type: ignore[arg-type]
+    for method in methods.values():
+        try:
+            method.strategy.check(method.options, budget_of)
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
+    _refuse_same_rows(methods)
+    try:
+        Schedule(settings.drift.schedule)
+    except ValueError as error:
+        raise SettingsError(f"drift.schedule: {error}") from None
+    if settings.split == "messages" and not issubclass(workload_class, SplitWorkload):
+        raise SettingsError(f"workload = '{settings.workload}' has no cut: use split = 'simulated'")
+    workload_options = options(workload_class, section_name(settings.workload))
+    partition = kind = None
+    if "data" not in workload_class.ignores:
+        source_of(settings.data.name)
+        partition = options(PARTITIONS[settings.data.partition], section_name(settings.data.partition))
+    if "drift.kind" not in workload_class.ignores:
+        kind = options(DRIFTS[settings.drift.kind], section_name(settings.drift.kind))
+    worlds = Worlds(
+        settings.data,
+        settings.drift,
+        partition,
+        kind,
+        settings.devices.placement == "own",  # type: ignore[arg-type]
+    )
+    if "model" in workload_class.ignores:
+        workload = workload_class(settings, workload_options, worlds)
+    else:
+        family, name = MODELS[settings.model.name], section_name(settings.model.name)
+        modular = used.get("eclm") or ECLM.Options()
+        slices = (used.get("an") or AdaptiveNet.Options()).shrink
+        workload = workload_class(
+            settings,
+            workload_options,
+            worlds,
+            family,
+            options(family, name, general=GENERAL_MODEL_OPTIONS),
+            modular,
+            slices,
+        )
+    if check:
+        _refuse_unread(settings, workload_class)
+        _refuse_unused(settings, used)
+    for method in methods.values():
+        if lacks := sorted(method.strategy.needs(method.options) - workload.provides):
+            fit = [
+                n
+                for n, s in STRATEGIES.items()
+                if s.needs(read_options(s.Options, n, {}, s.preset)) <= workload.provides
+            ]
+            raise SettingsError(
+                f"strategy '{method.name}' needs {NEEDS.get(lacks[0], lacks[0])}, which workload '{settings.workload}' "
+                f"does not offer: use {', '.join(sorted(fit))}"
+            )
+    if not study:
+        workload.check(methods)
+    return Run(settings, methods, workload, workload.worlds if hasattr(workload, "worlds") else worlds, used)
+
+
+def read_options(model: type[Section], section: str, values: Mapping[str, Any], preset: Mapping[str, Any] = {}) -> Any:
+    """Return the options of a component from the values of its section.
+
+    Raises:
+        SettingsError: a key is unknown, or a value impossible.
+    """
+    names = {str(info.alias): field for field, info in model.model_fields.items()}
+    if values and not names:
+        raise SettingsError(f"'{section}' has no options, so '{section}.{next(iter(values))}' cannot be set")
+    for key in values:
+        if key.replace("_", "-") not in names:
+            raise unknown(f"{section}.{key}", names, f"{section}.")
+    given = {names[key.replace("_", "-")]: value for key, value in values.items()}
+    try:
+        return model(**{**given, **preset})
+    except ValidationError as error:
+        raise SettingsError(sentence(error, model, f"{section}.")) from None
+
+
+def _refuse_same_rows(methods: Mapping[str, Method]) -> None:
+    by: dict[str, str] = {}
+    for name, method in methods.items():
+        for report in method.strategy.reports:
+            if by.setdefault(report, name) != name:
+                raise SettingsError(f"strategies '{by[report]}' and '{name}' both report '{report}'; run them apart")
+
+
+def _refuse_unread(settings: Settings, workload: Any) -> None:
+    """Raise SettingsError for a general key that was set and that the workload does not read."""
+    for key in flatten(settings.model_dump(by_alias=True, exclude_unset=True)):
+        if key in workload.ignores or key.partition(".")[0] in workload.ignores:
+            raise SettingsError(f"{key} is not read by workload '{settings.workload}': leave it out")
+
+
+def _refuse_unused(settings: Settings, used: Mapping[str, Section]) -> None:
+    """Raise SettingsError for an option of a component that the run does not use."""
+    for section, values in settings.options.items():
+        if section in used:
+            continue
+        key = f"{section}.{next(iter(values))}"
+        owners = [(where, kind, name) for where, kind, name, own in component_sections() if own == section]
+        if not owners:
+            known = sorted({*SECTIONS, *(own for *_, own in component_sections())})
+            raise SettingsError(f"unknown run-config section '{section}' in '{key}'; known: {', '.join(known)}")
+        where, kind, name = owners[0]
+        given = flatten(settings.complete())[where]
+        raise SettingsError(f"{key} is an option of {kind} '{name}', which this run does not use ({where} = '{given}')")
+
+
+def component_sections() -> Iterator[tuple[str, str, str, str]]:
+    """Yield (key that names it, kind, name, section) of every known component that has options."""
+    for where, (kind, registry) in REGISTRIES.items():
+        for name in registry:
+            if section_options(registry, name).model_fields:
+                component = registry[name] if kind == "strategy" else None
+                yield where, kind, name, getattr(component, "section", "") or name
+
+
+def section_options(registry: Registry[Any], name: str) -> type[Section]:
+    """Return the options of a registered component. Built-in workloads are not imported for it."""
+    if registry is WORKLOADS and name in WORKLOAD_OPTIONS:
+        return WORKLOAD_OPTIONS[name]
+    return options_of(registry[name], GENERAL_MODEL_OPTIONS if registry is MODELS else ())
+
+
+def default_tables() -> dict[str, Any]:
+    """Return every key of general sections and of built-in components with its default, as nested tables."""
+    tables: dict[str, Any] = Settings().complete()
+    for where, _, name, section in component_sections():
+        model = section_options(REGISTRIES[where][1], name)
+        tables.setdefault(section, {}).update(model().model_dump(by_alias=True))
+    return tables
+
+
+def from_flower(run_config: Mapping[str, Any]) -> Settings:
+    """Read the run-config that Flower hands over: all keys of pyproject.toml. A key with its default counts as not set.
+
+    Raises:
+        SettingsError: as `Settings.parse` does.
+    """
+    defaults = flatten(default_tables())
+    return Settings.parse({key: value for key, value in run_config.items() if defaults.get(key) != value})

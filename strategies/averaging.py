@@ -1,0 +1,87 @@
+"""Aggregation by weighted means over coverages, which most methods share."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from models.aggregation.robust import Robust
+from models.aggregation.weighted_sum import WeightedSum
+from models.submodel import Axes, Coverage, State, extract
+from strategies.strategy import Aggregator, Strategy, TrainTask, Update
+
+
+class Mean(Aggregator):
+    """A weighted mean of sub-models: each entry is averaged over the clients that trained it.
+
+    Args:
+        axes, like: of the model; only the shapes of ``like`` are used.
+        tensors: names of further tensors of the model's shape that clients upload; each is summed.
+    """
+
+    def __init__(self, axes: Axes, like: Mapping[str, torch.Tensor], tensors: tuple[str, ...] = ()):
+        self.axes = axes
+        self.like = {name: torch.empty_like(value, device="meta") for name, value in like.items()}
+        self.names = tensors
+        self.clients: set[int] = set()
+        self.total: WeightedSum | None = None
+        self.tensors: dict[str, WeightedSum] = {}
+
+    def coverage(self, task: TrainTask, update: Update) -> Coverage:
+        """Return which part of the model an update counts for."""
+        return task.model.coverage
+
+    def add(self, task: TrainTask, update: Update) -> None:
+        self.total = self.total or self._empty()
+        self.clients.add(update.client)
+        coverage, state = self.coverage(task, update), update.state
+        narrower = {axis: kept for axis, kept in coverage.items() if axis not in task.model.coverage}
+        if narrower:
+            state = extract(state, self.axes, narrower)
+        self.total.add(state, coverage, update.examples if task.weight == "examples" else 1.0, task.index_weights)
+        for name in self.names:
+            own = self.tensors.setdefault(name, self._empty())
+            own.add(update.tensors[name], task.model.coverage, 1.0)
+
+    def merge(self, other: "Mean") -> None:
+        self.clients |= other.clients
+        self.total = _merged(self.total, other.total)
+        for name, total in other.tensors.items():
+            merged = _merged(self.tensors.get(name), total)
+            assert merged is not None
+            self.tensors[name] = merged
+
+    def result(self, old: State) -> State:
+        """Return the mean where anything was added, and ``old`` everywhere else."""
+        return old if self.total is None else self.total.finish(old)
+
+    def _empty(self) -> WeightedSum:
+        return WeightedSum(self.axes, self.like)
+
+
+class RobustMean(Mean):
+    """The same for `models.aggregation.robust`, which keeps all updates until the end."""
+
+    in_workers = False
+
+    def __init__(self, axes: Axes, like: Mapping[str, torch.Tensor], rule: Any, trim: float):
+        super().__init__(axes, like)
+        self.total = Robust(axes, rule, trim)  # type: ignore[assignment]
+
+
+def _merged(mine: WeightedSum | None, other: WeightedSum | None) -> WeightedSum | None:
+    if mine is not None and other is not None:
+        mine.merge(other)
+    return other if mine is None else mine
+
+
+class Averaging(Strategy):
+    """A method whose new model is a weighted mean of what clients trained."""
+
+    def aggregator(self) -> Mean:
+        if self.budget.robust == "none":
+            return Mean(self.axes, self.model)
+        return RobustMean(self.axes, self.model, self.budget.robust, self.budget.trim)
+
+    def server_update(self, server_round: int, aggregate: Mean) -> None:
+        self.model = self.models.post_aggregate(self.model, aggregate.result(self.model))

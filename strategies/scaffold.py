@@ -1,0 +1,87 @@
+"""SCAFFOLD: control variates correct the drift of clients that train on different data.
+
+Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning", ICML 2020, arXiv:1910.06378,
+Algorithm 1 with option II.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from models.submodel import State
+from strategies.averaging import Mean
+from strategies.client import ClientTrainer
+from strategies.fedavg import FedAvg, Prior
+from strategies.strategy import Profile, TrainTask
+
+VARIATE = "variate"
+
+
+class Scaffold(FedAvg):
+    """A client adds ``c - c_k`` to each gradient; ``c_k`` estimates its own gradient, ``c`` the mean of all clients.
+
+    Models are averaged by examples, as in FedAvg; the original counts every client alike. With momentum m a step moves
+    lr / (1 - m) times the gradient in the long run, so option II divides by that.
+    """
+
+    reports = {"scaffold": "delivered", "scaffold+ft": "adapted"}
+    section = "scaffold"
+
+    class Options(Prior):
+        server_lr: float = Field(1.0, gt=0, description="step of the server towards the mean (eta_g)")
+
+    class Client(ClientTrainer):
+        def begin(self, network: nn.Module) -> None:
+            self.server = self.task.tensors.get(VARIATE, {})  # local adaptation gets none: it is not corrected
+            holds = self.client.store.holds(VARIATE)
+            zero = {name: torch.zeros_like(value) for name, value in self.server.items()}
+            self.own = self.client.store.load(VARIATE) if holds else zero
+            self.terms = {n: (c - self.own[n]).to(network.get_parameter(n).device) for n, c in self.server.items()}
+
+        def correct_gradients(self, network: nn.Module, epoch: int) -> None:
+            for name, term in self.terms.items():
+                network.get_parameter(name).grad += term
+
+        def upload(self, before: State, after: State) -> State:
+            recipe, steps = self.client.recipe, math.ceil(self.client.examples / self.client.recipe.batch_size)
+            length = self.task.epochs * steps * recipe.lr / (1 - recipe.momentum)
+            new = {n: self.own[n] - c + (before[n] - after[n]) / length for n, c in self.server.items()}  # option II
+            self.change = {name: value - self.own[name] for name, value in new.items()}
+            self.client.store.save(VARIATE, new)
+            return after
+
+        def upload_tensors(self) -> Mapping[str, State]:
+            return {VARIATE: self.change}
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        names = [name for name, _ in self.models.architectures["dense"].part({}).named_parameters()]
+        self.variate: State = {name: torch.zeros_like(self.model[name]) for name in names}
+
+    def configure_train(self, server_round: int, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
+        clients = [p.client for p in profiles]
+        return self.full_model(clients, self.budget.local_epochs, tensors={VARIATE: self.variate})
+
+    def aggregator(self) -> Mean:
+        return Mean(self.axes, self.model, tensors=(VARIATE,))
+
+    def server_update(self, server_round: int, aggregate: Mean) -> None:
+        before, rate, changes = self.model, self.options.server_lr, aggregate.tensors[VARIATE].total
+        super().server_update(server_round, aggregate)
+        if rate != 1:
+            self.model = {
+                n: before[n] + rate * (v - before[n]) if n in self.variate else v for n, v in self.model.items()
+            }
+        share = 1 / self.budget.clients
+        self.variate = {n: value + (share * changes[n]).to(value.dtype) for n, value in self.variate.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {VARIATE: self.variate}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.variate = state[VARIATE]
