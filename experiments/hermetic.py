@@ -1,10 +1,10 @@
-"""Run the Flower app of a folder with the real `flwr run`, on its own, and leave nothing behind.
+"""Run the Flower app of a folder with `flwr run`, isolated from other runs, and remove everything afterwards.
 
-Plain `flwr run` shares one SuperLink per machine, which keeps the environment and folder of whoever started it first;
-its runs go on after Ctrl-C, and it exits with 0 when they fail. Here every run has a SuperLink, port, `FLWR_HOME`, Ray
-cluster and empty working directory of its own in one temporary folder, and an exception says what went wrong.
+Plain `flwr run` uses one SuperLink per machine, which keeps the environment and folder of its first run. Its runs
+continue after Ctrl-C, and it exits with 0 when they fail. Here every run has its own SuperLink, port, `FLWR_HOME`, Ray
+cluster and empty working directory in one temporary folder, and a failed run raises an exception.
 
-For Linux and macOS. Nothing here depends on DriftFed: `project` may be any Flower app.
+For Linux and macOS. This module does not depend on driftfed: `project` may be any Flower app.
 """
 
 import http.client
@@ -19,6 +19,7 @@ import sysconfig
 import tempfile
 import threading
 import time
+import tomllib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -27,35 +28,35 @@ from typing import IO, Self
 
 import tomli_w
 
-BOOT_S = 60.0  # patience with a SuperLink that starts
-DEATH_S = 10.0  # patience with killed processes
+BOOT_S = 60.0  # longest start of a SuperLink
+DEATH_S = 10.0  # longest wait for the end of killed processes
 TAIL = 40  # log lines that an error quotes
 
-# What `flwr run` may bundle: the rest of a project (results, data, virtual environments) is not even looked at.
+# Files that `flwr run` may bundle. Other files of a project (results, data, virtual environments) are not copied.
 BUNDLED = {".py", ".toml", ".md", ".yaml", ".yml", ".json", ".jsonl"}
 
-# Lines that say nothing about the run and have no switch at their source.
+# Lines of the log that do not concern the run and cannot be switched off.
 NOISE = (
-    "Starting logstream for run_id",  # the command line talks about itself
+    "Starting logstream for run_id",  # about the command line
     "Using SuperLink: hermetic",
     "Successfully started run",
     "Successfully installed",
-    "default simulated SuperNodes changed",  # printed whatever the number; ours is always given
+    "default simulated SuperNodes changed",  # always printed; the number is given here
     "simulated SuperNodes)",
     "To change federation size",
     "flwr federation simulation-config",
-    "Manually terminating ClientAppActor",  # how Flower ends every simulation
-    "The object store is using /tmp instead of /dev/shm",  # small containers; a run needs little of it
+    "Manually terminating ClientAppActor",  # the normal end of a simulation
+    "The object store is using /tmp instead of /dev/shm",  # in small containers; a run needs little of it
 )
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
-# Waits until its input closes, which is when our process closes it or dies in whatever way, then kills process group $0
+# Waits until its input closes, because this process closed it or ended for any reason. Then it kills process group $0
 # and deletes folder $1.
 GUARD = 'read -r _; kill -s KILL -- "-$0"; for _ in 1 2 3 4 5; do rm -rf "$1" && exit; sleep 1; done'
 
 
 class FlowerRunFailed(RuntimeError):
-    """A run did not end as `finished:completed`; `cause` says why, the message adds the end of the log."""
+    """A run did not end as `finished:completed`; `cause` is the reason, and the message adds the end of the log."""
 
     def __init__(self, cause: str, log: str = "") -> None:
         super().__init__(f"the Flower run failed: {cause}" + (f"\nEnd of its log:\n{log}" if log else ""))
@@ -70,15 +71,22 @@ def flwr_run(
     cpus_per_client: int = 1,
     on_line: Callable[[str], None] | None = None,
     timeout_s: float | None = None,
+    add_keys: bool = False,
 ) -> None:
-    """Run the app in `project` once and return when it completed; `on_line` gets its log lines as they come.
+    """Run an app in a simulation, and return when it completed.
 
-    `run_config` overrides `[tool.flwr.app.config]`; paths in it should be absolute, since the app runs in an empty
-    folder. Raises `FlowerRunFailed` if the run did not complete, within `timeout_s` if given.
+    Args:
+        project: folder of the app.
+        run_config: overrides `[tool.flwr.app.config]`. Paths must be absolute, because the app runs in an empty folder.
+        on_line: called with each line of the log.
+        add_keys: also set keys that the app's pyproject.toml does not have, which Flower refuses.
+
+    Raises:
+        FlowerRunFailed: the run did not complete, or not within `timeout_s`.
     """
     with _superlink() as group:
         federation = f"num-supernodes={supernodes} client-resources-num-cpus={cpus_per_client}"
-        submit(group, project, run_config, ["--federation-config", federation], on_line, timeout_s)
+        submit(group, project, run_config, ["--federation-config", federation], on_line, timeout_s, add_keys)
 
 
 def submit(
@@ -88,11 +96,14 @@ def submit(
     options: Sequence[str] = (),
     on_line: Callable[[str], None] | None = None,
     timeout_s: float | None = None,
+    add_keys: bool = False,
 ) -> None:
-    """`flwr run` the app in `project` on the SuperLink that the group's default connection names; as `flwr_run`."""
+    """Run an app on the SuperLink of the group's default connection; the arguments are those of `flwr_run`."""
     lines: deque[str] = deque(maxlen=TAIL)
     app, overrides = group.folder / "app", group.folder / "run.toml"
     copy_app(project, app)
+    if add_keys:
+        add_to_config(app / "pyproject.toml", run_config)
     overrides.write_text(tomli_w.dumps(run_config), encoding="utf-8")
     given = ["--stream", "--run-config", str(overrides), *options]
     flwr = group.start("flwr", "run", str(app), *given, output=subprocess.PIPE)
@@ -107,7 +118,7 @@ def submit(
 
 
 def _failure(group: "Group", code: int) -> str:
-    """Why the run failed, or nothing if it completed. The exit code of `flwr run` only tells whether it started."""
+    """Return why the run failed; empty if it completed. The exit code of `flwr run` only says whether it started."""
     if code:
         return f"`flwr run` ended with exit code {code}"
     listing = group.start("flwr", "ls", "--format", "json", output=subprocess.PIPE).communicate()[0]
@@ -120,7 +131,7 @@ def _failure(group: "Group", code: int) -> str:
 
 
 def _readable(process: "subprocess.Popen[str]") -> Iterator[str]:
-    """The lines that a process prints, without colours, log prefix and noise."""
+    """Yield the lines that a process prints, without colours, log prefix and noise."""
     assert process.stdout is not None
     with process.stdout:
         for raw in process.stdout:
@@ -131,7 +142,7 @@ def _readable(process: "subprocess.Popen[str]") -> Iterator[str]:
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """A private folder; its path is short because below it Ray opens Unix sockets, whose paths are limited."""
+    """Make a private folder. Its path is short because Ray opens Unix sockets in it, whose paths are limited."""
     base = "/tmp" if os.access("/tmp", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="driftfed-", dir=base, ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
@@ -141,7 +152,7 @@ def private_folder() -> Iterator[Path]:
 
 
 def copy_app(project: Path, target: Path) -> None:
-    """Copy what a bundle may hold: `flwr run` looks at every file of a folder, seconds of work with a `.venv`."""
+    """Copy the files that a bundle may have. `flwr run` looks at every file, which takes seconds with a `.venv`."""
 
     def skipped(folder: str, names: list[str]) -> set[str]:
         return {name for name in names if not bundled(Path(folder, name))}
@@ -156,14 +167,27 @@ def copy_app(project: Path, target: Path) -> None:
     shutil.copytree(project, target, ignore=skipped)
 
 
+def add_to_config(path: Path, run_config: Mapping[str, str | int | float | bool]) -> None:
+    """Add keys to `[tool.flwr.app.config]` of a pyproject.toml; keys that it has keep their values."""
+    project = tomllib.loads(path.read_text(encoding="utf-8"))
+    config = project["tool"]["flwr"]["app"].setdefault("config", {})
+    for key, value in run_config.items():
+        *tables, name = key.split(".")
+        table = config
+        for part in tables:
+            table = table.setdefault(part, {})
+        table.setdefault(name, value)
+    path.write_text(tomli_w.dumps(project), encoding="utf-8")
+
+
 @contextmanager
 def _superlink() -> Iterator["Group"]:
-    """A SuperLink and a SuperExec on a free port of this machine.
+    """Run a SuperLink and a SuperExec on a free port of this machine.
 
-    They are started apart (`--isolation process`) since a SuperLink puts a SuperExec of its own, and with it Ray, into
-    another session, out of the group's reach. A SuperExec installs no dependencies unless asked to.
+    They are started separately (`--isolation process`). Otherwise the SuperLink would start its SuperExec, and with it
+    Ray, in another session outside of the group. A SuperExec installs no dependencies by default.
     """
-    for _ in range(3):  # another process may take the port between our look and the start
+    for _ in range(3):  # another process may take the free port first
         port = free_port()
         with private_folder() as folder, Group(folder) as group, (folder / "superlink.log").open("w+b") as log:
             address = f"127.0.0.1:{port}"
@@ -177,15 +201,15 @@ def _superlink() -> Iterator["Group"]:
                 yield group
                 return
             log.seek(0)
-            last_words = COLOURS.sub("", log.read().decode(errors="replace")).strip()
-    raise FlowerRunFailed("the SuperLink did not start", last_words)
+            end = COLOURS.sub("", log.read().decode(errors="replace")).strip()
+    raise FlowerRunFailed("the SuperLink did not start", end)
 
 
 class Group:
-    """Processes that end together, with `with` or with this process, however it dies.
+    """Processes that end with the `with` block, or with this process for any reason.
 
-    One process group holds Flower's processes and all that they start. A guard outside of it kills the group and
-    deletes the folder once our end of a pipe is closed, which the kernel does even after SIGKILL.
+    One process group has Flower's processes and their children. A guard outside of the group kills it and deletes the
+    folder when this process's end of a pipe closes. The kernel closes it even after SIGKILL.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -205,7 +229,7 @@ class Group:
         """Start one of Flower's commands in the group and the private working directory.
 
         Args:
-            env: variables that differ from the group's; before: called in the new process, to limit it.
+            env: further variables; before: called in the new process, e.g. to limit its memory.
         """
         member = subprocess.Popen(
             [str(Path(sysconfig.get_path("scripts"), command)), *arguments],
@@ -230,7 +254,7 @@ class Group:
 
     @property
     def leader(self) -> int:
-        """The number of the process group, once something was started."""
+        """The id of the process group, after the first `start`."""
         return self._members[0].pid
 
     def __enter__(self) -> Self:
@@ -254,7 +278,7 @@ class Group:
 
 
 def lives(group: int) -> bool:
-    """Whether a process group has a member that runs; one that only waits to be reaped by the system does not count."""
+    """Return whether a process group has a running member. Zombies do not count."""
     if not Path("/proc/self/stat").exists():
         try:
             os.killpg(group, 0)
@@ -270,7 +294,7 @@ def lives(group: int) -> bool:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Our environment without what would steer Flower, Ray or imports from outside, and with their noise off."""
+    """Return this environment without variables of Flower, Ray and Python, and with their messages switched off."""
     private = {
         "FLWR_HOME": str(folder / "home"),
         "FLWR_TELEMETRY_ENABLED": "0",
@@ -278,11 +302,11 @@ def _environment(folder: Path) -> dict[str, str]:
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
         "RAY_TMPDIR": str(folder / "ray"),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # its absence is a FutureWarning
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray gives a FutureWarning without it
         "PYTHONUNBUFFERED": "1",
         "PYTHONUTF8": "1",
         "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]),
-        "NO_PROXY": "127.0.0.1,localhost",  # a proxy for the internet must not get what stays on this machine
+        "NO_PROXY": "127.0.0.1,localhost",  # an internet proxy must not get local connections
         "no_proxy": "127.0.0.1,localhost",
     }
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "VECLIB_MAXIMUM", "NUMEXPR")}
@@ -297,7 +321,7 @@ def free_port() -> int:
 
 
 def _healthy(superlink: "subprocess.Popen[str]", port: int) -> bool:
-    """Wait until the SuperLink answers; false if it died or took too long."""
+    """Wait until the SuperLink answers. Return False if it ended or took too long."""
     deadline = time.monotonic() + BOOT_S
     while superlink.poll() is None and time.monotonic() < deadline:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
@@ -311,7 +335,7 @@ def _healthy(superlink: "subprocess.Popen[str]", port: int) -> bool:
 
 @contextmanager
 def _alarm(seconds: float | None, action: Callable[[], None]) -> Iterator[threading.Event]:
-    """Do `action` after that many seconds; the event tells whether it came to that."""
+    """Call `action` after this many seconds; the event is set when that happens."""
     late = threading.Event()
     if seconds is None:
         yield late

@@ -1,113 +1,160 @@
-"""A long run of tiny rounds while devices fall silent, crash, lie and answer twice, and the cloud itself breaks down.
+"""A long run of tiny rounds with faulty clients, faulty transport and crashes of the server.
 
-Nothing may pile up (memory, open files, processes, files of devices), and no row may be missing or double.
+Memory, open files, processes and files of clients must not grow, and no row may be missing or written twice.
 """
 
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from fl.config.settings import Settings
+from fl.config import Settings
+from fl.engines.engine import Aggregator, GridProxy, as_engine
 from fl.engines.grid import LocalGrid
-from fl.engines.proxy import GridProxy
-from fl.messages import records as wire
+from fl.messages import records
 from fl.results.files import CHECKPOINTS, ResultsError
 from fl.results.reader import read_rounds
-from fl.server.run import Event, open_results, run
+from fl.server.run import Event, execute, open_results
+from fl.workloads.resolve import Run, resolve
 from partitions import Purpose, rng
-from strategies import STRATEGIES
 
 TINY = {
-    "strategies": "fedavg,la,eclm", "eval-every": 10**6, "local-epochs": 1, "adapt-epochs": 1,
-    "samples-min": 10, "samples-max": 20, "test-samples": 10, "dense-epochs": 2, "modular-epochs": 1,
-    "ability-epochs": 1,
+    "strategies": "fedavg,la,eclm", "eval.every": 10**6, "client.local-epochs": 1, "client.adapt-epochs": 1,
+    "data.samples-min": 10, "data.samples-max": 20, "data.test-samples": 10, "pretrain.dense-epochs": 2,
+    "pretrain.modular-epochs": 1, "pretrain.ability-epochs": 1,
 }  # fmt: skip
 SPOIL: dict[str, Callable[[Tensor], Tensor]] = {
     "nan": lambda value: value * float("nan"),
     "huge": lambda value: value + 1e30,
     "shape": lambda value: value[..., :1],
 }
-FAULTS = (*SPOIL, "silent", "crash", "garbage", "other device", "twice", "stale")
-BREAKDOWN = 0.02  # share of the exchanges after which the cloud breaks down, and is started again
-GROWTH = 32e6  # bytes by which a process may grow from a quarter of the run on: an allocator keeps what it likes
-
-
-def same(value: Tensor) -> Tensor:
-    return value
+CLIENT_FAULTS = (*SPOIL, "crash", "garbage", "other device")  # change a reply
+TRANSPORT_FAULTS = ("silent", "twice", "stale")  # change which replies arrive: none, two, an earlier one
+FAULTS = (*CLIENT_FAULTS, *TRANSPORT_FAULTS)
+CRASH = 0.02  # probability that the server crashes after an exchange of messages; it is started again
+GROWTH = 32e6  # bytes that a process may grow by after a quarter of the run: an allocator keeps some freed memory
 
 
 class SoakFailed(ResultsError):
-    """Something piled up or went missing; the message says what."""
+    """Something leaked or is missing; the message says what."""
 
 
-class Breakdown(Exception):
-    """The cloud is gone; what it had in memory with it."""
+class ServerCrash(Exception):
+    """The server loses everything that it has in memory."""
+
+
+def fault_of(message: Message, rate: float) -> str:
+    """Draw the fault that the reply to a message has; empty for none. Every process draws the same."""
+    task = message.content[records.TASK]
+    dice = rng(int(task["seed"]), Purpose.POISON, int(task["moment"]), int(task["device"]), 1)  # type: ignore[arg-type]
+    return str(dice.choice(FAULTS)) if dice.random() < rate else ""
+
+
+def spoiled(fault: str, message: Message, reply: Message) -> Message:
+    """Return the reply of a client that has one of the `CLIENT_FAULTS`."""
+    if fault == "crash":
+        return Message(Error(2, "crashed"), reply_to=message)
+    if fault == "garbage":
+        return Message(RecordDict(), reply_to=message)
+    report, model = dict(reply.content[records.REPORT]), reply.content.get(records.MODEL)
+    if fault == "other device":
+        report["device"] = int(message.content[records.TASK]["device"]) + 1  # type: ignore[arg-type]
+    content = RecordDict({records.REPORT: MetricRecord(report)})  # type: ignore[arg-type]
+    if isinstance(model, ArrayRecord):
+        spoil = SPOIL.get(fault, lambda value: value)
+        content[records.MODEL] = records.pack({k: spoil(v) for k, v in records.unpack(model).items()})
+    return Message(content, reply_to=message)
+
+
+class FaultyAggregator:
+    """Spoils a share of the replies, in worker processes too, and passes them on to another aggregator.
+
+    Args:
+        inner: collects the replies.
+        rate: share of the replies that are spoiled.
+    """
+
+    def __init__(self, inner: Aggregator, rate: float):
+        self.inner, self.rate = inner, rate
+
+    def add(self, message: Message, reply: Message) -> Message:
+        fault = fault_of(message, self.rate)
+        if fault in ("silent", "stale"):  # the update never reaches the server
+            return Message(RecordDict({records.REPORT: reply.content[records.REPORT]}), reply_to=message)
+        if fault in CLIENT_FAULTS:
+            reply = spoiled(fault, message, reply)
+        return reply if reply.has_error() else self.inner.add(message, reply)
+
+    def part(self) -> Any:
+        return self.inner.part()
+
+    def merge(self, part: Any) -> None:
+        self.inner.merge(part)
 
 
 class FaultyGrid(GridProxy):
-    """Passes messages on to another grid and spoils a share of the answers, as the addresses of its dice say.
+    """Passes messages on to another grid, spoils a share of the replies, and sometimes makes the server crash.
 
     Args:
         inner: carries every message.
-        rate: share of the answers; seen: how often which fault was made; broken: moments at which the cloud broke down.
+        rate: share of the replies that are spoiled.
+        seen: counts the faults; crashes: moments at which the server crashed, which happens once at each.
     """
 
-    def __init__(self, inner: Grid, rate: float, seen: Counter[str], broken: set[tuple[str, int]]):
+    def __init__(self, inner: Grid, rate: float, seen: Counter[str], crashes: set[tuple[str, int]]):
         super().__init__(inner)
-        self.rate, self.seen, self.broken = rate, seen, broken
+        self.rate, self.seen, self.crashes = rate, seen, crashes
         self.earlier: Message | None = None
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        asked = list(messages)
-        replies = list(self.inner.send_and_receive(asked, timeout=timeout))
-        spoiled = [a for message, reply in zip(asked, replies, strict=True) for a in self._spoil(message, reply)]
-        if asked:
-            task = asked[0].content[wire.TASK]
+        sent = list(messages)
+        replies = list(self.inner.send_and_receive(sent, timeout=timeout))
+        for i, (message, reply) in enumerate(zip(sent, replies, strict=True)):
+            if not reply.has_error() and (fault := fault_of(message, self.rate)) in CLIENT_FAULTS:
+                replies[i] = spoiled(fault, message, reply)
+        return self._arrived(sent, replies)
+
+    def aggregate(
+        self, messages: Iterable[Message], aggregator: Aggregator, timeout: float | None = None
+    ) -> list[Message]:
+        """Let workers spoil the replies before they aggregate them."""
+        sent = list(messages)
+        replies = as_engine(self.inner).aggregate(sent, FaultyAggregator(aggregator, self.rate), timeout)
+        return self._arrived(sent, replies)
+
+    def _arrived(self, sent: Sequence[Message], replies: Sequence[Message]) -> list[Message]:
+        """Return the replies that arrive at the server.
+
+        Raises:
+            ServerCrash: the server crashed meanwhile.
+        """
+        arrived: list[Message] = []
+        for message, reply in zip(sent, replies, strict=True):
+            before, self.earlier = self.earlier, reply
+            fault = fault_of(message, self.rate)
+            self.seen.update([fault] if fault else [])
+            came = {"silent": [], "twice": [reply, reply], "stale": [before] if before else []}
+            arrived += came.get(fault, [reply])
+        if sent:
+            task = sent[0].content[records.TASK]
             moment = str(task["method"]), int(task["moment"])  # type: ignore[arg-type]
             dice = rng(int(task["seed"]), Purpose.POISON, moment[1], len(moment[0]))  # type: ignore[arg-type]
-            if dice.random() < BREAKDOWN and moment not in self.broken:
-                self.broken.add(moment)
-                raise Breakdown
-        return spoiled
-
-    def _spoil(self, message: Message, reply: Message) -> list[Message]:
-        task = message.content[wire.TASK]
-        dice = rng(int(task["seed"]), Purpose.POISON, int(task["moment"]), int(task["device"]), 1)  # type: ignore[arg-type]
-        before, self.earlier = self.earlier, reply
-        if reply.has_error() or dice.random() >= self.rate:
-            return [reply]
-        fault = str(dice.choice(FAULTS))
-        self.seen[fault] += 1
-        report, model = dict(reply.content[wire.REPORT]), reply.content.get(wire.MODEL)
-        match fault:
-            case "silent":
-                return []
-            case "crash":
-                return [Message(Error(2, "crashed"), reply_to=message)]
-            case "twice":
-                return [reply, reply]
-            case "stale":
-                return [] if before is None else [before]
-            case "garbage":
-                return [Message(RecordDict(), reply_to=message)]
-            case "other device":
-                report["device"] = int(task["device"]) + 1  # type: ignore[arg-type]
-        content = RecordDict({wire.REPORT: MetricRecord(report)})  # type: ignore[arg-type]
-        if isinstance(model, ArrayRecord):
-            content[wire.MODEL] = wire.pack({k: SPOIL.get(fault, same)(v) for k, v in wire.unpack(model).items()})
-        return [Message(content, reply_to=message)]
+            if dice.random() < CRASH and moment not in self.crashes:
+                self.crashes.add(moment)
+                raise ServerCrash
+        return arrived
 
 
 @dataclass(frozen=True)
 class Load:
-    """What this process holds: resident bytes, open files, children."""
+    """The resources of this process: resident bytes, open files, children."""
 
     bytes: int
     files: int
@@ -115,7 +162,7 @@ class Load:
 
     @classmethod
     def now(cls) -> "Load":
-        """As Linux's /proc tells; zeros elsewhere."""
+        """Read the resources from Linux's /proc; zeros on other systems."""
         own = Path("/proc/self")
         if not own.is_dir():
             return cls(0, 0, 0)
@@ -126,18 +173,18 @@ class Load:
 
 @dataclass
 class Soak:
-    """What came of it: the load after each round of each method; the faults made; how often the cloud broke down."""
+    """The result: the load after each round of each method, the faults, and the number of crashes of the server."""
 
     loads: dict[str, list[Load]]
     faults: Counter[str]
-    breakdowns: int
+    crashes: int
 
 
-def soak(devices: int, rounds: int, rate: float, workers: int, out: Path, tell: Callable[[Event, Load], None]) -> Soak:
-    """Run to the end, however often the cloud breaks down.
+def soak(clients: int, rounds: int, rate: float, workers: int, out: Path, tell: Callable[[Event, Load], None]) -> Soak:
+    """Run to the end, however often the server crashes.
 
     Raises:
-        SoakFailed: something piled up, a row is missing or double, or something is left behind.
+        SoakFailed: something leaked, a row is missing or written twice, or a file is left over.
     """
     loads: dict[str, list[Load]] = {}
 
@@ -148,33 +195,32 @@ def soak(devices: int, rounds: int, rate: float, workers: int, out: Path, tell: 
             tell(event, now)
 
     before = Load.now()
-    with tempfile.TemporaryDirectory() as kept:
-        values = {**TINY, "devices": devices, "cohort": max(1, min(20, devices // 2)), "rounds": rounds}
-        values["rounds-per-step"] = max(1, rounds // 12)
-        settings = Settings.parse({**values, "experiment": "soak", "state-root": kept})
+    with tempfile.TemporaryDirectory() as state_root:
+        values = {**TINY, "devices.count": clients, "cohort": max(1, min(20, clients // 2)), "rounds": rounds}
+        values |= {"rounds-per-step": max(1, rounds // 12), "experiment": "soak", "devices.state-root": state_root}
+        run = resolve(Settings.parse(values))
         seen: Counter[str] = Counter()
-        broken: set[tuple[str, int]] = set()
-        going_on, anew = True, True
-        while going_on:
+        crashes: set[tuple[str, int]] = set()
+        unfinished, overwrite = True, True
+        while unfinished:
             with (
-                open_results([settings], out, overwrite=anew) as results,
-                LocalGrid(settings.flat(), devices, workers) as grid,
+                open_results([run], out, overwrite) as results,
+                LocalGrid(run.settings.flat(), clients, workers) as grid,
             ):
-                anew = False
+                overwrite = False
                 try:
-                    run(settings, FaultyGrid(grid, rate, seen, broken), results, observe)
-                    going_on = False
-                except Breakdown:
+                    execute(run, FaultyGrid(grid, rate, seen, crashes), results, observe)
+                    unfinished = False
+                except ServerCrash:
                     pass
-        left = [path for path in Path(kept).rglob("*") if path.is_file()]
-    _check(settings, out, loads, before, left)
-    return Soak(loads, seen, len(broken))
+        left = [path for path in Path(state_root).rglob("*") if path.is_file()]
+    _check(run, out, loads, before, left)
+    return Soak(loads, seen, len(crashes))
 
 
-def _check(settings: Settings, out: Path, loads: dict[str, list[Load]], before: Load, left: list[Path]) -> None:
+def _check(run: Run, out: Path, loads: dict[str, list[Load]], before: Load, left: list[Path]) -> None:
     rows = Counter(zip(*(read_rounds(out)[name] for name in ("method", "round")), strict=True))
-    reports = [report for method in settings.methods for report in STRATEGIES[method].reports]
-    wanted = Counter((report, round_) for report in reports for round_ in range(1, settings.rounds + 1))
+    wanted = Counter((report, round_) for report in run.reports for round_ in range(1, run.settings.rounds + 1))
     if rows != wanted:
         raise SoakFailed(f"rows missing: {list(wanted - rows)[:5]}, rows double or unknown: {list(rows - wanted)[:5]}")
     if left or (out / CHECKPOINTS).exists():

@@ -5,7 +5,6 @@ arXiv:1602.05629.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from pydantic import Field
 
@@ -30,10 +29,6 @@ class FedAvg(Averaging):
 
     class Options(Prior):
         pass
-
-    @classmethod
-    def needs(cls, options: Any) -> set[str]:
-        return super().needs(options) | ({"class-shares"} if options.prior else set())
 
     def configure_train(self, server_round: int, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
         return self.full_model([p.client for p in profiles], self.budget.local_epochs)

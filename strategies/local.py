@@ -45,10 +45,6 @@ class NoAdaptation(NoRounds):
     class Options(Prior):
         pass
 
-    @classmethod
-    def needs(cls, options: Any) -> set[str]:
-        return super().needs(options) | ({"class-shares"} if options.prior else set())
-
     def configure_evaluate(self, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
         return self.full_model([p.client for p in profiles], self.budget.adapt_epochs)
 

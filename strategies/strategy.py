@@ -192,7 +192,8 @@ class Strategy(ABC):
     @classmethod
     def needs(cls, options: Any) -> set[str]:
         """Name what the workload must offer: pretrained models, 'class-shares', and hooks of the client half."""
-        return {cls.starts_from} | cls.Client.hooks()
+        prior = {"class-shares"} if getattr(options, "prior", False) else set()
+        return {cls.starts_from} | cls.Client.hooks() | prior
 
     @classmethod
     def check(cls, options: Any, budget: Budget) -> None:

@@ -1,4 +1,4 @@
-"""What things cost: ``python -m experiments bench``. A benchmark is one module here and one line of ``BENCHMARKS``."""
+"""Benchmarks: ``python -m experiments bench``. A new one is a module here and a line in ``BENCHMARKS``."""
 
 from importlib import import_module
 from types import ModuleType
@@ -14,18 +14,18 @@ BENCHMARKS: dict[str, str] = {
     "layer": "experiments.bench.layer",
     "start-up": "experiments.bench.start_up",
 }
-"""Modules with a function ``bench(Options) -> Table``, imported when they are asked for."""
+"""Modules with a function ``bench(Options) -> Table``, imported on first use."""
 
 
 class EntrantFailed(RuntimeError):
-    """A contestant ended or kept silent; the message quotes its last words."""
+    """An entrant ended or did not answer; the message quotes the end of its log."""
 
 
 def find(name: str) -> ModuleType:
-    """The benchmark of that name. UnknownName if there is none."""
+    """Import the benchmark of that name. UnknownName: there is none."""
     return import_module(lookup("benchmark", name, BENCHMARKS))
 
 
 def about(name: str) -> str:
-    """What a benchmark measures: the first line of its module's docstring, without its name."""
+    """Describe a benchmark: the first line of its module's docstring, without its name."""
     return (find(name).__doc__ or "").splitlines()[0].partition(": ")[2]

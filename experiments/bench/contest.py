@@ -1,4 +1,4 @@
-"""The same rounds done by several programs, turn by turn, so that a busy machine is as unkind to each of them."""
+"""Several programs do the same rounds in turns, so that other load on the machine slows all of them alike."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from experiments.bench.exam import Exam
 from experiments.bench.table import Line, Options, Table
 from fl.engines.worker_server import KEEP_MEMORY
 
-PATIENCE_S = 600.0  # with an entrant that starts or trains a round
-ACCURACY, NORM = 0.03, 0.02  # by how much two that did the same work may differ: absolute, relative
+TIMEOUT_S = 600.0  # longest wait for the start or for a round of an entrant
+ACCURACY, NORM = 0.03, 0.02  # largest difference between entrants that do the same work: absolute, relative
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,10 @@ class Entrant:
     """A program that takes part.
 
     Args:
-        module: of `experiments.bench.entrants`; options: what it is told beside the exam and where to leave weights.
-        environment: variables that it gets beside ours.
-        missing: why it cannot take part here.
+        what: its name in the table.
+        module: of `experiments.bench.entrants`; options: arguments after the exam's folder and the file for weights.
+        environment: environment variables in addition to those of this process.
+        missing: why it cannot take part on this machine.
     """
 
     what: str
@@ -37,7 +38,7 @@ class Entrant:
 
 
 class Runner:
-    """An entrant at work."""
+    """A running entrant."""
 
     def __init__(self, entrant: Entrant, exam: Exam, scratch: Path):
         stem = entrant.what.replace(" ", "-").replace(",", "")
@@ -51,38 +52,38 @@ class Runner:
             )  # fmt: skip
         self.began, self.line = perf_counter(), Line(entrant.what)
 
-    def hear(self) -> float | None:
-        """What the entrant says next: seconds of its last round.
+    def receive(self) -> float | None:
+        """Wait for the entrant's next message: seconds of its last round, None before the first.
 
         Raises:
-            EntrantFailed: nothing.
+            EntrantFailed: it ended, or sent nothing within `TIMEOUT_S`.
         """
         assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE_S)
-        said = self.process.stdout.readline() if ready else ""
-        if not said:
+        ready, _, _ = select.select([self.process.stdout], [], [], TIMEOUT_S)
+        line = self.process.stdout.readline() if ready else ""
+        if not line:
             raise EntrantFailed(
-                f"'{self.line.what}' said nothing more; the end of its log:\n{self.log.read_text()[-2000:]}"
+                f"'{self.line.what}' does not answer; the end of its log:\n{self.log.read_text()[-2000:]}"
             )
-        return json.loads(said)
+        return json.loads(line)
 
-    def tell(self, word: str) -> None:
+    def send(self, word: str) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(word + "\n")
         self.process.stdin.flush()
 
     def round(self) -> tuple[float, float]:
-        """Seconds of one round, on the clock and of processors."""
+        """Run one round; return its wall-clock and CPU seconds."""
         before = processor_seconds(self.process.pid)
-        self.tell("round")
-        wall = self.hear()
+        self.send("round")
+        wall = self.receive()
         assert wall is not None
         return wall, processor_seconds(self.process.pid) - before
 
     def end(self) -> None:
-        """Let it leave its weights and wait until it is gone."""
-        self.tell("enough")
-        self.process.wait(PATIENCE_S)
+        """Let the entrant write its weights, and wait until it has ended."""
+        self.send("stop")
+        self.process.wait(TIMEOUT_S)
 
     def kill(self) -> None:
         self.process.kill()
@@ -90,10 +91,10 @@ class Runner:
 
 
 def take_turns(runners: Sequence[Runner], options: Options) -> None:
-    """Blocks of rounds, each runner one block after the other, so that what disturbs one disturbs all."""
+    """Run blocks of rounds: in each block every runner does its rounds, one runner after the other."""
     for block in range(options.blocks):
         for runner in runners:
-            options.say(f"block {block + 1} of {options.blocks}: {runner.line.what}")
+            options.progress(f"block {block + 1} of {options.blocks}: {runner.line.what}")
             for _ in range(options.rounds):
                 wall, cpu = runner.round()
                 runner.line.wall.append(wall)
@@ -103,25 +104,25 @@ def take_turns(runners: Sequence[Runner], options: Options) -> None:
 
 
 def contest(title: str, reference: str, exam: Exam, entrants: Sequence[Entrant], options: Options) -> Table:
-    """Every entrant does the same rounds; the first is for warming up.
+    """Let every entrant do the same rounds, after one round to warm up.
 
     Raises:
         EntrantFailed: one of them fails.
     """
-    lines = {entrant.what: Line(entrant.what, why_not=entrant.missing) for entrant in entrants}
+    lines = {entrant.what: Line(entrant.what, missing=entrant.missing) for entrant in entrants}
     runners: list[Runner] = []
     try:
         for entrant in entrants:
             if entrant.missing:
                 continue
-            options.say(f"{entrant.what}: start and first round")
+            options.progress(f"{entrant.what}: start and first round")
             runners.append(runner := Runner(entrant, exam, options.scratch))
             runner.line = lines[entrant.what]
-            runner.hear()
+            runner.receive()
             runner.round()
             runner.line.start = perf_counter() - runner.began
         take_turns(runners, options)
-        found = {runner.line.what: exam.judge(runner.weights) for runner in runners}
+        found = {runner.line.what: exam.score(runner.weights) for runner in runners}
     finally:
         for runner in runners:
             runner.kill()
@@ -131,7 +132,7 @@ def contest(title: str, reference: str, exam: Exam, entrants: Sequence[Entrant],
 
 
 def _same_work(found: Mapping[str, tuple[float, float]], reference: str) -> str:
-    """Whether all reached the accuracy of the reference and moved as far from the start."""
+    """Say whether all entrants reached the accuracy of the reference and moved as far from the start."""
     accuracy, norm = found[reference]
     off = [
         what for what, (a, n) in found.items() if abs(a - accuracy) > ACCURACY or abs(n - norm) > NORM * norm
@@ -142,8 +143,7 @@ def _same_work(found: Mapping[str, tuple[float, float]], reference: str) -> str:
 
 
 def processor_seconds(root: int) -> float:
-    """Seconds of processors that a process and its descendants have used, those that have ended included; 0 where the
-    system does not tell."""
+    """Return the CPU seconds of a process and its descendants, also of those that have ended; 0 without ``/proc``."""
     used: dict[int, int] = {}
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -151,7 +151,7 @@ def processor_seconds(root: int) -> float:
             cells = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        used[int(stat.parent.name)] = sum(int(cell) for cell in cells[11:15])  # of its own and of its dead children
+        used[int(stat.parent.name)] = sum(int(cell) for cell in cells[11:15])  # with children that have ended
         children.setdefault(int(cells[1]), []).append(int(stat.parent.name))
     total, open_ = 0, [root]
     while open_:

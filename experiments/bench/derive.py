@@ -1,6 +1,6 @@
 """derive: sub-models for 500 devices under three limits, ResNet18 cut into 16 modules in each of 4 layers.
 
-HiGHS solves 20 of them: it would take the better part of a minute for all.
+HiGHS solves only 20 of them, because all would take it most of a minute.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """eclm500: ECLM on 500 devices, 25 a round, ResNet18 at a quarter of its width, beside FedAvg of the whole model.
 
-In one process, where what is not training shows: profiles, derivation, cutting out, messages, merging, results.
+One process does all work, so that the cost of everything else shows: profiles, derivation, messages, aggregation.
 """
 
 import json
@@ -12,31 +12,32 @@ from experiments.bench.contest import Entrant, Runner, take_turns
 from experiments.bench.exam import SEED, Exam
 from experiments.bench.table import Line, Options, Table
 from experiments.catalog.tasks import SKEWED, SMALL
-from fl.config.settings import Settings
+from fl.config import Settings
+from fl.workloads.resolve import resolve
 
 METHODS = {"eclm": "ECLM, a round", "fedavg": "FedAvg, a round"}
 
 
 def bench(options: Options) -> Table:
     rounds = 2 + options.blocks * options.rounds
-    settings = Settings.parse(
-        {
-            **SMALL,
-            **SKEWED,
-            **{"dataset": "cifar10", "model": "resnet18", "seeds": str(SEED), "devices": 500, "cohort": 25},
-            **{"rounds": rounds, "rounds-per-step": rounds, "eval-every": rounds, "drift": "none"},
-            **{"dense-epochs": 1, "modular-epochs": 1, "ability-epochs": 0},
-        }
-    )
+    keys = {
+        **SMALL,
+        **SKEWED,
+        **{"data.name": "cifar10", "model.name": "resnet18", "seeds": str(SEED), "devices.count": 500, "cohort": 25},
+        **{"rounds": rounds, "rounds-per-step": rounds, "eval.every": rounds, "drift.kind": "none"},
+        **{"pretrain.dense-epochs": 1, "pretrain.modular-epochs": 1, "pretrain.ability-epochs": 0},
+        "strategies": ",".join(METHODS),
+    }
+    run = resolve(Settings.parse(keys))
     folder = options.scratch / "exam"
     folder.mkdir()
-    (folder / "about.json").write_text(json.dumps(settings.flat()))
+    (folder / "about.json").write_text(json.dumps(run.settings.flat()))
     runners: list[Runner] = []
     try:
         for method, what in METHODS.items():
-            options.say(f"{what}: the cloud trains, and a first round")
-            runners.append(runner := Runner(Entrant(what, "shares", [method]), Exam(folder, settings), options.scratch))
-            runner.hear()
+            options.progress(f"{what}: pretraining and a first round")
+            runners.append(runner := Runner(Entrant(what, "shares", [method]), Exam(folder, run), options.scratch))
+            runner.receive()
         take_turns(runners, options)
     finally:
         for runner in runners:
@@ -44,7 +45,7 @@ def bench(options: Options) -> Table:
     lines, checks = [], []
     for runner in runners:
         with np.load(runner.weights) as kept:
-            training = kept["000"][1 : 1 + len(runner.line.wall)].tolist()  # the first round was for warming up
+            training = kept["000"][1 : 1 + len(runner.line.wall)].tolist()  # without the first round, which warms up
         inside = Line(f"{runner.line.what}: its training alone", training)
         lines += [runner.line, inside]
         share = median(t / w for t, w in zip(training, runner.line.wall, strict=True))

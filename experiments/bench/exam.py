@@ -1,4 +1,4 @@
-"""The work of a contest, written down: what our own settings say, in arrays that any program can read."""
+"""Write the work of a contest, which a run-config defines, as arrays that any program can read."""
 
 import json
 from dataclasses import dataclass
@@ -8,9 +8,8 @@ import numpy as np
 import torch
 
 from experiments.bench.entrants.work import Work
-from fl.config.settings import Settings
-from fl.workloads.pretraining import prepare
-from fl.workloads.world import tensors, world
+from fl.workloads.resolve import Run
+from fl.workloads.world import tensors
 from models.submodel import FULL
 from partitions import Purpose, rng
 
@@ -23,47 +22,49 @@ class Exam:
 
     Args:
         folder: of `experiments.bench.entrants.work.Work`.
-        settings: ours; devices hold the same number of samples each.
+        run: of our program; all clients have the same number of samples.
     """
 
     folder: Path
-    settings: Settings
+    run: Run
 
     @classmethod
-    def write(cls, folder: Path, kind: str, settings: Settings) -> "Exam":
-        """Everything that happens in ``settings.rounds`` rounds of FedAvg with plain SGD."""
+    def write(cls, folder: Path, kind: str, run: Run) -> "Exam":
+        """Write everything that happens in all rounds of FedAvg with plain SGD."""
         folder.mkdir(parents=True)
-        cloud, here, size = prepare(settings, SEED), world(settings, SEED), settings.samples_min
+        settings, client = run.settings, run.settings.client
+        models, here, size = run.workload.prepare(SEED), run.worlds(SEED), settings.data.samples_min
         draw = [rng(SEED, Purpose.COHORT, round_) for round_ in range(1, settings.rounds + 1)]
-        drawn = [generator.choice(settings.devices, settings.cohort, replace=False) for generator in draw]
-        cohorts = np.sort(np.array(drawn), axis=1)  # as `strategies.base.Strategy.cohort` draws them
+        drawn = [generator.choice(settings.devices.count, settings.cohort, replace=False) for generator in draw]
+        cohorts = np.sort(np.array(drawn), axis=1)  # as `strategies.strategy.Strategy.sample_clients` draws them
         used = np.unique(cohorts)
         shape = (len(used), size, *here.data.input_shape)
         x = np.lib.format.open_memmap(folder / "x.npy", "w+", np.float32, shape)
         y = np.zeros((len(used), size), np.int64)
-        for row, device in enumerate(used.tolist()):
-            inputs, labels = tensors(here.data, "train", here.draw(device, 0).train)
+        for row, number in enumerate(used.tolist()):
+            inputs, labels = tensors(here.data, "train", here.draw(number, 0).train)
             x[row], y[row] = inputs.numpy(), labels.numpy()
         x.flush()
-        orders = np.zeros((*cohorts.shape, settings.local_epochs, size), np.int16)
-        for (r, slot), device in np.ndenumerate(cohorts):
-            generator = rng(SEED, Purpose.TRAIN, r + 1, int(device))  # as `models.training.loop.fit` is given it
-            for epoch in range(settings.local_epochs):
+        orders = np.zeros((*cohorts.shape, client.local_epochs, size), np.int16)
+        for (r, slot), number in np.ndenumerate(cohorts):
+            generator = rng(SEED, Purpose.TRAIN, r + 1, int(number))  # as the workload passes it to `fit`
+            for epoch in range(client.local_epochs):
                 orders[r, slot, epoch] = generator.permutation(size)
-        weights = {name: _plain(name, cloud.dense_state[name]) for name in cloud.dense.part(FULL).state_dict()}
+        start, names = models.state("dense"), models.architectures["dense"].part(FULL).state_dict()
+        weights = {name: _plain(name, start[name]) for name in names}
         np.save(folder / "y.npy", y)
         np.save(folder / "cohorts.npy", np.searchsorted(used, cohorts))
         np.save(folder / "orders.npy", orders)
         np.savez(folder / "start.npz", **{f"{i:03d}": value.numpy() for i, value in enumerate(weights.values())})  # type: ignore[arg-type]
         about = {"kind": kind, "classes": here.data.num_classes, "settings": settings.flat()}
-        about |= {"lr": settings.lr, "batch_size": settings.batch_size, "epochs": settings.local_epochs}
+        about |= {"lr": client.lr, "batch_size": client.batch_size, "epochs": client.local_epochs}
         about |= {"names": list(weights), "shapes": [list(value.shape) for value in weights.values()]}
         (folder / "about.json").write_text(json.dumps(about))
-        return cls(folder, settings)
+        return cls(folder, run)
 
-    def judge(self, weights: Path) -> tuple[float, float]:
-        """(accuracy on the whole test set, norm of what was learned) of an entrant's final weights."""
-        work, here = Work(self.folder), world(self.settings, SEED)
+    def score(self, weights: Path) -> tuple[float, float]:
+        """Return (accuracy on the whole test set, norm of the change) of an entrant's final weights."""
+        work, here = Work(self.folder), self.run.worlds(SEED)
         network = work.network()
         moved = 0.0
         with np.load(weights) as final, torch.no_grad():
@@ -77,7 +78,7 @@ class Exam:
 
 
 def _plain(name: str, value: torch.Tensor) -> torch.Tensor:
-    """A parameter as torch's own layers have it: a block's module axis, of length 1, is left out."""
+    """Return a parameter in the shape of torch's own layers: without a block's module axis, which has length 1."""
     if name in ("block.first", "block.first_bias"):
         return value[0]
     return value[:, 0] if name == "block.second" else value

@@ -1,6 +1,6 @@
-"""merge: 25 updates of a whole ResNet18 (45 MB each) into a running mean, beside copying them.
+"""merge: 25 updates of a whole ResNet18 (45 MB each) added to a weighted mean, compared with copying them.
 
-Sub-models of half the modules are merged as ECLM does it, each module by its importance.
+Sub-models with half of the modules are aggregated as in ECLM, each module weighted by its importance.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from models.nn.resnet import resnet18
 from models.submodel import FULL, Coverage, State, extract
 
 UPDATES = 25
-DIFFERENT = 3  # updates in memory: they do not fit into a cache
+DIFFERENT = 3  # updates in memory, more than fit into a cache
 
 
 def bench(options: Options) -> Table:
@@ -51,8 +51,8 @@ def bench(options: Options) -> Table:
         line.facts = {"GB/s": f"{size / median(line.cpu) / 1e9:.1f}"}
     share = median(lines[0].cpu) / median(lines[1].cpu)
     return Table(
-        "Merge of 25 updates of ResNet18 in one process, seconds; GB of updates per second of processor.",
+        "Aggregation of 25 updates of ResNet18 in one process, seconds; GB of updates per CPU second.",
         "copy",
         lines,
-        [f"Merging reaches {share:.2f} of the bandwidth of copying."],
+        [f"Aggregation reaches {share:.2f} of the bandwidth of copying."],
     )

@@ -1,4 +1,4 @@
-"""What a benchmark is asked for and what it answers: measured values of things under comparison, beside each other."""
+"""Options of a benchmark, and its result: a table with one line per measured program or function."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -14,28 +14,29 @@ class Options:
     """How much is measured.
 
     Args:
-        blocks: how often the turn comes round to each thing under comparison; rounds: what it does in a turn.
-        workers: processes where there may be several.
-        scratch: a folder to write to.
-        say: shows progress.
+        blocks: number of turns of each program or function; rounds: repetitions in a turn.
+        workers: worker processes of programs that have several.
+        scratch: a folder for temporary files.
+        progress: shows progress.
     """
 
     blocks: int
     rounds: int
     workers: int
     scratch: Path
-    say: Callable[[str], None] = lambda text: None
+    progress: Callable[[str], None] = lambda text: None
 
 
 @dataclass
 class Line:
-    """One thing under comparison.
+    """The measurements of one program or function.
 
     Args:
-        wall, cpu: seconds of each repetition: on the clock, and of processors in all its processes.
-        start: seconds until the first repetition was over, which is not among the others.
-        facts: what else was found out about it.
-        why_not: why it was not measured, one sentence.
+        what: its name.
+        wall, cpu: seconds of each repetition: wall-clock time, and CPU time of all its processes.
+        start: seconds from its start to the end of the first repetition, which ``wall`` and ``cpu`` leave out.
+        facts: further values.
+        missing: why it was not measured, one sentence.
     """
 
     what: str
@@ -43,11 +44,11 @@ class Line:
     cpu: list[float] = field(default_factory=list)
     start: float | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
-    why_not: str = ""
+    missing: str = ""
 
 
 def interleave(works: Mapping[str, Callable[[], object]], options: Options) -> list[Line]:
-    """Time functions of this process, turn by turn; each is called once before to warm up."""
+    """Time functions in this process in turns, after one warm-up call of each."""
     lines = {what: Line(what) for what in works}
     for what, work in works.items():
         began = perf_counter()
@@ -55,7 +56,7 @@ def interleave(works: Mapping[str, Callable[[], object]], options: Options) -> l
         lines[what].start = perf_counter() - began
     for block in range(options.blocks):
         for what, work in works.items():
-            options.say(f"block {block + 1} of {options.blocks}: {what}")
+            options.progress(f"block {block + 1} of {options.blocks}: {what}")
             for _ in range(options.rounds):
                 began, used = perf_counter(), process_time()
                 work()
@@ -66,11 +67,11 @@ def interleave(works: Mapping[str, Callable[[], object]], options: Options) -> l
 
 @dataclass
 class Table:
-    """Lines, each relative to the one called ``reference``.
+    """Lines, each with its ratio to the line called ``reference``.
 
     Args:
-        title: one sentence: what is repeated.
-        checks: what was made sure of, or found amiss, one sentence each.
+        title: one sentence: what a repetition does.
+        checks: what was checked, with the result, one sentence each.
     """
 
     title: str
@@ -79,7 +80,7 @@ class Table:
     checks: Sequence[str] = ()
 
     def rows(self) -> list[dict[str, str]]:
-        """Medians and spreads as text: what both the page and the CSV hold."""
+        """Return medians and ranges as text, for the page and for the CSV file."""
         (base,) = [line for line in self.lines if line.what == self.reference]
         out = []
         for line in self.lines:
@@ -99,17 +100,17 @@ class Table:
         return out
 
     def markdown(self) -> str:
-        """The page of the benchmark."""
+        """Format the page of the benchmark."""
         rows = self.rows()
         heads = [head for head in rows[0] if any(row[head] for row in rows)]
         text = [self.title, "", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
         text += [f"| {' | '.join(row[head] for head in heads)} |" for row in rows]
-        missing = [f"{line.what}: {line.why_not}" for line in self.lines if line.why_not]
-        said = [f"Ratios are to '{self.reference}'.", *self.checks, *missing]
-        return "\n".join([*text, "", *[f"- {sentence}" for sentence in said], ""])
+        missing = [f"{line.what}: {line.missing}" for line in self.lines if line.missing]
+        notes = [f"Ratios are to '{self.reference}'.", *self.checks, *missing]
+        return "\n".join([*text, "", *[f"- {sentence}" for sentence in notes], ""])
 
     def write(self, folder: Path, name: str) -> None:
-        """``<name>.csv`` and ``<name>.md``."""
+        """Write ``<name>.csv`` and ``<name>.md``."""
         folder.mkdir(parents=True, exist_ok=True)
         rows = self.rows()
         atomic_write(folder / f"{name}.csv", csv_text([list(rows[0]), *[list(row.values()) for row in rows]]))

@@ -28,7 +28,9 @@ FILES = {
 console = Console()
 
 
-def new(folder: Annotated[Path, FolderArgument(help="New folder of the app; its last part is the app's name.")]) -> None:
+def new(
+    folder: Annotated[Path, FolderArgument(help="New folder of the app; its last part is the app's name.")],
+) -> None:
     """Write an app of your own into a new folder: a method, a data set, a test, and a README with the next commands.
 
     Example: [bold]python -m experiments new my-app[/bold]

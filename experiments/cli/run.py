@@ -46,7 +46,9 @@ def list_() -> None:
 
 
 def run(
-    name: Annotated[str, typer.Argument(help="An experiment of `list`, or the folder of your own app: '.' or ./my-app.")],
+    name: Annotated[
+        str, typer.Argument(help="An experiment of `list`, or the folder of your own app: '.' or ./my-app.")
+    ],
     scale: Annotated[
         str,
         typer.Option(help="smoke: check that it runs; cpu (default): two cores; paper: as in the paper, for a GPU."),
@@ -62,14 +64,18 @@ def run(
     workers: Annotated[int, typer.Option(help="Processes that simulate clients; 0: one per core.", min=0)] = 0,
     ray_address: Annotated[
         str,
-        typer.Option(help="Ray cluster for --engine ray, HOST:PORT or auto; by default one is started on this machine."),
+        typer.Option(
+            help="Ray cluster for --engine ray, HOST:PORT or auto; by default one is started on this machine."
+        ),
     ] = "",
     settings_: Annotated[
         str,
         typer.Option("--settings", help="Only settings whose name has one of these words, e.g. cifar10,m=2."),
     ] = "",
     set_: Changes = [],  # noqa: B006
-    out: Annotated[Path | None, Folder(help="Results folder; by default runs/NAME-SCALE in the current folder.")] = None,
+    out: Annotated[
+        Path | None, Folder(help="Results folder; by default runs/NAME-SCALE in the current folder.")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start the folder anew instead of completing it.")
     ] = False,

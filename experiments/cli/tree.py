@@ -24,11 +24,17 @@ BOUNDS = {Ge: ("ge", "at least"), Gt: ("gt", "above"), Le: ("le", "at most"), Lt
 
 @dataclass(frozen=True)
 class Key:
-    """A key of the run-config: full name, default in TOML, and what it means, allows and is read by."""
+    """A key of the run-config.
+
+    Args:
+        name: with its section; default: as in TOML.
+        meaning: one phrase; limits: which values are allowed and which workloads do not read the key, maybe empty.
+    """
 
     name: str
     default: str
-    about: str
+    meaning: str
+    limits: str
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ def _tree() -> Iterator[tuple[str, Branch]]:
     for (where, section), found in groupby(components, key=lambda one: (one[0], one[3])):
         names = [name for _, _, name, _ in found]
         kind, registry = REGISTRIES[where]
-        about = f"read by {kind} {', '.join(names)}; chosen with {where}"
+        about = f"Options of {kind} {', '.join(names)} (key {where})."
         yield section, Branch(f"[{section}]", about, tuple(_keys(section, section_options(registry, names[0]))))
 
 
@@ -86,7 +92,7 @@ def _of_path(path: str) -> Branch:
     component = STRATEGIES[path]
     section = getattr(component, "section", "") or section_name(path)
     keys = tuple(_keys(section, options_of(component, GENERAL_MODEL_OPTIONS)))
-    return Branch(f"[{section}]", f"read by {path}" if keys else f"{path} has no options", keys)
+    return Branch(f"[{section}]", f"Options of {path}." if keys else f"{path} has no options.", keys)
 
 
 def _keys(section: str, model: type[Section]) -> Iterator[Key]:
@@ -96,14 +102,12 @@ def _keys(section: str, model: type[Section]) -> Iterator[Key]:
 
 def _key(section: str, name: str, info: FieldInfo) -> Key:
     full = f"{section}.{name}" if section else name
-    unread = [f"not in workload {workload}" for workload in WORKLOADS if _ignores(workload, section, full)]
-    naming: Mapping[str, Iterable[str]] = _naming_keys()
-    allowed = f"one of {', '.join(naming[full])}, or 'package.module:Class'" if full in naming else _allowed(info)
-    if full == "strategies":
-        allowed = allowed.replace("one of", "some of", 1)
-    parts = [info.description or "", allowed, *unread]
     default = "(no default)" if info.is_required() else json.dumps(info.get_default(), ensure_ascii=False)
-    return Key(full, default, "; ".join(part for part in parts if part))
+    naming: Mapping[str, Iterable[str]] = _naming_keys()
+    allowed = f"{', '.join(naming[full])}, or a path 'package.module:Name'" if full in naming else _allowed(info)
+    unread = [workload for workload in WORKLOADS if {section, full} & set(WORKLOADS[workload].ignores)]
+    limits = [allowed, f"not in workload {', '.join(unread)}" if unread else ""]
+    return Key(full, default, info.description or "", "; ".join(filter(None, limits)))
 
 
 def _naming_keys() -> dict[str, Registry[Any]]:
@@ -111,15 +115,10 @@ def _naming_keys() -> dict[str, Registry[Any]]:
     return {"data.name": DATASETS} | {where: registry for where, (_, registry) in REGISTRIES.items()}
 
 
-def _ignores(workload: str, section: str, full: str) -> bool:
-    """Return whether a workload does not read a general key."""
-    return bool({full, section} & set(WORKLOADS[workload].ignores))
-
-
 def _allowed(info: FieldInfo) -> str:
     """Say which values a key may have, if its type alone does not tell."""
     if get_origin(info.annotation) is Literal:
-        return f"one of {', '.join(map(str, get_args(info.annotation)))}"
+        return ", ".join(map(str, get_args(info.annotation)))
     words = [
         f"{said} {getattr(bound, attribute):g}"
         for kind, (attribute, said) in BOUNDS.items()

@@ -1,4 +1,4 @@
-"""``python -m experiments deploy``: from nothing to a SuperLink and SuperNodes on machines of one's own."""
+"""`python -m experiments deploy`: set up a SuperLink and SuperNodes on your own machines."""
 
 import json
 import os
@@ -30,25 +30,25 @@ app = typer.Typer(
 
     server: [bold]deploy certificates HOST; deploy superlink; deploy connect HOST:8000[/bold]
 
-    device: [bold]deploy key pi0[/bold], then bring pi0.pub to the server, and the server's ca.crt to the device
+    device: [bold]deploy key pi0[/bold], then copy pi0.pub to the server, and the server's ca.crt to the device
 
     server: [bold]deploy register pi0.pub[/bold]
 
     device: [bold]deploy supernode pi0 --superlink HOST:8000 --device 0[/bold]
 
-    server: [bold]deploy status; flwr run . lab --stream -c 'placement="own" devices=1 cohort=1'[/bold]
+    server: [bold]deploy status; flwr run . lab --stream -c 'devices.placement="own" devices.count=1 cohort=1'[/bold]
 
-    All of it may be repeated: what is there is kept. docs/deploy.md walks through it for two machines.""",
+    Each command may be repeated and keeps what exists. docs/deploy.md describes a deployment on two machines.""",
 )
 console = Console()
 Folder = Annotated[
     Path,
-    typer.Option(help="Where certificates, keys, logs and node-configs of this machine lie.", envvar="DRIFTFED_DEPLOY"),
+    typer.Option(help="Folder of this machine's certificates, keys, logs and node-configs.", envvar="DRIFTFED_DEPLOY"),
 ]
 HOME = Path("~/.driftfed")
 Connection = Annotated[str, typer.Option(help="Name of the connection, as in `flwr run . lab`.")]
-REFUSED = "[code: 2004]"  # what it logs if the SuperLink does not know its key, or takes it for running
-MARK = "=== "  # before what is said about each key
+REFUSED = "[code: 2004]"  # logged if the SuperLink does not know the key, or counts this SuperNode as running
+MARK = "=== "  # printed before the result of each key
 REGISTER = f"""
 import sys
 from flwr.cli.app import app  # the command `flwr`: once for all keys, since it takes a second to start
@@ -60,8 +60,8 @@ for path in sys.argv[2:]:
     except (Exception, SystemExit) as error:
         print(error, flush=True)
 """
-ADMITTED = "SuperNode ID:"  # what a SuperNode logs once the SuperLink has taken it
-LOCAL = ("localhost", "127.0.0.1")  # the SuperLink's own SuperExec reaches it there
+ADMITTED = "SuperNode ID:"  # logged when the SuperLink has accepted the SuperNode
+LOCAL = ("localhost", "127.0.0.1")  # where the SuperLink's SuperExec reaches it
 
 
 @app.command("certificates")
@@ -69,10 +69,13 @@ def certificates_(
     hosts: Annotated[list[str], typer.Argument(help="Names and addresses under which devices reach the SuperLink.")],
     folder: Folder = HOME,
 ) -> None:
-    """Make a certificate authority and the SuperLink's certificate. Devices need FOLDER/ca.crt and nothing else."""
+    """Make a certificate authority and the SuperLink's certificate. Devices need only FOLDER/ca.crt.
+
+    Example: [bold]python -m experiments deploy certificates lab.local 192.168.1.5[/bold]
+    """
     folder = _resolved(folder)
     made = certificates(folder, list(dict.fromkeys([*hosts, *LOCAL])))
-    _say(f"{folder / 'server.pem'}: {'made' if made else 'kept, it still holds'}")
+    _say(f"{folder / 'server.pem'}: {'made' if made else 'kept, it is still valid'}")
     _say(f"copy {folder / 'ca.crt'} to every device; keep ca.key and server.key here")
 
 
@@ -80,7 +83,10 @@ def certificates_(
 def key(
     names: Annotated[list[str], typer.Argument(help="Names of SuperNodes, e.g. pi0.")], folder: Folder = HOME
 ) -> None:
-    """Make the key pair of a SuperNode, on the device that will use it: the private key never travels."""
+    """Make the key pair of a SuperNode, on the device that will use it. The private key stays on the device.
+
+    Example: [bold]python -m experiments deploy key pi0[/bold]
+    """
     folder = _resolved(folder)
     for name in names:
         made = node_key(folder, name)
@@ -89,12 +95,17 @@ def key(
 
 @app.command()
 def superlink(
-    host: Annotated[str, typer.Option(help="Listen on this address; 127.0.0.1: this machine alone.")] = "0.0.0.0",
+    host: Annotated[str, typer.Option(help="Listen on this address; 127.0.0.1: only for this machine.")] = "0.0.0.0",
     port: Annotated[int, typer.Option(help="Listen on this port.")] = 8000,
-    foreground: Annotated[bool, typer.Option("--foreground", help="Stay, as systemd and Docker want it.")] = False,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Do not return, as systemd and Docker need it.")
+    ] = False,
     folder: Folder = HOME,
 ) -> None:
-    """Start the SuperLink: TLS, only registered SuperNodes, its state in a file. It logs to FOLDER/superlink/log."""
+    """Start the SuperLink, with TLS, for registered SuperNodes only. Its log is FOLDER/superlink/log.
+
+    Example: [bold]python -m experiments deploy superlink --port 8000[/bold]
+    """
     folder = _resolved(folder)
     for name in ("ca.crt", "server.pem", "server.key"):
         if not (folder / name).is_file():
@@ -108,7 +119,7 @@ def superlink(
 
 
 def superlink_command(folder: Path, host: str, port: int) -> list[str]:
-    """A SuperLink with TLS and node authentication, whose certificates lie in ``folder``."""
+    """Return the command of a SuperLink with TLS and node authentication, whose certificates are in ``folder``."""
     return [
         "flower-superlink",
         *("--ssl-ca-certfile", str(folder / "ca.crt")),
@@ -127,7 +138,10 @@ def connect(
     name: Connection = "lab",
     folder: Folder = HOME,
 ) -> None:
-    """Write the connection that `flwr run . NAME` uses into Flower's config.toml; other entries stay as they are."""
+    """Add the connection that `flwr run . NAME` uses to Flower's config.toml; other entries do not change.
+
+    Example: [bold]python -m experiments deploy connect lab.local:8000 --name lab[/bold]
+    """
     folder = _resolved(folder)
     if why := healthy(address, folder / "ca.crt"):
         raise DeployError(f"no SuperLink answers at {address}: {why}")
@@ -145,7 +159,7 @@ def write_connection(home: Path, name: str, address: str, authority: Path) -> Pa
     try:
         config = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except (OSError, tomllib.TOMLDecodeError) as error:
-        raise DeployError(f"{path} cannot be read ({error}): mend it or remove it") from None
+        raise DeployError(f"{path} cannot be read ({error}): correct it or remove it") from None
     table = config.setdefault("superlink", {})
     table.setdefault("default", name)
     table[name] = {"address": address, "root-certificates": str(authority)}
@@ -156,17 +170,20 @@ def write_connection(home: Path, name: str, address: str, authority: Path) -> Pa
 @app.command()
 def register(
     keys: Annotated[
-        list[Path], typer.Argument(help="Public keys, NAME.pub; files of FOLDER/keys may go by their name.")
+        list[Path], typer.Argument(help="Public keys NAME.pub; of files in FOLDER/keys, the name is enough.")
     ],
     connection: Connection = "lab",
     folder: Folder = HOME,
 ) -> None:
-    """Admit SuperNodes to the SuperLink by their public keys. It refuses all others."""
+    """Register SuperNodes at the SuperLink by their public keys. It refuses all others.
+
+    Example: [bold]python -m experiments deploy register pi0.pub pi1.pub[/bold]
+    """
     folder = _resolved(folder)
     paths = [public if public.is_file() else folder / "keys" / f"{public.stem}.pub" for public in keys]
     for public, path in zip(keys, paths, strict=True):
         if not path.is_file():
-            raise DeployError(f"{public} is no public key: `deploy key NAME` on the device makes NAME.pub")
+            raise DeployError(f"{public} is no public key: make NAME.pub with `deploy key NAME` on the device")
     for path, node in admit(paths, connection):
         if node:
             _remember(folder, node, path.stem)
@@ -174,13 +191,13 @@ def register(
 
 
 def admit(keys: Sequence[Path], connection: str, env: Mapping[str, str] | None = None) -> Iterator[tuple[Path, str]]:
-    """Register public keys; yields each with its node id, or with nothing if the SuperLink knew it.
+    """Register public keys. Yield each with its node id, which is empty if the key was registered before.
 
     Raises:
-        DeployError: the SuperLink did not take one, in Flower's words.
+        DeployError: the SuperLink did not accept a key; the message quotes Flower.
     """
-    said = _run([sys.executable, "-c", REGISTER, connection, *map(str, keys)], env).split(MARK)[1:]
-    for path, words in zip_longest(keys, said, fillvalue=""):
+    output = _run([sys.executable, "-c", REGISTER, connection, *map(str, keys)], env).split(MARK)[1:]
+    for path, words in zip_longest(keys, output, fillvalue=""):
         found = re.search(r'"node-id": "?(\d+)', words)
         if not found and "already in use" not in words:
             raise DeployError(f"{path} was not registered: {words.strip() or 'no answer'}")
@@ -189,40 +206,47 @@ def admit(keys: Sequence[Path], connection: str, env: Mapping[str, str] | None =
 
 @app.command()
 def supernode(
-    name: Annotated[str, typer.Argument(help="Of the SuperNode; its key is FOLDER/keys/NAME.")],
+    name: Annotated[str, typer.Argument(help="Name of the SuperNode; its key is FOLDER/keys/NAME.")],
     superlink: Annotated[str, typer.Option(help="HOST:PORT of the SuperLink.")],
-    device: Annotated[int, typer.Option(help="Its number in runs, from 0; every device has its own.", min=0)],
-    device_class: Annotated[str, typer.Option("--class", help="What the machine is, for devices.csv.")] = "",
+    device: Annotated[int, typer.Option(help="Number of the device in runs, from 0, different on each device.", min=0)],
+    device_class: Annotated[str, typer.Option("--class", help="Kind of machine, for devices.csv.")] = "",
     data: Annotated[
-        str, typer.Option(help="Folder of local data (docs/deploy.md); empty: drawn from the run's data set.")
+        str, typer.Option(help="Folder of local data (docs/deploy.md); empty: a part of the run's data set.")
     ] = "",
-    link_mbit_s: Annotated[
-        float, typer.Option(help="Mbit/s of the link; 0: time 1 MB to the SuperLink now.", min=0)
+    link_mbit_s: Annotated[float, typer.Option(help="Mbit/s of the link; 0: measure it now with 1 MB.", min=0)] = 0.0,
+    mac_per_s: Annotated[
+        float, typer.Option(help="Multiply-accumulates per second in training; 0: measure.", min=0)
     ] = 0.0,
-    mac_per_s: Annotated[float, typer.Option(help="Multiply-accumulates a second in training; 0: timed.", min=0)] = 0.0,
     limit_link: Annotated[
-        float, typer.Option(help="Most it bears on the link, as a share of the large model; 0: no cap.", min=0)
+        float, typer.Option(help="Limit of transfers, as a share of the large model; 0: none.", min=0)
     ] = 0.0,
-    limit_compute: Annotated[float, typer.Option(help="The same of compute.", min=0)] = 0.0,
-    limit_memory_: Annotated[float, typer.Option("--limit-memory", help="The same of memory.", min=0)] = 0.0,
-    memory_mb: Annotated[int, typer.Option(help="Megabytes that each of its processes may hold; 0: all.", min=0)] = 0,
-    port: Annotated[
-        int, typer.Option(help="Local port of its own; another one for each SuperNode of a machine.")
-    ] = 9094,
-    foreground: Annotated[bool, typer.Option("--foreground", help="Stay, as systemd and Docker want it.")] = False,
+    limit_compute: Annotated[
+        float, typer.Option(help="Limit of compute, as a share of the large model; 0: none.", min=0)
+    ] = 0.0,
+    limit_memory_: Annotated[
+        float, typer.Option("--limit-memory", help="Limit of memory, as a share of the large model; 0: none.", min=0)
+    ] = 0.0,
+    memory_mb: Annotated[int, typer.Option(help="Memory limit of each of its processes in MB; 0: none.", min=0)] = 0,
+    port: Annotated[int, typer.Option(help="Local port, different for each SuperNode of a machine.")] = 9094,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Do not return, as systemd and Docker need it.")
+    ] = False,
     folder: Folder = HOME,
 ) -> None:
-    """Start a SuperNode: this machine is a device. Its log and its node-config lie in FOLDER/supernodes/NAME."""
+    """Start a SuperNode, so that this machine is a device. Log and node-config are in FOLDER/supernodes/NAME.
+
+    Example: [bold]python -m experiments deploy supernode pi0 --superlink lab.local:8000 --device 0[/bold]
+    """
     folder = _resolved(folder)
     if not (folder / "ca.crt").is_file():
         raise DeployError(f"{folder / 'ca.crt'} is missing: copy it from the server")
     if not (folder / "keys" / name).is_file():
         raise DeployError(f"'{name}' has no key: run `python -m experiments deploy key {name}`, and register NAME.pub")
     if data and not (Path(data).expanduser() / "classes.txt").is_file():
-        raise DeployError(f"{data} is no folder of local data: it has no classes.txt, see docs/deploy.md")
+        raise DeployError(f"{data} is not a folder of local data: it has no classes.txt, see docs/deploy.md")
     service = Service(folder / "supernodes" / name)
     if service.pid():
-        _say(f"SuperNode {name}, process {service.pid()}: runs already; `deploy stop {name}` ends it")
+        _say(f"SuperNode {name}, process {service.pid()}: runs already; stop it with `deploy stop {name}`")
         return
     if why := healthy(superlink, folder / "ca.crt"):
         raise DeployError(f"no SuperLink answers at {superlink}: {why}")
@@ -246,20 +270,20 @@ def supernode(
         if REFUSED in str(error):
             raise DeployError(
                 f"the SuperLink refuses {name}: run `deploy register {name}.pub` on the server; if it is registered "
-                "and was killed just now, the SuperLink takes it for running: try again in a minute"
+                "and was killed just now, the SuperLink still counts it as running: try again in a minute"
             ) from error
         raise
     _say(f"SuperNode {name}, process {service.pid()}: started as device {device}, {node['link-mbit-s']:.1f} Mbit/s")
 
 
 def write_node(service: Service, values: dict[str, str | int | float]) -> None:
-    """The node-config of a SuperNode, without what was not given."""
+    """Write the node-config of a SuperNode, without values that were not given."""
     given = {k: v for k, v in values.items() if v or k == "partition-id"}
     _write(service.folder / "node.toml", tomli_w.dumps(given))
 
 
 def supernode_command(folder: Path, service: Service, superlink: str, port: int) -> list[str]:
-    """A SuperNode with its key and its node-config."""
+    """Return the command of a SuperNode with its key and its node-config."""
     return [
         "flower-supernode",
         *("--root-certificates", str(folder / "ca.crt")),
@@ -271,31 +295,36 @@ def supernode_command(folder: Path, service: Service, superlink: str, port: int)
 
 @app.command()
 def status(connection: Connection = "lab", folder: Folder = HOME) -> None:
-    """Health: what runs on this machine, and which SuperNodes the SuperLink knows and hears."""
+    """Show what runs on this machine, and which SuperNodes are registered and online at the SuperLink.
+
+    Example: [bold]python -m experiments deploy status[/bold]
+    """
     folder, table = _resolved(folder), Table("service", "process", "log", box=None)
     for service in services(folder):
         table.add_row(service.name, str(service.pid() or "stopped"), str(service.folder / "log"))
-    console.print(table if table.row_count else f"nothing was ever started from {folder}")
+    console.print(table if table.row_count else f"nothing was started from {folder} yet")
     if connection in _connections(_flower_home()):
         nodes, names = Table("SuperNode", "node", "status", box=None), _registered(folder)
         for node in listed(connection):
             nodes.add_row(names.get(node["node-id"], "-"), node["node-id"], node["status"])
-        console.print(nodes if nodes.row_count else f"'{connection}' knows no SuperNode: `deploy register NAME.pub`")
+        console.print(
+            nodes if nodes.row_count else f"'{connection}' has no SuperNode: add one with `deploy register NAME.pub`"
+        )
     else:
-        _say(f"no connection '{connection}' here: `deploy connect HOST:PORT` makes it")
+        _say(f"no connection '{connection}' on this machine: add it with `deploy connect HOST:PORT`")
 
 
 def listed(connection: str) -> list[dict[str, str]]:
-    """The SuperNodes that a SuperLink knows: 'node-id', 'status' and since when.
+    """Return the registered SuperNodes of a SuperLink: 'node-id', 'status' and times.
 
     Raises:
-        DeployError: it does not answer, in Flower's words.
+        DeployError: the SuperLink does not answer; the message quotes Flower.
     """
-    said = _flwr("supernode", "ls", connection, "--format", "json")
+    output = _flwr("supernode", "ls", connection, "--format", "json")
     try:
-        nodes: list[dict[str, str]] = json.loads(said)["nodes"]
+        nodes: list[dict[str, str]] = json.loads(output)["nodes"]
     except (ValueError, LookupError, TypeError):
-        raise DeployError(f"the SuperLink '{connection}' does not say what it knows: {said.strip()}") from None
+        raise DeployError(f"the SuperLink '{connection}' does not list its SuperNodes: {output.strip()}") from None
     return nodes
 
 
@@ -304,7 +333,10 @@ def stop(
     names: Annotated[list[str] | None, typer.Argument(help="SuperNodes, or superlink; by default all of them.")] = None,
     folder: Folder = HOME,
 ) -> None:
-    """Stop what `superlink` and `supernode` started on this machine."""
+    """Stop processes that `superlink` and `supernode` started on this machine.
+
+    Example: [bold]python -m experiments deploy stop pi0[/bold]
+    """
     known = {service.name: service for service in services(_resolved(folder))}
     for name in names or reversed(known):  # SuperNodes before their SuperLink
         if name not in known:
@@ -319,7 +351,10 @@ def unit(
     ],
     folder: Folder = HOME,
 ) -> None:
-    """Print a systemd unit that runs a SuperNode or the SuperLink from boot on. Put -- before the command."""
+    """Print a systemd unit that starts a SuperNode or the SuperLink at boot. Write -- before the command.
+
+    Example: [bold]python -m experiments deploy unit -- supernode pi0 --superlink lab.local:8000 --device 0[/bold]
+    """
     if command[0] not in ("supernode", "superlink"):
         raise DeployError(
             f"'{command[0]}' is no service: write `deploy unit -- supernode NAME --superlink HOST:PORT ...`"
@@ -340,7 +375,7 @@ def unit(
 
 
 def _registered(folder: Path) -> dict[str, str]:
-    """Names of the SuperNodes that were registered from here, by node id; Flower does not tell them."""
+    """Return the names of SuperNodes that were registered here by node id, because Flower does not list names."""
     path = folder / "registered.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
@@ -358,13 +393,13 @@ def _write(path: Path, text: str) -> None:
 
 
 def _quoted(word: str) -> str:
-    """A word as systemd reads it; in a command a dollar sign is two."""
+    """Quote a word for systemd. In a command, a dollar sign must also be doubled."""
     word = word.replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"')
     return f'"{word}"' if set(word) & set(" \t'\"\\;") else word
 
 
 def _become(service: Service, command: list[str], limit_bytes: int = 0) -> None:
-    """Turn into the process that was asked for; whoever started us looks after it."""
+    """Replace this process by the command, for systemd or Docker."""
     for part in ("home", "cache"):
         (service.folder / part).mkdir(parents=True, exist_ok=True)
     if limit_bytes:
@@ -378,7 +413,7 @@ def _flwr(*arguments: str) -> str:
 
 
 def _run(command: Sequence[str], env: Mapping[str, str] | None = None) -> str:
-    """All that a command of Flower's says."""
+    """Run a command and return its output and errors."""
     quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "PYTHONUNBUFFERED": "1"}
     done = subprocess.run(
         command,
@@ -411,7 +446,7 @@ def _say(text: str) -> None:
 
 
 def main() -> None:
-    """``python -m experiments deploy`` alone: a device need not load, on each command, what trains and draws."""
+    """Run `python -m experiments deploy` without loading the other commands, which a device does not need."""
     errors = Console(stderr=True)
     try:
         code = app(args=sys.argv[2:], prog_name="python -m experiments deploy", standalone_mode=False)

@@ -1,7 +1,7 @@
-"""Who may be trusted: a certificate authority of one's own, the SuperLink's certificate, and a key pair per SuperNode.
+"""Certificates and keys: a certificate authority, the SuperLink's certificate, and a key pair for each SuperNode.
 
-Everything is written as PEM or OpenSSH files that Flower and openssl read; private files are readable by their owner
-alone. What exists and is still good is kept, so every function may be called again.
+All files are PEM or OpenSSH, which Flower and openssl read. Only their owner can read private files. A valid file is
+kept, so every function may be called again.
 """
 
 import ipaddress
@@ -26,18 +26,18 @@ AUTHORITY_DAYS, SERVER_DAYS, RENEW_DAYS = 3650, 365, 30
 
 
 class DeployError(RuntimeError):
-    """A deployment step cannot be done; the message says what to do."""
+    """A step of a deployment is impossible; the message says what to do."""
 
 
 def certificates(folder: Path, hosts: Sequence[str]) -> bool:
-    """``ca.crt``, ``ca.key``, ``server.pem`` and ``server.key`` in ``folder``, for a SuperLink reached under ``hosts``.
+    """Write ``ca.crt``, ``ca.key``, ``server.pem`` and ``server.key`` for a SuperLink with these host names.
 
     Returns:
-        Whether a server certificate was made; one that names the same hosts and holds for a month more is kept. The
-        authority is never made anew: devices hold its certificate.
+        Whether a server certificate was made. One for the same hosts that is valid for another month is kept. An
+        existing authority is always kept, because devices have its certificate.
 
     Raises:
-        DeployError: no hosts, a host that is no name or address, or a broken authority.
+        DeployError: there are no hosts, a host is neither a name nor an address, or the authority is damaged.
     """
     names = _names(hosts)
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,10 +70,10 @@ def certificates(folder: Path, hosts: Sequence[str]) -> bool:
 
 
 def node_key(folder: Path, name: str) -> bool:
-    """``keys/NAME`` and ``keys/NAME.pub`` in ``folder``, a P-384 pair; returns whether it was made, an old one is kept.
+    """Write the P-384 key pair ``keys/NAME`` and ``keys/NAME.pub`` unless it exists. Return whether it was written.
 
     Raises:
-        DeployError: the name is not fit for a file, or half of the pair is missing.
+        DeployError: the name cannot be that of a file, or one file of the pair is missing.
     """
     private, public = folder / "keys" / name, folder / "keys" / f"{name}.pub"
     if not name.replace("-", "").replace("_", "").isalnum():
@@ -104,13 +104,13 @@ def _names(hosts: Sequence[str]) -> list[x509.GeneralName]:
 
 
 def _good(certificate: Path, names: list[x509.GeneralName]) -> bool:
-    """Whether a server certificate names just these hosts and holds for a month more."""
+    """Return whether a server certificate is for exactly these hosts and valid for another month."""
     try:
         found = x509.load_pem_x509_certificate(certificate.read_bytes())
     except (OSError, ValueError):
         return False
-    said = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return set(said) == set(names) and found.not_valid_after_utc > datetime.now(UTC) + timedelta(days=RENEW_DAYS)
+    named = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return set(named) == set(names) and found.not_valid_after_utc > datetime.now(UTC) + timedelta(days=RENEW_DAYS)
 
 
 def _authority(certificate: Path, private: Path) -> None:
@@ -145,7 +145,7 @@ def _builder(name: str, days: int, key: ec.EllipticCurvePublicKey, issuer: x509.
 
 
 def _private(path: Path, content: bytes) -> None:
-    """Write a file that nobody else can read at any moment."""
+    """Write a file that other users cannot read at any moment."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(content)
     path.chmod(0o600)

@@ -1,4 +1,4 @@
-"""How fast a device's link to the SuperLink is, timed by sending it a megabyte."""
+"""Measure the speed of a device's link by sending a megabyte to the SuperLink."""
 
 import http.client
 import os
@@ -13,10 +13,10 @@ PAYLOAD = 1_000_000  # bytes
 
 
 def time_link(address: str, authority: Path | None) -> float:
-    """Mbit/s from this machine to the SuperLink at ``address``, TLS and all.
+    """Return Mbit/s from this machine to the SuperLink at ``address``, with TLS.
 
-    The SuperLink reads what is sent to it before it answers the next request on a connection, so the time from the
-    payload's first byte to that answer, less that of a request without payload, is what the payload took.
+    The SuperLink reads a payload before it answers the next request on the connection. So the time of the payload is
+    the time from its first byte to that answer, minus the time of requests without a payload.
 
     Raises:
         DeployError: the SuperLink does not answer.

@@ -1,4 +1,4 @@
-"""A long-lived process of a deployment: started once, found again by its pid file, stopped with all that it started."""
+"""A long-lived process of a deployment: started once, found again by its pid file, stopped with its children."""
 
 import http.client
 import json
@@ -17,16 +17,16 @@ from pathlib import Path
 from experiments.deploy.identity import DeployError
 from experiments.hermetic import COLOURS, lives
 
-BOOT_S = 60.0  # patience with a process that starts
-STOP_S = 10.0  # patience with a process that was asked to stop
+BOOT_S = 60.0  # longest start of a process
+STOP_S = 10.0  # longest end of a process after a signal
 TAIL = 12  # log lines that an error quotes
 
-_children: dict[int, "subprocess.Popen[bytes]"] = {}  # of this process: whoever starts one must bury it
+_children: dict[int, "subprocess.Popen[bytes]"] = {}  # started by this process, which must wait for them
 
 
 @dataclass(frozen=True)
 class Service:
-    """A process with a folder of its own: ``pid.json``, ``log``, Flower's ``home`` and a ``cache``."""
+    """A process with its own folder, which holds ``pid.json``, ``log``, Flower's ``home`` and a ``cache``."""
 
     folder: Path
 
@@ -35,17 +35,17 @@ class Service:
         return self.folder.name
 
     def start(self, command: Sequence[str], ready: Callable[[str], bool], limit_bytes: int = 0) -> bool:
-        """Start it in a session of its own, unless it runs, and wait until it is at work.
+        """Start the process in a new session, unless it runs already, and wait until it is ready.
 
         Args:
-            ready: tells by what it has logged, and may look elsewhere, whether it is at work.
-            limit_bytes: of memory that each of its processes may hold; 0: no limit.
+            ready: returns whether the process is ready, given its log; it may also use other signs.
+            limit_bytes: memory limit of each of its processes; 0: no limit.
 
         Returns:
-            Whether it was started now.
+            Whether this call started it.
 
         Raises:
-            DeployError: it ended or did not get ready, with the end of its log.
+            DeployError: the process ended or did not become ready; the message quotes the end of its log.
         """
         if self.pid():
             return False
@@ -71,7 +71,7 @@ class Service:
             while not ready(path.read_bytes()[begin:].decode(errors="replace")):
                 if process.poll() is not None or time.monotonic() > end:
                     why = "ended" if process.poll() is not None else f"is not ready after {BOOT_S:.0f} s"
-                    raise DeployError(f"{self.name} {why}, and this is what it said:\n{self._last_words(begin)}")
+                    raise DeployError(f"{self.name} {why}; the end of its log:\n{self._last_lines(begin)}")
                 time.sleep(0.1)
         except BaseException:  # Ctrl-C as well
             self.stop()
@@ -79,23 +79,23 @@ class Service:
         return True
 
     def pid(self) -> int | None:
-        """Of the running process; a number that another process has got since does not count."""
+        """Return the id of the running process; None if it ended, also if another process has this id now."""
         try:
-            said = json.loads(self._file.read_text(encoding="utf-8"))
-            pid, since = int(said["pid"]), said["since"]
+            found = json.loads(self._file.read_text(encoding="utf-8"))
+            pid, since = int(found["pid"]), found["since"]
             os.kill(pid, 0)
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return pid if _since(pid) == since and _state(pid) not in "ZX" else None
 
     def stop(self) -> bool:
-        """End the process and its session, gently and then for good; returns whether it ran."""
+        """End the process and its session, with SIGTERM and then SIGKILL. Return whether it was running."""
         pid = self.pid()
         if pid:
-            for how, patience in ((signal.SIGTERM, STOP_S), (signal.SIGKILL, STOP_S)):
+            for kind in (signal.SIGTERM, signal.SIGKILL):
                 with suppress(ProcessLookupError):
-                    os.killpg(pid, how)
-                end = time.monotonic() + patience
+                    os.killpg(pid, kind)
+                end = time.monotonic() + STOP_S
                 while lives(pid) and time.monotonic() < end:
                     time.sleep(0.05)
         self._file.unlink(missing_ok=True)
@@ -103,7 +103,7 @@ class Service:
             del _children[number]
         return pid is not None
 
-    def _last_words(self, begin: int) -> str:
+    def _last_lines(self, begin: int) -> str:
         lines = COLOURS.sub("", (self.folder / "log").read_bytes()[begin:].decode(errors="replace")).splitlines()
         return "\n".join([line for line in lines if line.strip()][-TAIL:])
 
@@ -113,12 +113,12 @@ class Service:
 
 
 def script(name: str) -> str:
-    """One of the commands that were installed beside this Python."""
+    """Return the path of a command that is installed beside this Python."""
     return str(Path(sysconfig.get_path("scripts"), name))
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Our environment, with Flower's home and the app's cache in a service's folder, and one thread per process."""
+    """Return this environment, with Flower's home and the cache in a service's folder and one thread per process."""
     own = {
         "FLWR_HOME": str(folder / "home"),
         "XDG_CACHE_HOME": str(folder / "cache"),
@@ -133,15 +133,15 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def limit_memory(limit_bytes: int) -> None:
-    """Let no process that starts from here hold more than so many bytes of its own; the kernel refuses it the rest."""
+    """Limit the data memory of this process and of each process that it starts; the kernel refuses more."""
     resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
 
 
 def healthy(address: str, authority: Path | None) -> str:
-    """Why the SuperLink at ``address`` (host:port) does not answer, or nothing if it does.
+    """Return why the SuperLink at ``address`` (host:port) does not answer; an empty text if it does.
 
     Args:
-        authority: the certificate that it must be signed with; None: a SuperLink without TLS.
+        authority: certificate of the authority that signed the SuperLink's certificate; None: no TLS.
     """
     try:
         with closing(connect(address, authority)) as connection:
@@ -156,7 +156,7 @@ def healthy(address: str, authority: Path | None) -> str:
 
 
 def connect(address: str, authority: Path | None, timeout: float = 5.0) -> http.client.HTTPConnection:
-    """A connection to the SuperLink, not yet opened.
+    """Return a connection to the SuperLink that is not open yet.
 
     Raises:
         DeployError: the address is not host:port.
@@ -172,13 +172,13 @@ def connect(address: str, authority: Path | None, timeout: float = 5.0) -> http.
 
 
 def services(folder: Path) -> list[Service]:
-    """All that were ever started from a deployment's folder."""
+    """Return all services that were ever started from a deployment's folder."""
     found = [folder / "superlink", *sorted((folder / "supernodes").glob("*"))]
     return [Service(path) for path in found if path.is_dir()]
 
 
 def _since(pid: int) -> str:
-    """When a process started, in ticks since the machine did; nothing where /proc does not tell."""
+    """Return when a process started, in ticks since the machine started; empty on a system without /proc."""
     return (_stat(pid) or [""] * 20)[19]
 
 
@@ -187,7 +187,7 @@ def _state(pid: int) -> str:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat behind the name: state, parent, group ..."""
+    """Return the fields of /proc/PID/stat after the name: state, parent, group ..."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     return []

@@ -4,7 +4,7 @@ This is the one place where names become objects. `Settings` below it is plain d
 need of the objects.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -192,6 +192,27 @@ def _resolve(settings: Settings, check: bool, study: bool) -> Run:
     if not study:
         workload.check(methods)
     return Run(settings, methods, workload, workload.worlds if hasattr(workload, "worlds") else worlds, used)
+
+
+def used_sections(settings: Settings) -> set[str]:
+    """Return the sections of the components that a run-config names."""
+    sections = {section_name(name) for name in (settings.data.partition, settings.drift.kind, settings.model.name)}
+    strategies = (STRATEGIES[path].section or section_name(path) for path in settings.methods)
+    return sections | set(strategies) | {section_name(settings.workload)}
+
+
+def without_unused(settings: Settings, keep: Iterable[str]) -> Settings:
+    """Drop options of components that the run does not use, e.g. defaults of an experiment that a user changed.
+
+    Args:
+        keep: dotted keys that the user gave; they stay, and are refused later if the run does not use them.
+    """
+    given = {key.partition(".")[0] for key in keep}
+    try:
+        used = used_sections(settings) | given
+    except UnknownName:
+        return settings
+    return settings.model_copy(update={"options": {k: v for k, v in settings.options.items() if k in used}})
 
 
 def read_options(model: type[Section], section: str, values: Mapping[str, Any], preset: Mapping[str, Any] = {}) -> Any:

@@ -1,1 +1,1 @@
-"""Programs that do the same rounds, each in its own way, when `experiments.bench.contest` tells them to."""
+"""Programs that do the same rounds, each in its own way, when `experiments.bench.contest` asks for one."""

@@ -1,6 +1,6 @@
 """The bare loop: torch and nothing else. One model per process, data in memory, batches by slices, ``torch.optim.SGD``.
 
-Each process trains every so-manieth device of the cohort and adds the results up in shared memory.
+Process k of n trains every n-th device of the cohort, from the k-th on, and adds the results up in shared memory.
 """
 
 import os
@@ -13,21 +13,21 @@ import torch.multiprocessing as processes
 import torch.nn.functional as F
 from torch import Tensor
 
-from experiments.bench.entrants.work import Enough, Turns, Work
+from experiments.bench.entrants.work import Stop, Turns, Work
 
 
 class Share:
-    """What one process does of a round."""
+    """The part of a round that one process does."""
 
     def __init__(self, work: Work, rank: int, size: int):
         torch.set_num_threads(1)
         self.work, self.rank, self.size = work, rank, size
         self.network = work.network()
         self.parameters = list(self.network.parameters())
-        self.data: dict[int, tuple[Tensor, Tensor]] = {}  # devices that were seen before
+        self.data: dict[int, tuple[Tensor, Tensor]] = {}  # of devices that trained before
 
     def train(self, round_: int, weights: list[Tensor], total: list[Tensor]) -> None:
-        """Overwrite ``total`` with the sum of what the devices of this share end with."""
+        """Overwrite ``total`` with the sum of the weights that the devices of this share end with."""
         work = self.work
         for value in total:
             value.zero_()
@@ -76,7 +76,7 @@ def main(folder: str, to: str, size: int) -> None:
             for parts in zip(weights, *totals, strict=True):
                 parts[0].copy_(sum(parts[1:]) / work.cohorts.shape[1])
         turns.next()
-    except Enough:
+    except Stop:
         turns.finish(weights, to)
 
 

@@ -1,4 +1,4 @@
-"""Stock Flower: `flwr run` of the app in ``stock``, whose ServerApp asks us before every round."""
+"""Stock Flower: `flwr run` of the app in ``stock``, whose ServerApp asks this process before every round."""
 
 import json
 import os
@@ -9,13 +9,13 @@ import threading
 from multiprocessing.connection import Listener
 from pathlib import Path
 
-from experiments.bench.entrants.work import Enough, Turns
+from experiments.bench.entrants.work import Stop, Turns
 from experiments.hermetic import FlowerRunFailed, flwr_run
 
 
 def main(folder: str, to: str, client: str) -> None:
     turns, here = Turns(), Path(__file__).parent
-    devices = json.loads((Path(folder) / "about.json").read_text())["settings"]["devices"]
+    devices = json.loads((Path(folder) / "about.json").read_text())["settings"]["devices.count"]
     with tempfile.TemporaryDirectory() as scratch, Listener(("127.0.0.1", 0)) as listener:
         app = shutil.copytree(here / "stock", Path(scratch) / "app", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(here / "work.py", app / "work.py")
@@ -26,7 +26,7 @@ def main(folder: str, to: str, client: str) -> None:
                 flwr_run(app, config, devices, on_line=lambda line: print(line, file=sys.stderr))
             except FlowerRunFailed as error:
                 print(error, file=sys.stderr, flush=True)
-                os._exit(1)  # the rest of us waits for somebody who will not call
+                os._exit(1)  # the main thread waits for a connection that will not come
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
@@ -36,8 +36,8 @@ def main(folder: str, to: str, client: str) -> None:
                     turns.next()
                     line.send("round")
                     line.recv()
-            except Enough:
-                line.send("enough")
+            except Stop:
+                line.send("stop")
         thread.join()
 
 

@@ -1,28 +1,30 @@
-"""This project, the whole of it: `fl.server.run.run` with FedAvg on one of its engines, paused between rounds."""
+"""This project: `fl.server.run.execute` with FedAvg on one of its engines, paused between rounds."""
 
 import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from experiments.bench.entrants.work import Enough, Turns
-from fl.config.settings import Settings
+from experiments.bench.entrants.work import Stop, Turns
+from fl.config import Settings
 from fl.engines.grid import LocalGrid, WorkerGrid
-from fl.server.run import Event, open_results, run
-from strategies import STRATEGIES
+from fl.server.run import Event, execute, open_results
+from fl.workloads.resolve import resolve
 from strategies.fedavg import FedAvg
 
 
 def on_processes(settings: Settings, workers: int) -> WorkerGrid:
-    return LocalGrid(settings.flat(), settings.devices, workers)
+    return LocalGrid(settings.flat(), settings.devices.count, workers)
 
 
 @contextmanager
 def on_ray(settings: Settings, workers: int) -> Iterator[WorkerGrid]:
     from fl.engines.actors import RayGrid, connected
 
-    with connected(workers, ""), RayGrid(settings.flat(), settings.devices, workers) as grid:
+    with connected(workers, ""), RayGrid(settings.flat(), settings.devices.count, workers) as grid:
         yield grid
 
 
@@ -34,14 +36,13 @@ ENGINES: dict[str, Callable[[Settings, int], AbstractContextManager[WorkerGrid]]
 
 def main(folder: str, to: str, workers: int, engine: str) -> None:
     turns, about = Turns(), json.loads((Path(folder) / "about.json").read_text())
-    settings = Settings.parse(about["settings"])
-    made = []
+    run, made = resolve(Settings.parse(about["settings"])), []
 
-    class Seen(FedAvg):
-        """FedAvg, whose model can be looked at in the end."""
+    class Observed(FedAvg):
+        """FedAvg whose model is read at the end."""
 
-        def __post_init__(self) -> None:
-            super().__post_init__()
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
             made.append(self)
             turns.next()
 
@@ -49,14 +50,14 @@ def main(folder: str, to: str, workers: int, engine: str) -> None:
         if event.kind == "round":
             turns.next()
 
-    STRATEGIES["fedavg"] = Seen
+    run = replace(run, methods={"fedavg": run.methods["fedavg"]._replace(strategy=Observed)})
     try:
         with (
-            open_results([settings], Path(to).with_suffix(""), overwrite=True) as results,
-            ENGINES[engine](settings, workers) as grid,
+            open_results([run], Path(to).with_suffix(""), overwrite=True) as results,
+            ENGINES[engine](run.settings, workers) as grid,
         ):
-            run(settings, grid, results, observe)
-    except Enough:
+            execute(run, grid, results, observe)
+    except Stop:
         shapes = [tuple(shape) for shape in about["shapes"]]
         weights = [made[0].model[name].reshape(shape) for name, shape in zip(about["names"], shapes, strict=True)]
         turns.finish(weights, to)

@@ -1,4 +1,4 @@
-"""pfl-research in several processes that talk over gloo, as `torchrun` starts them."""
+"""pfl-research in several processes that communicate over gloo, started as `torchrun` does."""
 
 import os
 import socket

@@ -1,6 +1,6 @@
 """pfl-research (Granqvist et al. 2024, arXiv:2404.06430): its simulator.
 
-It goes through a device's samples in the same order in every epoch; here in the order of the others' first epoch.
+It uses a device's samples in the same order in every epoch: here, the order of the first epoch of the others.
 """
 
 import os
@@ -21,11 +21,11 @@ from pfl.hyperparam.base import NNTrainHyperParams
 from pfl.metrics import Metrics, Weighted
 from pfl.model.pytorch import PyTorchModel
 
-from experiments.bench.entrants.work import Enough, Turns, Work
+from experiments.bench.entrants.work import Stop, Turns, Work
 
 
 class Network(torch.nn.Module):
-    """What pfl wants of a model."""
+    """The network with the methods that pfl needs."""
 
     def __init__(self, work: Work):
         super().__init__()
@@ -39,18 +39,18 @@ class Network(torch.nn.Module):
 
 
 class Pause(TrainingProcessCallback):
-    """The first process asks before every round, and the others wait with it."""
+    """Before every round the first process waits for the request, and the others wait for the first."""
 
     def __init__(self, turns: Turns | None):
         self.turns = turns
 
     def _next(self) -> bool:
-        """Whether to stop."""
+        """Return whether to stop."""
         stop = torch.zeros(1)
         if self.turns is not None:
             try:
                 self.turns.next()
-            except Enough:
+            except Stop:
                 stop += 1
         if torch.distributed.is_initialized():
             torch.distributed.broadcast(stop, 0)
@@ -70,18 +70,18 @@ def main(folder: str, to: str) -> None:
     first = os.environ["RANK"] == "0"
     turns, work = Turns() if first else None, Work(folder)
     torch.set_num_threads(1)
-    seen = {}
-    # Every process is asked for its own users alone, with numbers of pfl's that run apart where cohorts do not divide.
+    samples_of = {}
+    # pfl's user numbers do not match cohorts that do not divide evenly, so each process counts its own users.
     mine = range(int(os.environ["RANK"]), work.cohorts.shape[1], int(os.environ["WORLD_SIZE"]))
     turn = ((round_, at) for round_ in range(len(work.cohorts)) for at in mine)
 
     def user(_: int) -> Dataset:
         round_, at = next(turn)
         device = int(work.cohorts[round_, at])
-        if device not in seen:
-            seen[device] = work.samples(device)
+        if device not in samples_of:
+            samples_of[device] = work.samples(device)
         order = torch.cat(work.batches(round_, at)[0])
-        return Dataset([values[order] for values in seen[device]])
+        return Dataset([values[order] for values in samples_of[device]])
 
     network = Network(work)
     model = PyTorchModel(network, torch.optim.SGD, torch.optim.SGD(network.parameters(), lr=1.0))

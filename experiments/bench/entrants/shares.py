@@ -1,20 +1,23 @@
-"""One method of this project in one process, which keeps apart the seconds spent in training arithmetic."""
+"""One method of this project in one process, which also records the seconds spent in training arithmetic."""
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from experiments.bench.entrants.work import Enough, Turns
-from fl.config.settings import Settings
+from experiments.bench.entrants.work import Stop, Turns
+from fl.config import Settings
 from fl.engines.grid import LocalGrid
-from fl.server.run import Event, open_results, run
+from fl.server.run import Event, execute, open_results
+from fl.workloads.resolve import resolve
 
 
 def main(folder: str, to: str, method: str) -> None:
     turns = Turns()
-    settings = Settings.parse({**json.loads((Path(folder) / "about.json").read_text()), "strategies": method})
+    both = resolve(Settings.parse(json.loads((Path(folder) / "about.json").read_text())))
+    run = replace(both, methods={method: both.methods[method]})
     trained_s = [0.0]  # after each round
 
     def observe(event: Event) -> None:
@@ -24,11 +27,11 @@ def main(folder: str, to: str, method: str) -> None:
 
     try:
         with (
-            open_results([settings], Path(to).with_suffix(""), overwrite=True) as results,
-            LocalGrid(settings.flat(), settings.devices, 1) as grid,
+            open_results([run], Path(to).with_suffix(""), overwrite=True) as results,
+            LocalGrid(run.settings.flat(), run.settings.devices.count, 1) as grid,
         ):
-            run(settings, grid, results, observe)
-    except Enough:
+            execute(run, grid, results, observe)
+    except Stop:
         turns.finish([torch.tensor(trained_s, dtype=torch.float64).diff()], to)
 
 

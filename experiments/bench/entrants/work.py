@@ -1,6 +1,6 @@
-"""The work that all entrants do, read from the folder in which `experiments.bench.exam` wrote it down.
+"""The work that all entrants do, read from the folder that `experiments.bench.exam` wrote.
 
-Needs numpy and torch alone: it travels with programs that know nothing of this project.
+It needs only numpy and torch, because it is copied to programs without this project.
 """
 
 import json
@@ -15,18 +15,18 @@ import torch
 from torch import Tensor, nn
 
 
-class Enough(Exception):
-    """No more rounds are wanted."""
+class Stop(Exception):
+    """No more rounds are asked for."""
 
 
 class Work:
-    """Devices, who takes part when, in which order they use their samples, and what they start from.
+    """The devices' data, the cohorts, the order of the samples in training, and the initial weights.
 
     Attributes:
         x: (devices, n, ...) inputs, mapped from disk; y: (devices, n) classes.
-        cohorts: (rounds, cohort) numbers of devices; orders: (rounds, cohort, epochs, n).
+        cohorts: (rounds, cohort) numbers of devices; orders: (rounds, cohort, epochs, n) order of the samples.
         lr, batch_size, epochs: of plain SGD.
-        start: the first weights, in the order of ``network().parameters()``.
+        start: the initial weights, in the order of ``network().parameters()``.
     """
 
     def __init__(self, folder: str | Path):
@@ -40,7 +40,7 @@ class Work:
             self.start = [torch.from_numpy(start[f"{i:03d}"]) for i in range(len(start))]
 
     def network(self) -> nn.Module:
-        """The network as anybody would write it, with the first weights."""
+        """Build the network from torch's layers, with the initial weights."""
         shapes = [value.shape for value in self.start]
         layers: list[nn.Module] = [nn.Flatten()] if self.kind == "mlp" else []
         for at, shape in enumerate(shapes[::2]):
@@ -56,20 +56,20 @@ class Work:
         return network
 
     def samples(self, device: int) -> tuple[Tensor, Tensor]:
-        """All samples of one device."""
+        """Return all samples of one device."""
         return torch.from_numpy(np.array(self.x[device])), torch.from_numpy(self.y[device])
 
     def batches(self, round_: int, slot: int) -> list[list[Tensor]]:
-        """Rows of each batch of each epoch of the ``slot``-th device of a round."""
+        """Return the rows of each batch of each epoch of the ``slot``-th device of a round."""
         return [
             list(torch.from_numpy(order.astype(np.int64)).split(self.batch_size)) for order in self.orders[round_, slot]
         ]
 
 
 class Turns:
-    """The entrant's end of the line: waits until a round is wanted and tells how long the last one took.
+    """The entrant's side of the protocol: wait for the request of a round, and report the time of the last one.
 
-    What the entrant prints goes to stderr from now on.
+    From now on, stdout of the entrant goes to stderr.
     """
 
     def __init__(self) -> None:
@@ -78,18 +78,18 @@ class Turns:
         self.began: float | None = None
 
     def next(self) -> None:
-        """Returns when the next round is wanted.
+        """Return when the next round is asked for.
 
         Raises:
-            Enough: no more is.
+            Stop: no more rounds are asked for.
         """
         took = None if self.began is None else time.perf_counter() - self.began
         self.channel.write(json.dumps(took) + "\n")
         self.channel.flush()
         if sys.stdin.readline().strip() != "round":
-            raise Enough
+            raise Stop
         self.began = time.perf_counter()
 
     def finish(self, weights: Sequence[Tensor], to: str) -> None:
-        """Leave the final weights, in the order of ``Work.start``."""
+        """Write the final weights, in the order of ``Work.start``."""
         np.savez(to, **{f"{i:03d}": value.detach().numpy() for i, value in enumerate(weights)})  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Contestants that do the same work, and a table that says what was measured."""
+"""Entrants do the same work, and the table contains what was measured."""
 
 import json
 import os
@@ -17,9 +17,10 @@ from experiments.bench.entrants.work import Work
 from experiments.bench.exam import SEED, Exam
 from experiments.bench.table import Line, Options, Table, interleave
 from experiments.bench.w1 import fedavg
-from experiments.bench.w2 import made_up
+from experiments.bench.w2 import generate_data
 from experiments.cli.main import app
-from fl.workloads.world import architectures, tensors, world
+from fl.workloads.classify import Classify
+from fl.workloads.world import tensors
 from partitions.datasets.images.arrays import save
 
 
@@ -29,10 +30,9 @@ def options(scratch: Path) -> Options:
 
 def exam_of(scratch: Path, kind: str = "mlp", **own: object) -> Exam:
     """Six devices, three a round."""
-    made_up(scratch)
-    own = {"dataset": "har-uci", "model": "mlp", **own}
-    how = {"data-root": str(scratch), "devices": 6, "cohort": 3} | own
-    return Exam.write(scratch / "exam", kind, fedavg(options(scratch), samples=20, epochs=2, batch=16, lr=0.05, **how))
+    generate_data(scratch)
+    keys = {"data.name": "har-uci", "data.root": str(scratch), "devices.count": 6, "cohort": 3} | own
+    return Exam.write(scratch / "exam", kind, fedavg(options(scratch), keys, samples=20, epochs=2, batch=16, lr=0.05))
 
 
 def test_the_bare_loop_and_we_end_at_the_same_weights(tmp_path: Path) -> None:
@@ -55,18 +55,19 @@ def test_the_plain_network_is_ours(tmp_path: Path, kind: str) -> None:
     if kind == "cnn":
         x, y = np.random.default_rng(0).integers(0, 256, (300, 3, 32, 32), np.uint8), np.arange(300) % 10
         save(tmp_path, "cifar10", {"x_train": x, "y_train": y, "x_test": x, "y_test": y}, [str(k) for k in range(10)])
-        exam = exam_of(tmp_path, kind, dataset="cifar10", model="cnn")
+        exam = exam_of(tmp_path, kind, **{"data.name": "cifar10", "model.name": "cnn"})
     else:
         exam = exam_of(tmp_path, kind)
     work, about_ = Work(exam.folder), json.loads((exam.folder / "about.json").read_text())
-    body = architectures(exam.settings)["dense"].part({})
+    assert isinstance(exam.run.workload, Classify)
+    body = exam.run.workload.architectures["dense"].part({})
     body.load_state_dict(
         {
             name: start.reshape(body.state_dict()[name].shape)
             for name, start in zip(about_["names"], work.start, strict=True)
         }
     )
-    here = world(exam.settings, SEED)
+    here = exam.run.worlds(SEED)
     x, _ = tensors(here.data, "test", np.arange(8))
     torch.testing.assert_close(work.network()(x), body(x), rtol=1e-4, atol=1e-4)
     device = int(np.unique(np.sort(work.cohorts))[-1])
@@ -79,10 +80,10 @@ def test_the_check_finds_who_did_something_else() -> None:
 
 
 def test_an_entrant_that_ends_is_quoted(tmp_path: Path) -> None:
-    runner = Runner(Entrant("lost", "lost"), Exam(tmp_path, exam_of(tmp_path).settings), tmp_path)
+    runner = Runner(Entrant("lost", "lost"), Exam(tmp_path, exam_of(tmp_path).run), tmp_path)
     try:
-        with pytest.raises(EntrantFailed, match=r"(?s)'lost' said nothing more.*entrants\.lost"):
-            runner.hear()
+        with pytest.raises(EntrantFailed, match=r"(?s)'lost' does not answer.*entrants\.lost"):
+            runner.receive()
     finally:
         runner.kill()
 
@@ -91,7 +92,7 @@ def test_the_table_by_hand() -> None:
     lines = [
         Line("a", [1.0, 2.0, 4.0], [2.0, 2.0], 9.0),
         Line("b", [1.0], facts={"accuracy": "0.5"}),
-        Line("c", why_not="No."),
+        Line("c", missing="No."),
     ]
     table = Table("Title.", "a", lines, ["Checked."])
     first, second, third = table.rows()

@@ -1,4 +1,4 @@
-"""Flower's own FedAvg, and two clients: the cheapest that we can think of, and the one of Flower's templates."""
+"""Flower's own FedAvg, and two clients: a client with the least overhead, and the one of Flower's templates."""
 
 import os
 
@@ -24,7 +24,7 @@ client = ClientApp()
 
 
 class SameCohorts(FedAvg):
-    """FedAvg as it is, but that a message says which device it is for: all contestants train the same ones."""
+    """FedAvg whose messages also name a device, so that all entrants train the same devices."""
 
     def __init__(self, work: Work):
         super().__init__(
@@ -35,8 +35,7 @@ class SameCohorts(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         for slot, message in enumerate(super().configure_train(server_round, arrays, config, grid)):
-            told = ConfigRecord({"round": server_round - 1, "slot": slot})
-            content = RecordDict({"arrays": arrays, "config": told})
+            content = RecordDict({"arrays": arrays, "config": ConfigRecord({"round": server_round - 1, "slot": slot})})
             yield Message(content, message.metadata.dst_node_id, message.metadata.message_type)
 
 
@@ -52,7 +51,7 @@ def main(grid: Grid, context: Context) -> None:
             messages = strategy.configure_train(round_, arrays, ConfigRecord(), grid)
             mean, _ = strategy.aggregate_train(round_, grid.send_and_receive(messages, timeout=3600))
             if mean is None:
-                raise RuntimeError("nobody trained")
+                raise RuntimeError("no client trained")
             arrays = mean
             line.send("done")
     final = arrays.to_torch_state_dict().values()
@@ -77,8 +76,8 @@ def samples_of(folder: str, device: int) -> tuple[Tensor, Tensor]:
 
 @client.train()
 def train(message: Message, context: Context) -> Message:
-    folder, told = str(context.run_config["folder"]), message.content["config"]
-    work, round_, slot = work_of(folder), int(told["round"]), int(told["slot"])  # type: ignore[arg-type]
+    folder, config = str(context.run_config["folder"]), message.content["config"]
+    work, round_, slot = work_of(folder), int(config["round"]), int(config["slot"])  # type: ignore[arg-type]
     device = int(work.cohorts[round_, slot])
     state = message.content.array_records["arrays"].to_torch_state_dict()
     if context.run_config["client"] == "cheap":

@@ -103,7 +103,7 @@ def test_halves_learn_masked_tokens_from_text_alone(small):
 
 
 @pytest.mark.parametrize(
-    ("objective", "nothing_known"), [("mlm", math.log(30)), ("electra", math.log(30) + 50 * math.log(2))]
+    ("objective", "expected"), [("mlm", math.log(30)), ("electra", math.log(30) + 50 * math.log(2))]
 )
 def test_initial_losses_of_the_objectives(small, objective, expected):
     """30 equally likely tokens, and even odds of a replacement; with rate 0 nothing changes."""

@@ -24,8 +24,8 @@ def test_recovery_is_perfect_for_one_vector_per_token_and_a_guess_without_number
         mixed = torch.linalg.qr(torch.randn(12, 12, generator=torch.Generator().manual_seed(0)))[0]
         assert token_recovery(pooled_rows @ mixed, tokens, 1) == 1.0
         fitted = torch.cat(inner[::2]).bincount()
-        frequency = float((torch.cat(inner[1::2]) == fitted.argmax()).float().mean())
-        assert token_recovery(pooled_rows[:, :0], tokens, 1) == frequency < 0.4
+        guess_accuracy = float((torch.cat(inner[1::2]) == fitted.argmax()).float().mean())
+        assert token_recovery(pooled_rows[:, :0], tokens, 1) == guess_accuracy < 0.4
     else:  # a mean of several tokens does not contain their order
         assert token_recovery(pooled_rows[:, :0], tokens, stride) < token_recovery(pooled_rows, tokens, stride) < 1.0
 

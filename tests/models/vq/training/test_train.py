@@ -120,7 +120,7 @@ def test_distillation_brings_predictions_from_codes_closer(small, pool):
     model.plan = replace(model.plan, lr=1e-3)  # a nearly correct model needs small steps
     (late,) = model.quantised(train, [Quantiser(16, 2, weigh=True)], seed=1)
     before = [p.clone() for part in (late.device, late.cloud, late.head) for p in part.parameters()]
-    distilled = late.distilled(train, model.predict(train), 4, seed=1)
+    distilled = late.distil_cloud(train, model.predict(train), 4, seed=1)
     for texts, enough in ((train, 0.8), (test, 1.0)):
         wanted = model.predict(texts)
         far, near = (float((model.predict(texts) - wanted).square().mean()) for model in (late, distilled))
@@ -128,4 +128,4 @@ def test_distillation_brings_predictions_from_codes_closer(small, pool):
         assert torch.equal(late.received, distilled.received)
     parameters = [p for part in (late.device, late.cloud, late.head) for p in part.parameters()]
     assert all(torch.equal(now, then) for now, then in zip(parameters, before, strict=True))
-    assert late.distilled(train, model.predict(train), 0, seed=1).predict(test).equal(late.predict(test))
+    assert late.distil_cloud(train, model.predict(train), 0, seed=1).predict(test).equal(late.predict(test))
