@@ -151,8 +151,8 @@ class SelectiveClient(ClientTrainer):
         if len(x) < 2:  # too few samples to train on some and score on others
             return {}, 0.0
         model, out = trial.select(None), torch.arange(len(x)) % 5 == 0
-        self.client.fit(trial, model, x[~out], y[~out])
-        accuracy = self.client.score(trial, model, x[out], y[out]).accuracy
+        trial.client.fit(trial, model, x[~out], y[~out])
+        accuracy = trial.client.score(trial, model, x[out], y[out]).accuracy
         sizes = {axis: len(kept) for axis, kept in model.active.items()}
         macs = float(BACKWARD * self.client.costs("modular").of(sizes).macs * int((~out).sum()) * task.epochs)
         return (held if accuracy >= self.options.required_accuracy else {}), macs

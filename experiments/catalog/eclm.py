@@ -6,16 +6,18 @@ from experiments.catalog.tasks import ALL, FEATURE, PARTS, TURNED, setting
 # Quickstart and main: all methods on embedded HAR, under feature skew and under label skew.
 
 EMBEDDED: Overrides = {
-    "dataset": "har-embedded", "model": "mlp", "devices": 46, "cohort": 10, "rounds": 20, "rounds-per-step": 5,
-    "eval-every": 5, "strategies": "na,la,fedavg,heterofl,eclm,eclm-plus",
+    "data.name": "har-embedded", "model.name": "mlp", "devices.count": 46, "cohort": 10, "rounds": 20,
+    "rounds-per-step": 5,
+    "eval.every": 5, "strategies": "na,la,fedavg,heterofl,eclm,eclm-plus",
 }  # fmt: skip
 SKEWS: dict[str, Overrides] = {
-    "subject": {"partition": "subject", "drift": "subject", "subtasks": "domain"},
-    "m=2": {"partition": "m-classes", "classes-per-device": 2, "drift": "class-swap"},
+    "subject": {"data.partition": "subject", "drift.kind": "subject", "eclm.subtasks": "domain"},
+    "m=2": {"data.partition": "m-classes", "m-classes.m": 2, "drift.kind": "class-swap"},
 }
 EMBEDDED_SMOKE: Overrides = {
-    "devices": 12, "cohort": 4, "rounds": 4, "rounds-per-step": 2, "dense-epochs": 4, "modular-epochs": 2,
-    "ability-epochs": 2,
+    "devices.count": 12, "cohort": 4, "rounds": 4, "rounds-per-step": 2, "pretrain.dense-epochs": 4,
+    "pretrain.modular-epochs": 2,
+    "pretrain.ability-epochs": 2,
 }  # fmt: skip
 
 QUICKSTART = Experiment(
@@ -108,8 +110,8 @@ HELD_OUT = Experiment(
         scale: {
             # 14 pixels: CIFAR-10's 16 do not divide 28
             part: {
-                **setting(f"cifar10 {part}", scale), "strategies": ALL, "dataset": "fashion-mnist",
-                "image-size": 0 if scale == "paper" else 14,
+                **setting(f"cifar10 {part}", scale), "strategies": ALL, "data.name": "fashion-mnist",
+                "data.image-size": 0 if scale == "paper" else 14,
             }
             for part in ("m=2", "m=5")
         }
@@ -130,7 +132,7 @@ ABLATION_PARTS = ("har m=2", "cifar10 m=2", "cifar10 m=5")
 def _longer(part: str, scale: str) -> Overrides:
     keys = setting(part, scale)
     epochs = int(keys.get("ability-epochs", 10))  # 10: default of the run-config
-    return {**keys, "strategies": "la,fedavg,fedavg-prior", "ability-epochs": 2 * epochs}
+    return {**keys, "strategies": "la,fedavg,fedavg-prior", "pretrain.ability-epochs": 2 * epochs}
 
 
 ABLATION = Experiment(
@@ -182,8 +184,8 @@ FEATURE_DRIFT = Experiment(
 FIG1_PART = {"smoke": "cifar10 m=2", "cpu": "cifar10 m=5", "paper": "cifar100 m=10"}
 FIG1_STEPS: dict[str, Overrides] = {
     "smoke": {},
-    "cpu": {"rounds": 24, "rounds-per-step": 3, "eval-every": 3},
-    "paper": {"rounds": 100, "rounds-per-step": 10, "eval-every": 10},
+    "cpu": {"rounds": 24, "rounds-per-step": 3, "eval.every": 3},
+    "paper": {"rounds": 100, "rounds-per-step": 10, "eval.every": 10},
 }
 FIG1 = Experiment(
     name="fig1",
@@ -192,7 +194,7 @@ FIG1 = Experiment(
     settings={
         scale: {
             part: {
-                **setting(part, scale), "strategies": "na,la,eclm-static,eclm", "drift-fraction": 0.2,
+                **setting(part, scale), "strategies": "na,la,eclm-static,eclm", "drift.fraction": 0.2,
                 **FIG1_STEPS[scale],
             }
         }
@@ -208,8 +210,8 @@ FIG1 = Experiment(
 
 FIG10_STEPS: dict[str, Overrides] = {
     "smoke": {},
-    "cpu": {"devices": 30, "rounds": 24, "rounds-per-step": 3, "eval-every": 1},
-    "paper": {"rounds": 1000, "rounds-per-step": 10, "eval-every": 10},
+    "cpu": {"devices.count": 30, "rounds": 24, "rounds-per-step": 3, "eval.every": 1},
+    "paper": {"rounds": 1000, "rounds-per-step": 10, "eval.every": 10},
 }
 FIG10_PARTS = {
     "smoke": ("har subject",),
@@ -225,7 +227,7 @@ FIG10 = Experiment(
     settings={
         scale: {
             part: {
-                **setting(part, scale), "strategies": "la,an,eclm-local,eclm,eclm-plus", "measure-forgetting": True,
+                **setting(part, scale), "strategies": "la,an,eclm-local,eclm,eclm-plus", "eval.forgetting": True,
                 **FIG10_STEPS[scale],
             }
             for part in parts
@@ -273,9 +275,9 @@ FIG13_GROUPS = {
 
 
 def _fig13(task: str, skew: str, devices: int, scale: str) -> Overrides:
-    partition = {"partition": "iid", "drift": "none"} if skew == "all" else {"partition": "m-classes"}
-    drift = {} if skew == "all" else {"drift": "class-swap"}
-    return {**setting(f"{task} {skew}", scale), **partition, **drift, "devices": devices, "cohort": 1}
+    partition = {"data.partition": "iid", "drift.kind": "none"} if skew == "all" else {"data.partition": "m-classes"}
+    drift = {} if skew == "all" else {"drift.kind": "class-swap"}
+    return {**setting(f"{task} {skew}", scale), **partition, **drift, "devices.count": devices, "cohort": 1}
 
 
 FIG13 = Experiment(
@@ -299,9 +301,9 @@ FIG13 = Experiment(
 # Fig. 14: divergence of device updates under label skew.
 
 FIG14_SKEWS: dict[str, Overrides] = {
-    "iid": {"partition": "iid", "drift": "resample"},
-    "m=5": {"partition": "m-classes", "classes-per-device": 5},
-    "m=2": {"partition": "m-classes", "classes-per-device": 2},
+    "iid": {"data.partition": "iid", "drift.kind": "resample"},
+    "m=5": {"data.partition": "m-classes", "m-classes.m": 5},
+    "m=2": {"data.partition": "m-classes", "m-classes.m": 2},
 }
 FIG14 = Experiment(
     name="fig14",
@@ -336,9 +338,9 @@ COHORTS = {"smoke": (2, 4), "cpu": (5, 10, 20), "paper": (20, 40, 60, 80)}
 # Scoring costs two cores more time than training, so only every second round is scored, after a short adaptation. The
 # images rotate: if they stayed the same, the pretrained model would have almost nothing to learn from devices.
 BRIEF: dict[str, Overrides] = {
-    "smoke": {**TURNED, "eval-every": 1},
-    "cpu": {**TURNED, "rounds": 12, "eval-every": 2, "adapt-epochs": 2},
-    "paper": {"eval-every": 2, "drift": "resample"},
+    "smoke": {**TURNED, "eval.every": 1},
+    "cpu": {**TURNED, "rounds": 12, "eval.every": 2, "client.adapt-epochs": 2},
+    "paper": {"eval.every": 2, "drift.kind": "resample"},
 }
 
 FIG15A = Experiment(
@@ -349,7 +351,7 @@ FIG15A = Experiment(
         scale: {
             f"{task} limit={limit:g}": {
                 **setting(task, scale), "strategies": "fedavg,eclm,eclm-plus" if limit == 1 else "eclm,eclm-plus",
-                "limit-low": limit, "limit-high": limit, "background-load": 0.0,
+                "devices.limit-low": limit, "devices.limit-high": limit, "devices.background-load": 0.0,
             }
             for task, limits in LIMITS[scale].items()
             for limit in limits
@@ -372,9 +374,9 @@ FIG15B = Experiment(
     settings={
         scale: {
             f"{task} modules={modules}": {
-                **setting(task, scale), "strategies": "eclm", "modules": modules,
-                "shrink": modules // 2 if scale == "paper" else modules,
-                "top-k": modules // 2 if scale == "paper" else modules * 7 // 8,
+                **setting(task, scale), "strategies": "eclm", "eclm.modules": modules,
+                "eclm.shrink": modules // 2 if scale == "paper" else modules,
+                "eclm.top-k": modules // 2 if scale == "paper" else modules * 7 // 8,
             }
             for task in FIG15_TASKS[scale]
             for modules in MODULES[scale]
@@ -418,7 +420,7 @@ NORM = Experiment(
     settings={
         scale: {
             f"cifar10 m=2 {norm}": {
-                **setting("cifar10 m=2", scale), "strategies": "na,fedavg,heterofl,eclm", "norm": norm,
+                **setting("cifar10 m=2", scale), "strategies": "na,fedavg,heterofl,eclm", "model.norm": norm,
             }
             for norm in ("group", "batch")
         }
@@ -433,17 +435,22 @@ NORM = Experiment(
 # Poisoned updates: accuracy that robust aggregation keeps, and its cost without an attack.
 
 POISON_SHARES = {"smoke": (0.0, 0.25), "cpu": (0.0, 0.1, 0.3), "paper": (0.0, 0.1, 0.2, 0.3)}
-POISON_SCALE: dict[str, Overrides] = {"smoke": EMBEDDED_SMOKE, "cpu": {"devices": 20, "rounds": 10}, "paper": {}}
+POISON_SCALE: dict[str, Overrides] = {"smoke": EMBEDDED_SMOKE, "cpu": {"devices.count": 20, "rounds": 10}, "paper": {}}
 
 POISON = Experiment(
     name="poison",
     reference="",
     summary="10 to 30 % of the devices reverse their update and multiply it by five: plain and robust aggregation",
     # No adaptation, so that the scores are those of the aggregated model.
-    common={**EMBEDDED, **SKEWS["subject"], "strategies": "fedavg,eclm", "adapt-epochs": 0},
+    common={**EMBEDDED, **SKEWS["subject"], "strategies": "fedavg,eclm", "client.adapt-epochs": 0},
     settings={
         scale: {
-            f"{rule} poisoned={share:g}": {**POISON_SCALE[scale], "robust": rule, "poisoned": share, "trim": 0.3}
+            f"{rule} poisoned={share:g}": {
+                **POISON_SCALE[scale],
+                "server.robust": rule,
+                "poison.share": share,
+                "server.trim": 0.3,
+            }
             for rule in ("none", "norm-bound", "trimmed-mean", "median")  # `models.aggregation.robust.RULES`
             for share in shares
         }

@@ -78,19 +78,11 @@ class Experiment:
                 f"setting = {changes['setting']!r} would be the name of {len(chosen)} settings ({', '.join(chosen)}); "
                 "choose one of them with --settings"
             )
-        return [
-            Settings.parse(
-                {
-                    **self.common,
-                    **settings[setting],
-                    "experiment": self.name,
-                    "setting": setting,
-                    "seeds": ",".join(map(str, seeds)),
-                    **changes,
-                }
-            )
-            for setting in chosen
-        ]
+        from fl.workloads.resolve import without_unused  # loads torch, which drawing a CSV does not need
+
+        own = {"experiment": self.name, "seeds": ",".join(map(str, seeds))}
+        merged = [{**self.common, **settings[name], **own, "setting": name, **changes} for name in chosen]
+        return [without_unused(Settings.parse(values), changes) for values in merged]
 
     def order(self, present: Iterable[str]) -> list[str]:
         """Return all settings, in order, of the scale that shares most settings with ``present``."""

@@ -29,19 +29,20 @@ LOOPBACK = Experiment(
     summary="10 Nano and 10 Pi boards as SuperNodes with TLS and keys, as processes on this machine; --engine local "
     "simulates them and gives the same rows",
     common={
-        "dataset": "har-embedded", "partition": "subject", "drift": "subject", "subtasks": "domain", "model": "mlp",
-        "strategies": "la,fedavg,eclm", "devices": 20, "cohort": 10, "rounds": 4, "rounds-per-step": 2,
-        "eval-every": 2, "hardware": "testbed",
-        "background-load": 0.0,  # other programs load the real machine already
-        "timeout-s": 1800.0, "per-device": True,
+        "data.name": "har-embedded", "data.partition": "subject", "drift.kind": "subject",
+        "eclm.subtasks": "domain", "model.name": "mlp",
+        "strategies": "la,fedavg,eclm", "devices.count": 20, "cohort": 10, "rounds": 4, "rounds-per-step": 2,
+        "eval.every": 2, "devices.hardware": "testbed",
+        "devices.background-load": 0.0,  # other programs load the real machine already
+        "server.timeout-s": 1800.0, "eval.per-device": True,
     },
     settings=at_every_scale(
         {"testbed": {}},
         smoke={
-            "devices": 3, "cohort": 2, "strategies": "eclm", "rounds": 1, "rounds-per-step": 1, "eval-every": 1,
-            "dense-epochs": 2, "modular-epochs": 1, "ability-epochs": 1,
+            "devices.count": 3, "cohort": 2, "strategies": "eclm", "rounds": 1, "rounds-per-step": 1, "eval.every": 1,
+            "pretrain.dense-epochs": 2, "pretrain.modular-epochs": 1, "pretrain.ability-epochs": 1,
         },
-        paper={"rounds": 20, "rounds-per-step": 5, "eval-every": 5},
+        paper={"rounds": 20, "rounds-per-step": 5, "eval.every": 5},
     ),
     cost={"smoke": "1 min", "cpu": "20 min", "paper": "1 h"},
     seeds=(1,),

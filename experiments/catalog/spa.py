@@ -2,13 +2,13 @@
 
 from experiments.catalog.experiment import Experiment, Overrides, View
 
-COMMON: Overrides = {"workload": "spa", "cohort": 1, "lr": 3e-3, "batch-size": 8, "strategies": "la"}
+COMMON: Overrides = {"workload": "spa", "cohort": 1, "client.lr": 3e-3, "client.batch-size": 8, "strategies": "la"}
 SETTINGS: dict[str, dict[str, Overrides]] = {
-    "smoke": {"tiny": {"tiny-steps": 20, "devices": 1, "spa-facts": 1, "adapt-epochs": 2}},
-    "cpu": {"tiny": {"tiny-steps": 400, "devices": 3, "adapt-epochs": 15}},
-    "paper": {"smollm2": {"base": "smollm2", "spa-every": 5, "devices": 8, "adapt-epochs": 15}},
+    "smoke": {"tiny": {"spa.tiny-steps": 20, "devices.count": 1, "spa.facts": 1, "client.adapt-epochs": 2}},
+    "cpu": {"tiny": {"spa.tiny-steps": 400, "devices.count": 3, "client.adapt-epochs": 15}},
+    "paper": {"smollm2": {"spa.base": "smollm2", "spa.every": 5, "devices.count": 8, "client.adapt-epochs": 15}},
 }
-WEAK: Overrides = {"tiny-steps": 100, "spa-facts": 12}  # base model trained for fewer steps, more private facts
+WEAK: Overrides = {"spa.tiny-steps": 100, "spa.facts": 12}  # base model trained for fewer steps, more private facts
 TWO_BASES = {**SETTINGS, "cpu": {**SETTINGS["cpu"], "tiny, weak base": {**SETTINGS["cpu"]["tiny"], **WEAK}}}
 
 PAPER: dict[str, dict[str, float]] = {  # LLaMA-7B on XSum; seconds for 50 tokens
@@ -29,8 +29,8 @@ def _shared(sizes: Overrides) -> dict[str, Overrides]:
     """Return settings by the part of the plugin that is averaged; na and la average nothing, so they run once."""
     return {
         "all shared": {**sizes, "strategies": "na,la,fedavg"},
-        "own gate": {**sizes, "strategies": "fedavg", "spa-personal": "gate"},
-        "own gate and output": {**sizes, "strategies": "fedavg", "spa-personal": "gate+out"},
+        "own gate": {**sizes, "strategies": "fedavg", "spa.personal": "gate"},
+        "own gate and output": {**sizes, "strategies": "fedavg", "spa.personal": "gate+out"},
     }
 
 
@@ -40,7 +40,7 @@ SPA_MODES = Experiment(
     summary="combinations of base, side network and gate, and their rivals: exchanges, quality, bytes, time",
     settings=TWO_BASES,
     cost={"smoke": "30 s", "cpu": "8 min", "paper": "hours"},
-    common={**COMMON, "lr": 1e-2},
+    common={**COMMON, "client.lr": 1e-2},
     study="spa-modes",
     plot="spa-modes",
     table=("M", "token_accuracy", "exact_text", "rouge_1", "rouge_2", "rouge_l"),
@@ -79,7 +79,7 @@ SPA_SIZE = Experiment(
     summary="SPA by the side network's width, the states that it reads and its training data; S1 and S3 by epochs",
     settings=TWO_BASES,
     cost={"smoke": "30 s", "cpu": "6 min", "paper": "hours"},
-    common={**COMMON, "lr": 1e-2},
+    common={**COMMON, "client.lr": 1e-2},
     study="spa-size",
     plot="spa-size",
     table=("M", "token_accuracy", "lost", "recall", "waste", "parameters", "call_bytes"),
@@ -93,14 +93,21 @@ SPA_FEDERATED = Experiment(
     reference="",
     summary="plugins of non-IID, drifting persons: trained alone, averaged, averaged without the gate, and fine-tuned",
     settings={
-        "smoke": _shared({"tiny-steps": 20, "devices": 3, "spa-facts": 1, "rounds": 2, "rounds-per-step": 1}),
-        "cpu": _shared({**WEAK, "devices": 12, "cohort": 6, "rounds": 8, "rounds-per-step": 4, "eval-every": 4}),
+        "smoke": _shared({"spa.tiny-steps": 20, "devices.count": 3, "spa.facts": 1, "rounds": 2, "rounds-per-step": 1}),
+        "cpu": _shared({**WEAK, "devices.count": 12, "cohort": 6, "rounds": 8, "rounds-per-step": 4, "eval.every": 4}),
         "paper": _shared(
-            {"base": "smollm2", "spa-every": 5, "devices": 40, "cohort": 10, "rounds": 40, "rounds-per-step": 10}
+            {
+                "spa.base": "smollm2",
+                "spa.every": 5,
+                "devices.count": 40,
+                "cohort": 10,
+                "rounds": 40,
+                "rounds-per-step": 10,
+            }
         ),
     },
     cost={"smoke": "1 min", "cpu": "8 min", "paper": "days"},
-    common={**COMMON, "local-epochs": 2, "adapt-epochs": 2},
+    common={**COMMON, "client.local-epochs": 2, "client.adapt-epochs": 2},
     table=("accuracy_mean", "accuracy_p10", "loss", "up_mb_per_round", "mb_per_device_round"),
     note="Accuracy: share of correct answer tokens, with the gate. +ft and la are scored after local training.",
 )

@@ -16,44 +16,54 @@ from experiments.catalog.experiment import SCALES, Overrides
 ALL = "na,na-prior,la,an,fedavg,fedavg-prior,heterofl,fjord,fedrolex,eclm-local,eclm,eclm-plus"
 
 PAPER: Overrides = {
-    "devices": 500, "cohort": 25, "local-epochs": 3, "adapt-epochs": 10, "batch-size": 16, "optimizer": "adam",
-    "lr": 0.001, "offline-lr": 0.001, "rounds": 100, "rounds-per-step": 50, "eval-every": 10,
+    "devices.count": 500, "cohort": 25, "client.local-epochs": 3, "client.adapt-epochs": 10,
+    "client.batch-size": 16, "client.optimizer": "adam", "pretrain.optimizer": "adam",
+    "client.lr": 0.001, "pretrain.lr": 0.001, "rounds": 100, "rounds-per-step": 50, "eval.every": 10,
 }  # fmt: skip
 SMOKE: Overrides = {
-    "devices": 8, "cohort": 3, "rounds": 2, "rounds-per-step": 1, "eval-every": 1, "adapt-epochs": 1, "dense-epochs": 1,
-    "modular-epochs": 1, "ability-epochs": 1,
+    "devices.count": 8, "cohort": 3, "rounds": 2, "rounds-per-step": 1, "eval.every": 1, "client.adapt-epochs": 1,
+    "pretrain.dense-epochs": 1,
+    "pretrain.modular-epochs": 1, "pretrain.ability-epochs": 1,
 }  # fmt: skip
 # Image tasks for two cores: a quarter of the width and images of 16 x 16 pixels.
 SMALL: Overrides = {
-    "image-size": 16,
-    "width": 16,
-    "devices": 30,
+    "data.image-size": 16,
+    "model.width": 16,
+    "devices.count": 30,
     "cohort": 6,
     "rounds": 8,
     "rounds-per-step": 4,
-    "eval-every": 4,
-    "adapt-epochs": 5,
-    "lr": 0.003,  # better than 0.01 for FedAvg + fine-tuning
-    "dense-epochs": 20,
-    "modular-epochs": 2,
-    "ability-epochs": 12,
-    "modules": 8,
-    "shrink": 8,
-    "top-k": 7,
-    "kappa2": 3,
-    "weight-decay": 5e-4,
-    "limit-low": 0.5,  # with 0.32 one module per layer uses all memory, because activations dominate at this size
-    "limit-high": 0.6,
+    "eval.every": 4,
+    "client.adapt-epochs": 5,
+    "client.lr": 0.003,  # better than 0.01 for FedAvg + fine-tuning
+    "pretrain.dense-epochs": 20,
+    "pretrain.modular-epochs": 2,
+    "pretrain.ability-epochs": 12,
+    "eclm.modules": 8,
+    "eclm.shrink": 8,
+    "an.shrink": 8,
+    "eclm.top-k": 7,
+    "eclm.kappa2": 3,
+    "client.weight-decay": 5e-4,
+    "pretrain.weight-decay": 5e-4,
+    "devices.limit-low": 0.5,  # with 0.32 one module per layer uses all memory, because activations dominate at this size
+    "devices.limit-high": 0.6,
 }
-SKEWED: Overrides = {"partition": "m-classes", "drift": "class-swap"}
+SKEWED: Overrides = {"data.partition": "m-classes", "drift.kind": "class-swap"}
 # At each shift the device replaces all its samples by new ones, corrupted with its new severity.
-FEATURE: Overrides = {"drift": "feature", "severity-step": 1.0, "drift-fraction": 1.0}
+FEATURE: Overrides = {"drift.kind": "feature", "feature.severity-step": 1.0, "drift.fraction": 1.0}
 # One shift, after which all images are rotated; only the angle differs, so devices can learn from each other.
-TURNED: Overrides = {**FEATURE, "corruption": "rotation", "schedule": "1"}
+TURNED: Overrides = {**FEATURE, "feature.corruption": "rotation", "drift.schedule": "1"}
 # Parts that are not modular set a lower limit: the first blocks have 63 % of the MACs of VGG16, and most of the
 # activations of ResNet34.
-HEAVY: Overrides = {"limit-low": 0.85, "limit-high": 1.2}
-PAPER_OFFLINE: Overrides = {"dense-epochs": 60, "modular-epochs": 20, "ability-epochs": 20, "weight-decay": 5e-4}
+HEAVY: Overrides = {"devices.limit-low": 0.85, "devices.limit-high": 1.2}
+PAPER_OFFLINE: Overrides = {
+    "pretrain.dense-epochs": 60,
+    "pretrain.modular-epochs": 20,
+    "pretrain.ability-epochs": 20,
+    "client.weight-decay": 5e-4,
+    "pretrain.weight-decay": 5e-4,
+}
 
 
 def _scales(common: Overrides, small: Overrides, paper: Overrides) -> dict[str, Overrides]:
@@ -67,29 +77,32 @@ def _scales(common: Overrides, small: Overrides, paper: Overrides) -> dict[str, 
 TASKS: Mapping[str, Mapping[str, Overrides]] = {
     "har": _scales(
         {
-            "partition": "subject", "drift": "subject", "subtasks": "domain", "model": "mlp", "modules": 16,
-            "shrink": 8, "top-k": 8,
+            "data.partition": "subject", "drift.kind": "subject", "eclm.subtasks": "domain", "model.name": "mlp",
+            "eclm.modules": 16,
+            "eclm.shrink": 8, "an.shrink": 8, "eclm.top-k": 8,
         },
         {
-            "dataset": "har-embedded", "devices": 46, "cohort": 10, "rounds": 16, "rounds-per-step": 8,
-            "eval-every": 4, "limit-low": 0.3, "limit-high": 0.5,
+            "data.name": "har-embedded", "devices.count": 46, "cohort": 10, "rounds": 16, "rounds-per-step": 8,
+            "eval.every": 4, "devices.limit-low": 0.3, "devices.limit-high": 0.5,
         },
-        {"dataset": "har-uci"},
+        {"data.name": "har-uci"},
     ),
     "cifar10": _scales(
-        {**SKEWED, "dataset": "cifar10", "model": "resnet18"},
+        {**SKEWED, "data.name": "cifar10", "model.name": "resnet18"},
         SMALL,
-        {**PAPER_OFFLINE, "modules": 16, "shrink": 8, "top-k": 8, "limit-low": 0.4, "limit-high": 0.8},
+        {**PAPER_OFFLINE, "eclm.modules": 16, "eclm.shrink": 8, "an.shrink": 8, "eclm.top-k": 8,
+        "devices.limit-low": 0.4, "devices.limit-high": 0.8},
     ),
     "cifar100": _scales(
-        {**SKEWED, "dataset": "cifar100", "model": "vgg16"},
-        {**SMALL, "model": "resnet18"},  # VGG16 pools 16 pixels down to 1 and learns nothing
-        {**PAPER_OFFLINE, **HEAVY, "modules": 32, "shrink": 16, "top-k": 16},
+        {**SKEWED, "data.name": "cifar100", "model.name": "vgg16"},
+        {**SMALL, "model.name": "resnet18"},  # VGG16 pools 16 pixels down to 1 and learns nothing
+        {**PAPER_OFFLINE, **HEAVY, "eclm.modules": 32, "eclm.shrink": 16, "an.shrink": 16, "eclm.top-k": 16},
     ),
     "speech": _scales(
-        {**SKEWED, "model": "resnet34", "augment": False},  # augmentation would mirror spectrograms
-        {**SMALL, **HEAVY, "dataset": "speech-commands-test", "image-size": 20, "width": 8},
-        {**PAPER_OFFLINE, **HEAVY, "dataset": "speech-commands", "modules": 32, "shrink": 16, "top-k": 16},
+        {**SKEWED, "model.name": "resnet34", "pretrain.augment": False},  # augmentation would mirror spectrograms
+        {**SMALL, **HEAVY, "data.name": "speech-commands-test", "data.image-size": 20, "model.width": 8},
+        {**PAPER_OFFLINE, **HEAVY, "data.name": "speech-commands", "eclm.modules": 32, "eclm.shrink": 16,
+        "an.shrink": 16, "eclm.top-k": 16},
     ),
 }  # fmt: skip
 PARTS: Mapping[str, tuple[str, ...]] = {
@@ -110,4 +123,4 @@ def setting(name: str, scale: str) -> Overrides:
     if not partition.startswith("m="):
         return TASKS[task][scale]
     classes = int(partition.removeprefix("m="))
-    return {**TASKS[task][scale], **SKEWED, "subtasks": "class", "classes-per-device": classes}
+    return {**TASKS[task][scale], **SKEWED, "eclm.subtasks": "class", "m-classes.m": classes}

@@ -9,16 +9,18 @@ TEXT = Experiment(
     reference="",
     summary="a split transformer on questions, 2 topics per device: codes, pooled codes or float16 cross the cut",
     common={
-        "workload": "vq", "dataset": "questions", "partition": "m-classes", "classes-per-device": 2,
-        "drift": "class-swap", "devices": 20, "cohort": 5, "rounds": 10, "rounds-per-step": 5, "eval-every": 5,
-        "local-epochs": 1, "adapt-epochs": 2, "dense-epochs": 10, "strategies": "na,la,fedavg",
+        "workload": "vq", "data.name": "questions", "data.partition": "m-classes", "m-classes.m": 2,
+        "drift.kind": "class-swap", "devices.count": 20, "cohort": 5, "rounds": 10, "rounds-per-step": 5,
+        "eval.every": 5,
+        "client.local-epochs": 1, "client.adapt-epochs": 2, "pretrain.dense-epochs": 10, "strategies": "na,la,fedavg",
     },
     settings=at_every_scale(
-        {"codes": {}, "pooled": {"vq-pool": 4}, "float16": {"vq-codes": 0, "vq-up": "float16"}},
+        {"codes": {}, "pooled": {"vq.pool": 4}, "float16": {"vq.codes": 0, "vq.up": "float16"}},
         smoke={
-            "devices": 4, "cohort": 2, "rounds": 2, "rounds-per-step": 1, "eval-every": 1, "samples-min": 20,
-            "samples-max": 24, "test-samples": 20, "adapt-epochs": 1, "dense-epochs": 1, "vocabulary": 500,
-            "tokens": 24, "vq-hidden": 32, "vq-width": 16, "vq-groups": 4, "vq-codes": 16,
+            "devices.count": 4, "cohort": 2, "rounds": 2, "rounds-per-step": 1, "eval.every": 1, "data.samples-min": 20,
+            "data.samples-max": 24, "data.test-samples": 20, "client.adapt-epochs": 1, "pretrain.dense-epochs": 1,
+            "vq.vocabulary": 500,
+            "vq.tokens": 24, "vq.hidden": 32, "vq.width": 16, "vq.groups": 4, "vq.codes": 16,
         },
     ),
     cost={"smoke": "30 s", "cpu": "15 min", "paper": "15 min"},
@@ -28,22 +30,23 @@ TEXT = Experiment(
 # E1: accuracy against bytes.
 
 CENTRAL: Overrides = {
-    "workload": "vq", "strategies": "fedavg", "partition": "iid", "drift": "none", "vq-width": 0,
-    "vq-down": "float32",
+    "workload": "vq", "strategies": "fedavg", "data.partition": "iid", "drift.kind": "none", "vq.width": 0,
+    "vq.down": "float32",
 }  # fmt: skip
 CENTRAL_SMOKE: Overrides = {
-    "dataset": "questions", "proxy-fraction": 0.1, "tokens": 24, "vocabulary": 1000, "vq-hidden": 32, "vq-lr": 0.003,
-    "dense-epochs": 2, "offline-batch": 32,
+    "data.name": "questions", "data.proxy-fraction": 0.1, "vq.tokens": 24, "vq.vocabulary": 1000, "vq.hidden": 32,
+    "vq.lr": 0.003,
+    "pretrain.dense-epochs": 2, "pretrain.batch-size": 32,
 }  # fmt: skip
 E1_CPU: Overrides = {
-    "dataset": "sst2",
-    "proxy-fraction": 0.03,  # 2020 phrases
-    "vq-preset": "minilm", "vq-frozen": 3, "dense-epochs": 3, "offline-batch": 32,
+    "data.name": "sst2",
+    "data.proxy-fraction": 0.03,  # 2020 phrases
+    "vq.preset": "minilm", "vq.frozen": 3, "pretrain.dense-epochs": 3, "pretrain.batch-size": 32,
 }  # fmt: skip
 E1_SCALE: dict[str, Overrides] = {
     "smoke": CENTRAL_SMOKE,
     "cpu": E1_CPU,
-    "paper": {**E1_CPU, "proxy-fraction": 0.9, "vq-frozen": 1},
+    "paper": {**E1_CPU, "data.proxy-fraction": 0.9, "vq.frozen": 1},
 }
 # (K, m, residual) of the codes used in training: one vector, m groups, or m residual stages at the rate of m groups.
 E1_CODES = {
@@ -62,13 +65,13 @@ E1_POOLS = {"smoke": (1, 4), "cpu": (1, 4), "paper": (1, 2, 4)}
 def _e1(scale: str) -> dict[str, Overrides]:
     found: dict[str, Overrides] = {}
     for p in E1_POOLS[scale]:
-        keys = {**E1_SCALE[scale], "vq-pool": p}
-        found[f"p={p} activations"] = {**keys, "vq-codes": 0, "vq-late": E1_LATE[scale]}
+        keys = {**E1_SCALE[scale], "vq.pool": p}
+        found[f"p={p} activations"] = {**keys, "vq.codes": 0, "vq.late": E1_LATE[scale]}
         for K, m, residual in E1_CODES[scale]:
             kind = "residual" if residual else "product" if m > 1 else "single"
-            found[f"p={p} {kind} K={K} m={m}"] = {**keys, "vq-codes": K, "vq-groups": m, "vq-residual": residual}
+            found[f"p={p} {kind} K={K} m={m}"] = {**keys, "vq.codes": K, "vq.groups": m, "vq.residual": residual}
     if scale == "cpu":
-        found["p=1 device trained"] = {**found["p=1 activations"], "vq-frozen": 1, "vq-late": "256x8,1024x12"}
+        found["p=1 device trained"] = {**found["p=1 activations"], "vq.frozen": 1, "vq.late": "256x8,1024x12"}
     return found
 
 
@@ -89,27 +92,33 @@ VQ_E1 = Experiment(
 
 # E2: the parts of the quantiser's training, and the federated codebook.
 
-E2_CPU: Overrides = {"proxy-fraction": 0.2, "tokens": 48, "vocabulary": 4000, "vq-hidden": 128, "dense-epochs": 6}
+E2_CPU: Overrides = {
+    "data.proxy-fraction": 0.2,
+    "vq.tokens": 48,
+    "vq.vocabulary": 4000,
+    "vq.hidden": 128,
+    "pretrain.dense-epochs": 6,
+}
 
 VQ_E2 = Experiment(
     name="vq-e2",
     reference="",
     summary="training with codes from a fifth of the steps on: commitment, gradient estimator, codebook updates",
-    common={**CENTRAL, **CENTRAL_SMOKE, "vq-codes": 64, "vq-groups": 8},
+    common={**CENTRAL, **CENTRAL_SMOKE, "vq.codes": 64, "vq.groups": 8},
     settings=at_every_scale(
         {
             "as it is": {},
-            "no commitment": {"vq-beta": 0.0},
-            "commitment x 16": {"vq-beta": 4.0},
-            "rotation trick": {"vq-estimator": "rotation"},
-            "codebook of the last steps": {"vq-decay": 0.0},
-            "codebook of many steps": {"vq-decay": 0.99},
-            "codebook by gradient": {"vq-learn": "gradient"},
-            "dead vectors stay": {"vq-learn": "mean"},
-            "codebook as it began": {"vq-learn": "frozen"},
+            "no commitment": {"vq.beta": 0.0},
+            "commitment x 16": {"vq.beta": 4.0},
+            "rotation trick": {"vq.estimator": "rotation"},
+            "codebook of the last steps": {"vq.decay": 0.0},
+            "codebook of many steps": {"vq.decay": 0.99},
+            "codebook by gradient": {"vq.learn": "gradient"},
+            "dead vectors stay": {"vq.learn": "mean"},
+            "codebook as it began": {"vq.learn": "frozen"},
         },
         cpu=E2_CPU,
-        paper={**E2_CPU, "proxy-fraction": 0.9, "dense-epochs": 20},
+        paper={**E2_CPU, "data.proxy-fraction": 0.9, "pretrain.dense-epochs": 20},
     ),
     cost={"smoke": "1 min", "cpu": "8 min", "paper": "1 h"},
     seeds=(1, 2),
@@ -120,28 +129,31 @@ VQ_E2 = Experiment(
 )
 
 TEN: Overrides = {
-    "workload": "vq", "dataset": "questions", "proxy-fraction": 0.1, "drift": "none", "devices": 10, "cohort": 10,
-    "rounds": 6, "rounds-per-step": 6, "eval-every": 2, "local-epochs": 1, "adapt-epochs": 1, "dense-epochs": 6,
-    "vocabulary": 4000, "strategies": "na,fedavg",
+    "workload": "vq", "data.name": "questions", "data.proxy-fraction": 0.1, "drift.kind": "none",
+    "devices.count": 10, "cohort": 10,
+    "rounds": 6, "rounds-per-step": 6, "eval.every": 2, "client.local-epochs": 1, "client.adapt-epochs": 1,
+    "pretrain.dense-epochs": 6,
+    "vq.vocabulary": 4000, "strategies": "na,fedavg",
 }  # fmt: skip
 TEN_SKEWS: dict[str, Overrides] = {
-    "alpha=0.1": {"partition": "dirichlet", "alpha": 0.1},
-    "alpha=1": {"partition": "dirichlet", "alpha": 1.0},
-    "iid": {"partition": "iid"},
+    "alpha=0.1": {"data.partition": "dirichlet", "dirichlet.alpha": 0.1},
+    "alpha=1": {"data.partition": "dirichlet", "dirichlet.alpha": 1.0},
+    "iid": {"data.partition": "iid"},
 }
 TEN_SCALE: dict[str, Overrides] = {
     "smoke": {
-        "devices": 3, "cohort": 2, "rounds": 1, "rounds-per-step": 1, "eval-every": 1, "samples-min": 20,
-        "samples-max": 24, "test-samples": 20, "dense-epochs": 1, "vocabulary": 500, "tokens": 24, "vq-hidden": 32,
-        "vq-width": 16, "vq-groups": 4, "vq-codes": 16,
+        "devices.count": 3, "cohort": 2, "rounds": 1, "rounds-per-step": 1, "eval.every": 1, "data.samples-min": 20,
+        "data.samples-max": 24, "data.test-samples": 20, "pretrain.dense-epochs": 1, "vq.vocabulary": 500,
+        "vq.tokens": 24, "vq.hidden": 32,
+        "vq.width": 16, "vq.groups": 4, "vq.codes": 16,
     },
     "cpu": {},
-    "paper": {"rounds": 30, "rounds-per-step": 30, "eval-every": 5, "dense-epochs": 20},
+    "paper": {"rounds": 30, "rounds-per-step": 30, "eval.every": 5, "pretrain.dense-epochs": 20},
 }  # fmt: skip
 E2_MERGES: dict[str, Overrides] = {
     "statistics": {},
-    "vectors": {"vq-merge": "vectors"},
-    "its own": {"vq-merge": "nothing"},
+    "vectors": {"vq.merge": "vectors"},
+    "its own": {"vq.merge": "nothing"},
 }
 
 VQ_E2_MERGE = Experiment(
@@ -164,7 +176,7 @@ VQ_E2_MERGE = Experiment(
 
 # E3: devices with more or less similar topics, through codes or through float16.
 
-E3_CUTS: dict[str, Overrides] = {"codes": {}, "float16": {"vq-codes": 0, "vq-up": "float16"}}
+E3_CUTS: dict[str, Overrides] = {"codes": {}, "float16": {"vq.codes": 0, "vq.up": "float16"}}
 
 VQ_E3 = Experiment(
     name="vq-e3",
@@ -186,23 +198,25 @@ VQ_E3 = Experiment(
 # E4: several tasks share the server's half of the model.
 
 E4_CPU: Overrides = {
-    "vq-tasks": "cola,mrpc,rte,stsb", "proxy-fraction": 0.25, "vq-preset": "minilm", "dense-epochs": 3, "tokens": 64,
+    "vq.tasks": "cola,mrpc,rte,stsb", "data.proxy-fraction": 0.25, "vq.preset": "minilm",
+    "pretrain.dense-epochs": 3, "vq.tokens": 64,
 }  # fmt: skip
 
 VQ_E4 = Experiment(
     name="vq-e4",
     reference="",
     summary="several tasks on one cloud stack: each alone, together with equal weights, together with GradNorm",
-    common={**CENTRAL, "vq-codes": 0, "offline-batch": 32},
+    common={**CENTRAL, "vq.codes": 0, "pretrain.batch-size": 32},
     settings={
         "smoke": {
             "questions": {
-                "vq-tasks": "questions,question-articles", "proxy-fraction": 0.03, "tokens": 24, "vocabulary": 500,
-                "vq-hidden": 32, "dense-epochs": 2,
+                "vq.tasks": "questions,question-articles", "data.proxy-fraction": 0.03, "vq.tokens": 24,
+                "vq.vocabulary": 500,
+                "vq.hidden": 32, "pretrain.dense-epochs": 2,
             }
         },
         "cpu": {"glue": E4_CPU},
-        "paper": {"glue": {**E4_CPU, "proxy-fraction": 0.9}},
+        "paper": {"glue": {**E4_CPU, "data.proxy-fraction": 0.9}},
     },
     cost={"smoke": "1 min", "cpu": "90 min", "paper": "days"},
     seeds=(1, 2),
@@ -214,18 +228,19 @@ VQ_E4 = Experiment(
     "tasks is 1.",
 )  # fmt: skip
 
-E4_TOGETHER: Overrides = {"vq-tasks": "questions,agnews", "devices": 8, "cohort": 8}
+E4_TOGETHER: Overrides = {"vq.tasks": "questions,agnews", "devices.count": 8, "cohort": 8}
 E4_SMOKE: Overrides = {
-    "rounds": 1, "rounds-per-step": 1, "eval-every": 1, "samples-min": 20, "samples-max": 24, "test-samples": 20,
-    "proxy-fraction": 0.1, "dense-epochs": 1, "vocabulary": 500, "tokens": 24, "vq-hidden": 32,
+    "rounds": 1, "rounds-per-step": 1, "eval.every": 1, "data.samples-min": 20, "data.samples-max": 24,
+    "data.test-samples": 20,
+    "data.proxy-fraction": 0.1, "pretrain.dense-epochs": 1, "vq.vocabulary": 500, "vq.tokens": 24, "vq.hidden": 32,
 }  # fmt: skip
-E4_TWO: Overrides = {**E4_SMOKE, "vq-tasks": "questions,question-articles", "devices": 4, "cohort": 4}
-E4_SMALL: Overrides = {"proxy-fraction": 0.1, "samples-min": 150, "samples-max": 150, "tokens": 48}
+E4_TWO: Overrides = {**E4_SMOKE, "vq.tasks": "questions,question-articles", "devices.count": 4, "cohort": 4}
+E4_SMALL: Overrides = {"data.proxy-fraction": 0.1, "data.samples-min": 150, "data.samples-max": 150, "vq.tokens": 48}
 E4_WHOLE: dict[str, Overrides] = {
-    "questions alone": {**E4_SMALL, "dataset": "questions"},
-    "agnews alone": {**E4_SMALL, "dataset": "agnews"},
+    "questions alone": {**E4_SMALL, "data.name": "questions"},
+    "agnews alone": {**E4_SMALL, "data.name": "agnews"},
     "together": {**E4_SMALL, **E4_TOGETHER},
-    "together, GradNorm": {**E4_SMALL, **E4_TOGETHER, "vq-gradnorm": True},
+    "together, GradNorm": {**E4_SMALL, **E4_TOGETHER, "vq.gradnorm": True},
 }
 
 VQ_E4_ROUNDS = Experiment(
@@ -233,14 +248,15 @@ VQ_E4_ROUNDS = Experiment(
     reference="",
     summary="devices of two tasks average one cloud half, with and without GradNorm, or each task trains its own model",
     common={
-        **TEN, "partition": "iid", "devices": 4, "cohort": 4, "vq-codes": 0, "vq-width": 0, "vq-up": "float16",
+        **TEN, "data.partition": "iid", "devices.count": 4, "cohort": 4, "vq.codes": 0, "vq.width": 0,
+        "vq.up": "float16",
         "strategies": "na,la,fedavg",
     },
     settings={
         "smoke": {
-            "questions alone": {**E4_SMOKE, "dataset": "questions", "devices": 2, "cohort": 2},
+            "questions alone": {**E4_SMOKE, "data.name": "questions", "devices.count": 2, "cohort": 2},
             "together": E4_TWO,
-            "together, GradNorm": {**E4_TWO, "vq-gradnorm": True},
+            "together, GradNorm": {**E4_TWO, "vq.gradnorm": True},
         },
         "cpu": E4_WHOLE,
         "paper": E4_WHOLE,
@@ -255,51 +271,54 @@ VQ_E4_ROUNDS = Experiment(
 # Tables 2 to 7 of the DCCT paper at reduced scale. In every setting, *text* and *tokens* are the unsplit encoder of the
 # same FLOPs, *float32* to *int8* the split without quantisation, *late* and *late-plain* the split with quantisation.
 
-DCCT: Overrides = {**CENTRAL, "vq-codes": 0, "offline-batch": 32}
+DCCT: Overrides = {**CENTRAL, "vq.codes": 0, "pretrain.batch-size": 32}
 DCCT_TABLE = ("score", "gap", "up", "down", "train_up", "probed")
 
-TINY: Overrides = {"vq-late": "256x1,256x8", "dense-epochs": 4, "vocabulary": 4000, "tokens": 48}
+TINY: Overrides = {"vq.late": "256x1,256x8", "pretrain.dense-epochs": 4, "vq.vocabulary": 4000, "vq.tokens": 48}
 TINY_DATA: dict[str, dict[str, Overrides]] = {
     "smoke": {
         "questions": {
-            "dataset": "questions", "proxy-fraction": 0.05, "tokens": 24, "vocabulary": 500, "vq-hidden": 32,
-            "vq-late": "16x4", "dense-epochs": 1, "vq-pretrain-epochs": 1,
+            "data.name": "questions", "data.proxy-fraction": 0.05, "vq.tokens": 24, "vq.vocabulary": 500,
+            "vq.hidden": 32,
+            "vq.late": "16x4", "pretrain.dense-epochs": 1, "vq.pretrain-epochs": 1,
         }
     },
     "cpu": {
-        "sst2": {**TINY, "dataset": "sst2", "proxy-fraction": 0.03, "vq-pretrain-epochs": 4},
-        "agnews": {**TINY, "dataset": "agnews", "proxy-fraction": 0.15, "vq-pretrain-epochs": 4},
+        "sst2": {**TINY, "data.name": "sst2", "data.proxy-fraction": 0.03, "vq.pretrain-epochs": 4},
+        "agnews": {**TINY, "data.name": "agnews", "data.proxy-fraction": 0.15, "vq.pretrain-epochs": 4},
     },
     "paper": {
-        "sst2": {**TINY, "dataset": "sst2", "proxy-fraction": 0.9, "vq-pretrain-epochs": 40},
-        "agnews": {**TINY, "dataset": "agnews", "proxy-fraction": 0.9, "vq-pretrain-epochs": 40},
+        "sst2": {**TINY, "data.name": "sst2", "data.proxy-fraction": 0.9, "vq.pretrain-epochs": 40},
+        "agnews": {**TINY, "data.name": "agnews", "data.proxy-fraction": 0.9, "vq.pretrain-epochs": 40},
     },
 }  # fmt: skip
 GLUE: dict[str, dict[str, Overrides]] = {
     "smoke": TINY_DATA["smoke"],
     "cpu": {
         name: {
-            "dataset": name, "proxy-fraction": 0.25, "vq-preset": "minilm", "dense-epochs": 3, "tokens": 64,
-            "vq-late": "256x1,256x8,1024x12",
+            "data.name": name, "data.proxy-fraction": 0.25, "vq.preset": "minilm", "pretrain.dense-epochs": 3,
+            "vq.tokens": 64,
+            "vq.late": "256x1,256x8,1024x12",
         }
         for name in ("cola", "mrpc", "rte", "stsb")
     },
 }  # fmt: skip
-GLUE["paper"] = {name: {**keys, "proxy-fraction": 0.9} for name, keys in GLUE["cpu"].items()}
+GLUE["paper"] = {name: {**keys, "data.proxy-fraction": 0.9} for name, keys in GLUE["cpu"].items()}
 SQUAD: Overrides = {
-    "dataset": "squad", "proxy-fraction": 0.4, "vq-preset": "minilm", "dense-epochs": 3, "tokens": 96,
-    "vq-late": "256x8,1024x12",
+    "data.name": "squad", "data.proxy-fraction": 0.4, "vq.preset": "minilm", "pretrain.dense-epochs": 3,
+    "vq.tokens": 96,
+    "vq.late": "256x8,1024x12",
 }  # fmt: skip
 
 
 def _sizes(share: float) -> dict[str, Overrides]:
     """Return models from small to large on the same share of the texts."""
-    common: Overrides = {"dataset": "sst2", "proxy-fraction": share, "tokens": 48, "vq-late": "256x8,1024x8"}
-    pretrained: Overrides = {**common, "vq-preset": "minilm", "dense-epochs": 3}
+    common: Overrides = {"data.name": "sst2", "data.proxy-fraction": share, "vq.tokens": 48, "vq.late": "256x8,1024x8"}
+    pretrained: Overrides = {**common, "vq.preset": "minilm", "pretrain.dense-epochs": 3}
     return {
-        "from scratch": {**common, "vocabulary": 4000, "dense-epochs": 4},
-        "MiniLM 2+2": {**pretrained, "vq-cloud-layers": 2},
-        "MiniLM 2+4": {**pretrained, "vq-cloud-layers": 4},
+        "from scratch": {**common, "vq.vocabulary": 4000, "pretrain.dense-epochs": 4},
+        "MiniLM 2+2": {**pretrained, "vq.cloud-layers": 2},
+        "MiniLM 2+4": {**pretrained, "vq.cloud-layers": 4},
     }
 
 
@@ -310,7 +329,7 @@ VQ_TABLE2 = Experiment(
     common=DCCT,
     settings={
         scale: {
-            f"{name} {objective}": {**keys, "vq-pretrain": objective}
+            f"{name} {objective}": {**keys, "vq.pretrain": objective}
             for name, keys in of_scale.items()
             for objective in ("none", "mlm", "electra")
         }
@@ -345,7 +364,7 @@ VQ_TABLE6 = Experiment(
     common=DCCT,
     settings={
         "smoke": {
-            name: {**TINY_DATA["smoke"]["questions"], "vq-hidden": hidden, "vq-cloud-layers": layers}
+            name: {**TINY_DATA["smoke"]["questions"], "vq.hidden": hidden, "vq.cloud-layers": layers}
             for name, hidden, layers in (("small", 16, 1), ("large", 32, 2))
         },
         "cpu": _sizes(0.03),
@@ -366,12 +385,13 @@ VQ_TABLE7 = Experiment(
     settings={
         "smoke": {
             "find-the-span": {
-                "dataset": "find-the-span", "proxy-fraction": 0.9, "tokens": 32, "vocabulary": 300, "vq-hidden": 32,
-                "vq-lr": 0.003, "vq-late": "16x4", "dense-epochs": 5,
+                "data.name": "find-the-span", "data.proxy-fraction": 0.9, "vq.tokens": 32, "vq.vocabulary": 300,
+                "vq.hidden": 32,
+                "vq.lr": 0.003, "vq.late": "16x4", "pretrain.dense-epochs": 5,
             }
         },
         "cpu": {"squad": SQUAD},
-        "paper": {"squad": {**SQUAD, "proxy-fraction": 0.9}},
+        "paper": {"squad": {**SQUAD, "data.proxy-fraction": 0.9}},
     },
     cost={"smoke": "1 min", "cpu": "70 min", "paper": "days"},
     seeds=(1, 2),

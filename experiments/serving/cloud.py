@@ -1,8 +1,8 @@
-"""The cloud's half: the base, and generation in which the head waits for a device when the gate opens.
+"""The cloud's half: the base, and generation that asks a device about tokens for which the gate opens.
 
-An explicit decode loop with the library's cache object, because gate and merge sit between the base's pass and its
-head. The side changes logits only, so the base's cache depends on tokens alone and is right whether a token was asked
-about or not. A device that is late or gone costs quality, never the sentence: its tokens are the base's, and marked.
+Generation is an explicit decode loop with the library's cache, because gate and merge come between the base's layers
+and its head. The side changes only logits. So the base's cache depends on tokens alone, and is valid whether the device
+was asked about a token or not. If a device is late or gone, the base chooses the token alone, and the token is marked.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from transformers import DynamicCache
 from experiments.serving.device import DeviceHalf, GateSite
 from experiments.serving.link import DeviceGone, DeviceLate, InProcess, Link, Remote, Stream
 from models.spa.bases import Base
-from models.spa.codec import Broken, Frame, Precision, narrow, widen
+from models.spa.codec import Frame, FrameError, Precision, narrow, widen
 from models.spa.gate import Gate
 from models.spa.modes import Mode, mode
 from models.spa.train import Policy
@@ -31,10 +31,10 @@ log = getLogger(__name__)
 
 @dataclass(frozen=True)
 class Terms:
-    """What a device said in its hello: how it is to be asked.
+    """How to ask a device, read from its hello.
 
     Args:
-        gate: None where it stays on the device.
+        gate: None if it stays on the device.
         others: as in `experiments.serving.device.DeviceHalf`, and of its side.
     """
 
@@ -48,10 +48,10 @@ class Terms:
 
     @classmethod
     def of(cls, hello: Frame, base: Base) -> "Terms":
-        """The terms of a hello.
+        """Read the terms of a hello.
 
         Raises:
-            ValueError: this cloud cannot serve them; the message says why.
+            ValueError: this cloud cannot meet them; the message says why.
         """
         head = hello.head
         if hello.kind != "hello" or head.get("checksum") != base.checksum:
@@ -64,7 +64,7 @@ class Terms:
         if head["gate_site"] == "cloud":
             weight, bias = hello.tensors["weight"].float(), hello.tensors["bias"].float()
             if weight.shape != (base.width,):
-                raise ValueError(f"the gate has shape {tuple(weight.shape)}, the base is {base.width} wide")
+                raise ValueError(f"the gate has shape {tuple(weight.shape)}, the base has width {base.width}")
             gate = Gate(weight, bias, float(head["tau"]))
         return cls(
             mode(head["mode"]),
@@ -79,13 +79,13 @@ class Terms:
 
 @dataclass(frozen=True)
 class Token:
-    """One generated token and what it took.
+    """One generated token and its cost.
 
     Args:
-        asked: the device had a say; degraded: it should have had, but was late or gone.
-        score: a, NaN where no gate was consulted.
-        down, up: payload bytes; base_ms: of the base's pass; call_ms: waiting for the device, of which side_ms there.
-        base_guesses, guesses: the likeliest tokens to the base alone, and with what the side said if it was asked.
+        asked: whether the device took part; degraded: whether it should have, but was late or gone.
+        score: a, the gate's score; NaN without a gate.
+        down, up: payload bytes; base_ms: of the base's pass; call_ms: wait for the device, of which side_ms there.
+        base_guesses, guesses: the most likely tokens of the base alone, and with the side if it was asked.
     """
 
     id: int
@@ -102,12 +102,12 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Written:
-    """A sentence, or a beam's beginning of one.
+class Hypothesis:
+    """A sentence, or the beginning of one in beam search.
 
     Args:
-        log_probability: of its tokens; key: under which the device remembers it; unsent: (n, S, d) states of its last
-            positions that the device has not seen.
+        log_probability: of its tokens; key: of the device's cache for it; unsent: (n, S, d) states of its last
+            positions that the device has not received.
     """
 
     tokens: tuple[Token, ...] = ()
@@ -125,12 +125,12 @@ _SEQUENCE = itertools.count(1)
 
 @dataclass
 class Session:
-    """One sentence being written.
+    """Generation of one sentence.
 
     Args:
-        link: to the device; None: the base writes alone.
+        link: to the device; None: the base generates alone.
         terms: of that device.
-        guesses: how many of the likeliest tokens to note with each.
+        guesses: number of most likely tokens to record with each token.
     """
 
     base: Base
@@ -143,25 +143,25 @@ class Session:
     _length: int = 0
 
     def greedy(self, limit: int) -> Iterator[Token]:
-        """Tokens one by one, up to and with the end."""
-        written, new = [Written()], torch.tensor([list(self.prompt)])
+        """Yield tokens one by one, up to and including the end token."""
+        hypotheses, new = [Hypothesis()], torch.tensor([list(self.prompt)])
         for _ in range(limit):
-            logits, written, (token,) = self._step(written, new)
+            logits, hypotheses, (token,) = self._step(hypotheses, new)
             token = replace(token, id=int(logits[0].argmax()))
-            self._tell([token.id])
+            self._report([token.id])
             yield token
             if token.id == self.base.end:
                 return
             new = torch.tensor([[token.id]])
 
-    def beam(self, limit: int, beams: int, length_penalty: float = 1.0) -> Written:
-        """The sentence with the highest log-probability / length ** length_penalty of those that a beam finds."""
-        live, new, done = [Written()], torch.tensor([list(self.prompt)]), list[tuple[float, Written]]()
+    def beam(self, limit: int, beams: int, length_penalty: float = 1.0) -> Hypothesis:
+        """Return the sentence with the highest log-probability / length ** length_penalty that beam search finds."""
+        live, new, done = [Hypothesis()], torch.tensor([list(self.prompt)]), list[tuple[float, Hypothesis]]()
         for length in range(1, limit + 1):
             logits, live, drafts = self._step(live, new)
             total = logits.log_softmax(-1) + torch.tensor([[w.log_probability] for w in live])
             best, at = total.flatten().topk(2 * beams)
-            going: list[Written] = []
+            going: list[Hypothesis] = []
             parents: list[int] = []
             for rank, (sum_, index) in enumerate(zip(best.tolist(), at.tolist(), strict=True)):
                 parent, id_ = divmod(index, logits.shape[1])
@@ -181,46 +181,46 @@ class Session:
         else:
             done += [(w.log_probability / limit**length_penalty, w) for w in live]
         sentence = max(done, key=lambda pair: pair[0])[1]
-        self._tell(sentence.ids)
+        self._report(sentence.ids)
         return sentence
 
     @torch.inference_mode()
-    def _step(self, written: list[Written], new: Tensor) -> tuple[Tensor, list[Written], list[Token]]:
-        """Logits (k, V) after ``new`` (k, n) tokens; what the device knows by then, and each token but its id."""
+    def _step(self, hypotheses: list[Hypothesis], new: Tensor) -> tuple[Tensor, list[Hypothesis], list[Token]]:
+        """Return logits (k, V) after ``new`` (k, n) tokens, updated hypotheses, and each next token without its id."""
         started = time.perf_counter()
         whole = self.base.stack(new, self._cache)
         self._length += new.shape[1]
         b = whole[:, -1, -1]
         base_ms = 1e3 * (time.perf_counter() - started)
-        drafts = [Token(-1, False, False, float("nan"), 0, 0, base_ms, 0.0, 0.0) for _ in written]
+        drafts = [Token(-1, False, False, float("nan"), 0, 0, base_ms, 0.0, 0.0) for _ in hypotheses]
         if self.terms is None:
-            return self.base.head(b), written, drafts
-        written = self._remember(written, whole[:, :, list(self.terms.states)])
-        asked = list(range(len(written)))
+            return self.base.head(b), hypotheses, drafts
+        hypotheses = self._add_unsent(hypotheses, whole[:, :, list(self.terms.states)])
+        asked = list(range(len(hypotheses)))
         try:
             asked, drafts = self._opens(b, drafts)
-            h, written, drafts = self._ask(b, asked, written, drafts)
+            h, hypotheses, drafts = self._ask(b, asked, hypotheses, drafts)
         except (DeviceLate, DeviceGone) as error:
             if not self.gone:
-                log.warning("degraded: %s; the base goes on alone", error)
+                log.warning("degraded: %s; the base continues alone", error)
             self.gone |= isinstance(error, DeviceGone)
-            return self.base.head(b), written, [replace(d, degraded=i in asked) for i, d in enumerate(drafts)]
+            return self.base.head(b), hypotheses, [replace(d, degraded=i in asked) for i, d in enumerate(drafts)]
         logits = self.base.head(h)
         if self.guesses:
             tops = [x.topk(self.guesses).indices.tolist() for x in (self.base.head(b), logits)]
             drafts = [replace(d, base_guesses=(*x,), guesses=(*y,)) for d, x, y in zip(drafts, *tops, strict=True)]
-        return logits, written, drafts
+        return logits, hypotheses, drafts
 
-    def _remember(self, written: list[Written], stack: Tensor) -> list[Written]:
-        """Add (k, n, S, d) new states to what a device has yet to see; without catching up that is the last only."""
+    def _add_unsent(self, hypotheses: list[Hypothesis], stack: Tensor) -> list[Hypothesis]:
+        """Add new states (k, n, S, d) to the unsent ones; without catch-up keep only the last."""
         assert self.terms is not None
         if not (self.terms.attends and self.terms.policy == "catch_up"):
-            return [replace(w, unsent=stack[i, -1:]) for i, w in enumerate(written)]
-        old = [stack[i, :0] if w.unsent is None else w.unsent for i, w in enumerate(written)]
-        return [replace(w, unsent=torch.cat([old[i], stack[i]])) for i, w in enumerate(written)]
+            return [replace(w, unsent=stack[i, -1:]) for i, w in enumerate(hypotheses)]
+        old = [stack[i, :0] if w.unsent is None else w.unsent for i, w in enumerate(hypotheses)]
+        return [replace(w, unsent=torch.cat([old[i], stack[i]])) for i, w in enumerate(hypotheses)]
 
     def _opens(self, b: Tensor, drafts: list[Token]) -> tuple[list[int], list[Token]]:
-        """Which rows of b (k, d) the device is asked about."""
+        """Return the rows of b (k, d) about which the device is asked."""
         terms = self.terms
         assert terms is not None
         if not terms.mode.gated:
@@ -237,69 +237,69 @@ class Session:
         return [i for i, open_ in enumerate(opens) if open_], drafts
 
     def _ask(
-        self, b: Tensor, asked: list[int], written: list[Written], drafts: list[Token]
-    ) -> tuple[Tensor, list[Written], list[Token]]:
-        """What the head sees (k, d): merged for the rows asked about, in one exchange for all of them, else b."""
+        self, b: Tensor, asked: list[int], hypotheses: list[Hypothesis], drafts: list[Token]
+    ) -> tuple[Tensor, list[Hypothesis], list[Token]]:
+        """Return the head's input (k, d): merged for the rows asked about, in one exchange for all of them, else b."""
         terms, link = self.terms, self.link
         assert terms is not None and link is not None
         if not asked:
-            return b, written, drafts
-        unsent = {i: cast(Tensor, written[i].unsent) for i in asked}
-        rows = [{"key": written[i].key, "count": len(x), "at": self._length - len(x)} for i, x in unsent.items()]
-        head = {"seq": next(_SEQUENCE), "rows": rows, "keep": sorted({w.key for w in written if w.key})}
+            return b, hypotheses, drafts
+        unsent = {i: cast(Tensor, hypotheses[i].unsent) for i in asked}
+        rows = [{"key": hypotheses[i].key, "count": len(x), "at": self._length - len(x)} for i, x in unsent.items()]
+        head = {"seq": next(_SEQUENCE), "rows": rows, "keep": sorted({w.key for w in hypotheses if w.key})}
         stack = torch.cat(list(unsent.values()))
         frame = Frame("side", head, narrow("stack", stack, terms.precision))
-        link.ledger.rows += len(asked)
+        link.traffic.rows += len(asked)
         reply, took = self._call(frame)
         o = widen("o", reply.tensors)
-        h, written = b.clone(), list(written)
+        h, hypotheses = b.clone(), list(hypotheses)
         for row, i in enumerate(asked):
             h[i] = terms.mode.merged(b[i], o[row])
             key = f"{head['seq']}.{row}" if terms.attends else None
-            written[i] = replace(written[i], key=key, unsent=None)
+            hypotheses[i] = replace(hypotheses[i], key=key, unsent=None)
             down = frame.payload * len(unsent[i]) // len(stack)
             drafts[i] = replace(
                 drafts[i], asked=True, down=drafts[i].down + down, up=reply.payload // len(asked),
                 call_ms=drafts[i].call_ms + took, side_ms=float(reply.head["ms"]),
             )  # fmt: skip
-        return h, written, drafts
+        return h, hypotheses, drafts
 
     def _call(self, frame: Frame) -> tuple[Frame, float]:
-        """The device's answer, and the milliseconds that it took."""
+        """Return the device's answer, and the milliseconds that it took."""
         if self.gone or self.link is None:
             raise DeviceGone("the device is gone")
         started = time.perf_counter()
         reply = self.link.call(frame)
         return reply, 1e3 * (time.perf_counter() - started)
 
-    def _tell(self, ids: list[int]) -> None:
-        """The device is told what was written."""
+    def _report(self, ids: list[int]) -> None:
+        """Send the generated tokens to the device."""
         if self.link is None or self.gone:
             return
         try:
-            self.link.tell(Frame("tokens", {"ids": ids}))
+            self.link.send(Frame("tokens", {"ids": ids}))
         except DeviceGone as error:
             self.gone = True
             log.warning("%s", error)
 
 
 def _narrower(precision: Precision) -> Precision:
-    """How b goes to a gate on the device: no narrower than float16."""
+    """Return the precision of b for a gate on the device: float16 at least."""
     return "fp32" if precision == "fp32" else "fp16"
 
 
 def join(base: Base, half: DeviceHalf) -> tuple[Link, Terms]:
-    """A device of this process."""
+    """Connect to a device in this process."""
     return InProcess(half.answer), Terms.of(half.hello(), base)
 
 
 def accept(base: Base, listener: socket.socket, timeout: float) -> tuple[Link, Terms]:
-    """The next device that connects; ones that cannot be served are told why, and the next is waited for."""
+    """Wait for a device that this cloud can serve. Others are refused with the reason."""
     while True:
         stream = Stream(listener.accept()[0])
         try:
             terms = Terms.of(stream.receive(timeout)[0], base)
-        except (ValueError, KeyError, TypeError, OSError, EOFError, Broken) as error:
+        except (ValueError, KeyError, TypeError, OSError, EOFError, FrameError) as error:
             log.warning("a device was refused: %s", error)
             with suppress(OSError):
                 stream.send(Frame("refused", {"why": str(error)}))

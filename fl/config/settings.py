@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from fl.config.moved import MOVED
 from fl.config.sections import (
@@ -54,7 +55,7 @@ class Settings(Section):
     overwrite: bool = Field(False, description="start the folder anew if it holds results of another configuration")
     engine: Literal["flower", "local"] = Field(
         "flower",
-        description="who simulates clients: flower: the SuperNodes; local: worker processes of the ServerApp, far faster",
+        description="who simulates clients: flower: SuperNodes; local: worker processes of the ServerApp, far faster",
     )
     workers: int = Field(0, ge=0, description="worker processes of engine local; 0: one per core")
     accelerator: Literal["cpu", "cuda"] = Field(
@@ -69,7 +70,7 @@ class Settings(Section):
     cohort: int = Field(10, ge=1, description="clients that take part in a round")
     split: Literal["simulated", "messages"] = Field(
         "simulated",
-        description="split models: simulated: a client trains both halves; messages: the ServerApp trains the cloud's half",
+        description="split models: simulated: clients train both halves; messages: the ServerApp trains the cloud half",
     )
     data: Data = Data()
     drift: Drift = Drift()
@@ -152,9 +153,11 @@ class Settings(Section):
             section, dot, name = key.partition(".")
             if not dot:
                 _known(key, [*cls.model_fields.keys() - SECTIONS.keys() - {"options"}], "")
+                refuse_flag(key, value, cls.model_fields[key.replace("-", "_")])
                 general[key] = value
             elif section in SECTIONS:
                 _known(name, SECTIONS[section].model_fields, f"{section}.")
+                refuse_flag(key, value, SECTIONS[section].model_fields[name.replace("-", "_")])
                 general.setdefault(section, {})[name] = value
             else:
                 options.setdefault(section, {})[name] = value
@@ -229,10 +232,14 @@ def unknown(key: str, names: Iterable[str], section: str) -> SettingsError:
         return SettingsError(f"`{key}` is now {MOVED[key]}")
     near = get_close_matches(key, known, n=1)
     hint = f" (did you mean '{near[0]}'?)" if near else ""
-    where = f"settings {section.rstrip('.')}" if section else "settings"
-    return SettingsError(
-        f"unknown run-config key '{key}'; known: {', '.join(known)}{hint}; `python -m experiments {where}` explains them"
-    )
+    command = f"python -m experiments settings {section.rstrip('.')}".rstrip()
+    return SettingsError(f"unknown run-config key '{key}'; known: {', '.join(known)}{hint}; `{command}` explains them")
+
+
+def refuse_flag(key: str, value: object, field: FieldInfo) -> None:
+    """Raise SettingsError for true or false where a number belongs. Python would read them as 1 and 0."""
+    if isinstance(value, bool) and field.annotation in (int, float):
+        raise SettingsError(f"{key} = {value}: input should be a number, not true or false ({field.description})")
 
 
 def _known(name: str, fields: Iterable[str], section: str) -> None:

@@ -103,9 +103,9 @@ def shares(
 ) -> Shares:
     """Return what a client can spare at ``step``: ``low + (high - low) * rank`` per resource, less background load.
 
-    The models of a simulation are far smaller than the phones' memories, so budgets are relative: the weakest device can
-    afford ``low`` of the large cloud model, the strongest ``high``. Background load takes up to the share ``load`` of
-    compute and memory, drawn anew at every step.
+    The models of a simulation are far smaller than the phones' memories, so budgets are relative: the weakest device
+    can afford ``low`` of the large cloud model, the strongest ``high``. Background load takes up to the share ``load``
+    of compute and memory, drawn anew at every step.
     """
     rank = table.rank(hardware)
     busy = load * rng(seed, Purpose.LOAD, device, step).random(2)

@@ -1,7 +1,7 @@
 """A machine that is a client: what its owner says of it in the SuperNode's node-config, and what is measured on it.
 
-In simulation nothing here is used: `fl.devices.hardware` draws hardware from a table. With ``devices.placement = "own"``
-a client is the Linux machine that its SuperNode runs on. What it can spare follows from
+In simulation nothing here is used: `fl.devices.hardware` draws hardware from a table. With ``devices.placement =
+"own"`` a client is the Linux machine that its SuperNode runs on. What it can spare follows from
 
     link      Mbit/s of the link (node-config), for ``devices.link-budget-s``
     compute   MAC/s of local training, timed once on the real model and kept, less what other programs take now, for

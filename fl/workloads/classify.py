@@ -57,8 +57,8 @@ class Classify(Workload):
     """
 
     provides = frozenset(
-        "dense nested rolling supernet modular tailored class-shares select gates training_network correct_gradients "
-        "upload".split()
+        "dense nested rolling supernet modular tailored limits class-shares select gates training_network "
+        "correct_gradients upload".split()
     )
 
     def __init__(

@@ -85,9 +85,8 @@ def fingerprint(data: Dataset) -> str:
         if array is not None:
             plain = np.asarray(array)
             digest.update(f"{plain.dtype} {plain.shape}".encode())
-            digest.update(
-                "\n".join(plain.ravel().tolist()).encode() if plain.dtype.kind == "T" else np.ascontiguousarray(plain)
-            )
+            text = plain.dtype.kind == "T"
+            digest.update("\n".join(plain.ravel().tolist()).encode() if text else np.ascontiguousarray(plain).data)
     return digest.hexdigest()
 
 
@@ -130,7 +129,7 @@ class Pretraining:
     @cached_property
     def _early(self) -> dict[str, Any]:
         """What decides the early dense model."""
-        proxy = hashlib.blake2b(np.ascontiguousarray(self.world.proxy()), digest_size=16).hexdigest()
+        proxy = hashlib.blake2b(np.ascontiguousarray(self.world.proxy()).data, digest_size=16).hexdigest()
         return {
             "pretrain": self.section.model_dump(exclude={"modular_epochs", "ability_epochs"}),
             "data": fingerprint(self.world.data),

@@ -4,13 +4,14 @@ This is the one place where names become objects. `Settings` below it is plain d
 need of the objects.
 """
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
-from fl.config import NOT_COMPUTED, Settings, SettingsError, flatten, nest, sentence, unknown
+from fl.config import NOT_COMPUTED, Settings, SettingsError, flatten, nest, refuse_flag, sentence, unknown
 from fl.config.sections import SECTIONS
 from fl.workloads import WORKLOADS
 from fl.workloads.options import WORKLOAD_OPTIONS
@@ -19,9 +20,11 @@ from fl.workloads.world import Worlds
 from models.nn.registry import MODELS
 from partitions import DRIFTS, PARTITIONS, DataError, Schedule, UnknownName, source_of
 from partitions.components import Registry, Section, options_of, section_name
+from partitions.drifts.drift import Drift
+from partitions.partitioners.partitioner import Partition
 from strategies import STRATEGIES
 from strategies.adaptivenet import AdaptiveNet
-from strategies.eclm import ECLM
+from strategies.eclm import ECLM, ModularOptions
 from strategies.strategy import Budget, Strategy
 
 GENERAL_MODEL_OPTIONS = ("width", "norm", "layers")  # parameters of a model that the section ``model`` sets
@@ -34,16 +37,28 @@ REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
 }
 """Registries whose components have options, by the key that names one of them."""
 
+BASES: dict[str, type] = {
+    "data.partition": Partition,
+    "drift.kind": Drift,
+    "strategies": Strategy,
+    "workload": Workload,
+}
+"""What a component must be a subclass of, by the same keys. A model is a function."""
+
+S = TypeVar("S", bound=Section)
+
 NEEDS = {
     "nested": "a model with nested widths",
     "rolling": "a model with rolling windows",
     "supernet": "a supernet",
     "modular": "a modular model",
     "tailored": "a modular model",
+    "limits": "models that are cut to a client's limits",
     "class-shares": "clients that know their class shares",
     "correct_gradients": "local training with corrected gradients",
     "upload": "clients that keep parts of the model",
 }
+"""What a method may need of a workload, in words; the first one that the workload lacks is named in the error."""
 
 
 class Method(NamedTuple):
@@ -123,14 +138,20 @@ def _resolve(settings: Settings, check: bool, study: bool) -> Run:
     def options(component: object, section: str, preset: Mapping[str, Any] = {}, general: tuple[str, ...] = ()) -> Any:
         own = read_options(options_of(component, general), section, settings.options.get(section, {}), preset)
         if not preset and type(own).model_fields:
+            if section in SECTIONS:
+                raise SettingsError(f"the options of {component} would be the section '{section}', which is taken")
             used[section] = own
         return own
 
-    workload_class = WORKLOADS[settings.workload]
-    methods = {}
+    workload_class = _component("workload", settings.workload)
+    if check:
+        _refuse_unread(settings, workload_class)
+    methods: dict[str, Method] = {}
     for path in settings.methods:
-        strategy = STRATEGIES[path]
+        strategy = _component("strategies", path)
         section, name = strategy.section or section_name(path), section_name(path)
+        if name in methods:
+            raise SettingsError(f"strategies = '{settings.strategies}' names '{name}' twice: leave one out")
         options(strategy, section)
         methods[name] = Method(name, strategy, options(strategy, section, strategy.preset))
     budget_of = Run(settings, methods, None, None, {}).budget  # type: ignore[arg-type]
@@ -140,6 +161,8 @@ def _resolve(settings: Settings, check: bool, study: bool) -> Run:
         except ValueError as error:
             raise SettingsError(str(error)) from None
     _refuse_same_rows(methods)
+    if check:
+        _refuse_fixed(settings, methods)
     try:
         Schedule(settings.drift.schedule)
     except ValueError as error:
@@ -147,46 +170,34 @@ def _resolve(settings: Settings, check: bool, study: bool) -> Run:
     if settings.split == "messages" and not issubclass(workload_class, SplitWorkload):
         raise SettingsError(f"workload = '{settings.workload}' has no cut: use split = 'simulated'")
     workload_options = options(workload_class, section_name(settings.workload))
-    partition = kind = None
+    partition: Any = None
+    kind: Any = None
     if "data" not in workload_class.ignores:
         source_of(settings.data.name)
-        partition = options(PARTITIONS[settings.data.partition], section_name(settings.data.partition))
+        name = settings.data.partition
+        partition = options(_component("data.partition", name), section_name(name))
     if "drift.kind" not in workload_class.ignores:
-        kind = options(DRIFTS[settings.drift.kind], section_name(settings.drift.kind))
-    worlds = Worlds(
-        settings.data,
-        settings.drift,
-        partition,
-        kind,
-        settings.devices.placement == "own",  # type: ignore[arg-type]
-    )
+        name = settings.drift.kind
+        kind = options(_component("drift.kind", name), section_name(name))
+    worlds = Worlds(settings.data, settings.drift, partition, kind, settings.devices.placement == "own")
     if "model" in workload_class.ignores:
         workload = workload_class(settings, workload_options, worlds)
     else:
-        family, name = MODELS[settings.model.name], section_name(settings.model.name)
-        modular = used.get("eclm") or ECLM.Options()
-        slices = (used.get("an") or AdaptiveNet.Options()).shrink
-        workload = workload_class(
-            settings,
-            workload_options,
-            worlds,
-            family,
-            options(family, name, general=GENERAL_MODEL_OPTIONS),
-            modular,
-            slices,
-        )
+        name = settings.model.name
+        family = _component("model.name", name)
+        family_options = options(family, section_name(name), general=GENERAL_MODEL_OPTIONS)
+        modular = _agreed(used, ModularOptions, ECLM.Options())
+        slices = _agreed(used, AdaptiveNet.Options, AdaptiveNet.Options()).shrink
+        workload = workload_class(settings, workload_options, worlds, family, family_options, modular, slices)
     if check:
-        _refuse_unread(settings, workload_class)
         _refuse_unused(settings, used)
     for method in methods.values():
-        if lacks := sorted(method.strategy.needs(method.options) - workload.provides):
-            fit = [
-                n
-                for n, s in STRATEGIES.items()
-                if s.needs(read_options(s.Options, n, {}, s.preset)) <= workload.provides
-            ]
+        if lacks := _needs(method.strategy, method.options) - workload.provides:
+            first = next((name for name in NEEDS if name in lacks), min(lacks))
+            every = {name: (s, read_options(s.Options, name, {}, s.preset)) for name, s in STRATEGIES.items()}
+            fit = [name for name, pair in every.items() if _needs(*pair) <= workload.provides]
             raise SettingsError(
-                f"strategy '{method.name}' needs {NEEDS.get(lacks[0], lacks[0])}, which workload '{settings.workload}' "
+                f"strategy '{method.name}' needs {NEEDS.get(first, first)}, which workload '{settings.workload}' "
                 f"does not offer: use {', '.join(sorted(fit))}"
             )
     if not study:
@@ -215,6 +226,28 @@ def without_unused(settings: Settings, keep: Iterable[str]) -> Settings:
     return settings.model_copy(update={"options": {k: v for k, v in settings.options.items() if k in used}})
 
 
+def _component(where: str, name: str) -> Any:
+    """Return the component that a run-config names.
+
+    Args:
+        where: the key that names it, such as ``data.partition``.
+
+    Raises:
+        UnknownName: there is none, or it cannot be imported.
+        SettingsError: the name leads to something else.
+    """
+    kind, registry = REGISTRIES[where]
+    found, base = registry[name], BASES.get(where)
+    if base is None:
+        fits, wanted = callable(found), "a function (input_shape, classes, **options) -> Architecture"
+    else:
+        fits = isinstance(found, type) and issubclass(found, base) and not inspect.isabstract(found)
+        wanted = f"a subclass of {base.__module__}.{base.__name__}, without abstract methods"
+    if not fits:
+        raise SettingsError(f"{where} = '{name}' is no {kind}: give {wanted}")
+    return found
+
+
 def read_options(model: type[Section], section: str, values: Mapping[str, Any], preset: Mapping[str, Any] = {}) -> Any:
     """Return the options of a component from the values of its section.
 
@@ -227,11 +260,18 @@ def read_options(model: type[Section], section: str, values: Mapping[str, Any], 
     for key in values:
         if key.replace("_", "-") not in names:
             raise unknown(f"{section}.{key}", names, f"{section}.")
+        field = model.model_fields[names[key.replace("_", "-")]]
+        refuse_flag(f"{section}.{key}", values[key], field)
     given = {names[key.replace("_", "-")]: value for key, value in values.items()}
     try:
         return model(**{**given, **preset})
     except ValidationError as error:
         raise SettingsError(sentence(error, model, f"{section}.")) from None
+
+
+def _needs(strategy: type[Strategy], options: Any) -> set[str]:
+    """Return what a workload must offer to a method."""
+    return strategy.needs(options) | (set() if strategy.asks == "nothing" else {"limits"})
 
 
 def _refuse_same_rows(methods: Mapping[str, Method]) -> None:
@@ -240,6 +280,37 @@ def _refuse_same_rows(methods: Mapping[str, Method]) -> None:
         for report in method.strategy.reports:
             if by.setdefault(report, name) != name:
                 raise SettingsError(f"strategies '{by[report]}' and '{name}' both report '{report}'; run them apart")
+
+
+def _refuse_fixed(settings: Settings, methods: Mapping[str, Method]) -> None:
+    """Raise SettingsError for an option that was set, and that every method which has it fixes at another value."""
+    for section, values in settings.options.items():
+        sharing = [m for name, m in methods.items() if (m.strategy.section or name) == section]
+        for key in values:
+            field = key.replace("-", "_")
+            fixed = [m for m in sharing if m.strategy.preset.get(field, values[key]) != values[key]]
+            if fixed and len(fixed) == len(sharing):
+                raise SettingsError(
+                    f"{section}.{key} = {values[key]!r}: strategy '{fixed[0].name}' fixes it at "
+                    f"{fixed[0].strategy.preset[field]!r}; leave it out or choose another strategy"
+                )
+
+
+def _agreed(used: Mapping[str, Section], kind: type[S], default: S) -> S:
+    """Return the options of a cloud model that several methods may share.
+
+    Raises:
+        SettingsError: two methods want different ones.
+    """
+    found = [(section, options) for section, options in used.items() if isinstance(options, kind)]
+    for field, info in kind.model_fields.items():
+        for section, options in found[1:]:
+            if getattr(options, field) != getattr(found[0][1], field):
+                raise SettingsError(
+                    f"{section}.{info.alias} differs from {found[0][0]}.{info.alias}: methods of one run share the "
+                    "cloud model; set both alike, or run them apart"
+                )
+    return found[0][1] if found else default
 
 
 def _refuse_unread(settings: Settings, workload: Any) -> None:
@@ -284,8 +355,9 @@ def default_tables() -> dict[str, Any]:
     """Return every key of general sections and of built-in components with its default, as nested tables."""
     tables: dict[str, Any] = Settings().complete()
     for where, _, name, section in component_sections():
-        model = section_options(REGISTRIES[where][1], name)
-        tables.setdefault(section, {}).update(model().model_dump(by_alias=True))
+        registry = REGISTRIES[where][1]
+        if name in registry.builtin:
+            tables.setdefault(section, {}).update(section_options(registry, name)().model_dump(by_alias=True))
     return tables
 
 

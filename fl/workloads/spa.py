@@ -21,6 +21,7 @@ from fl.config import Settings, SettingsError
 from fl.workloads.options import SPAOptions
 from fl.workloads.state_store import ClientStateStore, StateMissing
 from fl.workloads.workload import (
+    UNCUT,
     ClientContext,
     Half,
     Scored,
@@ -33,15 +34,15 @@ from fl.workloads.world import Worlds
 from models.costs import CostModel
 from models.modular.model import Progress
 from models.spa import bases
-from models.spa.activations import Activations, Known
-from models.spa.body import architecture, own, shared
-from models.spa.codec import LONGEST, Frame, Ledger
+from models.spa.activations import Activations, ExampleStates
+from models.spa.body import architecture, personal_state, shared_state
+from models.spa.codec import MAX_FRAME_BYTES, Frame, TrafficLog
 from models.spa.gate import Gate
-from models.spa.metrics import judge, rates
+from models.spa.metrics import evaluate_tokens, rates
 from models.spa.modes import mode
 from models.spa.session import CloudSide, DeviceSide
 from models.spa.session import train as train_plugin
-from models.spa.side import SIDES, SideSpec, every
+from models.spa.side import SIDES, SideSpec, every_nth_state
 from models.spa.tiny import SIZES
 from models.spa.train import Plugin, Training
 from models.submodel import State
@@ -75,7 +76,7 @@ class SPA(SplitWorkload):
     }
     ignores = (
         "model", "accelerator", "precision", "pretrain", "data", "drift.kind", "drift.steps", "client.optimizer",
-        "client.momentum", "client.weight-decay", "client.clip",
+        "client.momentum", "client.weight-decay", "client.clip", "client.upload-change", *UNCUT,
     )  # fmt: skip
     Options = SPAOptions
 
@@ -98,7 +99,7 @@ class SPA(SplitWorkload):
 
         def initial() -> State:
             self.base(progress)
-            return shared(self.fresh(seed).state(), self.options.personal)
+            return shared_state(self.fresh(seed).state(), self.options.personal)
 
         costs = CostModel(plugin, self.settings.client.batch_size, ADAM)
         return PretrainedModels({"dense": plugin}, {"dense": costs}, {"dense": initial})
@@ -111,11 +112,11 @@ class SPA(SplitWorkload):
 
     def train(self, context: ClientContext, task: ClientTask, half: Half) -> Trained:
         """Train the side for local epochs and fit the gate anew."""
-        ledger = Ledger()
-        plugin, loss = self._fit(context, task, self._load(context, task.state), ledger)
+        traffic = TrafficLog()
+        plugin, loss = self._fit(context, task, self._load(context, task.state), traffic)
         examples = len(self.people(context.seed).examples(context.client, context.step, "train"))
         trained = self._finished(context, task, plugin, examples, loss)
-        return replace(trained, measures=self.crossed(ledger, examples))
+        return replace(trained, measures=self.crossed(traffic, examples))
 
     def _finished(
         self, context: ClientContext, task: ClientTask, plugin: Plugin, examples: int, loss: float
@@ -123,16 +124,16 @@ class SPA(SplitWorkload):
         """Return the result of a round; the personal part stays here."""
         after, personal = plugin.state(), self.options.personal
         if personal != "nothing":
-            context.store.save("personal", own(after, personal))
+            context.store.save("personal", personal_state(after, personal))
         if task.keep:
-            context.store.save("model", shared(after, personal))
-        return Trained(shared(after, personal), examples, 0.0 if math.isnan(loss) else loss)
+            context.store.save("model", shared_state(after, personal))
+        return Trained(shared_state(after, personal), examples, 0.0 if math.isnan(loss) else loss)
 
-    def crossed(self, ledger: Ledger, examples: int) -> dict[str, float]:
+    def crossed(self, traffic: TrafficLog, examples: int) -> dict[str, float]:
         """Return what training sends across the cut, if it has one."""
         if self.training.joint or not examples:
             return {}
-        return {"train_up": ledger.bytes("up") / examples, "train_down": ledger.bytes("down") / examples}
+        return {"train_up": traffic.bytes("up") / examples, "train_down": traffic.bytes("down") / examples}
 
     def evaluate(self, context: ClientContext, task: ClientTask, half: Half) -> Scored:
         plugin, steps = self._load(context, task.state), scored_steps(context)
@@ -141,9 +142,9 @@ class SPA(SplitWorkload):
             plugin, _ = self._fit(context, task, plugin)
             adapted = [self._judged(context, plugin, step) for step in steps]
         if task.keep:
-            context.store.save("model", shared(plugin.state(), self.options.personal))
+            context.store.save("model", shared_state(plugin.state(), self.options.personal))
             if self.options.personal != "nothing":
-                context.store.save("personal", own(plugin.state(), self.options.personal))
+                context.store.save("personal", personal_state(plugin.state(), self.options.personal))
         both = {"delivered": delivered, "adapted": adapted}
         scores = {
             name: (got[0]["token_accuracy"], got[0]["token_accuracy"], got[0]["ce"]) for name, got in both.items()
@@ -175,7 +176,7 @@ class SPA(SplitWorkload):
         if frame.kind == "states":
             store.save("states", {"start": torch.tensor(frame.head["start"]), **frame.tensors})
         side = self._open(context, task, store, steps - (frame.kind != "states"))
-        if up := side.turn(frame):
+        if up := side.respond(frame):
             store.save("side", side.state())
             return {"frame": up.blob()}
         del self.rounds[store.folder]
@@ -193,10 +194,10 @@ class SPA(SplitWorkload):
         found = self.rounds.get(store.folder)
         if found is None or found.done != done:
             learn, calibrate = map(len, self._examples(context))
-            plugin = self.fresh(0).loaded(store.load("start"))
+            plugin = self.fresh(0).with_state(store.load("start"))
             found = DeviceSide(plugin, self.training, learn, calibrate, task.epochs, _shuffling(context))
             states = store.load("states")
-            found.told(Frame("states", {"start": states.pop("start").tolist()}, states))
+            found.load_states(Frame("states", {"start": states.pop("start").tolist()}, states))
             if done:
                 found.restore(store.load("side"))
             if found.done != done:
@@ -234,7 +235,7 @@ class SPA(SplitWorkload):
         else:
             width, layers = bases.sizes(bases.find(o.base, cache_folder()))
         try:
-            return SideSpec(o.side, width, every(layers, o.every), o.reduction, mode(o.mode).plugged)
+            return SideSpec(o.side, width, every_nth_state(layers, o.every), o.reduction, mode(o.mode).plugged)
         except ValueError as error:
             raise SettingsError(str(error)) from error
 
@@ -278,15 +279,15 @@ class SPA(SplitWorkload):
         if personal != "nothing":
             holds = context.store.holds("personal")
             mine = context.store.load("personal") if holds else self.fresh(context.seed).state()
-            sent = sent | own(mine, personal)
-        return self._plugin.loaded(sent)
+            sent = sent | personal_state(mine, personal)
+        return self._plugin.with_state(sent)
 
     def _fit(
-        self, context: ClientContext, task: ClientTask, plugin: Plugin, ledger: Ledger | None = None
+        self, context: ClientContext, task: ClientTask, plugin: Plugin, traffic: TrafficLog | None = None
     ) -> tuple[Plugin, float]:
         learn, calibrate = map(self.activations, self._examples(context))
         how, shuffling = self.training, _shuffling(context)
-        return train_plugin(self.base(), plugin, how, learn, calibrate, task.epochs, shuffling, ledger)
+        return train_plugin(self.base(), plugin, how, learn, calibrate, task.epochs, shuffling, traffic)
 
     def _examples(self, context: ClientContext) -> tuple[list[Example], list[Example]]:
         """Return what a client learns from, and what its gate is fitted on."""
@@ -297,7 +298,7 @@ class SPA(SplitWorkload):
     def _judged(self, context: ClientContext, plugin: Plugin, step: int) -> dict[str, float]:
         """Return `models.spa.metrics.rates` of the client's test questions, and the accuracies of base and side."""
         test = self.activations(self.people(context.seed).examples(context.client, step, "test"))
-        judged = judge(self.base(), plugin, self.options.mode, test, self.options.policy)
+        judged = evaluate_tokens(self.base(), plugin, self.options.mode, test, self.options.policy)
         gated = mode(self.options.mode).gated
         asked = judged.score > plugin.gate.tau if gated else np.ones(len(judged.score), bool)
         alone = {"base_accuracy": float(judged.base_right.mean()), "side_accuracy": float(judged.side_right.mean())}
@@ -322,13 +323,13 @@ class SPAReplica:
             examples = [Example(**{name: str(text) for name, text in of.items()}) for of in frame.head["examples"]]
             self.side = CloudSide(self.workload.base(), self.workload.training, self._known(examples))
             return {"frame": self.side.states().blob()}
-        return {"frame": self.side.turn(frame).blob()}
+        return {"frame": self.side.respond(frame).blob()}
 
-    def _known(self, examples: list[Example]) -> list[Known]:
+    def _known(self, examples: list[Example]) -> list[ExampleStates]:
         spec, base = self.workload.side_spec, self.workload.base()
         tokens = sum(len(part) for example in examples for part in base.encode(example))
-        if (size := 4 * tokens * len(spec.states) * spec.width) > LONGEST:
-            raise ValueError(f"{len(examples)} examples whose states take {size} bytes; {LONGEST} are the most")
+        if (size := 4 * tokens * len(spec.states) * spec.width) > MAX_FRAME_BYTES:
+            raise ValueError(f"{len(examples)} examples whose states take {size} bytes; {MAX_FRAME_BYTES} are the most")
         return self.workload.activations(examples)
 
     def whole(self, trained: State) -> State:
@@ -337,7 +338,7 @@ class SPAReplica:
 
     def measures(self, examples: int) -> dict[str, float]:
         assert self.side is not None
-        return self.workload.crossed(self.side.ledger, examples)
+        return self.workload.crossed(self.side.traffic, examples)
 
 
 class Scheduled:

@@ -23,6 +23,7 @@ from fl.workloads.options import VQOptions
 from fl.workloads.pretraining import cached, fingerprint
 from fl.workloads.state_store import ClientStateStore, StateMissing
 from fl.workloads.workload import (
+    UNCUT,
     ClientContext,
     Half,
     Scored,
@@ -80,7 +81,7 @@ class VQ(SplitWorkload):
     ignores = (
         "model", "accelerator", "precision", "data.image-size", "client.lr", "client.optimizer", "client.momentum",
         "client.weight-decay", "client.clip", "pretrain.modular-epochs", "pretrain.ability-epochs", "pretrain.lr",
-        "pretrain.optimizer", "pretrain.momentum", "pretrain.weight-decay", "pretrain.augment",
+        "pretrain.optimizer", "pretrain.momentum", "pretrain.weight-decay", "pretrain.augment", *UNCUT,
     )  # fmt: skip
     Options = VQOptions
 
@@ -442,8 +443,8 @@ class TaskWorlds:
             raise SettingsError(f"vq.tasks = '{o.tasks}': name two or more different text sets, e.g. 'cola,mrpc'")
         if o.width or o.late or o.pretrain != "none":
             raise SettingsError(
-                "tasks share what crosses unchanged, and start from the preset: set vq.width = 0, and leave vq.late and "
-                "vq.pretrain out"
+                "tasks share what crosses unchanged, and start from the preset: set vq.width = 0, and leave vq.late "
+                "and vq.pretrain out"
             )
         if len(names) > MOST_TASKS:
             raise SettingsError(f"vq.tasks = '{o.tasks}' names {len(names)} tasks, clients can have {MOST_TASKS}")

@@ -41,7 +41,7 @@ class ClientContext:
     machine: Machine | None = None
 
     def noise(self, what: int) -> np.random.Generator:
-        """Return a generator of noise. A real device draws from its system: the server must not be able to repeat it."""
+        """Return a generator of noise. A real device draws it from its system, so the server cannot repeat it."""
         if self.machine is not None:
             return np.random.default_rng()
         return rng(self.seed, Purpose.NOISE, what, self.round, self.client)
@@ -93,6 +93,13 @@ class Scored:
     measures: Mapping[Measure, Mapping[str, float]] = field(default_factory=dict)
 
 
+UNCUT = (
+    "devices.limit-low", "devices.limit-high", "devices.background-load", "devices.train-budget-s",
+    "devices.link-budget-s",
+)  # fmt: skip
+"""Keys that a workload ignores whose models are never cut to a client's limits."""
+
+
 class Workload(ABC):
     """What clients do with their data.
 
@@ -110,9 +117,7 @@ class Workload(ABC):
     measures: ClassVar[Mapping[str, str]] = {}
     provides: ClassVar[frozenset[str]] = frozenset({"dense"})
     ignores: ClassVar[tuple[str, ...]] = ()
-
-    class Options(Section):
-        """No options."""
+    Options: ClassVar[type[Section]] = Section
 
     def check(self, methods: Mapping[str, tuple[type[Strategy], Section]]) -> None:
         """Raise SettingsError if methods and workload do not fit together."""
@@ -159,15 +164,15 @@ class Workload(ABC):
 
 
 class Replica(Protocol):
-    """The server's side of one client's round of split training.
+    """The server's side of one client's round of split training."""
 
-    Attributes:
-        for_client: the part of the model that the client starts with.
-        steps: behind it, since the round began.
-    """
+    @property
+    def for_client(self) -> State:
+        """The part of the model that the client starts with."""
 
-    for_client: State
-    steps: int
+    @property
+    def steps(self) -> int:
+        """How many steps the round has had so far."""
 
     def turn(self, up: Mapping[str, bytes]) -> dict[str, bytes]:
         """Return what goes down next, given what came up. ValueError: what came up does not belong here."""

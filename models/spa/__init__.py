@@ -1,13 +1,13 @@
-"""Side Plugin Adaption: a frozen language model in the cloud, a small side network and a gate on the device.
+"""Side Plugin Adaption (SPA): a frozen language model in the cloud; a small side network and a gate on the device.
 
     text ---> base -----------> b ----------------> logits = head(b)          a token of the base
                |                |
                | stack          | gate: a = w.b + c > tau ?
                v                v
-             side ------------> o ----------------> logits = head(b + o)      a token with the device's help
+             side ------------> o ----------------> logits = head(b + o)      a token of base and side
 
-`bases` loads and trains base models, `side` and `gate` are what a device owns, `modes` how the two meet, `activations`
-what the base says of examples, once and for all, `train` and `metrics` work on those; `session` trains a plugin with
-the base beside it or elsewhere. `codec`, `link`, `device`, `cloud` are the same model as two processes.
-Nothing here knows of federated learning.
+`bases` loads and trains base models. `side` and `gate` are the device's parts; `modes` combines them with the base.
+`activations` caches the base's states of examples, and `train` and `metrics` use them. `session` trains a plugin with
+the base in the same process or another. `codec` encodes messages between the two. Serving is in `experiments.serving`.
+Nothing here depends on federated learning.
 """

@@ -1,4 +1,4 @@
-"""What the frozen base says of an example: computed once, used in every epoch and round."""
+"""States of the frozen base for examples: computed once, used in every epoch and round."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,13 +12,14 @@ from partitions.personas import Example
 
 
 @dataclass(frozen=True)
-class Known:
-    """The base's states of one example; position t is where token t + 1 is predicted.
+class ExampleStates:
+    """The base's states of one example; position t predicts token t + 1.
 
     Args:
-        stack: (T, S, d) of the whole example but its last token, or from the last token of the prompt on where the
-            side attends to nothing.
-        start: the position that predicts the answer's first token; targets: (T - start,) the answer.
+        stack: (T, S, d) states of the example without its last token; if the side has no attention, only from the last
+            token of the prompt on.
+        start: position that predicts the answer's first token.
+        targets: (T - start,) tokens of the answer.
     """
 
     stack: Tensor
@@ -27,51 +28,63 @@ class Known:
 
     @property
     def b(self) -> Tensor:
-        """(T - start, d): the base's last state where it predicts the answer."""
+        """(T - start, d): the base's last state at the positions that predict the answer."""
         return self.stack[self.start :, -1]
+
+
+Known = ExampleStates  # alias: remove
 
 
 @dataclass
 class Activations:
-    """`Known` of examples, kept in memory up to a limit; what was not used for longest is dropped first.
+    """`ExampleStates` of examples, in a memory cache that drops the least recently used ones first.
 
     Args:
-        states: which of the base's; whole: keep the prompt's too.
-        limit: bytes.
+        base: the base model.
+        states: indices of the base's states.
+        whole: include the states of the prompt.
+        limit: size of the cache in bytes.
     """
 
     base: Base
     states: tuple[int, ...]
     whole: bool
     limit: int = 512 * 2**20
-    _kept: OrderedDict[Example, Known] = field(default_factory=OrderedDict)
+    _cache: OrderedDict[Example, ExampleStates] = field(default_factory=OrderedDict)
     _bytes: int = 0
 
-    def __call__(self, examples: Sequence[Example]) -> list[Known]:
-        """What the base says of each, in their order."""
+    def __call__(self, examples: Sequence[Example]) -> list[ExampleStates]:
+        """Return the states of each example, in order."""
         return [self._of(example) for example in examples]
 
-    def _of(self, example: Example) -> Known:
-        if example in self._kept:
-            self._kept.move_to_end(example)
-            return self._kept[example]
+    def _of(self, example: Example) -> ExampleStates:
+        if example in self._cache:
+            self._cache.move_to_end(example)
+            return self._cache[example]
         prompt, answer = self.base.encode(example)
         stack = self.base.stack(torch.tensor([[*prompt, *answer[:-1]]]))[0, :, list(self.states)]
-        begin = len(prompt) - 1
-        known = Known(stack if self.whole else stack[begin:].clone(), begin if self.whole else 0, torch.tensor(answer))
-        self._kept[example] = known
-        self._bytes += known.stack.nbytes
-        while self._bytes > self.limit and len(self._kept) > 1:
-            self._bytes -= self._kept.popitem(last=False)[1].stack.nbytes
-        return known
+        answer_start = len(prompt) - 1
+        states = ExampleStates(
+            stack if self.whole else stack[answer_start:].clone(),
+            answer_start if self.whole else 0,
+            torch.tensor(answer),
+        )
+        self._cache[example] = states
+        self._bytes += states.stack.nbytes
+        while self._bytes > self.limit and len(self._cache) > 1:
+            self._bytes -= self._cache.popitem(last=False)[1].stack.nbytes
+        return states
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples padded at their end. N is the number of answer tokens in it.
+    """Examples, padded at their end. N is the number of answer tokens in the batch.
 
     Args:
-        stack: (B, T, S, d); start: (B,); scored: (B, T) bool, positions that predict the answer; targets: (N,).
+        stack: (B, T, S, d).
+        start: (B,).
+        scored: (B, T) bool, positions that predict the answer.
+        targets: (N,).
     """
 
     stack: Tensor
@@ -80,12 +93,12 @@ class Batch:
     targets: Tensor
 
     @classmethod
-    def of(cls, known: Sequence[Known]) -> "Batch":
-        stack = torch.nn.utils.rnn.pad_sequence([k.stack for k in known], batch_first=True)
-        at, start = torch.arange(stack.shape[1]), torch.tensor([k.start for k in known])
-        ends = torch.tensor([len(k.stack) for k in known])
-        scored = (at >= start[:, None]) & (at < ends[:, None])
-        return cls(stack, start, scored, torch.cat([k.targets for k in known]))
+    def of(cls, examples: Sequence[ExampleStates]) -> "Batch":
+        stack = torch.nn.utils.rnn.pad_sequence([e.stack for e in examples], batch_first=True)
+        positions, start = torch.arange(stack.shape[1]), torch.tensor([e.start for e in examples])
+        ends = torch.tensor([len(e.stack) for e in examples])
+        scored = (positions >= start[:, None]) & (positions < ends[:, None])
+        return cls(stack, start, scored, torch.cat([e.targets for e in examples]))
 
     @property
     def b(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Base models: frozen causal language models, loaded once per process and named by the checksum of their weights."""
+"""Base models: frozen causal language models, loaded once per process, identified by the checksum of their weights."""
 
 import hashlib
 import tempfile
@@ -24,12 +24,15 @@ SMOLLM2 = "smollm2"
 class Base:
     """A frozen language model.
 
-    d is the width, L the number of layers, V the vocabulary. Its *stack* at a position is h^0 (the embedding), then
-    the output of each layer; the last of the L + 1 is taken after the final norm, as the library gives it, and is b:
-    logits = head(b). (The authors' code hands h^L on before that norm.)
+    d is the width, L the number of layers, V the vocabulary. The *stack* at a position is h^0 (the embedding) and the
+    output of each layer. The last of these L + 1 states is taken after the final norm, as the library returns it. It is
+    b: logits = head(b). (The authors' code uses h^L before that norm.)
 
     Args:
-        name: as asked for; checksum: SHA-256 of its weights.
+        name: name in the run-config.
+        checksum: SHA-256 of the weights.
+        model: the transformers model.
+        tokenizer: its tokenizer.
     """
 
     name: str
@@ -47,7 +50,7 @@ class Base:
 
     @property
     def head(self) -> nn.Linear:
-        """b (..., d) -> logits (..., V)."""
+        """The output layer, b (..., d) -> logits (..., V)."""
         return self.model.get_output_embeddings()
 
     @property
@@ -57,37 +60,39 @@ class Base:
 
     @torch.no_grad()
     def stack(self, ids: Tensor, cache: Any = None) -> Tensor:
-        """The stack (B, T, L + 1, d) of tokens (B, T) that follow those in ``cache``, which takes them up."""
+        """Compute the stack (B, T, L + 1, d) of tokens (B, T) after those in ``cache``, which the call extends."""
         out = self.model.base_model(ids, past_key_values=cache, use_cache=cache is not None, output_hidden_states=True)
         return torch.stack(out.hidden_states, dim=2)
 
     def prompt(self, instruction: str, input_: str = "") -> list[int]:
-        """Tokens up to where the answer begins, by the model's own chat template where it has one."""
+        """Encode the prompt with the model's own chat template, if it has one."""
         text = f"{instruction}\n{input_}" if input_ else instruction
         if self.tokenizer.chat_template is None:
             return list(self.tokenizer(f"{text}\n").input_ids)
-        said = [{"role": "user", "content": text}]
-        return list(self.tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=False))
+        messages = [{"role": "user", "content": text}]
+        return list(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
 
     def encode(self, example: Example) -> tuple[list[int], list[int]]:
-        """Tokens of the prompt, and of the answer with its end."""
+        """Encode the prompt, and the answer with its end token."""
         answer = self.tokenizer(example.output, add_special_tokens=False).input_ids
         return self.prompt(example.instruction, example.input), [*answer, self.end]
 
     def text(self, ids: list[int]) -> str:
-        """Tokens as text, without special ones."""
+        """Decode tokens to text, without special tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
 
 def find(name: str, cache: Path, tiny_steps: int = TINY_STEPS, progress: Progress | None = None) -> Path:
-    """The folder of a base model, which is trained or looked up as its name says.
+    """Return the folder of a base model; train it or download it if needed.
 
     Args:
-        name: 'tiny', 'smollm2', a folder, or a model of the Hugging Face hub (from its local cache if it is there).
-        cache: where 'tiny' and 'smollm2' lie; tiny_steps: how long 'tiny' is trained if it is not there yet.
+        name: 'tiny', 'smollm2', a folder, or a model of the Hugging Face hub (from its local cache if available).
+        cache: parent folder of 'tiny' and 'smollm2'.
+        tiny_steps: training steps of 'tiny' if it is missing.
+        progress: called during the training.
 
     Raises:
-        DataError: it is nowhere; the message says what to do.
+        DataError: the model is missing; the message says what to do.
     """
     if name == TINY:
         return make_tiny(cache / "bases", tiny_steps, progress)
@@ -100,38 +105,40 @@ def find(name: str, cache: Path, tiny_steps: int = TINY_STEPS, progress: Progres
         return Path(name).expanduser()
     from huggingface_hub import snapshot_download
 
-    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
-    except Exception as error:  # no network, no such model, not a name: the library has an error for each
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # no network, an unknown model, an invalid name: the library has an error for each
         raise DataError(
-            f"base model '{name}' is no folder and cannot be had from the hub ({type(error).__name__}); "
+            f"base model '{name}' is no folder and cannot be downloaded from the hub ({type(error).__name__}); "
             f"use '{TINY}', '{SMOLLM2}' or a folder with config.json, tokenizer and *.safetensors"
         ) from error
 
 
 def sizes(folder: Path) -> tuple[int, int]:
-    """Width and layers of a base model, read from its configuration.
+    """Read width and layers of a base model from its configuration.
 
     Raises:
-        DataError: there is none.
+        DataError: the configuration is missing.
     """
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         return int(config.hidden_size), int(config.num_hidden_layers)
     except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"{folder} holds no causal language model: its config.json is missing or no model's") from error
+        raise DataError(
+            f"{folder} holds no causal language model: its config.json is missing or has no sizes"
+        ) from error
 
 
 def checksum(folder: Path) -> str:
-    """SHA-256 over the weights, file by file in the order of their names.
+    """Return the SHA-256 of the weight files, in the order of their names.
 
     Raises:
-        DataError: there are none in safetensors format.
+        DataError: there are no files in safetensors format.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise DataError(f"{folder} holds no *.safetensors; save the model with save_pretrained")
+        raise DataError(f"{folder} contains no *.safetensors; save the model with save_pretrained")
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
@@ -140,10 +147,10 @@ def checksum(folder: Path) -> str:
 
 
 def load(name: str, cache: Path, tiny_steps: int = TINY_STEPS, progress: Progress | None = None) -> Base:
-    """A base model in float32, its weights mapped from the file; the same object for everybody in this process.
+    """Load a base model in float32 with memory-mapped weights; all callers in a process share one object.
 
     Raises:
-        DataError: it is missing, or its logits are not those of its head on its last state.
+        DataError: it is missing, or its logits are not the head's output for its last state.
     """
     return _load(name, find(name, cache, tiny_steps, progress))
 
@@ -165,26 +172,27 @@ def _load(name: str, folder: Path) -> Base:
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
-    """Write a GGUF model as a folder of float32 safetensors, with its tokenizer.
+    """Convert a GGUF model with its tokenizer into a folder of float32 safetensors.
 
     Raises:
-        DataError: the packages for it are not installed.
+        DataError: the required packages are not installed.
     """
     try:
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     except ImportError as error:
         raise DataError(
-            "a GGUF file is read by two more packages; run: python -m pip install gguf==0.19.0 accelerate==1.15.0"
+            "reading a GGUF file needs two more packages; run: python -m pip install gguf==0.19.0 accelerate==1.15.0"
         ) from error
     config = model.config
-    if hasattr(config, "quantization_config"):  # the weights are no longer quantised, but the model still thinks so
+    # the weights are no longer quantised, but the configuration still says so
+    if hasattr(config, "quantization_config"):
         del config.quantization_config
-    plain = type(model)(config)
-    plain.load_state_dict(model.state_dict())
+    unquantised = type(model)(config)
+    unquantised.load_state_dict(model.state_dict())
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as half:
-        plain.save_pretrained(half)
-        tokenizer.save_pretrained(half)
-        Path(half).rename(folder)
-        Path(half).mkdir()  # for the context to remove
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        unquantised.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        Path(temporary).rename(folder)
+        Path(temporary).mkdir()  # the context removes this folder

@@ -1,4 +1,4 @@
-"""A plugin as the rest of the project sees a network: an architecture whose state is what devices exchange."""
+"""A plugin as a federated body: an architecture whose state is the exchanged part."""
 
 from collections.abc import Sequence
 from typing import Literal, cast, get_args
@@ -11,7 +11,7 @@ from models.spa.side import SideSpec
 from models.submodel import Axes, Sizes, State
 
 Personal = Literal["nothing", "gate", "gate+out"]
-"""What stays on the device in federated training: nothing; the gate; the gate and the side's output projection P."""
+"""Part that stays on the device in federated training: nothing; the gate; gate and side's output projection P."""
 PERSONAL: dict[str, tuple[str, ...]] = {
     "nothing": (),
     "gate": ("gate.",),
@@ -20,18 +20,21 @@ PERSONAL: dict[str, tuple[str, ...]] = {
 assert tuple(PERSONAL) == get_args(Personal)
 
 
-def own(state: State, personal: Personal) -> State:
-    """The part of a plugin's state that stays on the device."""
+def personal_state(state: State, personal: Personal) -> State:
+    """Return the part of a plugin's state that stays on the device."""
     return {name: value for name, value in state.items() if name.startswith(PERSONAL[personal])}
 
 
-def shared(state: State, personal: Personal) -> State:
-    """The part that is exchanged."""
-    return {name: value for name, value in state.items() if name not in own(state, personal)}
+def shared_state(state: State, personal: Personal) -> State:
+    """Return the part of a plugin's state that is exchanged."""
+    return {name: value for name, value in state.items() if name not in personal_state(state, personal)}
+
+
+own, shared = personal_state, shared_state  # alias: remove
 
 
 class PluginBody(Body):
-    """Side and gate; its parameters and its state are the shared part alone, no axis of which can be cut."""
+    """Side and gate; parameters and state are only the shared part, and no axis can be cut."""
 
     layers = ()
 
@@ -39,13 +42,16 @@ class PluginBody(Body):
         super().__init__({})
         self.side = spec.build(0)
         self.gate = nn.ParameterDict({"weight": torch.zeros(spec.width), "bias": torch.zeros(())})
-        for name, value in own(dict(self.named_parameters()), personal).items():
+        for name, value in personal_state(dict(self.named_parameters()), personal).items():
             module, _, leaf = name.rpartition(".")
             delattr(self.get_submodule(module), leaf)
             self.get_submodule(module).register_buffer(leaf, value.data, persistent=False)
 
     def forward(self, x: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
-        """o + a (B, d) of stacks (B, T, S, d), mean over T: what is counted, never what is trained."""
+        """Compute the mean over T of o + a, (B, d), from stacks (B, T, S, d).
+
+        It serves only to count costs; training does not use it.
+        """
         a = x[:, :, -1] @ cast(Tensor, self.gate.weight) + cast(Tensor, self.gate.bias)
         return (self.side(x).o + a[..., None]).mean(1)
 
@@ -54,7 +60,7 @@ class PluginBody(Body):
 
 
 def architecture(spec: SideSpec, personal: Personal, tokens: int) -> Architecture:
-    """The plugin's architecture; a sample is an example whose answer has so many tokens."""
+    """Return the plugin's architecture; a sample is an example whose answer has ``tokens`` tokens."""
 
     def build(sizes: Sizes, generator: torch.Generator | None) -> PluginBody:
         return PluginBody(spec, personal)

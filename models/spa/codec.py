@@ -1,8 +1,8 @@
-"""What crosses between cloud and device: frames, their bytes, and a ledger that counts them.
+"""Messages between cloud and device: frames, their encoding as bytes, and a log of the traffic.
 
-A frame on the wire is 4 bytes of length (big-endian) and one safetensors blob whose metadata say what it is: no pickle,
-nothing is executed. Tensors are narrowed before they enter a frame, so a device in the same process gets the same
-numbers as one at the end of a wire.
+In a stream, a frame is 4 bytes of length (big-endian) and one safetensors blob whose metadata describe it. Nothing is
+pickled or executed. Tensors are narrowed before they enter a frame, so a device in the same process gets the same
+numbers as a remote one.
 """
 
 import json
@@ -19,16 +19,16 @@ from torch import Tensor
 Precision = Literal["fp32", "fp16", "int8"]
 Direction = Literal["down", "up"]
 PREFIX = struct.Struct(">I")
-LONGEST = 2**30  # bytes; a stream that announces more is no stream of ours
+MAX_FRAME_BYTES = 2**30  # larger frames are refused
 HALF = torch.finfo(torch.float16).max
 
 
-class Broken(Exception):
-    """Bytes that are no frame."""
+class FrameError(Exception):
+    """The bytes are not a valid frame."""
 
 
 def narrow(name: str, x: Tensor, precision: Precision) -> dict[str, Tensor]:
-    """x (..., d) as it is sent: float32, float16 (clamped to its range), or int8 with a float16 scale per row."""
+    """Convert x (..., d) for sending: float32, float16 (clamped to its range), or int8 with a float16 scale per row."""
     if precision == "fp32":
         return {name: x.float().contiguous()}
     if precision == "fp16":
@@ -40,14 +40,14 @@ def narrow(name: str, x: Tensor, precision: Precision) -> dict[str, Tensor]:
 
 
 def widen(name: str, tensors: Mapping[str, Tensor]) -> Tensor:
-    """What `narrow` made, in float32."""
+    """Convert the result of `narrow` back to float32."""
     x = tensors[name].float()
     return x * tensors[f"{name}.scale"].float() if f"{name}.scale" in tensors else x
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A message: what it is, a few plain values, tensors."""
+    """A message: its kind, a few plain values, and tensors."""
 
     kind: str
     head: Mapping[str, Any] = field(default_factory=dict)
@@ -55,40 +55,42 @@ class Frame:
 
     @property
     def payload(self) -> int:
-        """Bytes of its tensors."""
+        """Bytes of the tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def blob(self) -> bytes:
-        """For a channel that knows where a message ends; `of_blob` is the way back."""
+        """Encode the frame for a transport that preserves message boundaries; `of_blob` is the inverse."""
         return save(dict(self.tensors), {"kind": self.kind, "head": json.dumps(self.head)})
 
     def to_bytes(self) -> bytes:
-        """For a stream."""
+        """Encode the frame for a stream."""
         blob = self.blob()
         return PREFIX.pack(len(blob)) + blob
 
     @classmethod
     def of_blob(cls, blob: bytes) -> "Frame":
-        """The frame of a blob, without its prefix.
+        """Decode a blob without its length prefix.
 
         Raises:
-            Broken: it is none.
+            FrameError: the blob is not a valid frame.
         """
         try:
             size = int.from_bytes(blob[:8], "little")
-            about = json.loads(blob[8 : 8 + size])["__metadata__"]
-            return cls(about["kind"], json.loads(about["head"]), load(blob))
-        except Exception as error:  # json, safetensors and missing keys: each has errors of its own
-            raise Broken(f"a frame cannot be read: {error}") from error
+            metadata = json.loads(blob[8 : 8 + size])["__metadata__"]
+            return cls(metadata["kind"], json.loads(metadata["head"]), load(blob))
+        except Exception as error:  # json, safetensors and missing keys raise different errors
+            raise FrameError(f"a frame cannot be read: {error}") from error
 
 
 @dataclass
-class Ledger:
-    """Bytes that crossed.
+class TrafficLog:
+    """Count of exchanged bytes.
 
     Args:
-        payload: of tensors, by (direction, kind of frame, tensor); framing: everything else on the wire, by direction
-            (0 within a process); calls: frames that waited for an answer; rows: positions whose output was asked for.
+        payload: bytes of tensors, by (direction, kind of frame, tensor).
+        framing: all other bytes, by direction (0 within a process).
+        calls: frames that waited for an answer.
+        rows: positions whose output was requested.
     """
 
     payload: Counter[tuple[Direction, str, str]] = field(default_factory=Counter)
@@ -97,12 +99,15 @@ class Ledger:
     rows: int = 0
 
     def count(self, direction: Direction, frame: Frame, wire: int | None = None) -> None:
-        """Enter a frame; ``wire``: the bytes it took there."""
+        """Count a frame; ``wire`` is its size in a stream."""
         for name, tensor in frame.tensors.items():
             self.payload[direction, frame.kind, name] += tensor.nbytes
         if wire is not None:
             self.framing[direction] += wire - frame.payload
 
     def bytes(self, direction: Direction) -> int:
-        """Payload in a direction."""
+        """Return the payload in a direction."""
         return sum(count for key, count in self.payload.items() if key[0] == direction)
+
+
+Ledger, Broken, LONGEST = TrafficLog, FrameError, MAX_FRAME_BYTES  # alias: remove

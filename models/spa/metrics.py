@@ -1,4 +1,4 @@
-"""What is measured of a plugin: under teacher forcing token by token and on the texts that it writes."""
+"""Metrics of a plugin: per token under teacher forcing, and on generated texts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.spa.activations import Batch, Known
+from models.spa.activations import Batch, ExampleStates
 from models.spa.bases import Base
 from models.spa.modes import mode
 from models.spa.train import Plugin, Policy, outputs
@@ -16,14 +16,15 @@ from partitions.errors import DataError
 
 
 @dataclass(frozen=True)
-class Judged:
-    """The N answer tokens of some examples under teacher forcing; all (N,).
+class TokenScores:
+    """The N answer tokens of some examples under teacher forcing; all fields are (N,).
 
     Args:
-        example: which example a token is of.
-        base_loss, side_loss: nats, without and with the side; base_right, side_right: whether its best guess is right.
-        same: whether base and side guess the same.
-        score: a, what the gate thinks.
+        example: index of the token's example.
+        base_loss, side_loss: nats, without and with the side.
+        base_right, side_right: whether the most likely token is correct.
+        same: whether base and side predict the same token.
+        score: a, the gate's score.
     """
 
     example: np.ndarray
@@ -36,72 +37,92 @@ class Judged:
 
 
 @torch.inference_mode()
-def judge(
-    base: Base, plugin: Plugin, mode_: str, known: Sequence[Known], policy: Policy = "catch_up", size: int = 16
-) -> Judged:
-    """Base and side on every answer token; an attentive side under 'sparse' sees what the gate lets by at its tau."""
+def evaluate_tokens(
+    base: Base,
+    plugin: Plugin,
+    mode_: str,
+    examples: Sequence[ExampleStates],
+    policy: Policy = "catch_up",
+    size: int = 16,
+) -> TokenScores:
+    """Evaluate base and side on every answer token.
+
+    Under policy 'sparse', an attentive side sees the tokens for which the gate opens at its tau.
+    """
     merged, parts = mode(mode_).merged, []
-    for at in range(0, len(known), size):
-        batch = Batch.of(known[at : at + size])
+    for start in range(0, len(examples), size):
+        batch = Batch.of(examples[start : start + size])
         b = batch.b[batch.scored]
         called = plugin.gate.opens(batch.b) if mode(mode_).gated else batch.scored
         h = merged(b, outputs(plugin.side, batch, policy, called))
-        parts.append((at + batch.scored.nonzero()[:, 0], *_both(base, b, h, batch.targets), plugin.gate.score(b)))
-    return Judged(*(torch.cat(part).numpy() for part in zip(*parts, strict=True)))
+        parts.append(
+            (start + batch.scored.nonzero()[:, 0], *_compare_heads(base, b, h, batch.targets), plugin.gate.score(b))
+        )
+    return TokenScores(*(torch.cat(part).numpy() for part in zip(*parts, strict=True)))
 
 
 @torch.inference_mode()
-def compare(base: Base, known: Sequence[Known], other: Sequence[Known]) -> Judged:
-    """`Judged` of the same answers after another pass, of a tuned base or a longer prompt, in the place of the side."""
+def compare(base: Base, examples: Sequence[ExampleStates], other: Sequence[ExampleStates]) -> TokenScores:
+    """Compute `TokenScores` with another pass in place of the side, e.g. a tuned base or a longer prompt."""
     parts = []
-    for at, (plain, changed) in enumerate(zip(known, other, strict=True)):
-        n = len(plain.targets)
-        parts.append((torch.full((n,), at), *_both(base, plain.b, changed.b, plain.targets), torch.zeros(n)))
-    return Judged(*(torch.cat(part).numpy() for part in zip(*parts, strict=True)))
+    for example, (base_states, other_states) in enumerate(zip(examples, other, strict=True)):
+        n = len(base_states.targets)
+        parts.append(
+            (
+                torch.full((n,), example),
+                *_compare_heads(base, base_states.b, other_states.b, base_states.targets),
+                torch.zeros(n),
+            )
+        )
+    return TokenScores(*(torch.cat(part).numpy() for part in zip(*parts, strict=True)))
 
 
-def _both(base: Base, b: Tensor, h: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-    """Losses, whether right, and whether they guess the same, of the head on b and on h (N, d); all (N,)."""
+def _compare_heads(base: Base, b: Tensor, h: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+    """Return losses, hits and equality of the predictions from b and h (N, d); all (N,)."""
     logits = [base.head(b), base.head(h)]
-    right, nats = zip(*(hits_and_losses(each, targets) for each in logits), strict=True)
-    return *nats, *right, logits[0].argmax(-1) == logits[1].argmax(-1)
+    hits, losses = zip(*(hits_and_losses(each, targets) for each in logits), strict=True)
+    return *losses, *hits, logits[0].argmax(-1) == logits[1].argmax(-1)
 
 
-def rates(judged: Judged, asked: np.ndarray) -> dict[str, float]:
-    """The numbers of the paper's tables for tokens ``asked`` (N,) bool about.
+def rates(scores: TokenScores, called: np.ndarray) -> dict[str, float]:
+    """Compute the paper's table metrics if the tokens ``called`` (N,) bool call the side.
 
-    ``M``: share of tokens whose side is asked; ``ce`` and ``token_accuracy`` of what comes out, ``exact`` the share of
-    examples without a wrong token. ``diff``: base and side guess differently; ``diff_pick``: they do and the side is
-    asked, over *all* tokens; ``recall`` = diff_pick / diff; ``waste``: asked though the same, over the same ones.
+    ``M``: share of tokens that call the side. ``ce`` and ``token_accuracy`` are of the final output; ``exact`` is the
+    share of examples without a wrong token. ``diff``: base and side predict different tokens. ``diff_pick``: they
+    differ and the side is called, as a share of *all* tokens. ``recall`` = diff_pick / diff. ``waste``: share of calls
+    among the tokens with the same prediction.
     """
-    right = np.where(asked, judged.side_right, judged.base_right)
-    wrong = np.unique(judged.example[~right])
-    differ = ~judged.same
+    hits = np.where(called, scores.side_right, scores.base_right)
+    wrong_examples = np.unique(scores.example[~hits])
+    differ = ~scores.same
     return {
-        "M": float(asked.mean()),
-        "ce": float(np.where(asked, judged.side_loss, judged.base_loss).mean()),
-        "token_accuracy": float(right.mean()),
-        "exact": 1 - len(wrong) / len(np.unique(judged.example)),
+        "M": float(called.mean()),
+        "ce": float(np.where(called, scores.side_loss, scores.base_loss).mean()),
+        "token_accuracy": float(hits.mean()),
+        "exact": 1 - len(wrong_examples) / len(np.unique(scores.example)),
         "diff": float(differ.mean()),
-        "diff_pick": float((differ & asked).mean()),
-        "recall": float(asked[differ].mean()) if differ.any() else float("nan"),
-        "waste": float(asked[judged.same].mean()) if judged.same.any() else float("nan"),
+        "diff_pick": float((differ & called).mean()),
+        "recall": float(called[differ].mean()) if differ.any() else float("nan"),
+        "waste": float(called[scores.same].mean()) if scores.same.any() else float("nan"),
     }
 
 
-def curve(judged: Judged, points: int = 21) -> list[dict[str, float]]:
-    """Quality against M: the threshold falls from above all scores to below all; ``tau`` and `rates` of each point."""
-    taus = np.append(np.quantile(judged.score, np.linspace(1, 0, points)), -np.inf)
-    return [{"tau": float(tau), **rates(judged, judged.score > tau)} for tau in dict.fromkeys(taus.tolist())]
+judge, Judged = evaluate_tokens, TokenScores  # alias: remove
 
 
-def oracle(judged: Judged, price: float) -> dict[str, float]:
-    """`rates` of a gate that knows both losses and asks where it gains more than the price."""
-    return rates(judged, judged.base_loss - judged.side_loss > price)
+def curve(scores: TokenScores, points: int = 21) -> list[dict[str, float]]:
+    """Compute `rates` at thresholds from above all scores to below all, each with its ``tau``."""
+    taus = np.append(np.quantile(scores.score, np.linspace(1, 0, points)), -np.inf)
+    return [{"tau": float(tau), **rates(scores, scores.score > tau)} for tau in dict.fromkeys(taus.tolist())]
 
 
-def text_scores(written: Sequence[str], wanted: Sequence[str]) -> Mapping[str, float]:
-    """Mean ROUGE-1, 2 and L (F measure, stemmed) and the share of texts that are exactly as wanted.
+def oracle(scores: TokenScores, price: float) -> dict[str, float]:
+    """Compute `rates` of a gate that knows both losses and calls if the gain exceeds the price."""
+    return rates(scores, scores.base_loss - scores.side_loss > price)
+
+
+def text_scores(generated: Sequence[str], references: Sequence[str]) -> Mapping[str, float]:
+    """Compute mean ROUGE-1, 2 and L (F measure, stemmed) and the share of exact texts.
 
     Raises:
         DataError: rouge-score is not installed.
@@ -112,8 +133,8 @@ def text_scores(written: Sequence[str], wanted: Sequence[str]) -> Mapping[str, f
         raise DataError("ROUGE needs one more package; run: python -m pip install rouge-score==0.1.2") from error
     names = ("rouge1", "rouge2", "rougeL")
     scorer = RougeScorer(list(names), use_stemmer=True)
-    scored = [scorer.score(want, write) for want, write in zip(wanted, written, strict=True)]
-    found = {name: float(np.mean([score[name].fmeasure for score in scored])) for name in names}
-    return found | {
-        "exact_text": float(np.mean([a.strip() == b.strip() for a, b in zip(written, wanted, strict=True)]))
+    results = [scorer.score(reference, text) for reference, text in zip(references, generated, strict=True)]
+    means = {name: float(np.mean([score[name].fmeasure for score in results])) for name in names}
+    return means | {
+        "exact_text": float(np.mean([a.strip() == b.strip() for a, b in zip(generated, references, strict=True)]))
     }

@@ -1,4 +1,4 @@
-"""How base and side meet at the head (the paper's S1, S2, S3 and SPA; its eqs. (1) and (2))."""
+"""Combination of base and side at the head (the paper's S1, S2, S3 and SPA; its eqs. (1) and (2))."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,9 @@ class Mode:
     """One way to combine b, the base's last state, and o, the side's output.
 
     Args:
-        gated: a gate decides token by token whether the side is asked; otherwise it always is.
-        plugged: o is added to b, otherwise it takes its place.
+        name: name in the run-config.
+        gated: a gate decides per token whether to call the side; otherwise every token calls it.
+        plugged: o is added to b; otherwise it replaces b.
     """
 
     name: str
@@ -21,7 +22,7 @@ class Mode:
     plugged: bool
 
     def merged(self, b: Tensor, o: Tensor) -> Tensor:
-        """What the head sees of a token whose side was asked; of any other token it sees b."""
+        """Return the head's input for a token that calls the side; for other tokens it is b."""
         return b + o if self.plugged else o
 
 
@@ -30,12 +31,12 @@ MODES = {
     for mode in (
         Mode("s1", gated=False, plugged=True),  # head(b + o): full integration
         Mode("s2", gated=True, plugged=False),  # head(o) if g else head(b): choose
-        Mode("s3", gated=False, plugged=False),  # head(o): the side alone; with the attentive side this is LST
+        Mode("s3", gated=False, plugged=False),  # head(o): only the side; with the attentive side this is LST
         Mode("spa", gated=True, plugged=True),  # head(b + g o): plug in
     )
 }
 
 
 def mode(name: str) -> Mode:
-    """The mode of that name. UnknownName if there is none."""
+    """Return the mode of that name. UnknownName: there is none."""
     return lookup("mode", name, MODES)

@@ -1,9 +1,9 @@
-"""The paper's rivals, which change the frozen base from within: LoRA (by peft) and bottleneck adapters.
+"""The paper's baselines, which change the frozen base from within: LoRA (by peft) and bottleneck adapters.
 
-A *site* is where a device's part reads and adds to a state in the middle of the base's pass, so with the base in the
-cloud each site is an exchange at every token: one a layer for LoRA on queries and values (Hu et al. 2021,
+A *site* is a place in the base's pass where a device's part reads a state and adds to it. With the base in the cloud,
+each site is an exchange at every token: one per layer for LoRA on queries and values (Hu et al. 2021,
 arXiv:2106.09685), two for adapters after attention and MLP (Houlsby et al. 2019, arXiv:1902.00751). The paper's Table 2
-counts them so. Here both parts run in one process, and what would cross is counted: `Tuned.traffic`.
+counts them this way. Here both parts run in one process; `TunedBase.traffic` computes the bytes of a distributed run.
 """
 
 import copy
@@ -31,7 +31,7 @@ class Stopwatch:
     _since: float = 0.0
 
     def over(self, first: nn.Module, last: nn.Module) -> None:
-        """Time from where ``first`` begins to where ``last`` ends, from now on."""
+        """Measure from the start of ``first`` to the end of ``last``, from now on."""
         first.register_forward_pre_hook(self._start)
         last.register_forward_hook(self._stop)
 
@@ -43,13 +43,15 @@ class Stopwatch:
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """A base with trainable parts of a device inside; it shares the frozen weights of the base that it was made of.
+class TunedBase:
+    """A base with a device's trainable parts inside; it shares the frozen weights with the original base.
 
     Args:
-        base: starts with the answers of the one it was made of.
-        parts: what the device owns; watch: how long these take.
-        sites: exchanges per pass; down, up: float16 bytes per position and pass, all sites together.
+        base: initially it gives the same logits as the original.
+        parts: the device's parameters.
+        sites: exchanges per pass.
+        down, up: float16 bytes per position and pass, over all sites.
+        watch: duration of the device's parts.
     """
 
     base: Base
@@ -64,13 +66,16 @@ class Tuned:
         return sum(part.numel() for part in self.parts)
 
     def traffic(self, prompt: int, answer: int) -> tuple[int, int, int]:
-        """Exchanges, bytes down and up of an answer: a pass over the prompt, and one per token but the last."""
+        """Compute exchanges, bytes down and bytes up of an answer.
+
+        The base makes a pass over the prompt, then one per token but the last.
+        """
         positions = prompt + answer - 1
         return answer * self.sites, positions * self.down, positions * self.up
 
 
 class Bottleneck(nn.Module):
-    """x (..., d) -> what is added to it: up(relu(down(x))), zero at first."""
+    """Compute up(relu(down(x))), which is added to x (..., d) and is initially 0."""
 
     def __init__(self, width: int, inner: int):
         super().__init__()
@@ -82,11 +87,13 @@ class Bottleneck(nn.Module):
         return self.up(F.relu(self.down(x)))
 
 
-def lora(base: Base, budget: int, seed: int) -> Tuned:
-    """Low-rank updates of the query and value projections, alpha = 2 rank.
+def lora(base: Base, budget: int, seed: int) -> TunedBase:
+    """Add low-rank updates to the query and value projections, alpha = 2 rank.
 
     Args:
-        budget: most trainable parameters; the rank is the highest within it, at least 1.
+        base: the base model.
+        budget: largest number of trainable parameters; the rank is the highest within it, at least 1.
+        seed: of the initial weights.
 
     Raises:
         DataError: peft is not installed.
@@ -98,23 +105,25 @@ def lora(base: Base, budget: int, seed: int) -> Tuned:
     first = _layers(base)[0].self_attn
     d, out = base.width, first.q_proj.out_features + first.v_proj.out_features
     rank = max(1, budget // (base.layers * (2 * d + out)))
-    wanted = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "v_proj"], lora_dropout=0.0)
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "v_proj"], lora_dropout=0.0)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = inject_adapter_in_model(wanted, _twin(base))
+        model = inject_adapter_in_model(config, _copy_sharing_weights(base))
     parts = [part for part in model.parameters() if part.requires_grad]
-    tuned = Tuned(replace(base, model=model), parts, base.layers, 2 * base.layers * d, 2 * base.layers * out)
+    tuned = TunedBase(replace(base, model=model), parts, base.layers, 2 * base.layers * d, 2 * base.layers * out)
     for layer in _layers(tuned.base):
         for projection in (layer.self_attn.q_proj, layer.self_attn.v_proj):
             tuned.watch.over(projection.lora_A["default"], projection.lora_B["default"])
     return tuned
 
 
-def adapters(base: Base, budget: int, seed: int) -> Tuned:
-    """A bottleneck after the attention and after the MLP of each layer; ``budget`` as in `lora`."""
+def adapters(base: Base, budget: int, seed: int) -> TunedBase:
+    """Add a bottleneck after the attention and after the MLP of each layer; ``budget`` as in `lora`."""
     d = base.width
     inner = max(1, (budget // (2 * base.layers) - d) // (2 * d + 1))
-    tuned = Tuned(replace(base, model=_twin(base)), [], 2 * base.layers, 4 * base.layers * d, 4 * base.layers * d)
+    tuned = TunedBase(
+        replace(base, model=_copy_sharing_weights(base)), [], 2 * base.layers, 4 * base.layers * d, 4 * base.layers * d
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for layer in _layers(tuned.base):
@@ -126,23 +135,31 @@ def adapters(base: Base, budget: int, seed: int) -> Tuned:
     return tuned
 
 
-RIVALS: dict[str, Callable[[Base, int, int], Tuned]] = {"LoRA": lora, "adapter": adapters}
+BASELINES: dict[str, Callable[[Base, int, int], TunedBase]] = {"LoRA": lora, "adapter": adapters}
+
+
+RIVALS = BASELINES  # alias: remove
 
 
 def answers_loss(base: Base, examples: Sequence[Example]) -> Tensor:
-    """Mean loss per token of the answers, through the whole base."""
-    asked, told = zip(*map(base.encode, examples), strict=True)
-    rows = [torch.tensor([*prompt, *answer[:-1]]) for prompt, answer in zip(asked, told, strict=True)]
+    """Compute the mean loss per answer token through the whole base."""
+    prompts, answers = zip(*map(base.encode, examples), strict=True)
+    rows = [torch.tensor([*prompt, *answer[:-1]]) for prompt, answer in zip(prompts, answers, strict=True)]
     states = base.model.base_model(nn.utils.rnn.pad_sequence(rows, batch_first=True)).last_hidden_state
-    scored = [x[len(prompt) - 1 : len(row)] for x, prompt, row in zip(states, asked, rows, strict=True)]
-    targets = torch.tensor([token for answer in told for token in answer])
+    scored = [x[len(prompt) - 1 : len(row)] for x, prompt, row in zip(states, prompts, rows, strict=True)]
+    targets = torch.tensor([token for answer in answers for token in answer])
     return F.cross_entropy(base.head(torch.cat(scored)), targets)
 
 
 def tune(
-    tuned: Tuned, examples: Sequence[Example], epochs: int, lr: float, batch_size: int, generator: np.random.Generator
+    tuned: TunedBase,
+    examples: Sequence[Example],
+    epochs: int,
+    lr: float,
+    batch_size: int,
+    generator: np.random.Generator,
 ) -> float:
-    """Train the device's parts with AdamW, in place; the mean loss per token of the last epoch (NaN without any)."""
+    """Train the device's parts with AdamW, in place; return the mean loss per token of the last epoch (NaN if none)."""
     optimizer = torch.optim.AdamW(tuned.parts, lr=lr)
     last = [float("nan")]
     for _ in range(epochs):
@@ -157,10 +174,10 @@ def tune(
 
 
 def _layers(base: Base) -> list[Any]:
-    """The transformer layers.
+    """Return the transformer layers.
 
     Raises:
-        DataError: they are not built as LLaMA's.
+        DataError: the model is not built like LLaMA.
     """
     layers = getattr(base.model.base_model, "layers", None)
     if layers is None or not hasattr(layers[0], "self_attn") or not hasattr(layers[0].self_attn, "q_proj"):
@@ -168,6 +185,6 @@ def _layers(base: Base) -> list[Any]:
     return list(layers)
 
 
-def _twin(base: Base) -> Any:
-    """A copy of the model's modules with the same frozen weights, not copies of them."""
+def _copy_sharing_weights(base: Base) -> Any:
+    """Copy the model's modules, but share the frozen weights."""
     return copy.deepcopy(base.model, {id(weight): weight for weight in base.model.parameters()})

@@ -1,11 +1,11 @@
-"""A device's training of its plugin while the frozen base is in the cloud: the same two sides in one process or in two.
+"""Training of a device's plugin with the frozen base in the cloud: the same two sides in one process or two.
 
     examples up, states down            once
-    outputs up, their gradient down     per batch: the head and the loss are the cloud's, which reads the answers anyway
+    outputs up, their gradient down     per batch: head and loss are in the cloud, which knows the answers anyway
     outputs up, losses down             once, on the calibration examples, for the two-stage gate
 
-The side, the gate and their training are the device's. A device may be rebuilt at any step from what `DeviceSide.state`
-gave after the one before.
+The device has the side, the gate and their training. It can be rebuilt at any step from the `DeviceSide.state` after
+the previous one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.spa.activations import Batch, Known
+from models.spa.activations import Batch, ExampleStates
 from models.spa.bases import Base
-from models.spa.codec import Direction, Frame, Ledger
+from models.spa.codec import Direction, Frame, TrafficLog
 from models.spa.gate import Gate, fit_gate
 from models.spa.modes import mode
-from models.spa.train import Plugin, Training, jointly, outputs, side_losses
+from models.spa.train import Plugin, Training, fit_jointly, outputs, side_losses
 from models.submodel import State, under
 from models.training.loop import batches, load_optimizer_state, optimizer_state
 
@@ -32,55 +32,65 @@ def train(
     base: Base,
     plugin: Plugin,
     how: Training,
-    known: Sequence[Known],
-    calibrate: Sequence[Known],
+    known: Sequence[ExampleStates],
+    calibrate: Sequence[ExampleStates],
     epochs: int,
     generator: np.random.Generator,
-    ledger: Ledger | None = None,
+    traffic: TrafficLog | None = None,
 ) -> tuple[Plugin, float]:
-    """Train the side in place, and fit its gate; the base is untouched.
+    """Train the side in place and fit its gate; the base does not change.
 
     Args:
-        known: what the side learns from; calibrate: other examples of the same device, for the two-stage gate.
-        generator: decides the order of examples.
-        ledger: is told what would cross if the base were elsewhere; a gate that is fitted jointly needs it here.
+        base: the base model.
+        plugin: side and initial gate.
+        how: hyper-parameters.
+        known: states of the training examples.
+        calibrate: states of other examples of the same client, for the two-stage gate.
+        epochs: passes over the examples.
+        generator: decides the order of the examples.
+        traffic: counts the bytes of a distributed run; a jointly fitted gate needs the base in this process.
 
     Returns:
-        The trained plugin, and the mean loss per token of the last epoch (NaN without any).
+        The trained plugin, and the mean loss per token of the last epoch (NaN if there is none).
     """
-    alone = round(how.warm * epochs) if how.joint else epochs
-    device = DeviceSide(plugin, how, len(known), len(calibrate), alone, generator)
-    cloud = CloudSide(base, how, [*known, *calibrate], ledger if ledger is not None else Ledger())
-    up = device.turn(cloud.states())
+    side_epochs = round(how.warm * epochs) if how.joint else epochs
+    device = DeviceSide(plugin, how, len(known), len(calibrate), side_epochs, generator)
+    cloud = CloudSide(base, how, [*known, *calibrate], traffic if traffic is not None else TrafficLog())
+    up = device.respond(cloud.states())
     while up:
-        up = device.turn(cloud.turn(up))
+        up = device.respond(cloud.respond(up))
     if how.joint:
-        return jointly(base, device.plugin, how, known, epochs - alone, generator)
+        return fit_jointly(base, device.plugin, how, known, epochs - side_epochs, generator)
     return device.plugin, device.loss
 
 
 @dataclass
 class CloudSide:
-    """The cloud's side of one device's round: the base, and what it said of the device's examples.
+    """The cloud's side of one client's round: the base and its states of the client's examples.
 
     Args:
-        ledger: counts what crosses, in both directions.
-        step: exchanges of outputs behind it.
+        base: the base model.
+        how: hyper-parameters.
+        known: states of all examples.
+        traffic: counts bytes in both directions.
+        step: completed exchanges of outputs.
     """
 
     base: Base
     how: Training
-    known: Sequence[Known]
-    ledger: Ledger = field(default_factory=Ledger)
+    known: Sequence[ExampleStates]
+    traffic: TrafficLog = field(default_factory=TrafficLog)
     step: int = 0
 
+    ledger = property(lambda self: self.traffic)  # alias: remove
+
     def states(self) -> Frame:
-        """Of all examples, going down; the answers themselves stay."""
+        """Return the states of all examples for the device, without the answers."""
         stacks = {str(i): known.stack for i, known in enumerate(self.known)}
         return self._counted("down", Frame("states", {"start": [known.start for known in self.known]}, stacks))
 
-    def turn(self, up: Frame) -> Frame:
-        """What goes down, given outputs that came up. ValueError: they do not belong here."""
+    def respond(self, up: Frame) -> Frame:
+        """Return the answer to outputs of the device. ValueError: unexpected outputs."""
         rows, o = up.head.get("rows", []), up.tensors.get("o")
         if up.kind not in ("learn", "weigh") or o is None or not set(rows) <= set(range(len(self.known))):
             raise ValueError(f"expected outputs of some of {len(self.known)} examples, got '{up.kind}' of {rows}")
@@ -90,6 +100,8 @@ class CloudSide:
         return self._counted(
             "down", self._gradient(b, o, targets) if up.kind == "learn" else self._losses(b, o, targets)
         )
+
+    turn = respond  # alias: remove
 
     def _gradient(self, b: Tensor, o: Tensor, targets: Tensor) -> Frame:
         o = o.requires_grad_()
@@ -103,7 +115,7 @@ class CloudSide:
         return Frame("losses", {}, {"without": without, "with": side_losses(self.base, self.how, b, o, targets)})
 
     def _counted(self, direction: Direction, frame: Frame) -> Frame:
-        self.ledger.count(direction, frame)
+        self.traffic.count(direction, frame)
         return frame
 
 
@@ -111,13 +123,16 @@ class DeviceSide:
     """The device's side of a round.
 
     Args:
-        plugin: is trained in place.
-        learn, calibrate: how many examples the side learns from, and the gate after it.
-        generator: decides the order of examples.
+        plugin: trained in place.
+        how: hyper-parameters.
+        learn: number of training examples.
+        calibrate: number of calibration examples, for the gate.
+        epochs: passes over the training examples.
+        generator: decides the order of the examples.
 
     Attributes:
-        done: exchanges of outputs behind it.
-        losses: of the batches that the side learnt from.
+        done: completed exchanges of outputs.
+        losses: of the training batches.
     """
 
     def __init__(
@@ -129,51 +144,54 @@ class DeviceSide:
         self.plugin, self.how, self.done = plugin, how, 0
         self.steps = [("learn", rows.tolist()) for rows in shuffled(epochs)]
         if not mode(how.mode).gated:
-            self._take(Gate.constant(plugin.side.spec.width, open_=True))
+            self._set_gate(Gate.constant(plugin.side.spec.width, open_=True))
         elif how.gate == "two-stage":
-            held_out = torch.arange(learn, learn + calibrate).split(how.batch_size)
-            self.steps += [("weigh", rows.tolist()) for rows in held_out]
-            if plugin.side.attends and how.policy == "sparse":  # the side learns to do without uncalled tokens
+            calibration = torch.arange(learn, learn + calibrate).split(how.batch_size)
+            self.steps += [("weigh", rows.tolist()) for rows in calibration]
+            # the side learns to work without the tokens that do not call it
+            if plugin.side.attends and how.policy == "sparse":
                 self.steps += [("relearn", rows.tolist()) for rows in shuffled(-(-epochs // 2))]
         self.learn, self.per_epoch = learn, -(-learn // how.batch_size)
-        self.known: list[Known] = []
+        self.known: list[ExampleStates] = []
         self.losses: list[float] = []
-        self.weighed = torch.empty(0, 2)  # losses without and with the side, of calibration tokens so far
-        self._o: Tensor | None = None  # outputs whose answer has not come down
-        self._begin()
+        self.calibration_losses = torch.empty(0, 2)  # (n, 2) losses without and with the side of calibration tokens
+        self._o: Tensor | None = None  # outputs whose answer is outstanding
+        self._reset_optimizer()
 
-    def _begin(self) -> None:
+    def _reset_optimizer(self) -> None:
         self.optimizer = torch.optim.AdamW(self.plugin.side.parameters(), lr=self.how.lr)
 
-    def _take(self, gate: Gate) -> None:
+    def _set_gate(self, gate: Gate) -> None:
         self.plugin = Plugin(self.plugin.side, Gate(gate.weight, gate.bias, self.plugin.gate.tau))
 
     @property
     def loss(self) -> float:
-        """Mean per token of the last epoch, NaN without any."""
+        """Mean loss per token of the last epoch, NaN if there is none."""
         return float(np.mean(self.losses[-self.per_epoch :])) if self.losses else float("nan")
 
-    def turn(self, down: Frame) -> Frame | None:
-        """What goes up, given what came down; None at the end."""
+    def respond(self, down: Frame) -> Frame | None:
+        """Return the next frame for the cloud, given its last one; None at the end."""
         if down.kind == "states":
-            self.told(down)
+            self.load_states(down)
         elif down.kind == "gradient":
             self._learn(down.tensors["o"], down.head["loss"])
         else:
-            self._weigh(torch.stack([down.tensors["without"], down.tensors["with"]], 1))
+            self._add_losses(torch.stack([down.tensors["without"], down.tensors["with"]], 1))
         if self.done == len(self.steps):
             return None
         kind, rows = self.steps[self.done]
         self._o = self._output()
         return Frame("weigh" if kind == "weigh" else "learn", {"rows": rows}, {"o": self._o.detach()})
 
-    def told(self, states: Frame) -> None:
-        """Take what the base said of the examples; the answers are not needed here."""
+    def load_states(self, states: Frame) -> None:
+        """Store the base's states of the examples; the device does not need the answers."""
         starts: list[int] = states.head["start"]
-        self.known = [Known(states.tensors[str(i)], start, NO_TARGETS) for i, start in enumerate(starts)]
+        self.known = [ExampleStates(states.tensors[str(i)], start, NO_TARGETS) for i, start in enumerate(starts)]
+
+    turn, told = respond, load_states  # alias: remove
 
     def _output(self) -> Tensor:
-        """o (N, d) of the examples of this step."""
+        """Compute o (N, d) of the examples of this step."""
         kind, rows = self.steps[self.done]
         batch = Batch.of([self.known[i] for i in rows])
         called = self.plugin.gate.opens(batch.b) if kind == "relearn" else batch.scored
@@ -181,35 +199,35 @@ class DeviceSide:
             return outputs(self.plugin.side, batch, self.how.policy, called)
 
     def _learn(self, gradient: Tensor, loss: float) -> None:
-        o = self._output() if self._o is None else self._o  # rebuilt since it was sent
+        o = self._output() if self._o is None else self._o  # the side was rebuilt after sending
         self.optimizer.zero_grad()
         o.backward(gradient)
         self.optimizer.step()
         self.losses.append(loss)
-        self._answered()
+        self._finish_step()
 
-    def _weigh(self, losses: Tensor) -> None:
-        self.weighed = torch.cat([self.weighed, losses])
-        self._answered()
+    def _add_losses(self, losses: Tensor) -> None:
+        self.calibration_losses = torch.cat([self.calibration_losses, losses])
+        self._finish_step()
         if self.done == len(self.steps) or self.steps[self.done][0] != "weigh":
             b = torch.cat([known.b for known in self.known[self.learn :]])
-            without, with_ = self.weighed.T
-            self._take(fit_gate(b, without, with_, self.how.price))
-            self._begin()
+            without, with_ = self.calibration_losses.T
+            self._set_gate(fit_gate(b, without, with_, self.how.price))
+            self._reset_optimizer()
 
-    def _answered(self) -> None:
+    def _finish_step(self) -> None:
         self._o = None
         self.done += 1
 
     def state(self) -> State:
-        """All that the next step depends on but the states of the base, as tensors."""
-        kept = {f"plugin.{name}": value for name, value in self.plugin.state().items()}
-        kept |= {f"optimizer.{name}": value for name, value in optimizer_state(self.optimizer).items()}
+        """Return everything that the next step depends on except the base's states, as tensors."""
+        state = {f"plugin.{name}": value for name, value in self.plugin.state().items()}
+        state |= {f"optimizer.{name}": value for name, value in optimizer_state(self.optimizer).items()}
         done, losses = torch.tensor(self.done), torch.tensor(self.losses, dtype=torch.float64)
-        return kept | {"done": done, "losses": losses, "weighed": self.weighed}
+        return state | {"done": done, "losses": losses, "weighed": self.calibration_losses}
 
-    def restore(self, kept: State) -> None:
-        """The way back, into a new side of the same round."""
-        self.plugin = self.plugin.loaded(under(kept, "plugin."))
-        load_optimizer_state(self.optimizer, under(kept, "optimizer."))
-        self.done, self.losses, self.weighed = int(kept["done"]), kept["losses"].tolist(), kept["weighed"]
+    def restore(self, state: State) -> None:
+        """Restore the state into a new side of the same round."""
+        self.plugin = self.plugin.with_state(under(state, "plugin."))
+        load_optimizer_state(self.optimizer, under(state, "optimizer."))
+        self.done, self.losses, self.calibration_losses = int(state["done"]), state["losses"].tolist(), state["weighed"]

@@ -1,11 +1,11 @@
-"""Side networks: small ladders beside the base that read some of its states and say what to add at the head.
+"""Side networks: small ladders next to the base that read some of its states and add to the head's input.
 
-All take a stack (B, T, S, d) of the S states of `Sides.states` and give o (B, T, d). r is the side's width.
+All take a stack (B, T, S, d) of the S states in `SideSpec.states` and return o (B, T, d). r is the side's width.
 
     s = D_0 n(h_0);   s <- mu_l s + (1 - mu_l) D_l n(h_l);   s <- block_l(s);   o = P LN(s)
 
-n is layer norm without parameters, as states grow strongly with depth; mu_l = sigmoid(alpha_l / 0.1) is learned (LST,
-Sung et al. 2022, arXiv:2206.06522). Where o is added to b, P starts at zero, so that training starts from the base.
+n is layer norm without parameters, because states grow strongly with depth; mu_l = sigmoid(alpha_l / 0.1) is learned
+(LST, Sung et al. 2022, arXiv:2206.06522). If o is added to b, P is initially zero, so training starts from the base.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ Cached = list[tuple[Tensor, Tensor]]
 """Keys and values (B, heads, positions, width) of the blocks of an attentive side."""
 
 
-class Said(NamedTuple):
-    """What a side gives: o (B, T, d), and of an attentive one what later positions attend to."""
+class SideOutput(NamedTuple):
+    """Output of a side: o (B, T, d), and an attentive side's cache for later positions."""
 
     o: Tensor
     cached: Cached
@@ -35,14 +35,15 @@ class Said(NamedTuple):
 
 @dataclass(frozen=True)
 class SideSpec:
-    """What a side network is.
+    """Sizes of a side network.
 
     Args:
-        kind: 'position-wise' (no attention, so a token needs no other), 'attentive' (LST's transformer blocks), or
+        kind: 'position-wise' (no attention, so tokens are independent), 'attentive' (LST's transformer blocks), or
             'released' (the layout of the authors' code, with inner width d).
-        width: of the base, d; states: which states of its stack the side reads, ascending; ends with the last.
+        width: d, the base's width.
+        states: ascending indices of the states of the stack that the side reads; the last state is included.
         reduction: d / r.
-        zero: P starts at zero.
+        zero: initialise P with zeros.
     """
 
     kind: Literal["position-wise", "attentive", "released"]
@@ -55,27 +56,28 @@ class SideSpec:
     def __post_init__(self) -> None:
         lookup("side", self.kind, SIDES)
         if self.width < self.reduction:
-            raise ValueError(f"reduction = {self.reduction} leaves nothing of a base of width {self.width}")
+            raise ValueError(f"reduction = {self.reduction} is larger than the base's width {self.width}")
         r = self.width // self.reduction
-        object.__setattr__(self, "r", r - r % 2 if self.kind == "attentive" else r)  # rotary positions come in pairs
+        # rotary embeddings need an even width
+        object.__setattr__(self, "r", r - r % 2 if self.kind == "attentive" else r)
 
     def build(self, seed: int) -> "Side":
-        """The side with initial weights of that seed."""
+        """Build the side with initial weights from ``seed``."""
         with torch.random.fork_rng():
-            torch.manual_seed(seed)  # torch's layers draw from the global generator
+            torch.manual_seed(seed)  # torch's layers use the global generator
             return SIDES[self.kind](self)
 
 
-def every(layers: int, step: int) -> tuple[int, ...]:
-    """Each ``step``-th of the states 0, ..., layers, and the last: (0, 5, ..., 30) of 30 layers with step 5."""
+def every_nth_state(layers: int, step: int) -> tuple[int, ...]:
+    """Return every ``step``-th of the states 0, ..., layers, and the last: (0, 5, ..., 30) of 30 layers with step 5."""
     return tuple(sorted({*range(0, layers + 1, step), layers}))
 
 
 class Side(nn.Module):
-    """A ladder; ``blocks`` of a subclass are what happens between two rungs.
+    """A ladder; `block` of a subclass computes between two rungs.
 
     Class attributes:
-        attends: positions depend on each other, so the prompt's states are needed too.
+        attends: positions depend on each other, so the side also needs the prompt's states.
     """
 
     attends = False
@@ -92,34 +94,34 @@ class Side(nn.Module):
 
     def forward(
         self, stack: Tensor, visible: Tensor | None = None, cached: Cached | None = None, at: int | None = None
-    ) -> Said:
-        """o of every position.
+    ) -> SideOutput:
+        """Compute o of every position.
 
         Args:
             stack: (B, T, S, d).
-            visible: (B, T, cached + T) bool, which positions a position attends to; by default those up to itself.
-            cached: of the positions before these.
-            at: where the first of these is in the text; by default right after the cached ones.
+            visible: (B, T, cached + T) bool, positions that each position attends to; by default all up to itself.
+            cached: cache of the previous positions.
+            at: position of the first token in the text; by default the one after the cached positions.
         """
         h = F.layer_norm(stack, stack.shape[-1:])
         mu = torch.sigmoid(self.alpha / TEMPERATURE)
         s = self.down[0](h[..., 0, :])
-        said: Cached = []
+        new_cache: Cached = []
         for rung, down in enumerate(self.down[1:]):
             s = mu[rung] * s + (1 - mu[rung]) * down(h[..., rung + 1, :])
-            s, kept = self.block(rung, s, visible, cached[rung] if cached else None, at)
-            said += kept
-        return Said(self.out(self.norm(s)), said)
+            s, block_cache = self.block(rung, s, visible, cached[rung] if cached else None, at)
+            new_cache += block_cache
+        return SideOutput(self.out(self.norm(s)), new_cache)
 
     def block(
         self, rung: int, s: Tensor, visible: Tensor | None, cached: tuple[Tensor, Tensor] | None, at: int | None
     ) -> tuple[Tensor, Cached]:
-        """s (B, T, r) after a block, and what it caches."""
+        """Compute s (B, T, r) after a block, and the block's cache."""
         raise NotImplementedError
 
 
 class PositionWise(Side):
-    """Each block is a bottleneck MLP with a residual; the default."""
+    """Each block is a bottleneck MLP with a residual connection; the default."""
 
     def __init__(self, spec: SideSpec):
         super().__init__(spec)
@@ -147,7 +149,7 @@ class Attentive(Side):
             num_hidden_layers=len(spec.states) - 1,
         )  # fmt: skip
         config._attn_implementation = "sdpa"
-        # index 0 for each: a block is run with a cache of its own
+        # index 0 for each, because every block has a separate cache
         self.blocks = nn.ModuleList(LlamaDecoderLayer(config, 0) for _ in spec.states[1:])
         self.rotary = LlamaRotaryEmbedding(config)
 
@@ -158,16 +160,16 @@ class Attentive(Side):
         if visible is None:
             visible = torch.ones(1, count, before + count, dtype=torch.bool, device=s.device).tril(before)
         cache = DynamicCache([cached]) if cached else DynamicCache()
-        places = torch.arange(count, device=s.device)[None] + (before if at is None else at)
+        position_ids = torch.arange(count, device=s.device)[None] + (before if at is None else at)
         s = self.blocks[rung](
-            s, attention_mask=visible[:, None], past_key_values=cache, position_embeddings=self.rotary(s, places)
+            s, attention_mask=visible[:, None], past_key_values=cache, position_embeddings=self.rotary(s, position_ids)
         )
-        kept = cast(DynamicLayer, cache.layers[0])
-        return s, [(cast(Tensor, kept.keys), cast(Tensor, kept.values))]
+        layer = cast(DynamicLayer, cache.layers[0])
+        return s, [(cast(Tensor, layer.keys), cast(Tensor, layer.values))]
 
 
 class Released(Side):
-    """As in the authors' code: ReLU, an MLP whose inner width is d (their arguments are swapped), h added unmixed."""
+    """The authors' code: ReLU, an MLP of inner width d (its arguments are swapped), h added without mixing."""
 
     def __init__(self, spec: SideSpec):
         nn.Module.__init__(self)
@@ -184,28 +186,30 @@ class Released(Side):
 
     def forward(
         self, stack: Tensor, visible: Tensor | None = None, cached: Cached | None = None, at: int | None = None
-    ) -> Said:
+    ) -> SideOutput:
         s = self.down[0](stack[..., 0, :])
         for rung, (block, down) in enumerate(zip(self.blocks, self.down[1:], strict=True)):
             s = F.relu(s)
             s = s + block(s) + down(stack[..., rung + 1, :])
-        return Said(self.out(s), [])
+        return SideOutput(self.out(s), [])
 
 
+every = every_nth_state  # alias: remove
 SIDES: dict[str, type[Side]] = {"position-wise": PositionWise, "attentive": Attentive, "released": Released}
 
 
 def visibility(called: Tensor, start: Sequence[int] | None = None) -> Tensor:
-    """Who sees whom in training, (B, T, T) bool, as it is in generation.
+    """Return which positions see which in training, (B, T, T) bool, as in generation.
 
     Args:
         called: (B, T) bool, positions whose states reach the device.
-        start: None: policy 'catch_up', where the next call brings what was not sent: everybody before. Otherwise
-            'sparse', with the first position (B,) of the answer: a position sees itself and earlier called ones.
+        start: None: policy 'catch_up', where each call sends all outstanding states, so every position sees all
+            previous ones. Otherwise policy 'sparse' with the first position (B,) of the answer: a position sees itself
+            and earlier called ones.
     """
     causal = torch.ones(called.shape[1], called.shape[1], dtype=torch.bool).tril().expand(len(called), -1, -1)
     if start is None:
         return causal
-    answer = torch.arange(called.shape[1]) >= torch.as_tensor(start)[:, None]
-    itself = torch.eye(called.shape[1], dtype=torch.bool)
-    return causal & ((called & answer)[:, None] | itself)
+    in_answer = torch.arange(called.shape[1]) >= torch.as_tensor(start)[:, None]
+    identity = torch.eye(called.shape[1], dtype=torch.bool)
+    return causal & ((called & in_answer)[:, None] | identity)

@@ -1,4 +1,4 @@
-"""A LLaMA small enough to be trained here: what tests, demonstrations and cpu experiments use as a base offline."""
+"""A LLaMA small enough to train on a CPU: the offline base of tests, demonstrations and small experiments."""
 
 import shutil
 import tempfile
@@ -17,7 +17,7 @@ from partitions.personas import CLOSINGS, COMMON, FACTS, OPENINGS, PHRASINGS, Ex
 from partitions.rng import rng
 
 Progress = Callable[[str, int, int], None]
-"""``progress(what, at, of)``."""
+"""``progress(what, step, steps)``."""
 SEED = 0
 SIZES = {
     "vocab_size": 512, "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -27,18 +27,18 @@ BATCH, RATE = 32, 3e-3
 TINY_STEPS = 400
 PAD, USER, ASSISTANT, END = "<pad>", "<user>", "<assistant>", "<end>"
 TEMPLATE = f"{{% for m in messages %}}{USER}{{{{ m.content }}}}{{% endfor %}}{ASSISTANT}"
-VERSION = 1  # raise it when this file changes what is computed
+VERSION = 1  # increase it when a change of this file changes results
 
 
 def make_tiny(folder: Path, steps: int, progress: Progress | None = None) -> Path:
-    """The folder of the tiny base after ``steps`` of training (some 0.1 s each), made unless it is there.
+    """Return the folder of the tiny base after ``steps`` training steps (about 0.1 s each); train it if it is missing.
 
-    It reads questions of strangers (`partitions.personas.corpus`), so it knows how answers run and the common ones,
-    and no private fact of any device.
+    The training text asks questions of other people (`partitions.personas.corpus`). The base therefore knows the form
+    of answers and the common facts, but no private fact of a client.
     """
     text = [FACTS, COMMON, PHRASINGS, OPENINGS, CLOSINGS]
-    what = [VERSION, text, SIZES, steps, BATCH, RATE, SEED, torch.__version__]
-    target = folder / f"tiny-{sha256(dumps(what).encode()).hexdigest()[:12]}"
+    inputs = [VERSION, text, SIZES, steps, BATCH, RATE, SEED, torch.__version__]
+    target = folder / f"tiny-{sha256(dumps(inputs).encode()).hexdigest()[:12]}"
     if (target / "config.json").is_file():
         return target
     disable_progress_bar()
@@ -46,28 +46,28 @@ def make_tiny(folder: Path, steps: int, progress: Progress | None = None) -> Pat
     examples = corpus(rng(SEED, 0), BATCH * steps)
     tokenizer = train_tokenizer(examples)
     model = train(tokenizer, examples, steps, progress)
-    half = Path(tempfile.mkdtemp(dir=folder))
-    model.save_pretrained(half)
-    tokenizer.save_pretrained(half)
+    temporary = Path(tempfile.mkdtemp(dir=folder))
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
     try:
-        half.rename(target)
-    except OSError:  # another process made the same meanwhile
-        shutil.rmtree(half)
+        temporary.rename(target)
+    except OSError:  # another process created the same folder
+        shutil.rmtree(temporary)
     return target
 
 
 def train_tokenizer(examples: list[Example]) -> PreTrainedTokenizerFast:
-    """Byte-pair encoding of the corpus, with a chat template."""
-    pieces = Tokenizer(models.BPE())
-    pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    pieces.decoder = decoders.ByteLevel()
+    """Train byte-pair encoding on the corpus, with a chat template."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     special = [PAD, USER, ASSISTANT, END]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=SIZES["vocab_size"], special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
-    pieces.train_from_iterator([text for e in examples for text in (e.instruction, e.output)], trainer)
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=pieces, pad_token=PAD, eos_token=END)
+    tokenizer.train_from_iterator([text for e in examples for text in (e.instruction, e.output)], trainer)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
     wrapped.chat_template = TEMPLATE
     return wrapped
 
@@ -75,10 +75,10 @@ def train_tokenizer(examples: list[Example]) -> PreTrainedTokenizerFast:
 def train(
     tokenizer: PreTrainedTokenizerFast, examples: list[Example], steps: int, progress: Progress | None = None
 ) -> LlamaForCausalLM:
-    """One pass over the examples with AdamW and a cosine; the loss is on every token but padding."""
+    """Train one pass over the examples with AdamW and a one-cycle schedule; the loss covers all tokens but padding."""
     config = LlamaConfig(**SIZES, tie_word_embeddings=True, bos_token_id=1, eos_token_id=3, pad_token_id=0)  # type: ignore[arg-type]
     with torch.random.fork_rng():
-        torch.manual_seed(SEED)  # the library draws its initial weights from the global generator
+        torch.manual_seed(SEED)  # the library uses the global generator for its initial weights
         model = LlamaForCausalLM(config)
     texts = [f"{USER}{e.instruction}{ASSISTANT}{e.output}{END}" for e in examples]
     rows = [row[: SIZES["max_position_embeddings"]] for row in tokenizer(texts, add_special_tokens=False).input_ids]

@@ -1,4 +1,4 @@
-"""Training a plugin, a device's side and gate, on what the frozen base says of the device's examples (eq. (3))."""
+"""Training of a plugin, a device's side and gate, on the frozen base's states of the device's examples (eq. (3))."""
 
 import json
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models.spa.activations import Batch, Known
+from models.spa.activations import Batch, ExampleStates
 from models.spa.bases import Base
-from models.spa.gate import JOINT, Gate, Standard, straight_through
+from models.spa.gate import JOINT, Gate, Standardiser, straight_through
 from models.spa.modes import mode
 from models.spa.side import Side, SideSpec, visibility
 from models.submodel import State, under
@@ -28,56 +28,65 @@ Policy = Literal["catch_up", "sparse"]
 
 @dataclass(frozen=True)
 class Plugin:
-    """What a device owns: never sent to anybody but, in federated training, as an update."""
+    """A device's side and gate. They leave the device only as updates in federated training."""
 
     side: Side
     gate: Gate
 
     def state(self) -> State:
-        """Its parameters by name; tau is a setting, not a parameter."""
+        """Return the parameters by name; tau is a setting, not a parameter."""
         side = {f"side.{name}": value.detach().clone() for name, value in self.side.state_dict().items()}
         return side | {"gate.weight": self.gate.weight.clone(), "gate.bias": self.gate.bias.clone()}
 
-    def loaded(self, state: State) -> "Plugin":
-        """The same side object with these parameters, and their gate."""
+    def with_state(self, state: State) -> "Plugin":
+        """Load parameters into the side object, and return it with their gate."""
         self.side.load_state_dict(under(state, "side."))
         return Plugin(self.side, Gate(state["gate.weight"], state["gate.bias"], self.gate.tau))
 
+    loaded = with_state  # alias: remove
+
     def save(self, path: Path, checksum: str, mode: str, policy: Policy) -> None:
-        """Write it with all that a device needs to use it; ``checksum``: of its base."""
+        """Write the plugin to a file with everything a device needs to use it.
+
+        Args:
+            path: the file.
+            checksum: of its base.
+            mode, policy: as in `Training`.
+        """
         spec = {f.name: getattr(self.side.spec, f.name) for f in fields(self.side.spec) if f.init}
-        about = {"spec": spec, "tau": self.gate.tau, "checksum": checksum, "mode": mode, "policy": policy}
+        metadata = {"spec": spec, "tau": self.gate.tau, "checksum": checksum, "mode": mode, "policy": policy}
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in self.state().items()}, path, {"spa": json.dumps(about)})
+        save_file({k: v.contiguous() for k, v in self.state().items()}, path, {"spa": json.dumps(metadata)})
 
 
 def load_plugin(path: Path) -> tuple[Plugin, dict[str, Any]]:
-    """What `Plugin.save` wrote: the plugin, and its ``checksum``, ``mode`` and ``policy``.
+    """Read a file of `Plugin.save`: the plugin, and its ``checksum``, ``mode`` and ``policy``.
 
     Raises:
-        DataError: the file is missing, or is no plugin.
+        DataError: the file is missing, or contains no plugin.
     """
     try:
         with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()["spa"])
-        spec = about.pop("spec")
+            metadata = json.loads(file.metadata()["spa"])
+        spec = metadata.pop("spec")
         side = SideSpec(**{**spec, "states": tuple(spec["states"])}).build(0)
         gate = Gate.constant(side.spec.width, open_=True)
-        return Plugin(side, replace(gate, tau=about.pop("tau"))).loaded(load_file(path)), about
-    except Exception as error:  # safetensors, json, a missing key: each has errors of its own
-        raise DataError(f"{path} holds no plugin ({error}); make one with: python -m experiments spa train") from error
+        return Plugin(side, replace(gate, tau=metadata.pop("tau"))).with_state(load_file(path)), metadata
+    except Exception as error:  # safetensors, json and missing keys raise different errors
+        raise DataError(f"{path} contains no plugin ({error}); train one: python -m experiments spa train") from error
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a plugin is trained.
+    """Hyper-parameters of a plugin's training.
 
     Args:
-        mode: of `models.spa.modes`; gate: how the gate is fitted, where the mode has one.
-        price: of a call, nats; what a call must gain to be worth it.
+        mode: a name in `models.spa.modes`.
+        gate: how to fit the gate, if the mode has one.
+        price: of a call, nats; the minimum gain that a call must have.
         policy: what an attentive side attends to in generation, and so in training.
-        lr, batch_size: of AdamW, a batch is so many examples.
-        warm: share of the epochs that the joint gate fits train the side alone.
+        lr, batch_size: of AdamW; a batch is a number of examples.
+        warm: share of the epochs in which joint gate fits train only the side.
     """
 
     mode: str = "spa"
@@ -90,7 +99,7 @@ class Training:
 
     @property
     def joint(self) -> bool:
-        """Whether side and gate are trained together, after a while."""
+        """Whether side and gate are trained together after the warm-up."""
         return mode(self.mode).gated and self.gate != "two-stage"
 
     def __post_init__(self) -> None:
@@ -102,7 +111,11 @@ class Training:
 
 
 def outputs(side: Side, batch: Batch, policy: Policy, called: Tensor) -> Tensor:
-    """o (N, d) of the answer's tokens. ``called`` (B, T): whose states reach the device, under policy 'sparse'."""
+    """Compute o (N, d) of the answer's tokens.
+
+    Args:
+        called: (B, T) positions whose states reach the device, under policy 'sparse'.
+    """
     if not side.attends:
         return side(batch.stack).o[batch.scored]
     start = batch.start.tolist() if policy == "sparse" else None
@@ -110,16 +123,21 @@ def outputs(side: Side, batch: Batch, policy: Policy, called: Tensor) -> Tensor:
 
 
 def side_losses(base: Base, how: Training, b: Tensor, o: Tensor, targets: Tensor) -> Tensor:
-    """The loss (N,) of each answer token, with base b (N, d), if the side, which said o (N, d), is always asked."""
+    """Compute the loss (N,) of each answer token from b (N, d) and o (N, d), if every token calls the side."""
     return F.cross_entropy(base.head(mode(how.mode).merged(b, o)), targets, reduction="none")
 
 
-def jointly(
-    base: Base, plugin: Plugin, how: Training, known: Sequence[Known], epochs: int, generator: np.random.Generator
+def fit_jointly(
+    base: Base,
+    plugin: Plugin,
+    how: Training,
+    known: Sequence[ExampleStates],
+    epochs: int,
+    generator: np.random.Generator,
 ) -> tuple[Plugin, float]:
-    """Train side, in place, and gate together under one of the joint objectives; the loss is the last epoch's."""
-    standard = Standard.of(torch.cat([k.b for k in known]))
-    standard = replace(standard, std=standard.std * base.width**0.5)  # one step must not saturate the gate
+    """Train side, in place, and gate under a joint objective; return the plugin and the loss of the last epoch."""
+    standardise = Standardiser.of(torch.cat([k.b for k in known]))
+    standardise = replace(standardise, std=standardise.std * base.width**0.5)  # one step must not saturate the gate
     w, c = torch.zeros(base.width, requires_grad=True), torch.zeros((), requires_grad=True)
     groups: list[dict[str, Any]] = [{"params": plugin.side.parameters()}, {"params": [w, c], "lr": 30 * how.lr}]
     optimizer = torch.optim.AdamW(groups, how.lr)
@@ -130,8 +148,8 @@ def jointly(
         for index in batches(len(known), how.batch_size, generator):
             batch = Batch.of([known[i] for i in index])
             b = batch.b[batch.scored]
-            a = standard(b) @ w + c
-            called = standard.folded(w.detach(), c.detach()).opens(batch.b)
+            a = standardise(b) @ w + c
+            called = standardise.fold(w.detach(), c.detach()).opens(batch.b)
             o = outputs(plugin.side, batch, how.policy, called)
             if how.gate == "straight-through":
                 g = straight_through(a)[:, None]
@@ -145,5 +163,5 @@ def jointly(
             losses.mean().backward()
             optimizer.step()
             last.append(float(losses.detach().mean()))
-    gate = standard.folded(w.detach(), c.detach())
+    gate = standardise.fold(w.detach(), c.detach())
     return Plugin(plugin.side, Gate(gate.weight, gate.bias, plugin.gate.tau)), float(np.mean(last))

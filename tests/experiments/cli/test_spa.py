@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.serving.plugins import _address
-from fl.config.settings import SettingsError
+from experiments.serving.link import parse_address
+from fl.config import SettingsError
 
-QUICK = ["--set", "tiny-steps=20", "--set", "spa-facts=1", "--set", "spa-mode=s1"]
+QUICK = ["--set", "spa.tiny-steps=20", "--set", "spa.facts=1", "--set", "spa.mode=s1"]
 
 
 def test_a_device_killed_in_mid_sentence_leaves_a_finished_marked_one(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_a_device_killed_in_mid_sentence_leaves_a_finished_marked_one(tmp_path: 
 
 
 def test_addresses() -> None:
-    assert _address("127.0.0.1:70") == ("127.0.0.1", 70)
+    assert parse_address("127.0.0.1:70") == ("127.0.0.1", 70)
     for wrong in ("7070", "host:", "host:x"):
         with pytest.raises(SettingsError, match="is no address; write HOST:PORT"):
-            _address(wrong)
+            parse_address(wrong)

@@ -94,11 +94,11 @@ def test_greedy_over_a_wire_is_greedy_in_one_piece(
         tokens = list(Session(base, link, terms, prompt).greedy(LIMIT))
     assert [token.id for token in tokens] == write_whole(base, half, prompt)
     asked = sum(token.asked for token in tokens)
-    assert asked == link.ledger.calls == link.ledger.rows
+    assert asked == link.traffic.calls == link.traffic.rows
     assert 0 < asked < len(tokens) if MODES[mode_].gated else asked == len(tokens)
     assert not any(token.degraded for token in tokens)
-    assert sum(token.down for token in tokens) == link.ledger.payload["down", "side", "stack"]
-    assert sum(token.up for token in tokens) == link.ledger.bytes("up")
+    assert sum(token.down for token in tokens) == link.traffic.payload["down", "side", "stack"]
+    assert sum(token.up for token in tokens) == link.traffic.bytes("up")
 
 
 @pytest.mark.parametrize("mode_,kind,policy", EVERY)
@@ -110,7 +110,7 @@ def test_beams_over_a_wire_are_beams_in_one_piece(
         sentence = Session(base, link, terms, prompt).beam(LIMIT, 3)
     assert sentence.ids == beam_whole(base, half, prompt, 3)
     assert (
-        link.ledger.calls <= LIMIT and link.ledger.calls < link.ledger.rows
+        link.traffic.calls <= LIMIT and link.traffic.calls < link.traffic.rows
     )  # one exchange a step carries all beams that ask
 
 
@@ -125,8 +125,8 @@ def test_narrow_numbers_are_the_same_on_the_wire_in_process_and_in_one_piece(
     near, terms = join(base, half)
     assert wire == [token.id for token in Session(base, near, terms, prompt).greedy(LIMIT)]
     assert wire == write_whole(base, half, prompt)
-    assert near.ledger.payload == link.ledger.payload
-    assert not near.ledger.framing and min(link.ledger.framing.values()) > 0
+    assert near.traffic.payload == link.traffic.payload
+    assert not near.traffic.framing and min(link.traffic.framing.values()) > 0
 
 
 def test_a_gate_on_the_device_decides_alike_and_costs_an_exchange_per_token(
@@ -140,8 +140,8 @@ def test_a_gate_on_the_device_decides_alike_and_costs_an_exchange_per_token(
     at_device = list(Session(base, far, terms, prompt).greedy(LIMIT))
     at_cloud = list(Session(base, near, near_terms, prompt).greedy(LIMIT))
     assert [(t.id, t.asked) for t in at_device] == [(t.id, t.asked) for t in at_cloud]
-    assert far.ledger.calls == len(at_device) + near.ledger.calls
-    assert far.ledger.payload["down", "gate", "b"] == len(at_device) * base.width * 4
+    assert far.traffic.calls == len(at_device) + near.traffic.calls
+    assert far.traffic.payload["down", "gate", "b"] == len(at_device) * base.width * 4
 
 
 def test_guesses_are_those_of_the_base_and_of_what_was_said(
@@ -179,7 +179,7 @@ class Breaking(InProcess):
         self.at, self.error, self.once = at, error, once
 
     def call(self, frame: Frame) -> Frame:
-        broken = self.ledger.calls == self.at if self.once else self.ledger.calls >= self.at
+        broken = self.traffic.calls == self.at if self.once else self.traffic.calls >= self.at
         reply = super().call(frame)  # a late device has done the work
         if broken:
             raise self.error
@@ -195,7 +195,7 @@ def test_a_device_that_goes_leaves_a_finished_marked_sentence(
     tokens = list(Session(base, link, Terms.of(half.hello(), base), prompt).greedy(LIMIT))
     assert [t.asked for t in tokens[:3]] == [True] * 3
     assert all(t.degraded and not t.asked for t in tokens[3:]) and len(tokens) > 3
-    assert link.ledger.calls == 4  # it is not asked again
+    assert link.traffic.calls == 4  # it is not asked again
     assert "degraded" in caplog.text
     kept = [t.id for t in tokens[:3]]
     alone = [t.id for t in Session(base, None, None, [*prompt, *kept]).greedy(LIMIT - 3)]

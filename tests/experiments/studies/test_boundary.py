@@ -1,4 +1,4 @@
-"""The study of accuracy against bytes: its bytes from the texts alone, and what it refuses before it trains."""
+"""The study of accuracy against bytes: bytes computed from the texts alone, and settings refused before training."""
 
 from math import ceil
 
@@ -9,16 +9,22 @@ import torch
 
 from experiments.catalog import EXPERIMENTS
 from experiments.studies import STUDIES, boundary
-from fl.config.settings import Settings, SettingsError
+from fl.config import Settings, SettingsError
+from fl.workloads.resolve import Run, resolve
 from models.vq.network.tokens import Tokens
 
 STUDY = STUDIES["boundary"]
 LENGTHS = [3, 9, 6, 12]
 
 
-def settings(name: str, **changes) -> Settings:
-    of = EXPERIMENTS["vq-e1"]
-    return Settings.parse({**of.common, **of.settings["smoke"][name], "dense-epochs": 1, "vq-hidden": 16, **changes})
+def run(name: str, **changes) -> Run:
+    small = {"pretrain.dense-epochs": 1, "vq.hidden": 16, **changes}
+    return smoke("vq-e1", name, **small)
+
+
+def smoke(experiment: str, setting: str, **changes) -> Run:
+    of = EXPERIMENTS[experiment]
+    return resolve(Settings.parse({**of.common, **of.settings["smoke"][setting], **changes}), study=True)
 
 
 def texts(lengths) -> tuple[Tokens, torch.Tensor]:
@@ -29,13 +35,13 @@ def texts(lengths) -> tuple[Tokens, torch.Tensor]:
 @pytest.fixture
 def rows(monkeypatch):
     """Rows of a setting by what crosses, on 40 training texts and 4 test texts of 123 letters."""
-    monkeypatch.setattr(boundary, "read", lambda settings, seed: (*texts([5] * 40), *texts(LENGTHS), 123))
+    monkeypatch.setattr(boundary, "read", lambda worlds, seed: (*texts([5] * 40), *texts(LENGTHS), 123))
     return lambda of: {row.boundary: row for row in STUDY.measure(of, 1, lambda what, at, n: None)}
 
 
 def test_bytes_of_every_rival(rows):
     """T tokens of a text: 16 numbers each, or 10 bits each of a vocabulary of 1000; two bytes tell T."""
-    found, T = rows(settings("p=1 activations")), np.array(LENGTHS)
+    found, T = rows(run("p=1 activations")), np.array(LENGTHS)
     assert list(found) == ["float32", "tokens", "text", "float16", "int8", "late", "late-taught", "late-plain"]
     assert found["float32"].up == (4 * 16 * T + 2).mean()
     assert found["float16"].up == (2 * 16 * T + 2).mean() + 4 / 4  # a scale for the message
@@ -52,7 +58,7 @@ def test_bytes_of_every_rival(rows):
 
 def test_bytes_of_codes(rows):
     """m = 4 codes of 4 bits for [CLS] and every four tokens."""
-    (codes,) = rows(settings("p=4 residual K=16 m=4")).values()
+    (codes,) = rows(run("p=4 residual K=16 m=4")).values()
     assert codes.up == np.mean([2 * (1 + ceil((t - 1) / 4)) + 2 for t in LENGTHS])
     assert 1 <= codes.perplexity <= 16 and 0 <= codes.entropy <= codes.up - 2
     assert (codes.codes, codes.groups, codes.pool) == (16, 4, 4)
@@ -60,8 +66,8 @@ def test_bytes_of_codes(rows):
 
 def test_late_codes_and_how_far_they_fall_short(monkeypatch):
     """Weighed and plain codes in one trained model, each against what the model says with float32."""
-    monkeypatch.setattr(boundary, "read", lambda settings, seed: (*texts([5] * 40), *texts(LENGTHS), 123))
-    late = list(STUDY.measure(settings("p=4 activations", **{"vq-late": "16x4,2x1"}), 1, lambda what, at, n: None))[-6:]
+    monkeypatch.setattr(boundary, "read", lambda worlds, seed: (*texts([5] * 40), *texts(LENGTHS), 123))
+    late = list(STUDY.measure(run("p=4 activations", **{"vq.late": "16x4,2x1"}), 1, lambda what, at, n: None))[-6:]
     assert [(row.boundary, row.codes, row.groups) for row in late] == [
         ("late", 16, 4), ("late-taught", 16, 4), ("late-plain", 16, 4),
         ("late", 2, 1), ("late-taught", 2, 1), ("late-plain", 2, 1),
@@ -80,24 +86,23 @@ def test_late_codes_and_how_far_they_fall_short(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"vq-late": "16x5"}, "vq-late = '16x5' needs vq-codes = 0 and groups that divide 16"),
-        ({"vq-late": "16x4"}, "vq-late = '16x4' needs vq-codes = 0 and groups that divide 16"),
-        ({"vq-late": "many"}, "vq-late = 'many': write codes as KxM, e.g. '256x8,1024x12'"),
-        ({"dataset": "har-embedded"}, "needs text, har-embedded holds none"),
-        ({"vq-groups": 5}, "vq-groups = 5 do not divide a code space of 16 numbers"),
-        ({"vq-pool": 3}, "pool = 3; choose 1, 2 or 4"),
+        ({"vq.late": "16x5"}, "vq.late = '16x5' needs vq.codes = 0 and groups that divide 16"),
+        ({"vq.late": "16x4"}, "vq.late = '16x4' needs vq.codes = 0 and groups that divide 16"),
+        ({"vq.late": "many"}, "vq.late = 'many': write codes as KxM, e.g. '256x8,1024x12'"),
+        ({"data.name": "har-embedded"}, "needs text, har-embedded holds none"),
+        ({"vq.groups": 5}, "vq.groups = 5 do not divide a code space of 16 numbers"),
+        ({"vq.pool": 3}, "pool = 3; choose 1, 2 or 4"),
     ],
 )
 def test_refused_before_it_trains(changes, says):
     with pytest.raises(SettingsError, match=says):
-        STUDY.check(settings("p=1 product K=16 m=4", **changes), 1)
+        STUDY.check(run("p=1 product K=16 m=4", **changes), 1)
 
 
 @pytest.fixture(scope="module")
 def spans():
     """Rows of the made-up task by what crosses."""
-    of = EXPERIMENTS["vq-table7"]
-    found = Settings.parse({**of.common, **of.settings["smoke"]["find-the-span"], "vq-late-epochs": 1})
+    found = smoke("vq-table7", "find-the-span", **{"vq.late-epochs": 1})
     return {row.boundary: row for row in STUDY.measure(found, 1, lambda what, at, n: None)}
 
 
@@ -109,14 +114,13 @@ def test_spans_are_learnt(spans):
 
 
 def test_an_answer_that_is_cut_off_is_not_trained_on_and_cannot_be_found():
-    of = EXPERIMENTS["vq-table7"]
-    short = Settings.parse({**of.common, **of.settings["smoke"]["find-the-span"], "tokens": 12})
-    train, labels, test, answers, _ = boundary.read(short, 1)
+    worlds = smoke("vq-table7", "find-the-span", **{"vq.tokens": 12}).worlds
+    train, labels, test, answers, _ = boundary.read(worlds, 1)
     gone, n = answers[:, 0] < 0, len(answers)
     assert len(train) == len(labels) < 1350 and (labels >= 0).all() and 0 < gone.sum() < n
     sure = torch.zeros(int(test.lengths.sum()), 2)  # the right token wherever there is one, anything where not
     starts = test.lengths.cumsum(0) - test.lengths
     for column in (0, 1):
         sure[(starts + answers[:, column])[~gone], column] = 9.0
-    exact, score = boundary.judge_of(short, 1, test, answers)(sure)
+    exact, score = boundary.scorer_of(worlds, 1, test, answers)(sure)
     assert exact == pytest.approx(float((~gone).float().mean())) and exact <= score < 1

@@ -1,10 +1,10 @@
-"""Measurements beside estimates: the arithmetic on scripted seconds, the accounting against a real peak."""
+"""Measurements and estimates: the arithmetic on given seconds, and the accounted memory against a measured peak."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from experiments.studies import measuring as latency
+from experiments.studies import measuring
 from experiments.studies.measuring import STEPS, latencies, peak_memory
 from models.costs import cost
 from models.nn.mlp import mlp
@@ -15,7 +15,7 @@ def test_latency_is_the_median_of_interleaved_rounds_without_the_first(monkeypat
     """Two models, train and infer by turns, a warm-up and three rounds; estimates scale the reference by MACs."""
     rounds = [(90, 90, 90, 90), (3, 1, 9, 7), (6, 2, 12, 5), (60, 20, 3, 6)]
     script: Iterator[int] = (s for round_ in rounds for s in round_)
-    monkeypatch.setattr(latency, "_timed", lambda action: (action(), next(script))[1])
+    monkeypatch.setattr(measuring, "_timed", lambda action: (action(), next(script))[1])
     small, large = mlp((20,), 5, width=32), mlp((20,), 5, width=128)
     models = {"small": (small, small.sizes), "large": (large, large.sizes)}
     got = latencies(models, "small", Recipe(batch_size=2), repeats=3)
@@ -37,5 +37,5 @@ def test_accounted_memory_is_within_a_tenth_of_the_real_peak(
 ) -> None:
     """Seen: within 2 %. Without the activations the account would be 6 % of the peak."""
     recipe = Recipe(batch_size=32)
-    told = peak_memory("resnet18", (3, 32, 32), 10, recipe, {"width": 16}, modules, sizes)
-    assert told.measured == pytest.approx(told.accounted, rel=0.1)
+    memory = peak_memory("resnet18", (3, 32, 32), 10, recipe, {"width": 16}, modules, sizes)
+    assert memory.measured == pytest.approx(memory.accounted, rel=0.1)

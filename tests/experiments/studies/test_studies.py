@@ -20,8 +20,9 @@ from experiments.studies import (
     submodels,
     summarize_study,
 )
-from fl.config.settings import Settings
+from fl.config import Settings
 from fl.results.files import ResultsError
+from fl.workloads.resolve import Run, resolve
 from tests.experiments.test_plots import latency_rows, routing_rows, size_rows, spa_rows, submodel_rows
 
 
@@ -32,21 +33,22 @@ class Toy:
     value: float
 
 
-TOY = Study(Toy, lambda settings, seed, tick: [], lambda rows: {("toy", "value"): float(rows["value"].mean())})
+TOY = Study(Toy, lambda run, seed, tick: [], lambda rows: {("toy", "value"): float(rows["value"].mean())})
 
 
-def settings(**changes) -> list[Settings]:
-    return [Settings.parse({"experiment": "toy", "setting": name, "seeds": "1,2", **changes}) for name in ("NA", "b")]
+def runs(**changes) -> list[Run]:
+    toy = {"experiment": "toy", "seeds": "1,2", **changes}
+    return [resolve(Settings.parse({**toy, "setting": name})) for name in ("NA", "b")]
 
 
 def test_the_folder_grows_by_setting_and_seed(tmp_path):
-    with StudyResults(tmp_path, TOY, settings()) as results:
+    with StudyResults(tmp_path, TOY, runs()) as results:
         results.add("NA", 1, [Toy("x", 1, 0.1), Toy("y", 2, float("nan"))])
-    with StudyResults(tmp_path, TOY, settings()) as results:
+    with StudyResults(tmp_path, TOY, runs()) as results:
         assert results.done("NA", 1) and not results.done("NA", 2) and not results.done("b", 1)
         results.add("NA", 2, [Toy("x", 3, 0.3)])
         with pytest.raises(ResultsError, match="another run is writing"):
-            StudyResults(tmp_path, TOY, settings())
+            StudyResults(tmp_path, TOY, runs())
     assert (tmp_path / FILE).read_text().splitlines() == [
         "experiment,setting,seed,who,count,value", "toy,NA,1,x,1,0.1", "toy,NA,1,y,2,", "toy,NA,2,x,3,0.3",
     ]  # fmt: skip
@@ -56,21 +58,21 @@ def test_the_folder_grows_by_setting_and_seed(tmp_path):
 
 
 def test_the_folder_of_another_config_is_refused(tmp_path):
-    with StudyResults(tmp_path, TOY, settings()) as results:
+    with StudyResults(tmp_path, TOY, runs()) as results:
         results.add("NA", 1, [Toy("x", 1, 0.1)])
     with pytest.raises(ResultsError, match="holds results of another config"):
-        StudyResults(tmp_path, TOY, settings(modules=8))
-    with StudyResults(tmp_path, TOY, settings(modules=8), overwrite=True) as results:
+        StudyResults(tmp_path, TOY, runs(**{"eclm.modules": 8}))
+    with StudyResults(tmp_path, TOY, runs(**{"eclm.modules": 8}), overwrite=True) as results:
         assert not results.done("NA", 1)
 
 
 @pytest.mark.parametrize("damage", ["", "experiment,setting", "experiment,setting,seed,who,count,value\ntoy,NA,1,x"])
 def test_a_damaged_file_is_one_sentence_and_stays(tmp_path, damage: str):
-    with StudyResults(tmp_path, TOY, settings()) as results:
+    with StudyResults(tmp_path, TOY, runs()) as results:
         results.add("NA", 1, [Toy("x", 1, 0.1)])
     (tmp_path / FILE).write_text(damage)
-    for read in (lambda: read_study(tmp_path, TOY), lambda: StudyResults(tmp_path, TOY, settings())):
-        with pytest.raises(ResultsError, match="does not read|does not have the columns"):
+    for read in (lambda: read_study(tmp_path, TOY), lambda: StudyResults(tmp_path, TOY, runs())):
+        with pytest.raises(ResultsError, match="cannot be read|does not have the columns"):
             read()
     assert (tmp_path / FILE).read_text() == damage
 
@@ -132,11 +134,12 @@ def test_spa_sizes_are_told_apart_and_averaged_over_devices():
     assert found["S3 1", "token_accuracy"] == pytest.approx(0.65) and found["data 12", "parameters"] == 12000
 
 
-def test_timed_sub_models_go_from_one_module_to_all(cloud_maker):
-    cloud = cloud_maker()
-    (layer,) = cloud.modular_costs.layers
-    models = latency.sub_models(cloud.modular, cloud.modular_costs)
-    assert {name: sizes[layer] for name, (_, sizes) in models.items()} == {
+def test_timed_sub_models_go_from_one_module_to_all(models_maker):
+    models = models_maker()
+    architecture, costs = models.architectures["modular"], models.costs["modular"]
+    (layer,) = costs.layers
+    timed = latency.sub_models(architecture, costs)
+    assert {name: sizes[layer] for name, (_, sizes) in timed.items()} == {
         "modular 1/8": 1, "modular 3/8": 3, "modular 5/8": 5, "modular 6/8": 6, "modular 8/8": 8,
     }  # fmt: skip
 
@@ -146,8 +149,8 @@ def test_pareto():
     assert submodels.pareto(points).to_numpy().tolist() == [[1, 0.5], [2, 0.7], [4, 0.9]]
 
 
-def test_matched_sub_models_have_the_derived_ones_size_and_the_sizes_span_everything(cloud_maker):
-    costs = cloud_maker().modular_costs
+def test_matched_sub_models_have_the_derived_ones_size_and_the_sizes_span_everything(models_maker):
+    costs = models_maker().costs["modular"]
     (layer,) = costs.layers
     scores = {layer: np.arange(8.0)}
     limits = submodels.sizes(costs)
@@ -165,5 +168,5 @@ def test_matched_sub_models_have_the_derived_ones_size_and_the_sizes_span_everyt
 def test_a_folder_with_rows_of_methods_is_refused_before_anything_is_measured(tmp_path):
     (tmp_path / "rounds.csv").write_text("experiment\n")
     with pytest.raises(ResultsError, match=r"another kind of experiment \(rounds.csv\); choose another folder"):
-        launch_study(TOY, settings(), tmp_path, True, Console())
+        launch_study(TOY, [run.settings for run in runs()], tmp_path, True, Console())
     assert [path.name for path in tmp_path.iterdir()] == ["rounds.csv"]

@@ -8,16 +8,18 @@ import torch
 
 from experiments.catalog import EXPERIMENTS
 from experiments.studies import STUDIES, boundary
-from fl.config.settings import Settings, SettingsError
+from fl.config import Settings, SettingsError
+from fl.workloads.resolve import Run, resolve
 from models.vq.training.train import Split
 from tests.experiments.test_plots import task_rows
 
 STUDY = STUDIES["tasks"]
 
 
-def settings(**changes) -> Settings:
+def run(**changes) -> Run:
     of = EXPERIMENTS["vq-e4"]
-    return Settings.parse({**of.common, **of.settings["smoke"]["questions"], "vq-hidden": 16, **changes})
+    keys = {**of.common, **of.settings["smoke"]["questions"], "vq.hidden": 16, **changes}
+    return resolve(Settings.parse(keys), study=True)
 
 
 def test_smoke_from_the_texts_to_the_metrics(monkeypatch):
@@ -25,13 +27,13 @@ def test_smoke_from_the_texts_to_the_metrics(monkeypatch):
     scored: list[torch.Tensor] = []
     say, read, few = Split.predict, boundary.read, torch.arange(60)
 
-    def short(settings, seed):
-        train, labels, test, answers, letters = read(settings, seed)
+    def short(worlds, seed):
+        train, labels, test, answers, letters = read(worlds, seed)
         return train, labels, test[few], answers[few], letters
 
     monkeypatch.setattr(boundary, "read", short)
     monkeypatch.setattr(Split, "predict", lambda split, of: scored.append(say(split, of)) or scored[-1])
-    own = settings()
+    own = run()
     STUDY.check(own, 1)
     rows = list(STUDY.measure(own, 1, lambda what, at, of: None))
     names = ["questions", "question-articles"]
@@ -39,8 +41,8 @@ def test_smoke_from_the_texts_to_the_metrics(monkeypatch):
     assert [(row.texts, row.steps) for row in rows] == [(223, 14), (224, 14)] * 3
     assert [out.shape[1] for out in scored] == [8, 48] * 3
     assert not torch.equal(scored[0], scored[2]) and not torch.equal(scored[2], scored[4])
-    one = own.model_copy(update={"dataset": names[0]})
-    (train, labels, test, *_), alone = short(one, 1), boundary.model(one, 1)
+    worlds = own.workload.tasks.worlds[0]
+    (train, labels, test, *_), alone = short(worlds, 1), boundary.model(own.workload, worlds, 1)
     assert alone.fit(train, labels, 1)[-1] == rows[0].loss
     assert torch.equal(say(alone, test), scored[0]) and rows[0].accuracy == rows[0].score
     assert [row.weight for row in rows[:4]] == [1.0] * 4 and rows[4].weight != 1.0
@@ -64,13 +66,13 @@ def test_change_by_hand():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"vq-tasks": ""}, "vq-tasks = '': name two or more different text sets"),
-        ({"vq-tasks": "questions,questions"}, "name two or more different text sets"),
-        ({"vq-tasks": "questions,har-embedded"}, "needs text, har-embedded holds none"),
-        ({"vq-tasks": "questions,cala"}, r"unknown data set 'cala'; .* \(did you mean 'cola'\?\)"),
-        ({"vq-width": 8}, "set vq-width = 0, and leave vq-late and vq-pretrain out"),
+        ({"vq.tasks": ""}, "vq.tasks = '': name two or more different text sets"),
+        ({"vq.tasks": "questions,questions"}, "name two or more different text sets"),
+        ({"vq.tasks": "questions,har-embedded"}, "needs text, har-embedded holds none"),
+        ({"vq.tasks": "questions,cala"}, r"unknown data set 'cala'; .* \(did you mean 'cola'\?\)"),
+        ({"vq.width": 8}, "set vq.width = 0, and leave vq.late and vq.pretrain out"),
     ],
 )
 def test_refused_before_it_trains(changes, says):
     with pytest.raises(SettingsError, match=says):
-        STUDY.check(settings(**changes), 1)
+        STUDY.check(run(**changes), 1)

@@ -235,7 +235,9 @@ def test_a_disk_that_fills_at_any_write_leaves_what_can_be_continued(
         try:
             full = killed(run, tmp_path / "full", NEVER)
         except ResultsError as error:
-            assert re.fullmatch(r"cannot .*: No space left on device; the same command continues when .*", str(error))
+            assert re.fullmatch(
+                r"cannot .*: No space left on device; solve this, then repeat the same command to continue", str(error)
+            )
             assert not list(tmp_path.rglob("*.tmp"))
             for path in (tmp_path / "full").glob("*.csv"):
                 assert path.read_bytes().endswith(b"\n")

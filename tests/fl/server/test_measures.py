@@ -1,4 +1,4 @@
-"""Measures of a round: worked by hand, and against the devices that they are taken on."""
+"""Measures of a round: by hand, and against the clients that they are taken on."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,19 +11,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl.config.settings import Settings
 from fl.devices.hardware import Table
 from fl.results.reader import read_devices, read_rounds
 from fl.server.measures import Divergence, forgetting, load_cv
-from fl.workloads import classify as workload
-from fl.workloads.world import world
-from tests.fl.conftest import SMALL
+from fl.workloads.classify import Classify
+from tests.fl.conftest import resolved
 
 AXES = {"w": ("module", None)}
 
 
 def divergence(*updates: tuple[list[int], list[list[float]]]) -> float:
-    """Of changes to some of four modules of two parameters each."""
+    """The divergence of changes to some of four modules of two parameters each."""
     found = Divergence(AXES, {"w": torch.zeros(4, 2)})
     for modules, change in updates:
         trained = torch.tensor(change)
@@ -32,7 +30,7 @@ def divergence(*updates: tuple[list[int], list[list[float]]]) -> float:
 
 
 def test_divergence_by_hand() -> None:
-    """Devices 0 and 1 share module 1 only: changes (1, 2) and (3, 2).
+    """Clients 0 and 1 share module 1 only: changes (1, 2) and (3, 2).
 
     Variances (n - 1) are 2 and 0, mean squares 5 and 4: 2 / 9.
     """
@@ -49,8 +47,8 @@ def test_divergence_of_updates_that_agree_oppose_or_have_nothing_in_common() -> 
 
 
 @given(st.integers(2, 6), st.integers(0, 1000), st.floats(0.01, 100))
-def test_divergence_is_one_minus_the_mean_correlation_of_two_devices(n: int, seed: int, scale: float) -> None:
-    """The oracle works on pairs; units do not matter, and unrelated updates give about 1 for any number of devices."""
+def test_divergence_is_one_minus_the_mean_correlation_of_two_clients(n: int, seed: int, scale: float) -> None:
+    """The oracle works on pairs; units do not matter, and unrelated updates give about 1 for any number of clients."""
     changes = np.random.default_rng(seed).normal(size=(n, 8))
     pairs = [changes[a] @ changes[b] for a in range(n) for b in range(n) if a != b]
     expected = 1 - np.mean(pairs) / np.square(changes).sum(1).mean()
@@ -59,10 +57,10 @@ def test_divergence_is_one_minus_the_mean_correlation_of_two_devices(n: int, see
 
 
 def test_module_load_by_hand() -> None:
-    """Loads 2, 1, 1, 0 of the first layer: mean 1, variance 1/2. The second is always held whole: no variation."""
-    held = [{"a": torch.tensor([0, 1])}, {"a": torch.tensor([0, 2])}]
-    assert load_cv(held, {"a": 4}) == pytest.approx(0.5**0.5)
-    assert load_cv(held, {"a": 4, "b": 3}) == pytest.approx(0.5**0.5 / 2)
+    """Loads 2, 1, 1, 0 of the first layer: mean 1, variance 1/2. Every client has the second whole: no variation."""
+    trained = [{"a": torch.tensor([0, 1])}, {"a": torch.tensor([0, 2])}]
+    assert load_cv(trained, {"a": 4}) == pytest.approx(0.5**0.5)
+    assert load_cv(trained, {"a": 4, "b": 3}) == pytest.approx(0.5**0.5 / 2)
 
 
 def test_forgetting_by_hand() -> None:
@@ -71,7 +69,7 @@ def test_forgetting_by_hand() -> None:
 
 
 def test_a_model_that_never_changes_forgets_nothing(play: Callable, tmp_path: Path) -> None:
-    play(tmp_path, strategies="na,la", rounds=6, **{"measure-forgetting": True, "local-epochs": 3})
+    play(tmp_path, {"strategies": "na,la", "rounds": 6, "eval.forgetting": True, "client.local-epochs": 3})
     rounds = read_rounds(tmp_path).query("evaluated > 0").set_index(["method", "step"])
     assert rounds.forgetting["na"].isna().tolist() == [True, False, False]
     assert (rounds.forgetting["na"][1:] == 0).all()
@@ -79,26 +77,26 @@ def test_a_model_that_never_changes_forgets_nothing(play: Callable, tmp_path: Pa
 
 
 def test_adaptation_time_is_that_of_the_link_and_of_local_training(play: Callable, tmp_path: Path) -> None:
-    """FedAvg: deliver, then 3 epochs. LA: train in the first round of the step, which delivers nothing later."""
-    play(tmp_path, strategies="la,fedavg", **{"adapt-epochs": 3})
-    settings, devices = Settings.parse(SMALL), read_devices(tmp_path)
+    """FedAvg: a model is sent, then 3 epochs. LA: training in the first round of the step; nothing is sent later."""
+    play(tmp_path, {"strategies": "la,fedavg", "client.adapt-epochs": 3})
+    world, devices = resolved().worlds(1), read_devices(tmp_path)
     last = devices[devices["round"] == 4].set_index(["method", "device"])
-    for device in range(6):
-        hardware = Table.of("phones").draw(1, device)
-        examples = len(world(settings, 1).draw(device, 1).train)
-        given, tuned, own = (last.loc[method, device] for method in ("fedavg", "fedavg+ft", "la"))
+    for client in range(6):
+        hardware = Table.of("phones").draw(1, client)
+        examples = len(world.draw(client, 1).train)
+        given, tuned, own = (last.loc[method, client] for method in ("fedavg", "fedavg+ft", "la"))
         link, work = 8e-6 / hardware.link_mbit_s, 3 * 3 * examples / hardware.mac_per_s
         assert given.adapt_s == pytest.approx(link * given.deliver_bytes)
         assert tuned.adapt_s - given.adapt_s == pytest.approx(work * given.macs, rel=1e-5)
         assert given.macs == own.macs and own.deliver_bytes == 0
-        assert work * own.macs < own.adapt_s < work * own.macs + 2500 * link  # the order and its confirmation
+        assert work * own.macs < own.adapt_s < work * own.macs + 2500 * link  # the task and its confirmation
     rounds = read_rounds(tmp_path).query("evaluated > 0").set_index(["method", "round"])
     assert rounds.adapt_s["la"][4] == pytest.approx(last.loc["la"].adapt_s.mean())
     assert rounds.asked["fedavg"].tolist() == [6, 6] and rounds.asked["la"].tolist() == [0, 0]
 
 
 def test_rounds_measure_divergence_and_load_where_there_is_any(play: Callable, tmp_path: Path) -> None:
-    play(tmp_path, strategies="na,la,fedavg,eclm")
+    play(tmp_path, {"strategies": "na,la,fedavg,eclm"})
     rounds = read_rounds(tmp_path).groupby("method")
     empty = {m: of[["divergence", "module_divergence", "load_cv"]].isna().all().tolist() for m, of in rounds}
     assert empty["na"] == empty["la"] == [True, True, True]
@@ -107,16 +105,15 @@ def test_rounds_measure_divergence_and_load_where_there_is_any(play: Callable, t
         assert rounds[column].min().dropna().ge(0).all() and rounds[column].max().dropna().le(1.5).all()
 
 
-def test_a_device_whose_model_diverged_is_not_scored(play: Callable, tmp_path: Path, monkeypatch) -> None:
-    honest = workload.evaluate
+def test_a_client_whose_model_diverged_is_not_scored(play: Callable, tmp_path: Path, monkeypatch) -> None:
+    honest = Classify.evaluate
 
-    def evaluate(settings, order, store, state):
-        got = honest(settings, order, store, state)
-        broken = (0.5, 0.5, float("inf"))
-        return replace(got, delivered=broken) if order.device == 2 else got
+    def evaluate(self, context, task, half):
+        got = honest(self, context, task, half)
+        return replace(got, delivered=(0.5, 0.5, float("inf"))) if context.client == 2 else got
 
-    monkeypatch.setattr(workload, "evaluate", evaluate)
-    play(tmp_path, strategies="fedavg")
+    monkeypatch.setattr(Classify, "evaluate", evaluate)
+    play(tmp_path, {"strategies": "fedavg"})
     scored: pd.DataFrame = read_rounds(tmp_path).query("evaluated > 0")
     assert (scored.evaluated == 5).all() and np.isfinite(scored.loss).all()
 
@@ -124,9 +121,9 @@ def test_a_device_whose_model_diverged_is_not_scored(play: Callable, tmp_path: P
 def test_a_cloud_model_that_did_not_change_is_scored_once(play: Callable, tmp_path: Path, monkeypatch) -> None:
     calls = []
 
-    honest = workload.global_accuracy
-    monkeypatch.setattr(workload, "global_accuracy", lambda *of: calls.append(1) or honest(*of))
-    play(tmp_path, strategies="na", rounds=6)
+    honest = Classify.global_accuracy
+    monkeypatch.setattr(Classify, "global_accuracy", lambda *of: calls.append(1) or honest(*of))
+    play(tmp_path, {"strategies": "na", "rounds": 6})
     assert len(calls) == 1
     accuracy = read_rounds(tmp_path).query("evaluated > 0").global_accuracy
     assert len(accuracy) == 6 and accuracy.nunique() == 1

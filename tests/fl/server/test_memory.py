@@ -6,16 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from fl.config.settings import Settings
 from fl.engines.grid import LocalGrid
-from fl.server.run import Event, open_results, run
-from tests.fl.conftest import SMALL
+from fl.server.run import Event, execute, open_results
+from tests.fl.conftest import resolved
 
-EARLY, LATE, DEVICES = 5, 13, 8
+EARLY, LATE, CLIENTS = 5, 13, 8
 
 
 def tensor_bytes() -> int:
-    """Of all tensors that are alive, each storage counted once."""
+    """Bytes of all tensors that are alive, each storage counted once."""
     gc.collect()
     storages = [x.untyped_storage() for x in gc.get_objects() if type(x) in (torch.Tensor, torch.nn.Parameter)]
     return sum({s._cdata: s.nbytes() for s in storages}.values())
@@ -28,26 +27,26 @@ def process_bytes() -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
 def test_a_continuous_run_keeps_constant_memory(tmp_path: Path) -> None:
-    """Every step is a round; devices keep candidates, the cloud a buffer. One model is about 300 kB, so a leak of one
-    a device and step would be 20 MB.
+    """Every step is a round; clients keep candidates, the server a buffer. One model is about 300 kB, so a leak of one
+    model a client and step would be 20 MB.
 
-    Of a device and a step a few kB of its data indices may stay (`partitions.World` keeps a bounded number of them).
+    A client and a step may leave a few kB of data indices (`partitions.World` keeps a bounded number of them).
     """
-    how = {"strategies": "eclm", "candidates": 2.0, "aggregation": "buffered", "buffer": 2, "per-device": False}
-    length = {"devices": DEVICES, "rounds": LATE, "rounds-per-step": 1, "eval-every": 1, "measure-forgetting": True}
-    settings = Settings.parse({**SMALL, **how, **length, "state-root": str(tmp_path / "devices")})
+    how = {"strategies": "eclm", "eclm.candidates": 2.0, "eval.per-device": False, "eval.forgetting": True}
+    how |= {"server.aggregation": "buffered", "server.buffer": 2, "devices.state-root": str(tmp_path / "clients")}
+    run = resolved({**how, "devices.count": CLIENTS, "rounds": LATE, "rounds-per-step": 1, "eval.every": 1})
     seen: dict[int, tuple[int, int, int]] = {}
 
     def observe(event: Event) -> None:
         if event.kind == "round":
-            files = sum(path.is_file() for path in (tmp_path / "devices").rglob("*"))
+            files = sum(path.is_file() for path in (tmp_path / "clients").rglob("*"))
             seen[event.at] = tensor_bytes(), process_bytes(), files
 
-    with open_results([settings], tmp_path / "out", False) as results, LocalGrid(settings.flat(), DEVICES) as grid:
-        run(settings, grid, results, observe)
+    with open_results([run], tmp_path / "out", False) as results, LocalGrid(run.settings.flat(), CLIENTS) as grid:
+        execute(run, grid, results, observe)
     early, late = seen[EARLY], seen[LATE]
     assert late[0] <= early[0] + 1_000_000, "tensors pile up"
-    assert late[1] <= early[1] + 8e3 * DEVICES * (LATE - EARLY) + 5e6, "memory of the process grows"
+    assert late[1] <= early[1] + 8e3 * CLIENTS * (LATE - EARLY) + 5e6, "memory of the process grows"
     # The selector; the model and what is known of it, of this round, the one before, and before that.
-    assert max(early[2], late[2]) <= (1 + 2 * 3) * DEVICES, "files pile up"
-    assert not any((tmp_path / "devices").rglob("*.safetensors")), "files of the run are left behind"
+    assert max(early[2], late[2]) <= (1 + 2 * 3) * CLIENTS, "files pile up"
+    assert not any((tmp_path / "clients").rglob("*.safetensors")), "files of the run are left behind"

@@ -1,4 +1,4 @@
-"""A base trained for seconds: it writes nonsense, and splits like any other."""
+"""A base trained for seconds: its texts are meaningless, but it works like any other base."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import torch
 
 from models.spa.bases import Base, load
 from models.spa.gate import Gate
-from models.spa.side import SideSpec, every
+from models.spa.side import SideSpec, every_nth_state
 from models.spa.train import Plugin
 
 
@@ -23,10 +23,10 @@ def prompt(base: Base) -> list[int]:
 
 @pytest.fixture
 def plugin_of(base: Base) -> Callable[..., Plugin]:
-    """A side that changes much, with a gate that opens for about half of the tokens."""
+    """Build a plugin whose side changes the output a lot and whose gate opens for about half of the tokens."""
 
     def make(kind: str = "position-wise", step: int = 2, scale: float = 1.0) -> Plugin:
-        side = SideSpec(kind, base.width, every(base.layers, step), reduction=4, zero=False).build(1)  # type: ignore[arg-type]
+        side = SideSpec(kind, base.width, every_nth_state(base.layers, step), reduction=4, zero=False).build(1)  # type: ignore[arg-type]
         with torch.no_grad():
             side.out.weight.mul_(scale)
         generator = torch.Generator().manual_seed(3)

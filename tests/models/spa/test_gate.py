@@ -1,4 +1,4 @@
-"""Gate fits against brute force, and objectives by hand."""
+"""Gate fits against a grid search, and objectives by hand."""
 
 import math
 
@@ -9,22 +9,22 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.spa.gate import RIDGE, Gate, Standard, expectation, fit_gate, mixture, straight_through, threshold
+from models.spa.gate import RIDGE, Gate, Standardiser, expectation, fit_gate, mixture, straight_through, threshold
 
 
-def test_the_two_stage_fit_is_the_minimum_that_brute_force_finds() -> None:
+def test_the_two_stage_fit_equals_a_grid_search() -> None:
     generator = torch.Generator().manual_seed(0)
     b = 5 + 30 * torch.randn(60, 1, generator=generator)
     base_loss = 2 * torch.rand(60, generator=generator) + (b[:, 0] > 10)
     side_loss = torch.rand(60, generator=generator)
     price = 0.4
-    worth = (base_loss - side_loss - price).double()
+    gain = (base_loss - side_loss - price).double()
     z = ((b[:, 0] - b.mean()) / b.std(correction=0)).double()
 
     def objective(w: float, c: float) -> float:
         a = w * z + c
-        loss = worth.abs() * F.softplus(-worth.sign() * a)
-        return float(loss.sum() / worth.abs().sum() + RIDGE / 2 * w * w)
+        loss = gain.abs() * F.softplus(-gain.sign() * a)
+        return float(loss.sum() / gain.abs().sum() + RIDGE / 2 * w * w)
 
     gate = fit_gate(b, base_loss, side_loss, price)
     w = float(gate.weight) * float(b.std(correction=0))
@@ -35,7 +35,7 @@ def test_the_two_stage_fit_is_the_minimum_that_brute_force_finds() -> None:
     assert (w, c) == pytest.approx(best, abs=0.05)
 
 
-def test_where_states_tell_the_gate_is_the_oracle_at_every_price() -> None:
+def test_with_informative_states_the_gate_is_the_oracle_at_every_price() -> None:
     b = torch.eye(12).repeat_interleave(3, 0)  # twelve kinds of token
     gain = torch.linspace(-1, 2, 12).repeat_interleave(3)
     for price in (0.0, 0.5, 1.5):
@@ -51,18 +51,18 @@ def test_all_tokens_on_one_side() -> None:
 def test_standardising_is_folded_into_the_gate() -> None:
     b = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1e3, 1.0])
     b[:, 2] = 7.0  # never varies
-    standard = Standard.of(b)
+    standardiser = Standardiser.of(b)
     w, c = torch.tensor([1.0, -2.0, 3.0]), torch.tensor(0.5)
-    torch.testing.assert_close(standard.folded(w, c).score(b), standard(b) @ w + c)
+    torch.testing.assert_close(standardiser.fold(w, c).score(b), standardiser(b) @ w + c)
 
 
 @given(st.lists(st.integers(-50, 50), min_size=1, max_size=40), st.floats(0, 1))
-def test_a_threshold_never_asks_more_than_its_share(scores: list[int], share: float) -> None:
+def test_a_threshold_never_exceeds_its_share(scores: list[int], share: float) -> None:
     a = torch.tensor(scores, dtype=torch.float)
-    asked = int((a > threshold(a, share)).sum())
-    assert asked <= share * len(scores) + 1e-6
+    calls = int((a > threshold(a, share)).sum())
+    assert calls <= share * len(scores) + 1e-6
     if len(set(scores)) == len(scores):
-        assert asked == math.floor(share * len(scores) + 1e-9)
+        assert calls == math.floor(share * len(scores) + 1e-9)
 
 
 def test_objectives_by_hand() -> None:
@@ -79,8 +79,8 @@ def test_objectives_by_hand() -> None:
 
 def test_the_exact_expectation_is_the_mean_over_coin_tosses() -> None:
     generator = torch.Generator().manual_seed(0)
-    tossed = torch.rand(200_000, generator=generator) < torch.sigmoid(torch.tensor(0.7))
-    mean = torch.where(tossed, 0.3 + 0.1, 2.0).mean()
+    calls = torch.rand(200_000, generator=generator) < torch.sigmoid(torch.tensor(0.7))
+    mean = torch.where(calls, 0.3 + 0.1, 2.0).mean()
     exact = expectation(torch.tensor([2.0]), torch.tensor([0.3]), torch.tensor([0.7]), 0.1)
     assert exact.item() == pytest.approx(mean.item(), abs=0.01)
 

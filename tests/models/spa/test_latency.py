@@ -1,10 +1,10 @@
-"""The paper's Table 2, refitted."""
+"""A fit of the paper's Table 2."""
 
 import math
 
 import pytest
 
-from models.spa.latency import LINES, Line, fit_link
+from models.spa.latency import LINKS, Link, fit_link
 
 STATE = 4096 * 2  # LLaMA-7B, float16
 TABLE2 = {  # exchanges per token, payload bytes of each, seconds of network for 50 tokens
@@ -15,23 +15,23 @@ TABLE2 = {  # exchanges per token, payload bytes of each, seconds of network for
 }
 
 
-def test_the_papers_network_times_are_a_lan() -> None:
+def test_the_papers_network_times_fit_a_lan() -> None:
     calls = [50 * m for m, _, _ in TABLE2.values()]
     payload = [50 * m * each for m, each, _ in TABLE2.values()]
-    line = fit_link(calls, payload, [seconds for *_, seconds in TABLE2.values()])
-    assert line.call_s == pytest.approx(3.83e-3, abs=5e-6)
-    assert line.down == pytest.approx(1.03e9, rel=2e-3)
-    again = [line.seconds(c, b, 0) for c, b in zip(calls, payload, strict=True)]
-    assert again == pytest.approx([6.32, 12.65, 0.30, 0.186], abs=5e-3)
+    link = fit_link(calls, payload, [seconds for *_, seconds in TABLE2.values()])
+    assert link.call_s == pytest.approx(3.83e-3, abs=5e-6)
+    assert link.down == pytest.approx(1.03e9, rel=2e-3)
+    predicted = [link.seconds(c, b, 0) for c, b in zip(calls, payload, strict=True)]
+    assert predicted == pytest.approx([6.32, 12.65, 0.30, 0.186], abs=5e-3)
 
 
 def test_equation_6_alone_misses_by_a_quarter() -> None:
     rates = [seconds / (50 * m) for m, _, seconds in TABLE2.values()]
     t_tcp = len(rates) / sum(1 / r for r in rates)
     assert max(abs(1 - t_tcp / r) for r in rates) > 0.2
-    assert Line(t_tcp).seconds(50, 1e9, 1e9) == pytest.approx(50 * t_tcp)  # bandwidth = inf is eq. (6)
+    assert Link(t_tcp).seconds(50, 1e9, 1e9) == pytest.approx(50 * t_tcp)  # bandwidth = inf is eq. (6)
 
 
 def test_seconds_by_hand() -> None:
-    assert LINES["4g"].seconds(31, 31 * 8064, 31 * 1152) == pytest.approx(31 * 0.05 + 31 * 9216 * 8 / 10e6)
-    assert Line(0.01, math.inf, 1e6).seconds(2, 1e9, 1e3) == pytest.approx(0.02 + 8e-3)
+    assert LINKS["4g"].seconds(31, 31 * 8064, 31 * 1152) == pytest.approx(31 * 0.05 + 31 * 9216 * 8 / 10e6)
+    assert Link(0.01, math.inf, 1e6).seconds(2, 1e9, 1e3) == pytest.approx(0.02 + 8e-3)

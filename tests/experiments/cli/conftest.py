@@ -1,0 +1,33 @@
+"""How tests call the command line."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments.cli.main import main
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def experiments(*words: str, cwd: Path = ROOT, timeout: float = 480) -> subprocess.CompletedProcess[str]:
+    """Run `python -m experiments` in a new process."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    command = [sys.executable, "-m", "experiments", *words]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[object, str, str]]:
+    """Runs a command in this process and returns its exit status, its output and its errors."""
+
+    def _call(*words: str) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["experiments", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code, *capsys.readouterr()
+
+    return _call

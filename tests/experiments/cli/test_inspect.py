@@ -1,0 +1,62 @@
+"""Commands `settings`, `drift` and `privacy`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments.cli.tree import branch
+from fl.config import flatten
+from fl.workloads.resolve import default_tables
+
+Call = Callable[..., tuple[object, str, str]]
+
+
+def test_settings_explains_every_key_of_every_component() -> None:
+    assert {key.name for of in branch() for key in of.keys} == set(flatten(default_tables()))
+
+
+def test_a_branch_is_a_section_a_component_or_a_key(call: Call) -> None:
+    _, drift, _ = call("settings", "drift")
+    assert "[drift]" in drift and "[feature]" not in drift
+    assert "drift.fraction = 0.5" in drift and "allowed: at least 0 and at most 1" in drift
+    assert "allowed: none, resample, class-swap" in drift
+    _, feature, _ = call("settings", "feature")
+    assert "Options of drift feature (key drift.kind)." in feature and "feature.severity-step = 0.5" in feature
+    assert call("settings", "eclm-plus")[1] == call("settings", "eclm")[1]
+    _, one, _ = call("settings", "client.lr")
+    assert "client.lr = 0.01" in one and "allowed: above 0; not in workload vq" in one and "batch" not in one
+
+
+def test_the_options_of_a_class_of_the_users_own(call: Call) -> None:
+    _, printed, _ = call("settings", "strategies.fedprox:FedProx")
+    assert "Options of strategies.fedprox:FedProx." in printed and "fedprox.mu = 0.01" in printed
+
+
+def test_settings_as_tables_for_pyproject(call: Call) -> None:
+    pytest.importorskip("fl.workloads.tables")
+    _, printed, _ = call("settings", "--toml")
+    assert "[tool.flwr.app.config.drift]" in printed
+
+
+def test_drift_draws_the_shares_of_the_world(tmp_path: Path, call: Call) -> None:
+    changes = ["data.partition=m-classes", "m-classes.m=1", "drift.kind=class-swap"]
+    words = ["drift", "--devices", "2", "--steps", "3", *(f"--set={change}" for change in changes)]
+    code, _, errors = call(*words, "--out", str(tmp_path))
+    assert code in (0, None), errors
+    lines = (tmp_path / "drift.csv").read_text().splitlines()
+    assert lines[0] == "device,step,cell,share,severity" and len(lines) == 1 + 2 * 3 * 5
+    held = [line.split(",")[:3] for line in lines if line.endswith(",1,0")]
+    assert len(held) == 6 and held[0][2] != held[1][2]  # one class for each device, another one at each step
+    assert (tmp_path / "drift.png").stat().st_size > 5_000
+
+
+def test_privacy_counts_importances_only_if_a_method_sends_them(call: Call) -> None:
+    pytest.importorskip("opacus")
+    noise = ["--set=client.update-clip=1", "--set=client.update-noise=2"]
+    _, printed, _ = call("privacy", *noise, "--set=strategies=fedavg")
+    assert "no guarantee" not in printed
+    _, printed, _ = call("privacy", *noise)
+    assert "no guarantee" in printed
+    _, printed, _ = call("privacy", *noise, "--set=eclm.importance-noise=2")
+    assert "no guarantee" not in printed

@@ -1,0 +1,160 @@
+"""Commands `run` and `plot`, and the catalog that they read."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from experiments.catalog import EXPERIMENTS, SCALES, VIEWS
+from experiments.plots import PLOTS
+from experiments.studies import STUDIES
+from fl.results.reader import read_rounds
+from fl.workloads.resolve import resolve
+from tests.experiments.cli.conftest import ROOT, experiments
+from tests.fl.conftest import without_clock
+
+SMALL = [
+    f"--set={change}"
+    for change in ("devices.count=6", "cohort=3", "rounds=2", "rounds-per-step=1", "client.adapt-epochs=1")
+]
+
+
+def test_all_engines_write_the_same_csv(tmp_path: Path) -> None:
+    """`flwr run` with two Ray actors of Flower, and with our workers; our two Ray actors, two worker processes, none.
+
+    Each adds in another order, in double precision, so that parameters differ in the last bit at most.
+    """
+    outs = {}
+    engines = {"flower": ["--engine", "flower"], "two": ["--workers", "2"], "one": ["--workers", "1"]}
+    engines |= {"ray": ["--engine", "ray", "--workers", "2"], "inside": ["--engine", "flower", "--set", "engine=local"]}
+    for name, options in engines.items():
+        outs[name] = tmp_path / name
+        done = experiments("run", "main", "--scale", "smoke", *SMALL, "--out", str(outs[name]), *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (outs[name] / "figure.png").stat().st_size > 10_000
+        assert "eclm" in (outs[name] / "summary.csv").read_text()
+    tables = {name: read_rounds(out).drop(columns="wall_s") for name, out in outs.items()}
+    for name in ("flower", "inside", "two", "ray"):
+        pd.testing.assert_frame_equal(tables[name], tables["one"], rtol=1e-6, obj=name)
+    assert len(tables["one"]) == 2 * 11
+    (outs["one"] / "config.toml").unlink()
+    assert experiments("plot", str(outs["one"]), "--svg").returncode == 0  # from the CSV files alone
+    assert (outs["one"] / "figure.svg").stat().st_size > 10_000 and not (outs["two"] / "figure.svg").exists()
+
+
+def test_split_training_under_flower_gives_the_rows_of_the_simulation(tmp_path: Path) -> None:
+    """Both halves in their own processes, codes on the wire, on text that ships with the project."""
+    words = "run", "text", "--scale", "smoke", "--settings", "codes", "--set", "strategies=fedavg"
+    for name, options in {"split": ("--engine", "flower", "--set", "split=messages"), "simulated": ()}.items():
+        done = experiments(*words, "--out", str(tmp_path / name), *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+    split, simulated = (without_clock(tmp_path / name) for name in ("split", "simulated"))
+    assert split == simulated and len(split) == 1 + 2 * 2
+    measures = [(tmp_path / name / "measures.csv").read_bytes() for name in ("split", "simulated")]
+    assert measures[0] == measures[1]
+
+
+def test_an_interrupted_run_that_continues_gives_the_csv_of_an_unbroken_run(tmp_path: Path) -> None:
+    command = ["run", "main", "--scale", "smoke", *SMALL, "--set", "rounds=4", "--workers", "2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    cut = tmp_path / "cut"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments", *command, "--out", str(cut)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background inherits it ignored
+    )
+    end = time.monotonic() + 240
+    while time.monotonic() < end and not ((cut / "rounds.csv").exists() and len(without_clock(cut)) > 5):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes of the group
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert errors.strip() == "interrupted; the same command continues where it stopped"
+    assert experiments(*command, "--out", str(cut)).returncode == 0
+    assert experiments(*command, "--out", str(tmp_path / "whole")).returncode == 0
+    assert without_clock(cut) == without_clock(tmp_path / "whole")
+
+
+def test_a_study_runs_is_skipped_when_complete_and_is_drawn_again(tmp_path: Path) -> None:
+    command = ["run", "fig13", "--scale", "smoke", "--settings", "m=2", "--set", "devices.count=2"]
+    command += ["--out", str(tmp_path)]
+    first = experiments(*command, "--seeds", "1")
+    assert first.returncode == 0, first.stdout + first.stderr
+    rows = (tmp_path / "study.csv").read_text()
+    assert len(rows.splitlines()) == 1 + 3 * 2 * 6 * 3  # trainings, devices, sizes, kinds
+    again = experiments(*command, "--seeds", "1,2")
+    assert "har m=2  seed 1: complete, skipped" in again.stdout
+    assert (tmp_path / "study.csv").read_text().startswith(rows)
+    refused = experiments(*command, "--set", "eclm.modules=8", "--set", "eclm.top-k=4")
+    assert refused.returncode == 1 and "holds results of another config" in refused.stderr
+    figure = (tmp_path / "figure.png").read_bytes()
+    (tmp_path / "figure.png").unlink()
+    assert experiments("plot", str(tmp_path)).returncode == 0
+    assert (tmp_path / "figure.png").read_bytes() == figure
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_resolves_at_every_scale(name: str, scale: str) -> None:
+    experiment = EXPERIMENTS[name]
+    settings = experiment.resolve(scale, [7, 8], {"eval.every": "7"})
+    assert [s.setting for s in settings] == list(experiment.settings[scale])
+    assert all(s.experiment == name and s.seed_list == [7, 8] and s.eval.every == 7 for s in settings)
+    assert all(resolve(s, study=bool(experiment.study)).settings is s for s in settings)
+    assert experiment.plot in PLOTS and (not experiment.study or experiment.study in STUDIES)
+    assert set(experiment.cost) == set(SCALES)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_values_of_the_paper_belong_to_a_setting_and_a_method(name: str) -> None:
+    experiment = EXPERIMENTS[name]
+    if experiment.study:
+        return
+    known = {
+        (s.setting, report)
+        for scale in SCALES
+        for s in experiment.resolve(scale, [1], {})
+        for report in resolve(s).reports
+    }
+    assert known >= set(experiment.paper)
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_view_is_of_an_experiment(name: str) -> None:
+    view = VIEWS[name]
+    assert view.name == name not in EXPERIMENTS and view.of in EXPERIMENTS and view.plot in PLOTS
+
+
+def test_the_papers_hyper_parameters() -> None:
+    """ECLM 7.1: 25 of 500 devices, 3 local epochs, 10 of local adaptation, learning rate 0.001, batches of 16."""
+    for s in EXPERIMENTS["table1"].resolve("paper", [1], {}):
+        client = s.client
+        assert (s.devices.count, s.cohort, client.local_epochs, client.adapt_epochs) == (500, 25, 3, 10)
+        assert (client.lr, client.batch_size, s.data.image_size) == (0.001, 16, 0)
+        modules = {"mlp": 16, "resnet18": 16, "vgg16": 32, "resnet34": 32}[s.model.name]
+        assert resolve(s).options["eclm"].modules == modules  # type: ignore[attr-defined]
+
+
+def test_held_out_changes_nothing_but_data_and_seeds() -> None:
+    """Fashion-MNIST runs with what was chosen on CIFAR-10, and no other experiment has its seeds."""
+    held, table = EXPERIMENTS["held-out"], EXPERIMENTS["table1"]
+    assert not {seed for other in EXPERIMENTS.values() if other is not held for seed in other.seeds} & set(held.seeds)
+    for scale in SCALES:
+        for part, ours in held.settings[scale].items():
+            theirs = table.settings[scale][f"cifar10 {part}"]
+            changed = {key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)}
+            assert changed <= {"data.name", "data.image-size"}
+
+
+def test_settings_option_picks_settings() -> None:
+    chosen = EXPERIMENTS["table1"].resolve("cpu", [1], {}, ["cifar10", "har"])
+    assert [s.setting for s in chosen] == ["har subject", "har m=2", "cifar10 m=2", "cifar10 m=5"]
