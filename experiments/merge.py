@@ -6,6 +6,8 @@ from typing import TypeVar
 
 import pandas as pd
 
+from fl.config import Settings, flatten
+from fl.config.sections import SECTIONS
 from fl.results.files import ResultsError, refuse_beside
 from fl.results.reader import finished, read_config, read_devices, read_measures, read_rounds
 from fl.results.rows import DeviceRow, MeasureRow, Row, Run
@@ -32,7 +34,8 @@ def merge(folders: Sequence[Path], out: Path, replace: bool = False) -> None:
         devices = read_devices(folder) if (folder / "devices.csv").exists() else rounds[:0]
         measures = read_measures(folder) if (folder / "measures.csv").exists() else rounds[:0]
         what = (config["experiment"], config["settings"], config["seeds"], config["methods"])
-        with ResultsWriter(out, *what, made=config["versions"]) as results:
+        defaults = flatten(Settings().complete())
+        with ResultsWriter(out, *what, made=config["versions"], defaults=defaults, general=SECTIONS) as results:
             existing, done = read_rounds(out), results.done()
             for run in runs:
                 if run in done:

@@ -16,7 +16,7 @@ from models.submodel import State
 from strategies.averaging import Mean
 from strategies.client import ClientTrainer
 from strategies.fedavg import FedAvg, Prior
-from strategies.strategy import Profile, TrainTask
+from strategies.strategy import Budget, Profile, TrainTask
 
 VARIATE = "variate"
 
@@ -33,6 +33,11 @@ class Scaffold(FedAvg):
 
     class Options(Prior):
         server_lr: float = Field(1.0, gt=0, description="step of the server towards the mean (eta_g)")
+
+    @classmethod
+    def check(cls, options: Any, budget: Budget) -> None:
+        if budget.robust != "none":
+            raise ValueError(f"server.robust = '{budget.robust}': scaffold has no robust aggregation; use 'none'")
 
     class Client(ClientTrainer):
         def begin(self, network: nn.Module) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from experiments.summary import COLUMNS, Line, Paper, spread_lines
 from fl.config import flatten
+from fl.config.sections import SECTIONS
 from fl.engines.accelerator import gpu_name
 from fl.results.files import ResultsError, as_results_error, atomic_write, cell, config_text, csv_text, lock
 from fl.results.merge import merge_configs, plain
@@ -80,7 +81,7 @@ class StudyResults:
                     self.path.unlink(missing_ok=True)
                 self._lines = self._read(study)
                 if self._lines:
-                    config = merge_configs(out, config, flatten(default_tables()))
+                    config = merge_configs(out, config, flatten(default_tables()), SECTIONS)
                 atomic_write(out / "config.toml", config_text(config))
         except BaseException:
             self.close()

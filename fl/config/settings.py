@@ -128,7 +128,7 @@ class Settings(Section):
         """The seeds.
 
         Raises:
-            ValueError: an entry is not an integer from 0 to 2**63 - 1.
+            ValueError: an entry is not an integer from 0 to 2**63 - 1, or occurs twice.
         """
         try:
             seeds = [int(part) for part in self.seeds.split(",") if part.strip()]
@@ -136,6 +136,8 @@ class Settings(Section):
             raise ValueError(f"seeds = {self.seeds!r} is not a list of integers, e.g. '1,2,3'") from None
         if min(seeds, default=0) < 0:
             raise ValueError(f"seeds = {self.seeds!r} holds a negative number")
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"seeds = {self.seeds!r} holds a number twice")
         if max(seeds, default=0) >= 2**63:
             raise ValueError(f"seeds = {self.seeds!r} holds a number above {2**63 - 1}")
         return seeds
@@ -217,7 +219,7 @@ def sentence(error: ValidationError, model: type[Section], section: str = "") ->
         return said
     field: Any = None
     for part in first["loc"]:
-        field = model.model_fields.get(str(part).replace("-", "_"))
+        field = next((info for name, info in model.model_fields.items() if part in (name, info.alias)), None)
         if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             model = field.annotation
     key = section + ".".join(str(part) for part in first["loc"])

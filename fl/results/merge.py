@@ -1,6 +1,6 @@
 """Extend the ``config.toml`` of a results folder by the config of a new run, or refuse the new run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from fl.results.files import ResultsError
 from fl.results.reader import read_config
 
 
-def merge_configs(out: Path, new: dict[str, Any], defaults: Mapping[str, object] = {}) -> dict[str, Any]:
+def merge_configs(
+    out: Path, new: dict[str, Any], defaults: Mapping[str, object] = {}, general: Collection[str] | None = None
+) -> dict[str, Any]:
     """Return the config of a folder that holds rows, extended by the config of a new run.
 
     Args:
@@ -19,6 +21,8 @@ def merge_configs(out: Path, new: dict[str, Any], defaults: Mapping[str, object]
         new: the new run's config, with the keys of ``config.toml``.
         defaults: dotted key of a setting -> its default. A key that is newer than the folder was not recorded there;
             the old rows were made with its default.
+        general: sections of a setting that every run has. Any other section belongs to a component; it is compared only
+            if both runs used the component. By default all sections are general.
 
     Raises:
         ResultsError: the folder holds another experiment, or the same setting with other values.
@@ -30,7 +34,7 @@ def merge_configs(out: Path, new: dict[str, Any], defaults: Mapping[str, object]
     was, now = ({"experiment": repr(config["experiment"])} for config in (old, new))
     for name, setting in new["settings"].items():
         if name in old["settings"]:
-            after, before = flatten(plain(setting)), flatten(old["settings"][name])
+            after, before = _comparable(plain(setting), old["settings"][name], general)
             before = {key: usual[key] for key in after if key in usual} | before
             was |= {f"settings.{name}.{key}": value for key, value in before.items()}
             now |= {f"settings.{name}.{key}": value for key, value in after.items()}
@@ -42,7 +46,21 @@ def merge_configs(out: Path, new: dict[str, Any], defaults: Mapping[str, object]
                 "setting=NAME), start anew (--overwrite) or choose another folder"
             )
     lists = {key: old[key] + [v for v in new[key] if v not in old[key]] for key in ("seeds", "methods", "versions")}
-    return {**old, **lists, "settings": {**old["settings"], **new["settings"]}}
+    together = {name: {**old["settings"].get(name, {}), **setting} for name, setting in new["settings"].items()}
+    return {**old, **lists, "settings": {**old["settings"], **together}}
+
+
+def _comparable(
+    new: Mapping[str, Any], old: Mapping[str, Any], general: Collection[str] | None
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Flatten two configs of a setting, without the components that only one of them has."""
+
+    def compared(name: str, value: Any, other: Mapping[str, Any]) -> bool:
+        return not isinstance(value, Mapping) or general is None or name in general or name in other
+
+    both = [(new, old), (old, new)]
+    after, before = ({k: v for k, v in one.items() if compared(k, v, other)} for one, other in both)
+    return flatten(after), flatten(before)
 
 
 def plain(value: object) -> Any:

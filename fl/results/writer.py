@@ -9,8 +9,9 @@ import csv
 import os
 import shutil
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -54,7 +55,7 @@ class ResultsWriter:
             name is refused. New settings, seeds and methods extend the folder.
         overwrite: remove the earlier results of the folder.
         made: versions of what produces the rows; by default `versions` of this process.
-        defaults: dotted key of a setting -> its default, see `merge_configs`.
+        defaults: dotted key of a setting -> its default; general: sections of every run, see `merge_configs`.
 
     Raises:
         ResultsError: the folder cannot be written, another process writes to it, or it holds other results.
@@ -79,6 +80,7 @@ class ResultsWriter:
         overwrite: bool = False,
         made: Sequence[Mapping[str, str]] = (),
         defaults: Mapping[str, object] = {},
+        general: Collection[str] | None = None,
     ) -> None:
         # `flwr run` starts the ServerApp in another folder, where a relative path would be lost.
         if not out.is_absolute():
@@ -101,7 +103,7 @@ class ResultsWriter:
             self._unlock = weakref.finalize(self, lock(out))
             new = not (out / "config.toml").exists()
             try:
-                self._config = self._open(config, defaults, overwrite)
+                self._config = self._open(config, partial(merge_configs, defaults=defaults, general=general), overwrite)
                 self._write_config()
                 self._rounds = _Table(out / "rounds.csv", Row)
                 self._written = {_key(line) for line in self._rounds.lines()}
@@ -184,7 +186,9 @@ class ResultsWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _open(self, config: dict[str, Any], defaults: Mapping[str, object], overwrite: bool) -> dict[str, Any]:
+    def _open(
+        self, config: dict[str, Any], merge_with: Callable[[Path, dict[str, Any]], dict[str, Any]], overwrite: bool
+    ) -> dict[str, Any]:
         """Return the folder's config, extended by ``config``."""
         if overwrite:
             for name in FILES:
@@ -195,7 +199,7 @@ class ResultsWriter:
         holds_rows = rounds.exists() and len(whole_lines(rounds)) > 1
         try:
             merge = holds_rows or (self.out / "config.toml").exists()
-            return merge_configs(self.out, config, defaults) if merge else config
+            return merge_with(self.out, config) if merge else config
         except ResultsError:
             # Without rows there is nothing to protect: the user may correct a run that failed at its start.
             if holds_rows:

@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 
 from fl.client.handlers import state_root
 from fl.config import flatten
+from fl.config.sections import SECTIONS
 from fl.engines.accelerator import gpu_name
 from fl.engines.engine import Engine, as_engine
 from fl.engines.proxy import ThrottledGrid
@@ -66,7 +67,7 @@ def open_results(runs: Sequence[Run], out: Path, overwrite: bool) -> ResultsWrit
     made = [versions(gpu_name(first.settings.accelerator))]
     return ResultsWriter(
         out, first.settings.experiment, tables, first.settings.seed_list, first.reports, overwrite=overwrite, made=made,
-        defaults=flatten(default_tables()),
+        defaults=flatten(default_tables()), general=SECTIONS,
     )  # fmt: skip
 
 

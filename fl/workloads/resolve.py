@@ -254,17 +254,17 @@ def read_options(model: type[Section], section: str, values: Mapping[str, Any], 
     Raises:
         SettingsError: a key is unknown, or a value impossible.
     """
-    names = {str(info.alias): field for field, info in model.model_fields.items()}
-    if values and not names:
+    fields = {str(info.alias): info for info in model.model_fields.values()}
+    if values and not fields:
         raise SettingsError(f"'{section}' has no options, so '{section}.{next(iter(values))}' cannot be set")
-    for key in values:
-        if key.replace("_", "-") not in names:
-            raise unknown(f"{section}.{key}", names, f"{section}.")
-        field = model.model_fields[names[key.replace("_", "-")]]
-        refuse_flag(f"{section}.{key}", values[key], field)
-    given = {names[key.replace("_", "-")]: value for key, value in values.items()}
+    given = {key.replace("_", "-"): value for key, value in values.items()}
+    for key, value in given.items():
+        if key not in fields:
+            raise unknown(f"{section}.{key}", fields, f"{section}.")
+        refuse_flag(f"{section}.{key}", value, fields[key])
+    fixed = {str(model.model_fields[field].alias): value for field, value in preset.items()}
     try:
-        return model(**{**given, **preset})
+        return model(**{**given, **fixed})
     except ValidationError as error:
         raise SettingsError(sentence(error, model, f"{section}.")) from None
 
@@ -328,11 +328,21 @@ def _refuse_unused(settings: Settings, used: Mapping[str, Section]) -> None:
         key = f"{section}.{next(iter(values))}"
         owners = [(where, kind, name) for where, kind, name, own in component_sections() if own == section]
         if not owners:
+            _refuse_section(section, key)
             known = sorted({*SECTIONS, *(own for *_, own in component_sections())})
             raise SettingsError(f"unknown run-config section '{section}' in '{key}'; known: {', '.join(known)}")
         where, kind, name = owners[0]
         given = flatten(settings.complete())[where]
         raise SettingsError(f"{key} is an option of {kind} '{name}', which this run does not use ({where} = '{given}')")
+
+
+def _refuse_section(section: str, key: str) -> None:
+    """Raise SettingsError if a section has the name of a component that has no section of this name."""
+    for kind, registry in REGISTRIES.values():
+        if section in list(registry):
+            if own := getattr(registry[section], "section", ""):
+                raise SettingsError(f"the options of {kind} '{section}' are in section '{own}': write {own}.<option>")
+            raise SettingsError(f"{kind} '{section}' has no options, so '{key}' cannot be set")
 
 
 def component_sections() -> Iterator[tuple[str, str, str, str]]:

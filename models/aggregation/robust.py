@@ -69,9 +69,9 @@ class Robust:
         """Return the mean of the middle values of one parameter."""
         like = {name: old}
         values, weights = [], []
-        for part, coverage, weight_, index_weights in self.parts:
+        for part, coverage, share, index_weights in self.parts:
             single = WeightedSum({name: self.axes[name]}, like)
-            single.add({name: part[name]}, coverage, weight_, index_weights)
+            single.add({name: part[name]}, coverage, share, index_weights)
             coverage_weight = single.weight[name].expand(old.shape)
             values.append(torch.where(coverage_weight > 0, single.total[name] / coverage_weight, torch.inf))
             weights.append(coverage_weight)

@@ -108,7 +108,7 @@ class WeightedSum:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self._axes, *arrays = state
-        self.total, self.weight = ({name: torch.from_numpy(v) for name, v in of.items()} for of in arrays)
+        self.total, self.weight = ({name: torch.from_numpy(v) for name, v in values.items()} for values in arrays)
 
     def finish(self, old: Mapping[str, Tensor]) -> State:
         """Return the weighted mean of all covered entries, and ``old`` for all others."""

@@ -136,9 +136,6 @@ def self_distillation(part: RandomSubmodel) -> Extra:
     return lambda x, logits: F.cross_entropy(to_float32(part(x)), to_float32(logits.detach()).softmax(1))
 
 
-distilled = self_distillation  # alias: remove
-
-
 @torch.no_grad()
 def recalibrate_batch_norm(body: Body, x: Tensor, batch_size: int = 500) -> None:
     """Set the running statistics to those of ``x``, averaged over its batches (static batch norm, HeteroFL 3).

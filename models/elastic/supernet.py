@@ -91,9 +91,6 @@ def distillation(teacher: Body) -> Extra:
     return term
 
 
-taught = distillation  # alias: remove
-
-
 def affordable_paths(costs: CostModel, slices: int, macs: float, memory: float) -> list[Path]:
     """Return all paths within both limits, the most expensive first; if none fits, the narrowest path.
 

@@ -127,10 +127,10 @@ def _best_counts(
     best = gain.argmax(axis=1)
     chosen = []
     for client, combination in enumerate(best.tolist()):
-        counts_ = dict(zip(outer, counts[:, combination].tolist(), strict=True)) | {
+        chosen_counts = dict(zip(outer, counts[:, combination].tolist(), strict=True)) | {
             last: int(last_counts[client, combination])
         }
-        chosen.append({layer: np.sort(ranked[layer][client, : 1 + counts_[layer]]) for layer in layers})
+        chosen.append({layer: np.sort(ranked[layer][client, : 1 + chosen_counts[layer]]) for layer in layers})
     return chosen
 
 
@@ -255,7 +255,7 @@ def silent_printf() -> Iterator[None]:
 
     HiGHS 1.12 (in scipy 1.17.1) prints a debug line with ``printf`` when it repairs a solution, even with
     ``disp=False``. The context points glibc's variable ``stdout`` to /dev/null. File descriptor 1 and Python's
-    ``sys.stdout`` do not change, so other threads can print. Systems without glibc are left alone.
+    ``sys.stdout`` do not change, so other threads can print. On other systems than Linux it does nothing.
     """
     if sys.platform != "linux":
         yield

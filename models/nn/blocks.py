@@ -177,7 +177,7 @@ def _bypass_axes(
     module: Bypass | None, bypass: str, inputs: str | None, outputs: str
 ) -> dict[str, tuple[str | None, ...]]:
     axes = {} if module is None else module.axes(bypass, inputs, outputs)
-    return {f"bypass.{name}": own for name, own in axes.items()}
+    return {f"bypass.{name}": names for name, names in axes.items()}
 
 
 class Block(nn.Module, ABC):
@@ -320,5 +320,5 @@ class ConvBlock(Block):
             "first": (modules, hidden, inputs, None, None),
             "second": (outputs, modules, hidden, None, None),
         }
-        axes |= {f"norm.{name}": own for name, own in self.norm.axes(modules, hidden).items()}
+        axes |= {f"norm.{name}": names for name, names in self.norm.axes(modules, hidden).items()}
         return axes | _bypass_axes(self.bypass, bypass, inputs, outputs)

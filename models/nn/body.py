@@ -82,7 +82,7 @@ class Architecture:
         Args:
             modules: modules per module layer.
             shrink: the inner width of a module is 1/``shrink`` of the block's.
-            residual: add a residual module to every module layer (ECLM 4.1), on an axis of its own.
+            residual: add a residual module to every module layer (ECLM 4.1), on a separate axis.
 
         Raises:
             ValueError: the architecture is modular already, or ``shrink`` does not divide an inner width.
@@ -137,8 +137,8 @@ def gate_columns(sizes: Sizes, layer: str, coverage: Coverage = FULL) -> Tensor:
 def columns_coverage(sizes: Sizes, columns: Mapping[str, np.ndarray]) -> Coverage:
     """Return the coverage of the sub-model with the given gate columns of each layer."""
     coverage = {}
-    for layer, indices_ in columns.items():
-        indices, modules, bypass = torch.from_numpy(indices_), sizes[layer], bypass_axis(layer)
+    for layer, columns_of_layer in columns.items():
+        indices, modules, bypass = torch.from_numpy(columns_of_layer), sizes[layer], bypass_axis(layer)
         coverage[layer] = indices[indices < modules]
         if bypass in sizes:
             coverage[bypass] = indices[indices >= modules] - modules

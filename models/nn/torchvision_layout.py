@@ -23,8 +23,8 @@ Pairs = Iterator[tuple[str, str]]  # (our name, torchvision's name)
 
 
 def _norm(ours: str, theirs: str) -> Pairs:
-    for part_, their_part in (("weight", "weight"), ("bias", "bias"), ("mean", "running_mean"), ("var", "running_var")):
-        yield f"{ours}.{part_}", f"{theirs}.{their_part}"
+    for part, their_part in (("weight", "weight"), ("bias", "bias"), ("mean", "running_mean"), ("var", "running_var")):
+        yield f"{ours}.{part}", f"{theirs}.{their_part}"
 
 
 def _resnet_blocks(body: ResNet) -> Pairs:
@@ -101,18 +101,18 @@ def from_torchvision(dense: Architecture, theirs: Mapping[str, Tensor], seed: in
         pairs, head = [*_resnet_blocks(body)], [("head.weight", "fc.weight"), ("head.bias", "fc.bias")]
     state = body.state()
     for part in (stem, head):  # all or nothing: a norm belongs to its convolution
-        if all(name in theirs and theirs[name].squeeze().shape == state[own].squeeze().shape for own, name in part):
+        if all(name in theirs and theirs[name].squeeze().shape == state[ours].squeeze().shape for ours, name in part):
             pairs += part
     blocks = {n for n in theirs if n.split(".")[0].startswith(("layer", "features")) and "num_batches" not in n}
     unmatched = blocks - {name for _, name in (*pairs, *stem)} | {name for _, name in pairs} - theirs.keys()
     if unmatched:
         raise ValueError(f"the weights are of another model: {min(unmatched)!r} is in only one of the two")
-    for own, name in pairs:
+    for ours, name in pairs:
         value = theirs[name]
-        if value.squeeze().shape != state[own].squeeze().shape:
+        if value.squeeze().shape != state[ours].squeeze().shape:
             raise ValueError(
-                f"{name!r} has shape {tuple(value.shape)} where the model has {tuple(state[own].squeeze().shape)}; "
+                f"{name!r} has shape {tuple(value.shape)} where the model has {tuple(state[ours].squeeze().shape)}; "
                 "build it with the width of the weights (torchvision's is 64)"
             )
-        state[own] = value.detach().clone().reshape(state[own].shape)
-    return state, sorted(state.keys() - {own for own, _ in pairs})
+        state[ours] = value.detach().clone().reshape(state[ours].shape)
+    return state, sorted(state.keys() - {ours for ours, _ in pairs})

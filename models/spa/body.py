@@ -30,9 +30,6 @@ def shared_state(state: State, personal: Personal) -> State:
     return {name: value for name, value in state.items() if name not in personal_state(state, personal)}
 
 
-own, shared = personal_state, shared_state  # alias: remove
-
-
 class PluginBody(Body):
     """Side and gate; parameters and state are only the shared part, and no axis can be cut."""
 

@@ -108,6 +108,3 @@ class TrafficLog:
     def bytes(self, direction: Direction) -> int:
         """Return the payload in a direction."""
         return sum(count for key, count in self.payload.items() if key[0] == direction)
-
-
-Ledger, Broken, LONGEST = TrafficLog, FrameError, MAX_FRAME_BYTES  # alias: remove

@@ -107,7 +107,7 @@ def rates(scores: TokenScores, called: np.ndarray) -> dict[str, float]:
     }
 
 
-judge, Judged = evaluate_tokens, TokenScores  # alias: remove
+judge = evaluate_tokens  # alias: remove
 
 
 def curve(scores: TokenScores, points: int = 21) -> list[dict[str, float]]:

@@ -82,8 +82,6 @@ class CloudSide:
     traffic: TrafficLog = field(default_factory=TrafficLog)
     step: int = 0
 
-    ledger = property(lambda self: self.traffic)  # alias: remove
-
     def states(self) -> Frame:
         """Return the states of all examples for the device, without the answers."""
         stacks = {str(i): known.stack for i, known in enumerate(self.known)}
@@ -100,8 +98,6 @@ class CloudSide:
         return self._counted(
             "down", self._gradient(b, o, targets) if up.kind == "learn" else self._losses(b, o, targets)
         )
-
-    turn = respond  # alias: remove
 
     def _gradient(self, b: Tensor, o: Tensor, targets: Tensor) -> Frame:
         o = o.requires_grad_()
@@ -187,8 +183,6 @@ class DeviceSide:
         """Store the base's states of the examples; the device does not need the answers."""
         starts: list[int] = states.head["start"]
         self.known = [ExampleStates(states.tensors[str(i)], start, NO_TARGETS) for i, start in enumerate(starts)]
-
-    turn, told = respond, load_states  # alias: remove
 
     def _output(self) -> Tensor:
         """Compute o (N, d) of the examples of this step."""

@@ -194,7 +194,6 @@ class Released(Side):
         return SideOutput(self.out(s), [])
 
 
-every = every_nth_state  # alias: remove
 SIDES: dict[str, type[Side]] = {"position-wise": PositionWise, "attentive": Attentive, "released": Released}
 
 

@@ -43,8 +43,6 @@ class Plugin:
         self.side.load_state_dict(under(state, "side."))
         return Plugin(self.side, Gate(state["gate.weight"], state["gate.bias"], self.gate.tau))
 
-    loaded = with_state  # alias: remove
-
     def save(self, path: Path, checksum: str, mode: str, policy: Policy) -> None:
         """Write the plugin to a file with everything a device needs to use it.
 

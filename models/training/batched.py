@@ -50,7 +50,6 @@ class ClientBatch:
     generator: np.random.Generator
     gates: Sequence[Tensor] | None = None
     class_shares: Tensor | None = None
-    shares = property(lambda self: self.class_shares)  # alias: remove
 
 
 class StackedMLP:
@@ -81,17 +80,17 @@ class StackedMLP:
         self.kernel = Kernel(x_NLI, counts) if dual else None
         self.bypass = gated and body.block.bypass is not None and body.block.bypass.count == 1
         input_maps = {"block.first", "block.bypass.map"} if self.bypass else {"block.first"}
-        self.state = own = dict[str, Any]()  # name -> stacked tensor, or list of tensors for `DualLinear`
+        self.state = parameters = dict[str, Any]()  # name -> stacked tensor, or list of tensors for `DualLinear`
         for name in body.state_dict():
             weights = [state[name] for state in states]
-            own[name] = weights if dual and name in input_maps else torch.stack(weights)
+            parameters[name] = weights if dual and name in input_maps else torch.stack(weights)
         self.modules, self.hidden, _ = states[0]["block.first"].shape
-        self.first = self._input_map("block.first", own["block.first_bias"].flatten(1), recipe)
-        self.second = StackedLinear(own["block.second"].flatten(2), own["block.bias"], recipe)
-        self.head = StackedLinear(own["head.weight"], own["head.bias"], recipe)
+        self.first = self._input_map("block.first", parameters["block.first_bias"].flatten(1), recipe)
+        self.second = StackedLinear(parameters["block.second"].flatten(2), parameters["block.bias"], recipe)
+        self.head = StackedLinear(parameters["head.weight"], parameters["head.bias"], recipe)
         self.maps: list[StackedMap] = [self.first, self.second, self.head]
         self.bypass_map: StackedLinear | DualLinear | None = None  # map of the residual module
-        if self.bypass and "block.bypass.map" in own:
+        if self.bypass and "block.bypass.map" in parameters:
             self.bypass_map = self._input_map("block.bypass.map", None, recipe)
             self.maps.append(self.bypass_map)
 

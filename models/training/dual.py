@@ -77,10 +77,10 @@ class DualLinear(StackedMap):
     def __init__(self, weights: list[Tensor], bias_NO: Tensor | None, recipe: Recipe, kernel: Kernel):
         super().__init__(bias_NO, recipe)
         self.weights, self.recipe, self.kernel = weights, recipe, kernel
-        outputs_ = [product(x, weight.flatten(0, -2)) for x, weight in zip(kernel.valid, weights, strict=True)]
-        initial = pad_stack(outputs_, kernel.x.shape[1])
+        outputs = [product(x, weight.flatten(0, -2)) for x, weight in zip(kernel.valid, weights, strict=True)]
+        initial = pad_stack(outputs, kernel.x.shape[1])
         self.initial = initial.flatten(0, 1)  # (N * L, O), X W_0^T
-        self.decay = initial.new_ones(len(outputs_), 1, 1)  # c, the factor of W_0 after weight decay
+        self.decay = initial.new_ones(len(outputs), 1, 1)  # c, the factor of W_0 after weight decay
         self.coefficients = torch.zeros_like(initial)  # A
         if recipe.momentum:
             self.decay_velocity, self.velocity = torch.zeros_like(self.decay), torch.zeros_like(self.coefficients)

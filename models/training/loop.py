@@ -47,9 +47,6 @@ def correct_logits(logits: Tensor, class_shares: Tensor | None, correction: Logi
     return logits.masked_fill(class_shares == 0, 0.0) if correction == "zero" else logits + class_shares.log()
 
 
-mask = correct_logits  # alias: remove
-
-
 @dataclass(frozen=True)
 class Recipe:
     """Hyper-parameters of training, shared by all methods.
@@ -114,17 +111,17 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
     """Copy an optimizer's state, keyed by parameter number and slot name; `load_optimizer_state` is the inverse."""
     state = optimizer.state_dict()["state"]
     return {
-        f"{i}.{slot}": torch.as_tensor(value).clone() for i, slots_ in state.items() for slot, value in slots_.items()
+        f"{i}.{slot}": torch.as_tensor(value).clone() for i, slots in state.items() for slot, value in slots.items()
     }
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: State) -> None:
     """Load a copy made by `optimizer_state` into an optimizer of the same parameters."""
-    slots_: dict[int, State] = {}
+    slots: dict[int, State] = {}
     for name, value in state.items():
         number, _, slot = name.partition(".")
-        slots_.setdefault(int(number), {})[slot] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": slots_})
+        slots.setdefault(int(number), {})[slot] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
 
 
 def fit(
@@ -236,9 +233,6 @@ def hits_and_losses(logits_BC: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
     """
     losses = F.cross_entropy(logits_BC, y_B, reduction="none").clamp(max=MAX_LOSS).nan_to_num(MAX_LOSS)
     return (logits_BC.argmax(1) == y_B) & ~logits_BC.isnan().any(1), losses
-
-
-graded = hits_and_losses  # alias: remove
 
 
 @torch.no_grad()

@@ -63,9 +63,6 @@ class LearningRates:
 Schedule = torch.optim.lr_scheduler.LambdaLR
 
 
-Recipe = LearningRates  # alias: remove
-
-
 class DeviceEnd:
     """The device's end.
 
@@ -159,9 +156,6 @@ class CloudEnd:
     """
 
     record_norms = False
-    watched = property(
-        lambda self: self.record_norms, lambda self, on: setattr(self, "record_norms", on)
-    )  # alias: remove
 
     def __init__(
         self,

@@ -42,9 +42,6 @@ class RoundAddress:
         return int(rng(self.seed, Purpose.TRAIN, self.round, self.device, step, half).integers(2**63))
 
 
-Where = RoundAddress  # alias: remove
-
-
 @dataclass
 class DeviceSide:
     """The device's side: its end, and the texts and labels, which stay on the device.
@@ -83,10 +80,6 @@ class DeviceSide:
         self.losses = self.losses or [0.0] * self.epochs
         self.pending = False  # whether the gradient of the last codes is outstanding
         self.gradient_sent = False  # whether the gradient of their logits was sent
-
-    keep = property(lambda self: self.on_step, lambda self, call: setattr(self, "on_step", call))  # alias: remove
-    learned = property(lambda self: self.steps_done)  # alias: remove
-    where = property(lambda self: self.address)  # alias: remove
 
     @property
     def steps(self) -> int:
@@ -172,8 +165,6 @@ class DeviceSide:
         self.losses = state["losses"].tolist()
         self.gradient_sent = self.pending
 
-    moment, turn, tally, recount = progress, respond, counters, restore_counters  # alias: remove
-
 
 @dataclass
 class CloudSide:
@@ -217,8 +208,6 @@ class CloudSide:
         """Take one step along the received gradient of the logits; encode the gradient in code space."""
         self.step += 1
         return self.end.update(gradient)
-
-    turn = respond  # alias: remove
 
 
 def train(device: DeviceSide, cloud: CloudSide) -> None:

@@ -6,7 +6,7 @@ its vectors are never averaged, and clients that do not use a vector do not move
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import InitVar, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 from zlib import crc32
@@ -119,8 +119,6 @@ class SplitBody(Body):
         else:
             self.set_statistics(ema.running.scaled(decay) + new.scaled((1 - decay) / examples))
 
-    keeper, keep, moved, on_device = codebook_ema, set_statistics, add_statistics, device_entries  # alias: remove
-
 
 def _frozen(body: nn.Module) -> set[str]:
     return {name for name, p in body.named_parameters() if not p.requires_grad}
@@ -164,17 +162,12 @@ class SplitCosts(CostModel):
     """
 
     coverage: Coverage = field(default_factory=dict)
-    held: InitVar[Coverage | None] = None  # alias: remove
-
-    def __post_init__(self, held: Coverage | None) -> None:  # alias: remove
-        if held is not None:
-            object.__setattr__(self, "coverage", held)
 
     @cached_property
     def whole(self) -> Cost:
         body = self.architecture.part(self.coverage)
         ids = torch.ones(self.batch_size, *self.architecture.input_shape, dtype=torch.int64)
-        sent, stored = (sum(v.numel() for v in of.values()) for of in (body.state(), body.state_dict()))
+        sent, stored = (sum(v.numel() for v in tensors.values()) for tensors in (body.state(), body.state_dict()))
         weights = sum(p.numel() for p in body.parameters() if p.requires_grad)
         saved = loss_bytes(body, ids, torch.zeros(self.batch_size, dtype=torch.int64))
         memory = 4 * (weights * (1 + self.optimizer_slots) + stored) + saved

@@ -89,4 +89,3 @@ def _weights() -> dict[str, Tensor]:
 
 PRESETS = {"tiny": build, "minilm": from_minilm}
 """``build(shape, seed)`` of both halves."""
-DEEP = LAYER_LR_SHARE  # alias: remove

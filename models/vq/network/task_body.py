@@ -59,8 +59,6 @@ class TaskBody(SplitBody):
     def device_entries(self) -> set[str]:
         return super().device_entries() | {"pace"}
 
-    on_device = device_entries  # alias: remove
-
     @property
     def weight(self) -> float:
         """Weight of the task's loss."""
@@ -107,6 +105,3 @@ def apply_gradnorm(before: State, after: State) -> State:
         first = torch.where(first > 0, first, losses)
         weights = reweigh(weights, norms, losses, first)
     return after | {"pace": torch.stack([weights, norms, losses, first], 1)}
-
-
-side_by_side, paced = stack_tasks, apply_gradnorm  # alias: remove

@@ -212,9 +212,6 @@ def channels(
     )
 
 
-Ledger, Line, lines = BoundaryTraffic, Channel, channels  # alias: remove
-
-
 def codebook_bytes(groups: int, size: int, w: int) -> tuple[int, int]:
     """Return the bytes of a round: the codebook down, and its statistics (counts and sums) up, in float32."""
     return 4 * groups * size * w, 4 * groups * size * (w + 1)

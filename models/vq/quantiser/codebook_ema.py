@@ -157,8 +157,6 @@ class CodebookEMA:
         """
         return replace(self, running=self.running.scaled(positions / float(self.running.counts[0].sum())))
 
-    weighing = with_mass  # alias: remove
-
     def state(self) -> dict[str, Tensor]:
         """Return everything as tensors; `CodebookEMA.from_state` is the inverse."""
         codebook = self.codebook

@@ -147,7 +147,7 @@ class Step:
             device.send(self.tokens, "train", self.dropout_seeds[0], self.stem), "train", self.dropout_seeds[1]
         )
         loss, gradient = device.loss_gradient(
-            logits, lambda logits_: weight * cloud.head.loss(logits_, self.labels, self.tokens.lengths)
+            logits, lambda received: weight * cloud.head.loss(received, self.labels, self.tokens.lengths)
         )
         device.update(cloud.update(gradient))
         return loss / weight
@@ -184,8 +184,8 @@ class Split:
         if quantiser and quantiser.weigh and not shape.width:
             raise ValueError("weigh = True needs a projection into code space; give the shape a width")
         codes = (quantiser.size, quantiser.groups) if quantiser else None
-        channels_ = channels(shape.wire, self.head.width, self.head.per, codes, self.plan.up, self.plan.down)
-        self.boundary = Boundary(channels_, shape.pool, self.traffic)
+        exchanged = channels(shape.wire, self.head.width, self.head.per, codes, self.plan.up, self.plan.down)
+        self.boundary = Boundary(exchanged, shape.pool, self.traffic)
 
     @property
     def codebook(self) -> Codebook | None:
@@ -206,19 +206,19 @@ class Split:
     ) -> Iterator[Step]:
         """Yield the steps of a training, to be taken one by one. The codebook is updated in between."""
         plan, quantiser = self.plan, self.plan.quantiser
-        stems, steps = StemCache(self.device, tokens), plan.steps(len(tokens))
+        cache, steps = StemCache(self.device, tokens), plan.steps(len(tokens))
         if plan.align and self.device.shape.width:
-            self._align(stems, seed)
+            self._align(cache, seed)
         first_quantised = round(quantiser.float_share * steps) if quantiser else steps
         step = 0
         for epoch in range(plan.epochs):
             for rows in batches(tokens.lengths, plan.batch, rng(seed, Purpose.TRAIN, epoch)):
                 if step == first_quantised:
-                    self._start(stems, seed)
+                    self._start(cache, seed)
                     self._use(device, cloud)
                 address = (seed, Purpose.TRAIN, epoch, step)
                 device_seed, cloud_seed = (int(rng(*address, half).integers(2**63)) for half in range(2))
-                yield Step(device, cloud, tokens[rows], labels[rows], stems[rows], epoch, (device_seed, cloud_seed))
+                yield Step(device, cloud, tokens[rows], labels[rows], cache[rows], epoch, (device_seed, cloud_seed))
                 step += 1
                 if quantiser and step > first_quantised and (step - first_quantised) % quantiser.round_steps == 0:
                     self._update(device, seed, step)

@@ -175,7 +175,8 @@ def test_a_client_remembers_how_its_candidates_are_used(
     client: Simulated, shifted: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Corrected by its class shares when they were sent, so also when it tries whether they still fit."""
-    client.evaluate(replace(client.task, options={"masked": "prior", "reselect": True, "shares": [1 / 6] * 6}))
+    shares = list(client.workload.prepare(1).class_shares)
+    client.evaluate(replace(client.task, options={"masked": "prior", "reselect": True, "shares": shares}))
     shifted()
     tried, honest = [], LocalClient.fit
 
@@ -185,7 +186,7 @@ def test_a_client_remembers_how_its_candidates_are_used(
 
     monkeypatch.setattr(LocalClient, "fit", fit)
     client.profile()
-    assert tried == [("prior", pytest.approx([1 / 6] * 6))]
+    assert tried == [("prior", pytest.approx(shares))]
 
 
 def test_candidates_below_what_is_activated_are_refused() -> None:

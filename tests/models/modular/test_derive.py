@@ -91,13 +91,13 @@ def test_derivation_with_residual_modules_equals_brute_force() -> None:
         g = np.random.default_rng(seed)
         scores = {layer: g.dirichlet(np.ones(3)) for layer in costs.layers}
         available = {layer: np.sort(g.choice(3, g.integers(1, 4), replace=False)) for layer in costs.layers}
-        allowed_, first = np.zeros((2, len(costs.layers), 3), bool)
+        available_mask, first = np.zeros((2, len(costs.layers), 3), bool)
         for i, (layer, modules) in enumerate(available.items()):
-            allowed_[i, modules] = True
+            available_mask[i, modules] = True
             first[i, modules[scores[layer][modules].argmax()]] = True
         least = base + first.ravel() @ price
         limits = least + g.random(3) * (whole - least)
-        allowed = (subsets >= first.ravel()).all(1) & (subsets <= allowed_.ravel()).all(1)
+        allowed = (subsets >= first.ravel()).all(1) & (subsets <= available_mask.ravel()).all(1)
         fits = allowed & (base + subsets @ price <= limits).all(1)
         best = (subsets[fits] @ np.concatenate(list(scores.values()))).max()
         chosen = choose(costs, scores, limits, NAMES, available)
