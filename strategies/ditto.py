@@ -1,6 +1,7 @@
 """Ditto: beside the global model, every client trains a personal one that is held near it.
 
-Li et al., "Ditto: Fair and Robust Federated Learning Through Personalization", ICML 2021, arXiv:2012.04221, Algorithm 1.
+Li et al., "Ditto: Fair and Robust Federated Learning Through Personalization", ICML 2021, arXiv:2012.04221,
+Algorithm 1.
 """
 
 from collections.abc import Mapping, Sequence

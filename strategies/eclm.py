@@ -207,7 +207,8 @@ class ECLM(Averaging):
     def check(cls, options: Any, budget: Budget) -> None:
         if options.top_k > options.modules:
             raise ValueError(
-                f"eclm.top-k = {options.top_k} is more than there are modules per layer (eclm.modules = {options.modules})"
+                f"eclm.top-k = {options.top_k} is more than there are modules per layer "
+                f"(eclm.modules = {options.modules})"
             )
         if options.tailored and options.top_k < 2:
             raise ValueError(

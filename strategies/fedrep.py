@@ -41,6 +41,6 @@ class FedRep(FedAvg):
     def check(cls, options: Any, budget: Budget) -> None:
         if options.head_epochs >= budget.local_epochs:
             raise ValueError(
-                f"fedrep.head-epochs = {options.head_epochs} leaves none of client.local-epochs = {budget.local_epochs} "
-                "for the representation: choose fewer"
+                f"fedrep.head-epochs = {options.head_epochs} leaves none of client.local-epochs = "
+                f"{budget.local_epochs} for the representation: choose fewer"
             )

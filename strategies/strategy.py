@@ -1,7 +1,7 @@
 """The server half of a method: who takes part, what each client is sent, how updates are aggregated.
 
 The client half is `strategies.client.ClientTrainer`. Both halves of a method stand in one file. Between them travels a
-`TrainTask`, whose ``options`` and ``tensors`` belong to the method. A strategy knows nothing of Flower, files or clocks.
+`TrainTask`, whose ``options`` and ``tensors`` belong to the method. A strategy knows nothing of Flower, files, clocks.
 """
 
 from abc import ABC, abstractmethod
@@ -248,6 +248,9 @@ class Strategy(ABC):
 
     def cost(self, task: TrainTask, report: Mapping[str, Any]) -> Cost:
         """Return what the task cost a client, which may have chosen a part of the sub-model itself.
+
+        Of a task that uploads, `Aggregator.check` must refuse reports for which this raises: workers may have aggregated
+        the update already.
 
         Raises:
             ValueError, KeyError, TypeError: the reported choice is impossible.

@@ -36,4 +36,4 @@ def app_settings(folder: Path, changes: Mapping[str, str]) -> Settings:
         raise SettingsError(f"{path} does not describe a Flower app, it lacks the table or key {error}") from None
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))  # worker processes and Ray actors import from the same folders
-    return from_flower({"experiment": name} | flatten(config) | changes)
+    return from_flower({"experiment": name, **flatten(config), **changes})

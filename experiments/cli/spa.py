@@ -109,8 +109,9 @@ def chat(
 
     Example: [bold]python -m experiments chat --set spa.mode=s1 --trace runs/trace.csv[/bold]
 
-    This process is the cloud, which has the base. The device is another process, connected by TCP. Tokens that the
-    device changed are in \\[brackets]. Tokens for which it was too late or gone are in {braces}.
+    This process is the cloud, which has the base. The device is another process, connected by TCP.
+
+    \\[brackets]: tokens that the device changed. {braces}: tokens for which it was too late or gone.
     """
     from experiments.serving.chat import run_chat
 

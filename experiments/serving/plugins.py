@@ -19,7 +19,7 @@ from models.modular.model import Progress
 from models.spa import bases
 from models.spa.codec import Precision
 from models.spa.gate import threshold
-from models.spa.metrics import judge, rates
+from models.spa.metrics import evaluate_tokens, rates
 from models.spa.modes import mode
 from models.spa.session import train
 from models.spa.train import load_plugin
@@ -43,7 +43,7 @@ def make_plugin(workload: SPA, device: int, seed: int, file: Path, epochs: int =
     """Train a plugin, print its accuracy on rephrased questions, and write it to a file.
 
     Args:
-        ask: share of tokens that the gate may ask about; 0: those that are worth the price.
+        ask: share of tokens that the gate may ask about; 0: decided by ``spa.price``.
     """
     with progress_bar() as progress:
         base = workload.base(progress)
@@ -52,14 +52,14 @@ def make_plugin(workload: SPA, device: int, seed: int, file: Path, epochs: int =
     shuffling = rng(seed, Purpose.TRAIN, 0, device)
     plugin, _ = train(base, workload.fresh(seed), workload.training, learn, calibrate, epochs, shuffling)
     if ask and mode(options.mode).gated:
-        scores = judge(base, plugin, options.mode, calibrate, options.policy).score
+        scores = evaluate_tokens(base, plugin, options.mode, calibrate, options.policy).score
         plugin = replace(plugin, gate=replace(plugin.gate, tau=threshold(torch.from_numpy(scores), ask)))
-    judged = judge(base, plugin, options.mode, test, options.policy)
-    asked = judged.score > plugin.gate.tau if mode(options.mode).gated else judged.score == judged.score
-    got = rates(judged, asked)
+    scored = evaluate_tokens(base, plugin, options.mode, test, options.policy)
+    asked = scored.score > plugin.gate.tau if mode(options.mode).gated else scored.score == scored.score
+    got = rates(scored, asked)
     console.print(
-        f"token accuracy on rephrased questions: base {judged.base_right.mean():.3f}, side always "
-        f"{judged.side_right.mean():.3f}, {options.mode} {got['token_accuracy']:.3f} asking about {got['M']:.0%} of "
+        f"token accuracy on rephrased questions: base {scored.base_right.mean():.3f}, side always "
+        f"{scored.side_right.mean():.3f}, {options.mode} {got['token_accuracy']:.3f} asking about {got['M']:.0%} of "
         "tokens",
         style="dim", soft_wrap=True,
     )  # fmt: skip

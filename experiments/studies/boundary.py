@@ -29,7 +29,7 @@ from partitions.tokens import MASK, SPECIAL
 if TYPE_CHECKING:  # transformers takes seconds to load; only a measurement needs it
     from fl.workloads.vq import VQ
     from models.vq.network.tokens import Tokens
-    from models.vq.training.train import Quantiser, Split, Stems
+    from models.vq.training.train import Quantiser, Split, StemCache
 
 Scorer = Callable[[Tensor], tuple[float, float]]
 """``accuracy`` and ``score`` of the logits of all test texts."""
@@ -78,7 +78,7 @@ def measure(run: Run, seed: int, tick: Tick) -> Iterator[Row]:
     """Train on the cloud's texts, then answer all test texts through the boundary."""
     from models.vq.quantiser.boundary import LENGTH
     from models.vq.quantiser.codec import CODINGS, Codes
-    from models.vq.training.train import Split, Stems
+    from models.vq.training.train import Split, StemCache
 
     workload = vq(run)
     options, (train, labels, test, answers, letters) = workload.options, read(run.worlds, seed)
@@ -87,18 +87,19 @@ def measure(run: Run, seed: int, tick: Tick) -> Iterator[Row]:
         tick("pretraining", 0, 1)
         _pretrain(workload, split, train, seed)
     losses = split.fit(train, labels, seed, lambda step, steps: tick("step", step, steps))
-    stems, n, passed = Stems(split.device, test), len(test), len(train) * run.settings.pretrain.dense_epochs
+    stems, n, passed = StemCache(split.device, test), len(test), len(train) * run.settings.pretrain.dense_epochs
     device, *cloud = (
         sum(p.numel() for p in part.parameters() if p.requires_grad) for part in (split.device, split.cloud, split.head)
     )
     row = Row(
         "", options.pool, options.codes, options.groups if options.codes else 0, 0.0, 0.0, losses[-1], 0.0, 0.0,
-        split.ledger.total(direction="up") / passed, split.ledger.total(direction="down") / passed, 1.0, 0.0, 0.0,
+        split.traffic.total(direction="up") / passed, split.traffic.total(direction="down") / passed, 1.0, 0.0, 0.0,
         device, sum(cloud),
     )  # fmt: skip
     for boundary in ("codes",) if options.codes else CODINGS:
         plan = split.plan if options.codes else replace(split.plan, up=boundary)
-        found = _used(row, boundary, Split(split.device, split.cloud, split.head, plan, split.keeper), stems, scorer)
+        copy = Split(split.device, split.cloud, split.head, plan, split.codebook_ema)  # with traffic of its own
+        found = _used(row, boundary, copy, stems, scorer)
         yield found
         if boundary == "float32" and not options.width and options.pool == 1:
             packed = Codes(split.device.shape.vocabulary).size(test.lengths.tolist(), 1) / n + LENGTH.size
@@ -114,7 +115,7 @@ def measure(run: Run, seed: int, tick: Tick) -> Iterator[Row]:
         yield _used(own, "late" if quantiser.weigh else "late-plain", late, stems, scorer)
         if quantiser.weigh and options.late_epochs:
             tick("late codes, distillation", 0, 1)
-            taught = late.taught(train, before, options.late_epochs, seed)
+            taught = late.distil_cloud(train, before, options.late_epochs, seed)
             yield _used(own, "late-taught", taught, stems, scorer)
 
 
@@ -147,17 +148,17 @@ def scorer_of(worlds: Worlds, seed: int, test: Tokens, answers: Tensor) -> Score
     return labels if texts.span_test is None else spans
 
 
-def _used(row: Row, boundary: str, split: Split, test: Stems, scorer: Scorer) -> Row:
+def _used(row: Row, boundary: str, split: Split, test: StemCache, scorer: Scorer) -> Row:
     """Return the row of a trained model whose boundary has carried nothing yet."""
-    from models.vq.training.probe import recovered
+    from models.vq.training.probe import token_recovery
 
     logits, n = split.predict(test.tokens, stems=test), len(test.tokens)
     right, score = scorer(logits)
-    up, down = (split.ledger.total(direction=way) / n for way in ("up", "down"))
-    assert split.arrived is not None
+    up, down = (split.traffic.total(direction=way) / n for way in ("up", "down"))
+    assert split.received is not None
     return replace(
         row, boundary=boundary, accuracy=right, score=score, up=up, down=down,
-        probed=recovered(split.arrived, test.tokens, row.pool), perplexity=split.perplexity(),
+        probed=token_recovery(split.received, test.tokens, row.pool), perplexity=split.perplexity(),
         entropy=split.entropy() / 8 / n,
     )  # fmt: skip
 
@@ -178,13 +179,14 @@ def read(worlds: Worlds, seed: int) -> tuple[Tokens, Tensor, Tokens, Tensor, int
 
     Training leaves out texts whose answer was truncated.
     """
-    from models.vq.network.body import of_ids
+    from models.vq.network.body import tokens_from_ids
 
     texts, world = worlds.dataset, worlds(seed)
     proxy, spans = world.proxy(), world.data.span_train
     if spans is not None:
         proxy = proxy[spans[proxy, 0] >= 0]
-    train, test = (of_ids(torch.from_numpy(world.data.inputs(*of))) for of in (("train", proxy), ("test", slice(None))))
+    train = tokens_from_ids(torch.from_numpy(world.data.inputs("train", proxy)))
+    test = tokens_from_ids(torch.from_numpy(world.data.inputs("test")))
     y_train = next(y for y in (spans, texts.target_train, texts.y_train) if y is not None)
     y_test = next(y for y in (world.data.span_test, texts.target_test, texts.y_test) if y is not None)
     letters = sum(len(sentence.encode()) for sentence in texts.x_test.ravel().tolist())
@@ -202,7 +204,7 @@ def model(workload: VQ, worlds: Worlds, seed: int) -> Split:
     """
     from models.vq.network.heads import head_for
     from models.vq.network.presets import PRESETS
-    from models.vq.training.train import Plan, Quantiser, Split
+    from models.vq.training.train import Quantiser, Split, SplitTrainingPlan
 
     texts, options, pretrain = worlds.dataset, workload.options, workload.settings.pretrain
     if not texts.text:
@@ -223,7 +225,7 @@ def model(workload: VQ, worlds: Worlds, seed: int) -> Split:
         options.codes, options.groups, options.residual, options.beta, options.estimator, decay=options.decay,
         learn="mean" if options.learn == "revived" else options.learn, revive=options.learn == "revived",
     )  # fmt: skip
-    plan = Plan(
+    plan = SplitTrainingPlan(
         pretrain.dense_epochs, pretrain.batch_size, *workload.learning_rates, down=options.down,
         quantiser=quantiser if options.codes else None,
     )  # fmt: skip

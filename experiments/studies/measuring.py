@@ -1,9 +1,9 @@
-"""Costs against reality: latency and peak memory as measured on this CPU, beside what `models.costs` says.
+"""Measured latency and peak memory on this CPU, and the estimates of `models.costs`.
 
-Latency is taken in this process, on as many threads as torch is set to (one, for comparable numbers). Peak memory is
-taken in a fresh process, from the high-water mark of resident memory (Linux), which is set back just before training:
-unlike a count of torch's own allocations it also sees what kernels take. What libraries keep once they have run,
-compiled kernels and scratch, about 12 MB, is left out by running the same training once before.
+Latency is measured in this process, on as many threads as torch is set to (use one for comparable numbers). Peak memory
+is measured in a new process, from the high-water mark of resident memory (Linux), which is reset before training. It
+includes the memory of kernels, which a count of torch's own allocations does not. The same training runs once before,
+so that memory which libraries keep after their first use (compiled kernels, scratch; about 12 MB) is not counted.
 """
 
 import gc
@@ -27,12 +27,12 @@ from models.nn.registry import MODELS
 from models.submodel import Sizes
 from models.training.loop import Recipe, fit
 
-STEPS = 3  # of training in one measurement
+STEPS = 3  # training steps in one measurement
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds of one model; the estimates are those of the reference model scaled by MACs.
+    """Seconds of one model; an estimate is the time of the reference model scaled by MACs.
 
     Args:
         macs: of one forward pass of one sample.
@@ -53,20 +53,20 @@ def latencies(
     recipe: Recipe,
     repeats: int = 15,
 ) -> dict[str, Latency]:
-    """Real latency of several (sub-)models, every module held active.
+    """Measure the latency of several (sub-)models with all modules active.
 
-    Every round measures each model once, so that whatever else the machine does falls on all alike; the first round is
-    warm-up, and the median of the others counts.
+    Every round measures each model once, so that other load on the machine affects all of them alike. The first round
+    warms up; the median of the others is returned.
 
     Args:
         models: architecture and axis sizes by name, e.g. ``{"whole": (dense, dense.sizes)}``.
-        reference: the one whose measured latency calibrates the estimates.
+        reference: the model whose measured latency calibrates the estimates.
         recipe: of training.
         repeats: rounds.
     """
     runs = [_Run(architecture, sizes, recipe) for architecture, sizes in models.values()]
     seconds = [[(_timed(run.train) / STEPS, _timed(run.infer)) for run in runs] for _ in range(1 + repeats)]
-    medians = dict(zip(models, np.median(seconds[1:], axis=0).tolist(), strict=True))  # the first round warms up
+    medians = dict(zip(models, np.median(seconds[1:], axis=0).tolist(), strict=True))
     macs = {name: cost(architecture, sizes, recipe.batch_size).macs for name, (architecture, sizes) in models.items()}
     out = {}
     for name, (train_s, inference_s) in medians.items():
@@ -78,7 +78,7 @@ def latencies(
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that training takes: the measured peak, and the sum that `models.costs` makes."""
+    """Bytes of training: the measured peak, and the estimate of `models.costs`."""
 
     measured: int
     accounted: float
@@ -89,43 +89,38 @@ def peak_memory(
     input_shape: tuple[int, ...],
     classes: int,
     recipe: Recipe,
-    hyper: Mapping[str, int | str] | None = None,
+    options: Mapping[str, int | str] | None = None,
     modules: tuple[int, int, bool] | None = None,
     sizes: Sizes | None = None,
 ) -> Memory:
-    """Real peak memory of training steps as a device makes them, in a process of its own.
+    """Measure the peak memory of a client's training steps in a separate process.
 
     Args:
-        model: a name of `models.nn.registry`, built for ``input_shape`` and ``classes`` with ``hyper``.
+        model: a name of `models.nn.registry`, built for ``input_shape`` and ``classes`` with ``options``.
         modules: (modules, shrink, residual) of the modular model, None for the dense one.
-        sizes: the axis sizes in which the sub-model differs from the whole, e.g. ``{"stage1.modules": 3}``.
+        sizes: the axis sizes in which the sub-model differs from the whole model, e.g. ``{"stage1.modules": 3}``.
 
     Raises:
-        subprocess.CalledProcessError: the process failed, e.g. for want of memory; its errors are on stderr.
+        subprocess.CalledProcessError: the process failed, e.g. without enough memory; its errors are on stderr.
     """
-    asked = {
-        "model": model,
-        "input_shape": input_shape,
-        "classes": classes,
-        "hyper": hyper or {},
-        "modules": modules,
-        "sizes": sizes or {},
-        "recipe": asdict(recipe),
-    }
-    # Freed blocks go back to the system at once, so that resident memory is live memory.
-    quiet = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-    environment = {**os.environ, **quiet, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    command = [sys.executable, "-m", "experiments.studies.measuring", json.dumps(asked)]
-    told = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
-    architecture, all_sizes = _architecture(asked)
-    return Memory(int(told.stdout), cost(architecture, all_sizes, recipe.batch_size, recipe.slots).memory)
+    request = {
+        "model": model, "input_shape": input_shape, "classes": classes, "options": options or {}, "modules": modules,
+        "sizes": sizes or {}, "recipe": asdict(recipe),
+    }  # fmt: skip
+    # Freed blocks are returned to the system at once, so that resident memory is memory in use.
+    malloc = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **malloc, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [sys.executable, "-m", "experiments.studies.measuring", json.dumps(request)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    architecture, all_sizes = _architecture(request)
+    return Memory(int(done.stdout), cost(architecture, all_sizes, recipe.batch_size, recipe.slots).memory)
 
 
-def _architecture(asked: Mapping[str, Any]) -> tuple[Architecture, Sizes]:
-    architecture = MODELS[asked["model"]](tuple(asked["input_shape"]), asked["classes"], **asked["hyper"])
-    if asked["modules"]:
-        architecture = architecture.modular(*asked["modules"])
-    return architecture, {**architecture.sizes, **asked["sizes"]}
+def _architecture(request: Mapping[str, Any]) -> tuple[Architecture, Sizes]:
+    architecture = MODELS[request["model"]](tuple(request["input_shape"]), request["classes"], **request["options"])
+    if request["modules"]:
+        architecture = architecture.modular(*request["modules"])
+    return architecture, {**architecture.sizes, **request["sizes"]}
 
 
 class _Run:
@@ -156,24 +151,24 @@ def _timed(action: Callable[[], None]) -> float:
 
 
 def _status(field: str) -> int:
-    """Bytes of a field of /proc/self/status."""
+    """Return the bytes of a field of /proc/self/status."""
     found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
     assert found is not None, field
     return 1024 * int(found.group(1))
 
 
-def _measure(asked: Mapping[str, Any]) -> int:
-    """Peak bytes of the model and of training it, over what the process holds without them."""
-    architecture, sizes = _architecture(asked)
-    recipe = Recipe(**asked["recipe"])
+def _measure(request: Mapping[str, Any]) -> int:
+    """Return the peak bytes of the model and its training, without those that the process needs before."""
+    architecture, sizes = _architecture(request)
+    recipe = Recipe(**request["recipe"])
     _Run(architecture, sizes, recipe).train()
     run = _Run(architecture, sizes, recipe)
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the high-water mark falls to what is resident
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # reset the high-water mark
     before = _status("VmRSS")
     run.train()
-    held = sum(value.nbytes for value in run.body.state_dict().values())
-    return _status("VmHWM") - before + held
+    model = sum(value.nbytes for value in run.body.state_dict().values())
+    return _status("VmHWM") - before + model
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""SPA on people whom the base was not trained on: variants and rivals with their costs; gates by share of tokens asked.
+"""SPA on people whom the base was not trained on: variants, baselines and their costs; gates by share of tokens asked.
 
 The language model's libraries are imported when a study runs.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from experiments.serving.cloud import Token
     from experiments.serving.device import DeviceHalf
     from fl.workloads.spa import SPA
-    from models.spa.activations import Known
+    from models.spa.activations import ExampleStates
     from models.spa.bases import Base
     from models.spa.train import Plugin
 
@@ -119,13 +119,13 @@ def variant(run: Run, changes: Mapping[str, object]) -> "SPA":
     return cast("SPA", changed(run, changes).workload)
 
 
-def known_of(workload: "SPA", seed: int, device: int) -> "list[list[Known]]":
+def known_of(workload: "SPA", seed: int, device: int) -> "list[list[ExampleStates]]":
     """Return the base's states of a device's examples: to train, to calibrate, to test."""
     people = workload.people(seed)
     return [workload.activations(people.examples(device, 0, split)) for split in ("train", "calibrate", "test")]
 
 
-def trained(workload: "SPA", seed: int, device: int, known: "list[list[Known]]") -> "Plugin":
+def trained(workload: "SPA", seed: int, device: int, known: "list[list[ExampleStates]]") -> "Plugin":
     """Train a device's plugin on its own examples for ``client.adapt-epochs``."""
     from models.spa.session import train
 
@@ -155,19 +155,19 @@ class Measurements:
 
 def measure_modes(run: Run, seed: int, tick: Tick) -> Iterator[ModeRow]:
     """Measure every variant on every device: trained alone, scored on rephrased questions."""
-    from models.spa.latency import LINES
+    from models.spa.latency import LINKS
     from models.spa.metrics import text_scores
-    from models.spa.rivals import RIVALS
+    from models.spa.rivals import BASELINES
 
     workload, devices = cast("SPA", run.workload), run.settings.devices.count
     base, people = workload.base(tick), workload.people(seed)
-    for name in (*SHOTS, *RIVALS, *VARIANTS):
+    for name in (*SHOTS, *BASELINES, *VARIANTS):
         for device in range(devices):
             tick(f"{name}, device", device, devices)
             if name in VARIANTS:
                 found = _side(run, seed, device, name)
-            elif name in RIVALS:
-                found = _rival(workload, seed, device, name)
+            elif name in BASELINES:
+                found = _baseline(workload, seed, device, name)
             else:
                 found = _alone(workload, seed, device, shots=SHOTS.index(name))
             texts = [base.text([token.id for token in answer]) for answer in found.answers]
@@ -176,12 +176,12 @@ def measure_modes(run: Run, seed: int, tick: Tick) -> Iterator[ModeRow]:
             calls, down, up = (float(x) for x in found.traffic.sum(0) / tokens)
             pass_ms = _quick([token.base_ms for answer in found.answers for token in answer])
             side_ms = _quick(found.side_ms) * len(found.side_ms) / tokens
-            wire_ms = _quick(found.wire_ms) * len(found.wire_ms) / tokens if name not in RIVALS else float("nan")
-            times = [LINES[line].seconds(LENGTH * calls, LENGTH * down, LENGTH * up) for line in ("lan", "wifi", "4g")]
+            wire_ms = _quick(found.wire_ms) * len(found.wire_ms) / tokens if name not in BASELINES else float("nan")
+            times = [LINKS[line].seconds(LENGTH * calls, LENGTH * down, LENGTH * up) for line in ("lan", "wifi", "4g")]
             yield ModeRow(
                 name, device, **found.rates, rouge_1=scores["rouge1"], rouge_2=scores["rouge2"],
                 rouge_l=scores["rougeL"], exact_text=scores["exact_text"], written_M=calls, down=down, up=up,
-                base_ms=pass_ms - (side_ms if name in RIVALS else 0.0), side_ms=side_ms,
+                base_ms=pass_ms - (side_ms if name in BASELINES else 0.0), side_ms=side_ms,
                 lan_s=times[0], wifi_s=times[1], mobile_s=times[2], wire_s=LENGTH * wire_ms / 1e3,
                 parameters=found.parameters, train_kb=(found.kept + 4 * 4 * found.parameters) / 1e3,
             )  # fmt: skip
@@ -202,28 +202,28 @@ def _alone(workload: "SPA", seed: int, device: int, shots: int) -> Measurements:
     plain = people.examples(device, 0, "test")
     prompted = [replace(question, instruction=before + question.instruction) for question in plain]
     known = Activations(base, (base.layers,), whole=False)
-    judged = compare(base, known(plain), known(prompted))
+    scored = compare(base, known(plain), known(prompted))
     answers = [list(Session(base, None, None, base.encode(q)[0]).greedy(LONGEST)) for q in prompted]
     no_device = {"M": 0.0, **dict.fromkeys(("diff", "diff_pick", "recall", "waste"), float("nan"))}
-    got = rates(judged, np.ones(len(judged.same), bool)) | no_device
+    got = rates(scored, np.ones(len(scored.same), bool)) | no_device
     return Measurements(got, 0, 0, answers, np.zeros((len(answers), 3)), [], [])
 
 
-def _rival(workload: "SPA", seed: int, device: int, name: str) -> Measurements:
+def _baseline(workload: "SPA", seed: int, device: int, name: str) -> Measurements:
     """Measure LoRA or adapters with as many parameters as the plugin has, trained for as many epochs."""
     from experiments.serving.cloud import Session
     from models.costs import saved_bytes
     from models.spa.activations import Activations
     from models.spa.metrics import compare, rates
-    from models.spa.rivals import RIVALS, answers_loss, tune
+    from models.spa.rivals import BASELINES, answers_loss, tune
 
     base, people, client = workload.base(), workload.people(seed), workload.settings.client
     budget = sum(value.numel() for value in workload.fresh(seed).state().values())
-    tuned = RIVALS[name](base, budget, int(rng(seed, Purpose.INIT).integers(2**31)))
+    tuned = BASELINES[name](base, budget, int(rng(seed, Purpose.INIT).integers(2**31)))
     learn, test = (people.examples(device, 0, split) for split in ("train", "test"))
     tune(tuned, learn, client.adapt_epochs, client.lr, client.batch_size, rng(seed, Purpose.STUDY, device))
     plain, tuned_states = (Activations(each, (base.layers,), whole=False) for each in (base, tuned.base))
-    judged = compare(base, plain(test), tuned_states(test))
+    scored = compare(base, plain(test), tuned_states(test))
     prompts = [base.encode(question)[0] for question in test]
     answers: list[list[Token]] = []
     side_ms: list[float] = []
@@ -236,7 +236,7 @@ def _rival(workload: "SPA", seed: int, device: int, name: str) -> Measurements:
             since = tuned.watch.ms
     batch = learn[: client.batch_size]
     return Measurements(
-        rates(judged, np.ones(len(judged.same), bool)) | {"M": float(tuned.sites)},
+        rates(scored, np.ones(len(scored.same), bool)) | {"M": float(tuned.sites)},
         tuned.parameters,
         saved_bytes(lambda: answers_loss(tuned.base, batch), tuned.base.model.parameters()),
         answers,
@@ -251,7 +251,7 @@ def _side(run: Run, seed: int, device: int, name: str) -> Measurements:
     from experiments.serving.device import DeviceHalf
     from models.costs import saved_bytes
     from models.spa.activations import Batch
-    from models.spa.metrics import judge, rates
+    from models.spa.metrics import evaluate_tokens, rates
     from models.spa.modes import mode
     from models.spa.train import outputs, side_losses
 
@@ -259,8 +259,8 @@ def _side(run: Run, seed: int, device: int, name: str) -> Measurements:
     workload = variant(run, VARIANTS[name] if how.plugged else VARIANTS[name] | {"client.lr": REPLACING_LR * lr})
     options, base, known = workload.options, workload.base(), known_of(workload, seed, device)
     plugin, (learn, _, test) = trained(workload, seed, device, known), known
-    judged = judge(base, plugin, options.mode, test, options.policy)
-    asked = judged.score > plugin.gate.tau if how.gated else np.ones(len(judged.score), bool)
+    scored = evaluate_tokens(base, plugin, options.mode, test, options.policy)
+    asked = scored.score > plugin.gate.tau if how.gated else np.ones(len(scored.score), bool)
     half = DeviceHalf(plugin, base.checksum, options.mode, options.policy)
     if name == OWN_GATE:
         half.gate_site = "device"
@@ -268,7 +268,7 @@ def _side(run: Run, seed: int, device: int, name: str) -> Measurements:
     answers = _over_a_stream(base, half, prompts)
     batch = Batch.of(learn[: workload.settings.client.batch_size])
     weights = [*plugin.side.parameters(), *base.model.parameters()]
-    found, always, tokens = rates(judged, asked), int(name == OWN_GATE), [t for answer in answers for t in answer]
+    found, always, tokens = rates(scored, asked), int(name == OWN_GATE), [t for answer in answers for t in answer]
 
     def side_loss() -> "Tensor":
         o = outputs(plugin.side, batch, options.policy, batch.scored)
@@ -289,9 +289,9 @@ def _over_a_stream(base: "Base", half: "DeviceHalf", prompts: Sequence[list[int]
     """Generate answers with a device in another thread, at the end of a stream with the delay of `WIRE`."""
     from experiments.serving.cloud import Session, accept
     from experiments.serving.device import serve
-    from models.spa.latency import LINES
+    from models.spa.latency import LINKS
 
-    half.delay = LINES[WIRE].call_s
+    half.delay = LINKS[WIRE].call_s
     with socket.create_server(("127.0.0.1", 0)) as listener:
         device = threading.Thread(target=serve, args=(half, *listener.getsockname()))
         device.start()
@@ -307,7 +307,7 @@ def measure_gates(run: Run, seed: int, tick: Tick) -> Iterator[GateRow]:
     import torch
 
     from models.spa.gate import threshold
-    from models.spa.metrics import curve, judge, oracle, rates
+    from models.spa.metrics import curve, evaluate_tokens, oracle, rates
     from models.spa.session import train
 
     workload, devices = cast("SPA", run.workload), run.settings.devices.count
@@ -316,8 +316,8 @@ def measure_gates(run: Run, seed: int, tick: Tick) -> Iterator[GateRow]:
         tick("device", device, devices)
         known = known_of(workload, seed, device)
         (learn, calibrate, test), plugin = known, trained(workload, seed, device, known)
-        judged = judge(base, plugin, "spa", test)
-        always = float(judged.side_right.mean())
+        scores = evaluate_tokens(base, plugin, "spa", test)
+        always = float(scores.side_right.mean())
 
         def row(by: str, at: float, got: dict[str, float], always: float = always, device: int = device) -> GateRow:
             lost = always - got["token_accuracy"]
@@ -325,12 +325,12 @@ def measure_gates(run: Run, seed: int, tick: Tick) -> Iterator[GateRow]:
                 by, at, device, got["M"], got["token_accuracy"], got["ce"], lost, got["recall"], got["waste"]
             )
 
-        for point in curve(judged):
+        for point in curve(scores):
             yield row("threshold", point["tau"], point)
-        tau = threshold(torch.from_numpy(judge(base, plugin, "spa", calibrate).score), SHARE)
-        yield row("capped", tau, rates(judged, judged.score > tau))
+        tau = threshold(torch.from_numpy(evaluate_tokens(base, plugin, "spa", calibrate).score), SHARE)
+        yield row("capped", tau, rates(scores, scores.score > tau))
         for price in PRICES:
-            yield row("oracle", price, oracle(judged, price))
+            yield row("oracle", price, oracle(scores, price))
             for fit in FITS:
                 own = variant(run, {"spa.gate": fit, "spa.price": price})
                 if fit == "two-stage":  # its side does not depend on the price: only the gate is fitted again
@@ -338,8 +338,8 @@ def measure_gates(run: Run, seed: int, tick: Tick) -> Iterator[GateRow]:
                     other, _ = train(base, plugin, own.training, learn, calibrate, 0, unused)
                 else:
                     other = trained(own, seed, device, known)
-                scored = judge(base, other, "spa", test)
-                yield row(fit, price, rates(scored, scored.score > 0))
+                own_scores = evaluate_tokens(base, other, "spa", test)
+                yield row(fit, price, rates(own_scores, own_scores.score > 0))
 
 
 def mode_metrics(rows: pd.DataFrame) -> Measured:

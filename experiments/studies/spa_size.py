@@ -66,7 +66,7 @@ def measure(run: Run, seed: int, tick: Tick) -> Iterator[SizeRow]:
 
 
 def _row(by: str, at: float, workload: "SPA", seed: int, device: int, examples: int | None = None) -> SizeRow:
-    from models.spa.metrics import judge, rates
+    from models.spa.metrics import evaluate_tokens, rates
     from models.spa.modes import mode
 
     learn, calibrate, test = known_of(workload, seed, device)
@@ -74,11 +74,11 @@ def _row(by: str, at: float, workload: "SPA", seed: int, device: int, examples: 
         order = rng(seed, Purpose.STUDY, device, 1).permutation(len(learn))
         learn = [learn[i] for i in order[:examples]]
     plugin = trained(workload, seed, device, [learn, calibrate, test])
-    judged = judge(workload.base(), plugin, workload.options.mode, test)
-    asked = judged.score > 0 if mode(workload.options.mode).gated else np.ones(len(judged.score), bool)
-    got, spec = rates(judged, asked), plugin.side.spec
+    scored = evaluate_tokens(workload.base(), plugin, workload.options.mode, test)
+    asked = scored.score > 0 if mode(workload.options.mode).gated else np.ones(len(scored.score), bool)
+    got, spec = rates(scored, asked), plugin.side.spec
     return SizeRow(
-        by, at, device, got["M"], got["token_accuracy"], float(judged.side_right.mean()) - got["token_accuracy"],
+        by, at, device, got["M"], got["token_accuracy"], float(scored.side_right.mean()) - got["token_accuracy"],
         got["recall"], got["waste"], sum(value.numel() for value in plugin.state().values()),
         2 * spec.width * (len(spec.states) + 1),
     )  # fmt: skip

@@ -1,6 +1,6 @@
-"""Answers that are spans of a text, scored as SQuAD does (arXiv:1606.05250, Sec. 6.1).
+"""Scores of answers that are spans of a text, as in SQuAD (arXiv:1606.05250, Sec. 6.1).
 
-Letters' case, punctuation, articles and white space do not count.
+Case, punctuation, articles and white space are ignored.
 """
 
 import re
@@ -10,20 +10,20 @@ from collections.abc import Sequence
 
 
 def words(answer: str) -> list[str]:
-    """What counts of an answer."""
+    """Return the words of an answer that are scored."""
     kept = "".join(letter for letter in answer.lower() if letter not in string.punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", kept).split()
 
 
-def f1(said: str, wanted: str) -> float:
-    """Harmonic mean of precision and recall of the words, each as often as it occurs."""
-    one, two = words(said), words(wanted)
+def f1(given: str, correct: str) -> float:
+    """Return the harmonic mean of precision and recall of the words, each counted as often as it occurs."""
+    one, two = words(given), words(correct)
     common = (Counter(one) & Counter(two)).total()
     return 2 * common / (len(one) + len(two)) if common else 0.0
 
 
-def scores(said: Sequence[str], wanted: Sequence[str]) -> tuple[float, float]:
-    """Share of answers that match exactly, and mean F1."""
-    pairs = list(zip(said, wanted, strict=True))
+def scores(given: Sequence[str], correct: Sequence[str]) -> tuple[float, float]:
+    """Return the share of answers that match exactly, and the mean F1."""
+    pairs = list(zip(given, correct, strict=True))
     exact = sum(words(one) == words(two) for one, two in pairs) / len(pairs)
     return exact, sum(f1(one, two) for one, two in pairs) / len(pairs)

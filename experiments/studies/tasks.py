@@ -43,7 +43,7 @@ class Row:
 
 def measure(run: Run, seed: int, tick: Tick) -> Iterator[Row]:
     """Train every task alone, then all together, with equal weights and with GradNorm's."""
-    from models.vq.training.tasks import Task, fit
+    from models.vq.training.tasks import TaskTraining, fit
 
     workload = boundary.vq(run)
     own = dict(zip(workload.tasks.names, workload.tasks.worlds, strict=True))
@@ -53,7 +53,7 @@ def measure(run: Run, seed: int, tick: Tick) -> Iterator[Row]:
             splits = {name: boundary.model(workload, own[name], seed) for name in names}
             for split in splits.values():
                 split.cloud = splits[names[0]].cloud
-            learn = [Task(split, *data[name][:2]) for name, split in splits.items()]
+            learn = [TaskTraining(split, *data[name][:2]) for name, split in splits.items()]
             losses, weights = fit(learn, seed, scheme == "gradnorm", partial(tick, f"{scheme}, step"))
             for t, (name, split) in enumerate(splits.items()):
                 _, _, test, answers, _ = data[name]

@@ -14,11 +14,10 @@ from typing import Any, Self
 from flwr.app import Message, RecordDict
 from flwr.supercore.run import Run
 
-from fl.engines import worker_server
 from fl.engines.engine import Aggregator, Engine
 from fl.engines.processes import ProcessPool
 from fl.engines.worker_pool import WorkerPool
-from fl.engines.worker_server import ClientCall, WorkerServer, set_task_identity
+from fl.engines.worker_server import ClientCall, WorkerServer, answer, set_task_identity
 
 AT_ONCE = 32  # messages that this process answers at the same time
 _numbers = itertools.count(1)
@@ -33,7 +32,7 @@ class WorkerGrid(Engine):
         workers: Number of workers.
         run_id: Identifies the run; clients keep their state under it.
         on_reply: Called after every reply, for a progress display.
-        client_app: Called in place of this project's ClientApp. Workers must be able to import it.
+        client_app: Called for every message; by default this project's ClientApp. Workers must be able to import it.
         node_config: Returns a node's node-config. None: virtual node i has partition i.
     """
 
@@ -44,7 +43,7 @@ class WorkerGrid(Engine):
         workers: int = 1,
         run_id: int | None = None,
         on_reply: Callable[[], None] | None = None,
-        client_app: ClientCall | None = None,
+        client_app: ClientCall = answer,
         node_config: Callable[[int], Mapping[str, Any]] | None = None,
     ):
         self.run_config, self.nodes, self.workers, self.on_reply = run_config, nodes, workers, on_reply
@@ -115,8 +114,6 @@ class WorkerGrid(Engine):
         """
         return self._exchange(list(messages), aggregator)
 
-    aggregate = aggregate  # alias: remove
-
     def _exchange(self, messages: list[Message], aggregator: Aggregator | None) -> list[Message]:
         for message in messages:
             message.metadata.__dict__["_message_id"] = str(next(_numbers))  # Flower's grids set it in the same way
@@ -142,15 +139,11 @@ class WorkerGrid(Engine):
     @property
     def worker_server(self) -> WorkerServer:
         """What each worker runs."""
-        call = self.client_app or worker_server.answer
-        return WorkerServer(self.run_id, self.nodes, self.run_config, call, self.node_config)
+        return WorkerServer(self.run_id, self.nodes, self.run_config, self.client_app, self.node_config)
 
     @abstractmethod
     def _new_pool(self) -> WorkerPool | None:
         """Create the workers. None: this process does their work."""
-
-    _host = worker_server  # alias: remove
-    _crew = property(lambda self: self.pool)  # alias: remove
 
 
 class LocalGrid(WorkerGrid):
@@ -158,6 +151,3 @@ class LocalGrid(WorkerGrid):
 
     def _new_pool(self) -> WorkerPool | None:
         return ProcessPool(self.workers, self.worker_server) if self.workers > 1 else None
-
-
-WorkerGrid = WorkerGrid  # alias: remove

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 
 from fl.engines.engine import GridProxy
 
-POLL_S = 0.05  # Flower itself looks for replies every 3 s
+POLL_S = 0.05  # Flower itself polls every 3 s
 
 
 class ThrottledGrid(GridProxy):
@@ -23,7 +23,7 @@ class ThrottledGrid(GridProxy):
     Args:
         inner: The grid that carries the messages.
         at_once: Largest number of open messages.
-        poll_s: Seconds between two looks for replies.
+        poll_s: Seconds between two polls for replies.
     """
 
     def __init__(self, inner: Grid, at_once: int, poll_s: float = POLL_S):
@@ -43,7 +43,7 @@ def exchange(
     Args:
         timeout: Seconds for all messages together. None waits without limit.
         at_once: Largest number of open messages. 0 sends all at once.
-        poll_s: Seconds between two looks for replies.
+        poll_s: Seconds between two polls for replies.
 
     Returns:
         The reply to each message, None where none came in time.
@@ -59,7 +59,3 @@ def exchange(
         if not (todo or open_) or time.monotonic() > end:
             return [replies.get(message.metadata.message_id) for message in messages]
         time.sleep(poll_s)
-
-
-GridProxy = GridProxy  # alias: remove
-ThrottledGrid = ThrottledGrid  # alias: remove

@@ -135,8 +135,6 @@ class WorkerPool(ABC):
             slot.worker.stop()
         self.slots = []
 
-    hands = property(lambda self: self.slots)  # alias: remove
-
 
 class _Round:
     def __init__(

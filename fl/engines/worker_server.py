@@ -164,6 +164,3 @@ def pack(messages: list[Message], keys: Mapping[int, int]) -> tuple[bytes, set[i
 def unpack(job: bytes, shared: Mapping[int, ArrayRecord]) -> list[Message]:
     """Return the messages of a job."""
     return _Unpickler(BytesIO(job), shared).load()
-
-
-WorkerServer = WorkerServer  # alias: remove

@@ -195,8 +195,12 @@ class Rounds:
         arrived, self.costs.late, self.costs.seconds = self.arrivals.merge(self.clocks.round.values())
         if not aggregator.at_once:
             for arrival in sorted([*kept, *arrived], key=lambda arrival: arrival.update.client):
-                age = self.arrivals.version - arrival.version
-                aggregator.method.add(arrival.task, rebase(self.method, arrival.task, arrival.update, age))
+                age, client = self.arrivals.version - arrival.version, arrival.update.client
+                try:
+                    aggregator.method.add(arrival.task, rebase(self.method, arrival.task, arrival.update, age))
+                except Exception as error:  # no update may end the run
+                    self.costs.refused += 1
+                    self.replies.complain(f"update of client {client} refused: {type(error).__name__}: {error}")
         if kept or arrived:
             self.method.server_update(server_round, aggregator.method)
             self.arrivals.version += 1

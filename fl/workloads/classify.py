@@ -100,13 +100,20 @@ class Classify(Workload):
     # the server's side
 
     def prepare(self, seed: int, progress: Progress | None = None) -> PretrainedModels:
+        return self.pretraining(seed, progress).models(self.costs)
+
+    def pretraining(self, seed: int, progress: Progress | None = None) -> Pretraining:
+        """Return the pretraining of a seed.
+
+        Raises:
+            SettingsError, partitions.DataError: as `prepare` does.
+        """
         world, settings = self.worlds(seed), self.settings
         model = settings.model.model_dump() | self.family_options.model_dump()
-        stage = Pretraining(
+        return Pretraining(
             world, seed, self.architectures, model, settings.pretrain, self.modular, self.slices,
             settings.devices.count, cloud_place(settings.accelerator), settings.precision, progress,
         )  # fmt: skip
-        return stage.models(self.costs)
 
     def global_accuracy(self, method: Strategy) -> float:
         data = self.worlds(method.seed).data

@@ -162,14 +162,15 @@ class VQ(SplitWorkload):
         return PretrainedModels(
             architectures={"dense": whole},
             costs={"dense": costs},
-            train={"dense": lambda: cached("split", self._decides(seed), seed, train)},
+            train={"dense": lambda: cached("split", self.decides, seed, train)},
             class_shares=class_frequencies(self.worlds(seed)),
             parts=parts(len(self.tasks.worlds)) if several else (FULL,),
             post_aggregate=apply_gradnorm if self.options.gradnorm else lambda before, after: after,
         )
 
-    def _decides(self, seed: int) -> dict[str, Any]:
-        """Return everything that decides the pretrained model, as plain values."""
+    @property
+    def decides(self) -> dict[str, Any]:
+        """Everything that decides the pretrained model, as plain values."""
         leave_out = {"late", "late_epochs", "learn", "merge", "up", "down", "labels"}
         return {
             "vq": self.options.model_dump(exclude=leave_out),

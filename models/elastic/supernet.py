@@ -52,12 +52,9 @@ def grow(dense: Architecture, state: State, slices: int) -> State:
         for dim, axis in enumerate(axes[name]):
             if axis in norm:
                 norm[axis] += value.abs().movedim(dim, 0).flatten(1).sum(1)
-    slices_by_norm = {layer: values.argsort(descending=True, stable=True) for layer, values in norm.items()}
-    module_order = {
-        layer: torch.cat([ranking[:k].sort().values for k in branches(slices)])
-        for layer, ranking in slices_by_norm.items()
-    }
-    return extract(modular_state, axes, module_order)
+    ranked = {layer: values.argsort(descending=True, stable=True) for layer, values in norm.items()}
+    order = {layer: torch.cat([best[:k].sort().values for k in branches(slices)]) for layer, best in ranked.items()}
+    return extract(modular_state, axes, order)
 
 
 def coverage(layers: Sequence[str], slices: int, path: Path) -> Coverage:

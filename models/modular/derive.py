@@ -126,11 +126,9 @@ def _best_counts(
     gain += np.take_along_axis(value[last], last_counts, 1)
     best = gain.argmax(axis=1)
     chosen = []
-    for client, combination in enumerate(best.tolist()):
-        chosen_counts = dict(zip(outer, counts[:, combination].tolist(), strict=True)) | {
-            last: int(last_counts[client, combination])
-        }
-        chosen.append({layer: np.sort(ranked[layer][client, : 1 + chosen_counts[layer]]) for layer in layers})
+    for client, index in enumerate(best.tolist()):
+        count = dict(zip(outer, counts[:, index].tolist(), strict=True)) | {last: int(last_counts[client, index])}
+        chosen.append({layer: np.sort(ranked[layer][client, : 1 + count[layer]]) for layer in layers})
     return chosen
 
 
@@ -197,9 +195,7 @@ def choose(
     scores = {layer: importance[layer][modules] for layer, modules in available.items()}
     base = np.array(costs.base.vector[1:])
     if costs.bypass:
-        each = {
-            layer: np.array([cost.vector[1:] for cost in costs.columns(layer)])[available[layer]] for layer in available
-        }
+        each = {layer: np.array([c.vector[1:] for c in costs.columns(layer)])[i] for layer, i in available.items()}
         chosen = derive_milp(scores, base, each, limits, names)
     else:
         price = {layer: np.array(cost.vector[1:]) for layer, cost in costs.module.items()}
@@ -216,15 +212,13 @@ def choose_many(
     """
     if not costs.bypass and importance:
         price = {layer: np.array(cost.vector[1:]) for layer, cost in costs.module.items()}
-        scores = {
-            layer: np.stack([client_importance[layer] for client_importance in importance]) for layer in importance[0]
-        }
+        scores = {layer: np.stack([own[layer] for own in importance]) for layer in importance[0]}
         chosen = derive_many(scores, np.array(costs.base.vector[1:]), price, np.stack(limits), names)
         return [None if isinstance(modules, Infeasible) else modules for modules in chosen]
     chosen_: list[dict[str, Array] | None] = []
-    for client_importance, limit in zip(importance, limits, strict=True):
+    for own, limit in zip(importance, limits, strict=True):
         try:
-            chosen_.append(choose(costs, client_importance, limit, names))
+            chosen_.append(choose(costs, own, limit, names))
         except Infeasible:
             chosen_.append(None)
     return chosen_

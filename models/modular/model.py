@@ -260,17 +260,17 @@ def fit_selector(
     Returns:
         The result of `routing_targets` before this training.
     """
-    current, target, sample_targets = routing_targets(model, x, subtask, subtasks, slack, kappa2)
+    h, p, labels = routing_targets(model, x, subtask, subtasks, slack, kappa2)
     (x,) = model.to_device(x)
     optimizer = recipe.build(list(model.selector.parameters()))
     for _ in range(WARM_UP if epochs else 0):
         for rows in batches(len(x), recipe.batch_size, generator, x.device):
             inputs = augment(x[rows], generator) if augment else x[rows]
             optimizer.zero_grad(set_to_none=True)
-            divergence(model.selector, model.selector(inputs), sample_targets, rows).backward()
+            divergence(model.selector, model.selector(inputs), labels, rows).backward()
             torch.nn.utils.clip_grad_norm_(model.selector.parameters(), recipe.clip or float("inf"))
             optimizer.step()
-    return current, target, sample_targets
+    return h, p, labels
 
 
 def enhance(
@@ -307,13 +307,11 @@ def enhance(
     Returns:
         (H, P) per layer: the routing after end-to-end training, and the target routing.
     """
-    current, target, sample_targets = fit_selector(
-        model, x, subtask, subtasks, recipe, epochs, generator, slack, kappa2, augment
-    )
+    h, p, labels = fit_selector(model, x, subtask, subtasks, recipe, epochs, generator, slack, kappa2, augment)
 
     def extra(routed: list[tuple[Tensor, Tensor, Tensor]], rows: Tensor) -> Tensor:
-        return strength * divergence(model.selector, [clean for clean, _, _ in routed], sample_targets, rows)
+        return strength * divergence(model.selector, [clean for clean, _, _ in routed], labels, rows)
 
     loss = _noisy_loss(model, x, y, recipe, generator, extra, augment)
     train(model, len(x), recipe, epochs, generator, loss, "ability enhancing", progress)
-    return current, target
+    return h, p

@@ -82,8 +82,7 @@ class Selector(nn.Module):
                 nn.ReLU(),
                 nn.Conv2d(embed // 2, embed, 3, stride=2, padding=1),
                 nn.ReLU(),
-                # Images of 16 x 16 and its multiples already have 2 x 2 positions here; pooling brings all others to 2
-                # x 2.
+                # Images of 16 x 16 and multiples have 2 x 2 positions here; all others are pooled to 2 x 2.
                 nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten()),
                 nn.Linear(embed * 4, embed),
                 nn.ReLU(),

@@ -28,17 +28,15 @@ from models.training.loop import Augment, Recipe, correct_logits
 MIN_SHARE, MAX_SHARE, SPREAD = 0.15, 0.9, 0.1
 
 
-def simulate_client(
-    subtask: Tensor, min_subtasks: int, size: int, generator: np.random.Generator
-) -> tuple[Tensor, float]:
+def simulate_client(subtask: Tensor, minimum: int, size: int, generator: np.random.Generator) -> tuple[Tensor, float]:
     """Draw the data and the size of a simulated client.
 
-    The client has at least ``min_subtasks`` of the sub-tasks in the data, more often few than many, with equal numbers
+    The client has at least ``minimum`` of the sub-tasks in the data, more often few than many, with equal numbers
     of samples of each.
 
     Args:
         subtask: (n,) sub-task of each sample.
-        min_subtasks: smallest number of sub-tasks.
+        minimum: smallest number of sub-tasks.
         size: number of samples, rounded up to a multiple of the number of sub-tasks.
         generator: source of the random choices.
 
@@ -47,7 +45,7 @@ def simulate_client(
     """
     share = generator.uniform(MIN_SHARE, MAX_SHARE)
     present = subtask.unique()
-    count = min(len(present), max(min_subtasks, round(len(present) ** generator.random())))
+    count = min(len(present), max(minimum, round(len(present) ** generator.random())))
     chosen = present[torch.from_numpy(generator.choice(len(present), count, replace=False))]
     rows = [torch.nonzero(subtask == t).squeeze(1) for t in chosen]
     samples = [indices[torch.from_numpy(generator.integers(0, len(indices), -(-size // count)))] for indices in rows]
@@ -92,10 +90,8 @@ def tailor(
     Args:
         teacher: the dense model.
     """
-    current, target, sample_targets = fit_selector(
-        model, x, subtask, subtasks, recipe, epochs, generator, slack, kappa2, augment
-    )
-    min_subtasks = 2 if torch.equal(subtask, y) else 1  # a client with one class has nothing to distinguish
+    h, p, labels = fit_selector(model, x, subtask, subtasks, recipe, epochs, generator, slack, kappa2, augment)
+    minimum = 2 if torch.equal(subtask, y) else 1  # a client with one class has nothing to distinguish
     classes = model.body.sizes["classes"]
     x, y = model.to_device(x, y)
     class_frequencies = torch.bincount(y, minlength=classes).clamp(min=1) / len(y)
@@ -116,12 +112,12 @@ def tailor(
                 soft_targets = correct_logits(teacher(inputs), shares, "prior").softmax(1)
             distance = F.kl_div(logits[:, present].log_softmax(1), soft_targets[:, present], reduction="batchmean")
             loss_ = (F.cross_entropy(logits, y[rows]) + distance) / 2
-        return loss_ + strength * divergence(model.selector, clean, sample_targets, rows)
+        return loss_ + strength * divergence(model.selector, clean, labels, rows)
 
     def loss(rows: Tensor) -> Tensor:
         whole_loss = client_loss(rows)
-        rows_, share = simulate_client(subtask, min_subtasks, recipe.batch_size, generator)
+        rows_, share = simulate_client(subtask, minimum, recipe.batch_size, generator)
         return (whole_loss + client_loss(rows_.to(rows.device), share)) / 2
 
     train(model, len(x), recipe, epochs, generator, loss, "tailoring", progress)
-    return current, target
+    return h, p

@@ -71,8 +71,7 @@ class Norm(nn.Module):
     """Normalise (B, M*H, ...) activations, with an affine map (M, H) that is cut along with the modules.
 
     'group', the default: group norm with groups of ``group_size`` channels that never span two modules. The output of a
-    module depends neither on the other modules nor on the rest of the batch, and there are no running statistics to
-    become outdated.
+    module depends neither on the other modules nor on the rest of the batch. No running statistics can become outdated.
 
     'batch': batch norm. Its running statistics (M, H) are entries of the state; they are cut, sent and aggregated with
     their modules. Inside a module they describe its hidden channels over the whole batch, independent of other modules

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from models.submodel import FULL, Axes, Coverage, Sizes, State, covered_sizes
 
+Shape = tuple[int, ...]
+
 
 class Body(nn.Module, ABC):
     """A network without its selector, fully determined by its axis sizes.
@@ -31,8 +33,11 @@ class Body(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
-        """Compute logits (B, classes) of inputs (B, ...); ``gates[l]`` weights the modules of layer l, see
-        `gate_columns`.
+        """Compute logits (B, classes) of inputs (B, ...).
+
+        Args:
+            x: inputs.
+            gates: weights of the modules of each layer, (B, M + R), see `gate_columns`.
         """
 
     @abstractmethod
@@ -66,7 +71,7 @@ class Architecture:
 
     build: Callable[[Sizes, torch.Generator | None], Body]
     sizes: Mapping[str, int]
-    input_shape: tuple[int, ...]
+    input_shape: Shape
 
     def whole(self, seed: int = 0) -> Body:
         """Build the whole model with initial weights from ``seed``."""

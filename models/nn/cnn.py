@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.nn.blocks import LinearBlock, he_init, pool2
-from models.nn.body import Architecture, Body
+from models.nn.body import Architecture, Body, Shape
 from models.submodel import Axes, Sizes
 
 
@@ -52,7 +52,7 @@ class CNN(Body):
         }  # fmt: skip
 
 
-def cnn(input_shape: tuple[int, ...], classes: int, width: int = 32) -> Architecture:
+def cnn(input_shape: Shape, classes: int, width: int = 32) -> Architecture:
     """Build the CNN whose convolutions have ``width`` and 2 ``width`` channels, with 4 ``width`` hidden units.
 
     Args:

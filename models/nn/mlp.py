@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.nn.blocks import LinearBlock
-from models.nn.body import Architecture, Body
+from models.nn.body import Architecture, Body, Shape
 from models.submodel import Axes, Sizes
 
 
@@ -40,7 +40,7 @@ class MLP(Body):
         }
 
 
-def mlp(input_shape: tuple[int, ...], classes: int, width: int = 256) -> Architecture:
+def mlp(input_shape: Shape, classes: int, width: int = 256) -> Architecture:
     """Build the dense perceptron with inner width ``width`` and ``width / 2`` units before the head."""
     inputs = 1
     for n in input_shape:

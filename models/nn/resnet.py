@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.nn.blocks import ConvBlock, Norm, he_init
-from models.nn.body import Architecture, Body, last_stages
+from models.nn.body import Architecture, Body, Shape, last_stages
 from models.submodel import Axes, Sizes
 
 Groups = Annotated[int, Field(ge=1, description="groups per group norm of the whole model")]
@@ -133,7 +133,7 @@ class ResNet(Body):
 
 
 def _resnet(
-    depths: Sequence[int], input_shape: tuple[int, ...], classes: int, width: int, norm: str, groups: int, layers: int
+    depths: Sequence[int], input_shape: Shape, classes: int, width: int, norm: str, groups: int, layers: int
 ) -> Architecture:
     widths = [width * 2**s for s in range(len(depths))]
     group_sizes = [max(1, w // groups) for w in widths]
@@ -151,12 +151,7 @@ def _resnet(
 
 
 def resnet18(
-    input_shape: tuple[int, ...],
-    classes: int,
-    width: int = 64,
-    norm: str = "group",
-    groups: Groups = 8,
-    layers: int = 4,
+    input_shape: Shape, classes: int, width: int = 64, norm: str = "group", groups: Groups = 8, layers: int = 4
 ) -> Architecture:
     """Build a ResNet18 for images of any height and width.
 
@@ -173,12 +168,7 @@ def resnet18(
 
 
 def resnet34(
-    input_shape: tuple[int, ...],
-    classes: int,
-    width: int = 64,
-    norm: str = "group",
-    groups: Groups = 8,
-    layers: int = 3,
+    input_shape: Shape, classes: int, width: int = 64, norm: str = "group", groups: Groups = 8, layers: int = 3
 ) -> Architecture:
     """Build a ResNet34 with the arguments of `resnet18`; its last three stages are module layers (ECLM 7.1)."""
     return _resnet((3, 4, 6, 3), input_shape, classes, width, norm, groups, layers)

@@ -5,9 +5,9 @@ VGG's convolutions have biases and a norm after each; the conversion folds these
 
 Stem and head can differ. Torchvision's ResNets start with a 7 x 7 convolution of stride 2 and a max pooling; ours start
 with a 3 x 3 convolution of stride 1, for small images. Torchvision's VGG ends in three linear layers, ours in one. The
-number of classes is seldom ImageNet's. Stem and head are converted if their shapes agree (the stem of a VGG, a ResNet
-with the CIFAR stem, the head of a ResNet with the same number of classes). Otherwise they get initial weights: train
-the model before use.
+number of classes is seldom ImageNet's. Stem and head are converted if their shapes agree: the stem of a VGG, a ResNet
+with the CIFAR stem, the head of a ResNet with the same number of classes. Otherwise they get initial weights: train the
+model before use.
 """
 
 from collections.abc import Iterator, Mapping

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.nn.blocks import ConvBlock, Norm, he_init, pool2
-from models.nn.body import Architecture, Body, last_stages
+from models.nn.body import Architecture, Body, Shape, last_stages
 from models.nn.resnet import Groups
 from models.submodel import Axes, Sizes
 
@@ -77,10 +77,8 @@ class Pair(nn.Module):
         return pool2(x) if self.pool else x
 
     def axes(self, modules: str | None, hidden: str, inputs: str, outputs: str, bypass: str) -> Axes:
-        block_axes = {
-            f"block.{name}": a for name, a in self.block.axes(modules, hidden, inputs, outputs, bypass).items()
-        }
-        return block_axes | {f"norm.{name}": a for name, a in self.norm.axes(None, outputs).items()}
+        axes = {f"block.{name}": a for name, a in self.block.axes(modules, hidden, inputs, outputs, bypass).items()}
+        return axes | {f"norm.{name}": a for name, a in self.norm.axes(None, outputs).items()}
 
 
 class VGG(Body):
@@ -144,12 +142,7 @@ class VGG(Body):
 
 
 def vgg16(
-    input_shape: tuple[int, ...],
-    classes: int,
-    width: int = 64,
-    norm: str = "group",
-    groups: Groups = 8,
-    layers: int = 3,
+    input_shape: Shape, classes: int, width: int = 64, norm: str = "group", groups: Groups = 8, layers: int = 3
 ) -> Architecture:
     """Build a VGG16 for images of any size.
 

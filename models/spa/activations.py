@@ -32,6 +32,7 @@ class ExampleStates:
         return self.stack[self.start :, -1]
 
 
+Examples = Sequence[ExampleStates]
 Known = ExampleStates  # alias: remove
 
 
@@ -63,12 +64,9 @@ class Activations:
             return self._cache[example]
         prompt, answer = self.base.encode(example)
         stack = self.base.stack(torch.tensor([[*prompt, *answer[:-1]]]))[0, :, list(self.states)]
-        answer_start = len(prompt) - 1
-        states = ExampleStates(
-            stack if self.whole else stack[answer_start:].clone(),
-            answer_start if self.whole else 0,
-            torch.tensor(answer),
-        )
+        start = len(prompt) - 1
+        stack, start = (stack, start) if self.whole else (stack[start:].clone(), 0)
+        states = ExampleStates(stack, start, torch.tensor(answer))
         self._cache[example] = states
         self._bytes += states.stack.nbytes
         while self._bytes > self.limit and len(self._cache) > 1:

@@ -125,9 +125,7 @@ def sizes(folder: Path) -> tuple[int, int]:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         return int(config.hidden_size), int(config.num_hidden_layers)
     except (OSError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"{folder} holds no causal language model: its config.json is missing or has no sizes"
-        ) from error
+        raise DataError(f"{folder} holds no causal language model: its config.json is missing or incomplete") from error
 
 
 def checksum(folder: Path) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.spa.activations import Batch, ExampleStates
+from models.spa.activations import Batch, Examples
 from models.spa.bases import Base
 from models.spa.modes import mode
 from models.spa.train import Plugin, Policy, outputs
@@ -38,12 +38,7 @@ class TokenScores:
 
 @torch.inference_mode()
 def evaluate_tokens(
-    base: Base,
-    plugin: Plugin,
-    mode_: str,
-    examples: Sequence[ExampleStates],
-    policy: Policy = "catch_up",
-    size: int = 16,
+    base: Base, plugin: Plugin, mode_: str, examples: Examples, policy: Policy = "catch_up", size: int = 16
 ) -> TokenScores:
     """Evaluate base and side on every answer token.
 
@@ -55,29 +50,21 @@ def evaluate_tokens(
         b = batch.b[batch.scored]
         called = plugin.gate.opens(batch.b) if mode(mode_).gated else batch.scored
         h = merged(b, outputs(plugin.side, batch, policy, called))
-        parts.append(
-            (start + batch.scored.nonzero()[:, 0], *_compare_heads(base, b, h, batch.targets), plugin.gate.score(b))
-        )
+        parts.append((start + batch.scored.nonzero()[:, 0], *_compare(base, b, h, batch.targets), plugin.gate.score(b)))
     return TokenScores(*(torch.cat(part).numpy() for part in zip(*parts, strict=True)))
 
 
 @torch.inference_mode()
-def compare(base: Base, examples: Sequence[ExampleStates], other: Sequence[ExampleStates]) -> TokenScores:
+def compare(base: Base, examples: Examples, other: Examples) -> TokenScores:
     """Compute `TokenScores` with another pass in place of the side, e.g. a tuned base or a longer prompt."""
     parts = []
-    for example, (base_states, other_states) in enumerate(zip(examples, other, strict=True)):
-        n = len(base_states.targets)
-        parts.append(
-            (
-                torch.full((n,), example),
-                *_compare_heads(base, base_states.b, other_states.b, base_states.targets),
-                torch.zeros(n),
-            )
-        )
+    for example, (first, second) in enumerate(zip(examples, other, strict=True)):
+        n = len(first.targets)
+        parts.append((torch.full((n,), example), *_compare(base, first.b, second.b, first.targets), torch.zeros(n)))
     return TokenScores(*(torch.cat(part).numpy() for part in zip(*parts, strict=True)))
 
 
-def _compare_heads(base: Base, b: Tensor, h: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+def _compare(base: Base, b: Tensor, h: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
     """Return losses, hits and equality of the predictions from b and h (N, d); all (N,)."""
     logits = [base.head(b), base.head(h)]
     hits, losses = zip(*(hits_and_losses(each, targets) for each in logits), strict=True)

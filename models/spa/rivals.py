@@ -3,7 +3,7 @@
 A *site* is a place in the base's pass where a device's part reads a state and adds to it. With the base in the cloud,
 each site is an exchange at every token: one per layer for LoRA on queries and values (Hu et al. 2021,
 arXiv:2106.09685), two for adapters after attention and MLP (Houlsby et al. 2019, arXiv:1902.00751). The paper's Table 2
-counts them this way. Here both parts run in one process; `TunedBase.traffic` computes the bytes of a distributed run.
+counts them this way. Here both parts run in one process; `Tuned.traffic` computes the bytes of a distributed run.
 """
 
 import copy
@@ -43,7 +43,7 @@ class Stopwatch:
 
 
 @dataclass(frozen=True)
-class TunedBase:
+class Tuned:
     """A base with a device's trainable parts inside; it shares the frozen weights with the original base.
 
     Args:
@@ -87,7 +87,7 @@ class Bottleneck(nn.Module):
         return self.up(F.relu(self.down(x)))
 
 
-def lora(base: Base, budget: int, seed: int) -> TunedBase:
+def lora(base: Base, budget: int, seed: int) -> Tuned:
     """Add low-rank updates to the query and value projections, alpha = 2 rank.
 
     Args:
@@ -108,22 +108,20 @@ def lora(base: Base, budget: int, seed: int) -> TunedBase:
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "v_proj"], lora_dropout=0.0)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = inject_adapter_in_model(config, _copy_sharing_weights(base))
+        model = inject_adapter_in_model(config, _copy_model(base))
     parts = [part for part in model.parameters() if part.requires_grad]
-    tuned = TunedBase(replace(base, model=model), parts, base.layers, 2 * base.layers * d, 2 * base.layers * out)
+    tuned = Tuned(replace(base, model=model), parts, base.layers, 2 * base.layers * d, 2 * base.layers * out)
     for layer in _layers(tuned.base):
         for projection in (layer.self_attn.q_proj, layer.self_attn.v_proj):
             tuned.watch.over(projection.lora_A["default"], projection.lora_B["default"])
     return tuned
 
 
-def adapters(base: Base, budget: int, seed: int) -> TunedBase:
+def adapters(base: Base, budget: int, seed: int) -> Tuned:
     """Add a bottleneck after the attention and after the MLP of each layer; ``budget`` as in `lora`."""
     d = base.width
     inner = max(1, (budget // (2 * base.layers) - d) // (2 * d + 1))
-    tuned = TunedBase(
-        replace(base, model=_copy_sharing_weights(base)), [], 2 * base.layers, 4 * base.layers * d, 4 * base.layers * d
-    )
+    tuned = Tuned(replace(base, model=_copy_model(base)), [], 2 * base.layers, 4 * base.layers * d, 4 * base.layers * d)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for layer in _layers(tuned.base):
@@ -135,7 +133,7 @@ def adapters(base: Base, budget: int, seed: int) -> TunedBase:
     return tuned
 
 
-BASELINES: dict[str, Callable[[Base, int, int], TunedBase]] = {"LoRA": lora, "adapter": adapters}
+BASELINES: dict[str, Callable[[Base, int, int], Tuned]] = {"LoRA": lora, "adapter": adapters}
 
 
 RIVALS = BASELINES  # alias: remove
@@ -152,12 +150,7 @@ def answers_loss(base: Base, examples: Sequence[Example]) -> Tensor:
 
 
 def tune(
-    tuned: TunedBase,
-    examples: Sequence[Example],
-    epochs: int,
-    lr: float,
-    batch_size: int,
-    generator: np.random.Generator,
+    tuned: Tuned, examples: Sequence[Example], epochs: int, lr: float, batch_size: int, generator: np.random.Generator
 ) -> float:
     """Train the device's parts with AdamW, in place; return the mean loss per token of the last epoch (NaN if none)."""
     optimizer = torch.optim.AdamW(tuned.parts, lr=lr)
@@ -185,6 +178,6 @@ def _layers(base: Base) -> list[Any]:
     return list(layers)
 
 
-def _copy_sharing_weights(base: Base) -> Any:
+def _copy_model(base: Base) -> Any:
     """Copy the model's modules, but share the frozen weights."""
     return copy.deepcopy(base.model, {id(weight): weight for weight in base.model.parameters()})

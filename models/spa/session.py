@@ -8,7 +8,7 @@ The device has the side, the gate and their training. It can be rebuilt at any s
 the previous one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.spa.activations import Batch, ExampleStates
+from models.spa.activations import Batch, Examples, ExampleStates
 from models.spa.bases import Base
 from models.spa.codec import Direction, Frame, TrafficLog
 from models.spa.gate import Gate, fit_gate
@@ -32,8 +32,8 @@ def train(
     base: Base,
     plugin: Plugin,
     how: Training,
-    known: Sequence[ExampleStates],
-    calibrate: Sequence[ExampleStates],
+    known: Examples,
+    calibrate: Examples,
     epochs: int,
     generator: np.random.Generator,
     traffic: TrafficLog | None = None,
@@ -78,7 +78,7 @@ class CloudSide:
 
     base: Base
     how: Training
-    known: Sequence[ExampleStates]
+    known: Examples
     traffic: TrafficLog = field(default_factory=TrafficLog)
     step: int = 0
 

@@ -1,7 +1,6 @@
 """Training of a plugin, a device's side and gate, on the frozen base's states of the device's examples (eq. (3))."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models.spa.activations import Batch, ExampleStates
+from models.spa.activations import Batch, Examples
 from models.spa.bases import Base
 from models.spa.gate import JOINT, Gate, Standardiser, straight_through
 from models.spa.modes import mode
@@ -126,12 +125,7 @@ def side_losses(base: Base, how: Training, b: Tensor, o: Tensor, targets: Tensor
 
 
 def fit_jointly(
-    base: Base,
-    plugin: Plugin,
-    how: Training,
-    known: Sequence[ExampleStates],
-    epochs: int,
-    generator: np.random.Generator,
+    base: Base, plugin: Plugin, how: Training, known: Examples, epochs: int, generator: np.random.Generator
 ) -> tuple[Plugin, float]:
     """Train side, in place, and gate under a joint objective; return the plugin and the loss of the last epoch."""
     standardise = Standardiser.of(torch.cat([k.b for k in known]))

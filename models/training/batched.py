@@ -206,8 +206,8 @@ def _fit_stack(
     if gated:
         layers = zip(*[client.gates or () for client in clients], strict=True)
         gates = [pad_stack(layer, longest).flatten(0, 1) for layer in layers]
-    shares = [client.class_shares for client in clients if client.class_shares is not None]
-    class_shares = torch.stack(shares)[:, None] if shares else None
+    known_shares = [client.class_shares for client in clients if client.class_shares is not None]
+    shares = torch.stack(known_shares)[:, None] if known_shares else None
     rows, counts = _schedule(clients, recipe.batch_size, epochs, longest)
     valid = torch.arange(recipe.batch_size) < counts[..., None]
     weights = valid.to(x.dtype) / counts.clamp(min=1)[..., None]
@@ -218,14 +218,12 @@ def _fit_stack(
     for t, (n, labels) in enumerate(zip(active, y[rows].unsqueeze(3), strict=True)):
         index, labels = rows[t, :n], labels[:n]
         logits = stack.forward(index, gates and [gather_rows(layer, index) for layer in gates])
-        log_probs = correct_logits(logits, None if class_shares is None else class_shares[:n], correction).log_softmax(
-            2
-        )
+        log_probs = correct_logits(logits, None if shares is None else shares[:n], correction).log_softmax(2)
         if t >= first_recorded:
             losses[t, :n] = -log_probs.gather(2, labels).where(valid[t, :n, :, None], 0).sum((1, 2))
         grad = log_probs.exp().scatter_add_(2, labels, minus_one[:n]).mul_(weights[t, :n, :, None])
-        if class_shares is not None and correction == "zero":
-            grad.masked_fill_(class_shares[:n] == 0, 0.0)
+        if shares is not None and correction == "zero":
+            grad.masked_fill_(shares[:n] == 0, 0.0)
         stack.backward(grad)
         scale = None
         if recipe.clip:

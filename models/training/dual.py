@@ -1,6 +1,6 @@
 """Train the first linear map of a network by coefficients in the samples instead of by its weight.
 
-By the representer theorem, what a map of the raw inputs learns is a sum of inputs, whatever layers follow. Each step of
+By the representer theorem, updates of a map of the raw inputs are sums of inputs, whatever layers follow. Each step of
 SGD, with or without momentum, adds multiples of the batch's inputs to every row of the weight. After any number of
 steps, ``W = c W_0 + A^T X`` with coefficients A of the client's L samples X. Its output is
 
@@ -8,7 +8,7 @@ steps, ``W = c W_0 + A^T X`` with coefficients A of the client's L samples X. It
 
 Both products in brackets are computed once, at the start. A step then costs as much as the batch, and the weight is not
 touched. The weight is assembled at the end. An epoch takes ``2 L L O`` operations instead of ``4 L I O``. It needs the
-memory of A and of the kernel ``X X^T`` instead of that of the weight, which does not stay in the CPU cache.
+memory of A and of the kernel ``X X^T``. The weight, which exceeds the CPU cache, is not accessed.
 
 Shape suffixes: N clients, n clients that still train, L samples of each, B batch, I inputs, O outputs.
 """
@@ -102,10 +102,8 @@ class DualLinear(StackedMap):
         index, grad = self.kernel.index.flatten(), grad_NBO.flatten(0, 1)
         decay, coefficients = self.decay[:n], self.coefficients[:n]
         if recipe.momentum:
-            decay_velocity, velocity = (
-                self.decay_velocity[:n].mul_(recipe.momentum),
-                self.velocity[:n].mul_(recipe.momentum),
-            )
+            decay_velocity = self.decay_velocity[:n].mul_(recipe.momentum)
+            velocity = self.velocity[:n].mul_(recipe.momentum)
             velocity.flatten(0, 1).index_add_(0, index, grad)
             if recipe.weight_decay:
                 decay_velocity.add_(decay, alpha=recipe.weight_decay)

@@ -110,9 +110,7 @@ def batches(n: int, size: int, generator: np.random.Generator, device: torch.dev
 def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
     """Copy an optimizer's state, keyed by parameter number and slot name; `load_optimizer_state` is the inverse."""
     state = optimizer.state_dict()["state"]
-    return {
-        f"{i}.{slot}": torch.as_tensor(value).clone() for i, slots in state.items() for slot, value in slots.items()
-    }
+    return {f"{i}.{slot}": torch.as_tensor(v).clone() for i, slots in state.items() for slot, v in slots.items()}
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: State) -> None:

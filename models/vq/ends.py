@@ -52,12 +52,8 @@ class LearningRates:
         """Return the learning rate at a step, as a share of the peak."""
         if not self.steps:
             return 1.0
-        warmup_steps = max(1, round(self.warmup * self.steps))
-        return (
-            (step + 1) / warmup_steps
-            if step < warmup_steps
-            else max(0.0, (self.steps - step) / max(1, self.steps - warmup_steps))
-        )
+        warm = max(1, round(self.warmup * self.steps))
+        return (step + 1) / warm if step < warm else max(0.0, (self.steps - step) / max(1, self.steps - warm))
 
 
 Schedule = torch.optim.lr_scheduler.LambdaLR

@@ -105,9 +105,8 @@ class DeviceSide:
     def send(self) -> bytes:
         """Encode the codes of the next batch."""
         self.pending = True
-        return self.end.send(
-            self.tokens[self.rows[self.steps_done][1]], "train", self.address.dropout(self.steps_done, 0)
-        )
+        _, rows = self.rows[self.steps_done]
+        return self.end.send(self.tokens[rows], "train", self.address.dropout(self.steps_done, 0))
 
     def _labels(self) -> bytes:
         """Encode the labels of the last batch."""

@@ -2,7 +2,7 @@
 
 Statistics are stored *per example*: clients return ``decay N + (1 - decay) n / examples``. A mean weighted by examples
 is then exactly the exponential mean over the union of their data. The codebook is a pure function of the statistics, so
-its vectors are never averaged, and clients that do not use a vector do not move it.
+its vectors are never averaged. Clients that do not use a vector do not move it.
 """
 
 from collections.abc import Callable, Sequence

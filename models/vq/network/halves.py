@@ -98,13 +98,11 @@ class Half(nn.Module):
 
     def load(self, state: State) -> None:
         """Load trainable parameters. KeyError: their names differ from this half's."""
-        parameters = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        if parameters.keys() != state.keys():
-            raise KeyError(
-                f"parameters differ in {sorted(parameters.keys() ^ state.keys())[:3]}; both sides need one shape"
-            )
+        ours = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        if ours.keys() != state.keys():
+            raise KeyError(f"parameters differ in {sorted(ours.keys() ^ state.keys())[:3]}; both sides need one shape")
         with torch.no_grad():
-            for name, parameter in parameters.items():
+            for name, parameter in ours.items():
                 parameter.copy_(state[name])
 
     def axes(self) -> Axes:

@@ -103,10 +103,8 @@ class Boundary:
     def payload(self, name: str, lengths: Sequence[int]) -> int:
         """Return the bytes of a message of such examples, without its header."""
         channel = self.channel(name)
-        return (
-            channel.coding.size(self.rows(channel, lengths), channel.width)
-            + LENGTH.size * len(lengths) * channel.lengths
-        )
+        rows = channel.coding.size(self.rows(channel, lengths), channel.width)
+        return rows + LENGTH.size * len(lengths) * channel.lengths
 
     def encode(self, name: str, values: Tensor, lengths: Sequence[int], phase: Phase, version: int = 0) -> bytes:
         """Encode a message: header, lengths if the channel has them, rows.
@@ -161,10 +159,8 @@ class Boundary:
             )
         start = HEADER.size
         if channel.lengths:
-            complete = len(data) >= start + LENGTH.size * examples
-            lengths = (
-                [LENGTH.unpack_from(data, start + LENGTH.size * i)[0] for i in range(examples)] if complete else []
-            )
+            fits = len(data) >= start + LENGTH.size * examples
+            lengths = [LENGTH.unpack_from(data, start + LENGTH.size * i)[0] for i in range(examples)] if fits else []
             start += LENGTH.size * examples
         lengths = list(lengths or [])
         if len(lengths) != examples or len(data) != HEADER.size + self.payload(name, lengths):
@@ -175,9 +171,7 @@ class Boundary:
         for number, channel in enumerate(self.channels):
             if channel.name == name:
                 return number
-        raise ValueError(
-            f"no channel is called '{name}'; the boundary has {', '.join(channel.name for channel in self.channels)}"
-        )
+        raise ValueError(f"no channel is called '{name}'; the boundary has {', '.join(c.name for c in self.channels)}")
 
 
 def channels(

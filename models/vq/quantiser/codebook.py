@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-POSITIONS_PER_CHUNK = 2048  # positions whose distances to all vectors are in memory at the same time
+CHUNK = 2048  # positions whose distances to all vectors are in memory at the same time
 Estimator = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``estimator(z, q, g)`` of (N, w) each: dL/dz, where q is the quantised z and g = dL/dq."""
 
@@ -159,9 +159,7 @@ def perplexity(counts: Tensor) -> Tensor:
 def _nearest(z: Tensor, vectors: Tensor) -> Tensor:
     """Return argmin_i ||z - C_i||^2, (m, n, w), (m, K, w) -> (m, n), without the term that all i share."""
     norms, transposed = vectors.square().sum(2)[:, None], vectors.transpose(1, 2)
-    return torch.cat(
-        [torch.baddbmm(norms, chunk, transposed, alpha=-2).argmin(2) for chunk in z.split(POSITIONS_PER_CHUNK, 1)], 1
-    )
+    return torch.cat([torch.baddbmm(norms, part, transposed, alpha=-2).argmin(2) for part in z.split(CHUNK, 1)], 1)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -96,8 +96,8 @@ class CodebookEMA:
         """Take a gradient step on the mean squared error of ``new`` (van den Oord et al., arXiv:1711.00937, eq. 3).
 
         The step also needs only statistics. A vector of average use moves by the share ``rate`` towards the mean of its
-        inputs, other vectors in proportion to their use, and none beyond that mean. Rare vectors hardly move, whereas
-        `update` moves each vector to its mean.
+        inputs. Other vectors move in proportion to their use, but not beyond that mean. Rare vectors hardly move,
+        whereas `update` moves each vector to its mean.
         """
         share = new.counts / new.counts.mean(1, keepdim=True).clamp_min(EPSILON)
         mean = new.sums / new.counts.clamp_min(EPSILON)[..., None]
@@ -142,10 +142,8 @@ class CodebookEMA:
         for stage in range(self.codebook.groups):
             stage_ema = CodebookEMA(Codebook(vectors[stage : stage + 1], residual=True), self.running)
             for _ in range(iterations):
-                statistics = collect(Codebook(vectors[: stage + 1], residual=True))
-                stage_ema = stage_ema.update(
-                    Statistics(statistics.counts[-1:], statistics.sums[-1:]), decay=0.0
-                ).revive(generator)
+                new = collect(Codebook(vectors[: stage + 1], residual=True))
+                stage_ema = stage_ema.update(Statistics(new.counts[-1:], new.sums[-1:]), decay=0.0).revive(generator)
                 vectors[stage] = stage_ema.codebook.vectors[0]
         ema = replace(self, codebook=replace(self.codebook, vectors=vectors))
         return ema.update(collect(ema.codebook), decay=0.0)

@@ -6,7 +6,7 @@ from torch import Tensor
 from models.vq.network.tokens import Tokens
 from models.vq.quantiser.boundary import pooled_length
 
-TOKENS_PER_CHUNK = 4096  # tokens whose scores over the vocabulary are in memory at the same time
+CHUNK = 4096  # tokens whose scores over the vocabulary are in memory at the same time
 
 
 def token_recovery(rows: Tensor, tokens: Tokens, pool: int, floor: float = 0.01) -> float:
@@ -33,11 +33,9 @@ def token_recovery(rows: Tensor, tokens: Tokens, pool: int, floor: float = 0.01)
         spread = (z[fitted] - means[token_class]).square().mean() if z.shape[1] else z.new_zeros(())
         within = (z[fitted] - means[token_class]).T @ (z[fitted] - means[token_class]) / len(token_class)
         within += floor * (spread + 1e-12) * torch.eye(z.shape[1])
-        directions = torch.linalg.solve(within, means.T)
-        prior = counts.double().log() - 0.5 * (means.T * directions).sum(0)
-        predicted = torch.cat(
-            [vocabulary[(chunk @ directions + prior).argmax(1)] for chunk in z[~fitted].split(TOKENS_PER_CHUNK)]
-        )
+        axes = torch.linalg.solve(within, means.T)
+        prior = counts.double().log() - 0.5 * (means.T * axes).sum(0)
+        predicted = torch.cat([vocabulary[(chunk @ axes + prior).argmax(1)] for chunk in z[~fitted].split(CHUNK)])
         right, total = right + int((predicted == y[~fitted]).sum()), total + len(predicted)
     return right / max(1, total)
 
@@ -46,11 +44,9 @@ def _layout(tokens: Tokens, pool: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return, per counted token: its offset in the group, its position among all, the token, and its text."""
     parts, start = [], 0
     for text, n in enumerate(tokens.lengths.tolist()):
-        index = torch.arange(1, n - 1)
+        i = torch.arange(1, n - 1)
         parts.append(
-            torch.stack(
-                [(index - 1) % pool, start + 1 + (index - 1) // pool, tokens.ids[text, 1 : n - 1], index * 0 + text]
-            )
+            torch.stack([(i - 1) % pool, start + 1 + (i - 1) // pool, tokens.ids[text, 1 : n - 1], i * 0 + text])
         )
         start += pooled_length(n, pool)
     offset, position, token, owner = torch.cat(parts, 1)

@@ -67,7 +67,7 @@ def fit(
     for task in tasks:
         device, cloud_end = task.split.ends(LearningRates(plan.lr, plan.fresh, task.steps))
         cloud_end.optimizer, cloud_end.schedule = shared
-        step_iterators.append(task.split.training_steps(task.tokens, task.labels, seed, device, cloud_end))
+        step_iterators.append(task.split.steps(task.tokens, task.labels, seed, device, cloud_end))
     losses = [[0.0] * task.split.plan.epochs for task in tasks]
     weights, first = [torch.ones(len(tasks))], None
     observed: list[list[tuple[float, float]]] = [[] for _ in tasks]  # norm and loss of each step in the round

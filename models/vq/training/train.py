@@ -135,20 +135,16 @@ class Step:
     labels: Tensor
     stem: tuple[Tensor, Tensor] | None
     epoch: int
-    dropout_seeds: tuple[int, int]
+    seeds: tuple[int, int]
 
     def take(self, weight: float = 1.0) -> float:
         """Update both halves and the head along ``weight`` times the loss's gradient, and return the loss.
 
         Only the device needs the weight.
         """
-        device, cloud = self.device, self.cloud
-        logits = cloud.send_logits(
-            device.send(self.tokens, "train", self.dropout_seeds[0], self.stem), "train", self.dropout_seeds[1]
-        )
-        loss, gradient = device.loss_gradient(
-            logits, lambda received: weight * cloud.head.loss(received, self.labels, self.tokens.lengths)
-        )
+        device, cloud, lengths = self.device, self.cloud, self.tokens.lengths
+        logits = cloud.send_logits(device.send(self.tokens, "train", self.seeds[0], self.stem), "train", self.seeds[1])
+        loss, gradient = device.loss_gradient(logits, lambda out: weight * cloud.head.loss(out, self.labels, lengths))
         device.update(cloud.update(gradient))
         return loss / weight
 
@@ -196,14 +192,12 @@ class Split:
         steps = self.plan.steps(len(tokens))
         device, cloud = self.ends(LearningRates(self.plan.lr, self.plan.fresh, steps))
         losses = [0.0] * self.plan.epochs
-        for number, step in enumerate(self.training_steps(tokens, labels, seed, device, cloud), 1):
+        for number, step in enumerate(self.steps(tokens, labels, seed, device, cloud), 1):
             losses[step.epoch] += step.take() * len(step.tokens)
             tick(number, steps)
         return [loss / len(tokens) for loss in losses]
 
-    def training_steps(
-        self, tokens: Tokens, labels: Tensor, seed: int, device: DeviceEnd, cloud: CloudEnd
-    ) -> Iterator[Step]:
+    def steps(self, tokens: Tokens, labels: Tensor, seed: int, device: DeviceEnd, cloud: CloudEnd) -> Iterator[Step]:
         """Yield the steps of a training, to be taken one by one. The codebook is updated in between."""
         plan, quantiser = self.plan, self.plan.quantiser
         cache, steps = StemCache(self.device, tokens), plan.steps(len(tokens))
@@ -235,8 +229,7 @@ class Split:
         """Compute logits (rows, width) of texts through the boundary, in evaluation; traffic counts their bytes.
 
         Args:
-            tokens: n texts.
-            batch: texts per message.
+            tokens, batch: n texts, texts per message.
             stems: of the texts, if they are known.
         """
         device, cloud = self.ends(LearningRates())
@@ -280,8 +273,7 @@ class Split:
         Args:
             tokens: n texts.
             answers: (rows, width) result of `predict` for them before quantisation.
-            epochs: passes over the texts.
-            seed: of the batches.
+            epochs, seed: passes over the texts, seed of the batches.
         """
         student = Split(self.device, deepcopy(self.cloud), deepcopy(self.head), self.plan, self.codebook_ema)
         student.predict(tokens)
@@ -359,9 +351,8 @@ class Split:
     def _start(self, stems: StemCache, seed: int) -> None:
         quantiser = self.plan.quantiser
         assert quantiser is not None
-        self._fit_quantiser(
-            self._states(stems), self._slopes(stems, seed) if quantiser.weigh else None, len(stems.tokens), seed
-        )
+        slopes = self._slopes(stems, seed) if quantiser.weigh else None
+        self._fit_quantiser(self._states(stems), slopes, len(stems.tokens), seed)
         if quantiser.weigh:
             self.device.into.requires_grad_(False)
 

@@ -133,8 +133,8 @@ def test_turns_go_round(tmp_path: Path) -> None:
 def test_derivation_of_a_cohort_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(derive, "DEVICES", 40)
     monkeypatch.setattr(derive, "FEW", 5)
-    (said,) = derive.bench(options(tmp_path)).checks
-    assert abs(float(said.split(": ")[1].split()[0])) < 1e-9
+    (check,) = derive.bench(options(tmp_path)).checks
+    assert abs(float(check.split(": ")[1].split()[0])) < 1e-9
 
 
 def test_merging_is_measured_beside_copying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

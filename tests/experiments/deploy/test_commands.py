@@ -31,7 +31,7 @@ def test_a_connection_leaves_the_others_alone(tmp_path) -> None:
     }
     assert list(tmp_path.iterdir()) == [path]
     path.write_text("[superlink")
-    with pytest.raises(DeployError, match="mend it or remove it"):
+    with pytest.raises(DeployError, match="correct it or remove it"):
         write_connection(tmp_path, "lab", "lab.local:8000", Path("/certs/ca.crt"))
     assert path.read_text() == "[superlink"
 
@@ -105,7 +105,7 @@ def test_a_unit_survives_odd_names_and_systemd_finds_nothing_wrong(tmp_path) -> 
             ["supernode", "pi0", "--superlink", "lab:8000", "--device", "0"],
             "ca.crt is missing: copy it from the server",
         ),
-        (["register", "pi0.pub"], "`deploy key NAME` on the device makes NAME.pub"),
+        (["register", "pi0.pub"], "make NAME.pub with `deploy key NAME` on the device"),
         (["stop", "pi7"], "'pi7' was never started here; known: nothing"),
         (["unit", "key"], "'key' is no service"),
     ],

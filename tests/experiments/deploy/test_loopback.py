@@ -11,16 +11,17 @@ from experiments.deploy.commands import ADMITTED, REFUSED
 from experiments.deploy.identity import DeployError, node_key
 from experiments.deploy.loopback import deployment, node_config
 from experiments.hermetic import lives, submit
-from fl.config.settings import Settings
+from fl.config import Settings
 from fl.engines.grid import LocalGrid
-from fl.server.run import open_results, run
+from fl.server.run import execute, open_results
+from fl.workloads.resolve import resolve
 from tests.fl.conftest import without_clock
 
 ROOT = Path(__file__).parents[3]
 
 
-def smoke(**changes: object) -> Settings:
-    (settings,) = EXPERIMENTS["loopback"].resolve("smoke", [1], {"strategies": "fedavg", **changes})
+def smoke(changes: dict[str, object] | None = None) -> Settings:
+    (settings,) = EXPERIMENTS["loopback"].resolve("smoke", [1], {"strategies": "fedavg", **(changes or {})})
     return settings
 
 
@@ -31,7 +32,8 @@ def test_a_deployment_gives_the_simulations_rows_refuses_a_stranger_and_leaves_n
         group, folder = site.group.leader, site.folder
         node_key(folder, "stranger")
         stranger = site.supernode("stranger", {"partition-id": 1}, memory_gb=4.0, core=min(os.sched_getaffinity(0)))
-        own = {"placement": "own", "state-root": str(folder / "devices"), "out": str(tmp_path / "deployed")}
+        own = {"devices.placement": "own", "devices.state-root": str(folder / "devices")}
+        own |= {"out": str(tmp_path / "deployed")}
         submit(site.group, ROOT, {**settings.flat(), **own}, on_line=said.append, timeout_s=500)
         with stranger:
             end, words = time.monotonic() + 60, ""
@@ -44,26 +46,27 @@ def test_a_deployment_gives_the_simulations_rows_refuses_a_stranger_and_leaves_n
     assert not lives(group)
     assert not folder.exists()
 
-    with open_results([settings], tmp_path / "here", False) as results, LocalGrid(settings.flat(), 3) as grid:
-        run(settings, grid, results)
+    run = resolve(settings)
+    with open_results([run], tmp_path / "here", False) as results, LocalGrid(settings.flat(), 3) as grid:
+        execute(run, grid, results)
     for name in ("rounds.csv", "devices.csv"):
         assert (tmp_path / "deployed" / name).stat().st_size > 200
     assert without_clock(tmp_path / "deployed") == without_clock(tmp_path / "here")
-    told, drawn = ((tmp_path / out / "devices.csv").read_text() for out in ("deployed", "here"))
-    assert told == drawn
+    deployed, drawn = ((tmp_path / out / "devices.csv").read_text() for out in ("deployed", "here"))
+    assert deployed == drawn
     assert "registering 3 keys" in said[0]
 
 
 def test_more_nodes_than_memory_holds_are_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.deploy.loopback.free_memory", lambda: 1.7e9)
     monkeypatch.setattr("experiments.deploy.loopback.at_once", lambda: 2)  # 3 x 0.2 + 2 x 0.6
-    words = r"^3 SuperNodes take 1\.8 GB of memory and 1\.7 GB are free: .*devices=n"
+    words = r"^3 SuperNodes take 1\.8 GB of memory and 1\.7 GB are free: .*devices.count=n"
     with pytest.raises(DeployError, match=words), deployment(smoke(), 1, say=pytest.fail):
         pass
 
 
 def test_every_board_of_the_testbed_is_given_what_the_simulation_draws() -> None:
-    settings = smoke(devices=20, cohort=10)
+    settings = smoke({"devices.count": 20, "cohort": 10})
     nodes = [node_config(settings, 1, device) for device in range(20)]
     assert [node["partition-id"] for node in nodes] == list(range(20))
     assert [node["device-class"] for node in nodes].count("Jetson Nano") == 10

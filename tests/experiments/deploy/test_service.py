@@ -47,10 +47,10 @@ def test_a_service_is_started_once_found_again_and_ends_with_its_children(tmp_pa
 
 def test_a_service_that_ends_says_why(tmp_path) -> None:
     service = Service(tmp_path / "pi0")
-    with pytest.raises(DeployError, match="pi0 ended, and this is what it said:\nno way"):
+    with pytest.raises(DeployError, match="pi0 ended; the end of its log:\nno way"):
         service.start(["python", "-c", "raise SystemExit('no way')"], at_work)
     assert service.pid() is None
-    with pytest.raises(DeployError, match="another way") as error:  # and not what an earlier one said
+    with pytest.raises(DeployError, match="another way") as error:  # and not the log of an earlier start
         service.start(["python", "-c", "raise SystemExit('another way')"], at_work)
     assert "no way" not in str(error.value)
 

@@ -16,19 +16,20 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from experiments.catalog import EXPERIMENTS
 from experiments.deploy.loopback import deployment
 from experiments.hermetic import submit
-from fl.config.settings import Settings
+from fl.config import Settings
+from fl.engines.engine import GridProxy
 from fl.engines.grid import LocalGrid
-from fl.engines.proxy import GridProxy
-from fl.messages import records as wire
+from fl.messages import records
 from fl.results.reader import read_measures
-from fl.server.run import open_results, run
+from fl.server.run import execute, open_results
+from fl.workloads.resolve import resolve
 from tests.fl.conftest import without_clock
 
 ROOT = Path(__file__).parents[3]
 FEW = {
-    "devices": 3, "cohort": 3, "eval-devices": 1, "rounds": 1, "adapt-epochs": 0, "strategies": "fedavg",
-    "background-load": 0.0, "samples-min": 128, "samples-max": 128, "batch-size": 128, "vq-labels": "shared",
-    "vq-hidden": 64, "vq-width": 64, "vq-groups": 32, "vq-down": "float32",
+    "devices.count": 3, "cohort": 3, "eval.devices": 1, "rounds": 1, "client.adapt-epochs": 0, "strategies": "fedavg",
+    "devices.background-load": 0.0, "data.samples-min": 128, "data.samples-max": 128, "client.batch-size": 128,
+    "vq.labels": "shared", "vq.hidden": 64, "vq.width": 64, "vq.groups": 32, "vq.down": "float32",
 }  # fmt: skip
 
 
@@ -96,7 +97,7 @@ class Scale(GridProxy):
     def _weighed(self, message: Message, way: str) -> Message:
         self.messages += 1
         self.all[way] += sum(len(part.deflate()) for part in get_all_nested_objects(message).values())
-        self.edge[way] += sum(map(len, message.content.get(wire.EDGE, {}).values()))
+        self.edge[way] += sum(map(len, message.content.get(records.EDGE, {}).values()))
         return message
 
 
@@ -108,9 +109,10 @@ def settings(split: str) -> Settings:
 
 def play(of: Settings, out: Path) -> Scale:
     """The run in this process."""
-    with open_results([of], out, False) as results, LocalGrid(of.flat(), of.devices) as grid:
+    run = resolve(of)
+    with open_results([run], out, False) as results, LocalGrid(of.flat(), of.devices.count) as grid:
         scale = Scale(grid)
-        run(of, scale, results)
+        execute(run, scale, results)
     return scale
 
 
@@ -118,7 +120,8 @@ def play(of: Settings, out: Path) -> Scale:
 def test_a_deployment_really_splits_to_the_simulations_numbers_and_bytes(tmp_path: Path) -> None:
     split, said = settings("messages"), []
     with ExitStack() as stack, deployment(split, 1, said.append, (tap := Tap(stack)).by) as site:
-        own = {"placement": "own", "state-root": str(site.folder / "devices"), "out": str(tmp_path / "deployed")}
+        own = {"devices.placement": "own", "devices.state-root": str(site.folder / "devices")}
+        own |= {"out": str(tmp_path / "deployed")}
         submit(site.group, ROOT, {**split.flat(), **own}, on_line=said.append, timeout_s=900)
     play(settings("simulated"), tmp_path / "simulated")
     scale = play(split, tmp_path / "split")

@@ -1,4 +1,4 @@
-"""Generation split over a wire is generation in one piece, token for token, in every mode."""
+"""Generation over a connection gives the tokens of generation in one process, in every mode."""
 
 import socket
 import threading
@@ -236,7 +236,7 @@ def test_a_delay_is_one_per_exchange(
     half = half_of(base, plugin_of(), "s1", "catch_up")
     half.delay = 0.1
     tokens = list(Session(base, *join(base, half), prompt).greedy(5))
-    assert slept == [0.1] * len(tokens) == [0.1] * 5  # none for being told what was written
+    assert slept == [0.1] * len(tokens) == [0.1] * 5  # no delay for frames without an answer
 
 
 def test_a_plugin_of_another_base_is_refused(base: Base, plugin_of: Callable[..., Plugin]) -> None:

@@ -11,7 +11,7 @@ def test_what_does_not_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "wanted", "expected"),
+    ("given", "correct", "expected"),
     [
         ("October 1973", "in October, 1973", 0.8),  # 2 of 2, 2 of 3
         ("the the cat cat", "cat", 2 / 3),  # 1 of 2, 1 of 1: a word counts as often as in both
@@ -20,8 +20,8 @@ def test_what_does_not_count() -> None:
         ("", "cat", 0.0),
     ],
 )
-def test_f1(said: str, wanted: str, expected: float) -> None:
-    assert f1(said, wanted) == pytest.approx(expected)
+def test_f1(given: str, correct: str, expected: float) -> None:
+    assert f1(given, correct) == pytest.approx(expected)
 
 
 def test_means_over_answers() -> None:

@@ -93,7 +93,7 @@ def test_a_path_is_the_share_of_samples_that_activate_both_ends():
 
 
 def test_gap_and_ability_gain_by_hand():
-    """Derived is 0.1 above matched at every size but the whole; ability enhancing is worth 0.2 everywhere."""
+    """Derived is 0.1 above matched at every size but the whole; ability enhancing adds 0.2 everywhere."""
     found = STUDIES["submodels"].metrics(submodel_rows())
     assert found["derived, ability", "gap"] == pytest.approx(0.1)
     assert found["derived, ability", "ability_gain"] == pytest.approx(0.2)
@@ -117,7 +117,7 @@ def test_spa_means_over_devices_and_seconds_of_fifty_tokens():
     assert found["SPA", "total_lan_s"] == pytest.approx(0.0175 + 0.2)
 
 
-def test_spa_gates_are_told_apart_by_price_and_the_capped_one_is_one():
+def test_spa_gates_are_named_by_price_and_the_capped_gate_has_one_name():
     rows = spa_rows(spa.GateRow)
     found = STUDIES["spa-gate"].metrics(rows[rows["seed"] == 1])
     assert {name for name, _ in found} == {
@@ -127,7 +127,7 @@ def test_spa_gates_are_told_apart_by_price_and_the_capped_one_is_one():
     assert found["mixture, price 1", "M"] == pytest.approx(0.4)
 
 
-def test_spa_sizes_are_told_apart_and_averaged_over_devices():
+def test_spa_sizes_are_named_and_averaged_over_devices():
     rows = size_rows()
     found = STUDIES["spa-size"].metrics(rows[rows["seed"] == 1])
     assert found["width 8", "token_accuracy"] == pytest.approx(0.75)

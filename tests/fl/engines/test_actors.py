@@ -16,7 +16,7 @@ from fl.results.reader import read_rounds
 from tests.fl.engines.test_processes import USERS_APP
 
 ROOT = Path(__file__).resolve().parents[3]
-HOW = {"strategies": "fedavg,eclm", "cohort": 6}
+CHANGES = {"strategies": "fedavg,eclm", "cohort": 6}
 
 SCRIPT = """
     import sys
@@ -24,14 +24,13 @@ SCRIPT = """
 
     from ray.cluster_utils import Cluster
 
-    from fl.config.settings import Settings
     from fl.engines.actors import RayGrid
-    from fl.server.run import open_results, run
-    from tests.fl.conftest import SMALL
+    from fl.server.run import execute, open_results
+    from tests.fl.conftest import resolved
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     second = cluster.add_node(num_cpus=1)
-    settings = Settings.parse({**SMALL, **HOW})
+    run = resolved(CHANGES)
     nodes, lost = {}, []
 
     def on_reply():
@@ -44,10 +43,10 @@ SCRIPT = """
             cluster.remove_node(second, allow_graceful=False)
 
     with (
-        open_results([settings], Path(sys.argv[1]), False) as results,
-        RayGrid(settings.flat(), settings.devices, address=cluster.address, on_reply=on_reply) as grid,
+        open_results([run], Path(sys.argv[1]), False) as results,
+        RayGrid(run.settings.flat(), run.settings.devices.count, address=cluster.address, on_reply=on_reply) as grid,
     ):
-        run(settings, grid, results)
+        execute(run, grid, results)
         left = sum(nodes.get(slot) == second.node_id for slot in grid.pool.slots)
         Path(sys.argv[2]).write_text(f"{len(lost)} {left}")
     cluster.shutdown()
@@ -64,10 +63,10 @@ def python(script: str, *args: Path) -> subprocess.CompletedProcess[str]:
 
 def test_a_run_survives_the_loss_of_a_cluster_node(play: Callable, tmp_path: Path) -> None:
     """The numbers are those of one process: messages whose updates are lost with the node are sent again."""
-    python(SCRIPT.replace("**HOW", f"**{HOW}"), tmp_path / "ray", tmp_path / "said")
+    python(SCRIPT.replace("CHANGES", str(CHANGES)), tmp_path / "ray", tmp_path / "said")
     lost, left = map(int, (tmp_path / "said").read_text().split())
     assert lost > 0 and left == 0
-    play(tmp_path / "one", **HOW)
+    play(tmp_path / "one", CHANGES)
     cut, whole = (read_rounds(tmp_path / name).drop(columns="wall_s") for name in ("ray", "one"))
     pd.testing.assert_frame_equal(cut, whole, rtol=1e-6)
 

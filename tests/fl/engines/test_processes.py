@@ -11,16 +11,15 @@ import pandas as pd
 import pytest
 from flwr.app import Message, RecordDict
 
-from fl.config.settings import Settings
 from fl.engines.grid import LocalGrid
 from fl.engines.processes import FORKS, ProcessPool, WorkerProcess
 from fl.engines.worker_pool import Slot
 from fl.engines.worker_server import WorkerServer
 from fl.results.reader import read_rounds
-from fl.server.run import open_results, run
-from tests.fl.conftest import SMALL
+from fl.server.run import execute, open_results
+from tests.fl.conftest import resolved
 
-HOW = {"strategies": "fedavg", "cohort": 6, "rounds": 2}
+CHANGES = {"strategies": "fedavg", "cohort": 6, "rounds": 2}
 USERS_APP = """
 from flwr.app import ConfigRecord, Message, RecordDict
 
@@ -31,7 +30,7 @@ def client_app(message, context):
 
 
 def test_a_worker_killed_with_updates_and_a_job_changes_nothing(play: Callable, tmp_path: Path) -> None:
-    settings = Settings.parse({**SMALL, **HOW})
+    run = resolved(CHANGES)
     killed: list[Slot] = []
 
     def on_reply() -> None:
@@ -42,14 +41,14 @@ def test_a_worker_killed_with_updates_and_a_job_changes_nothing(play: Callable, 
             unmerged[0].worker.process.kill()
 
     with (
-        open_results([settings], tmp_path / "two", False) as results,
-        LocalGrid(settings.flat(), settings.devices, workers=2, on_reply=on_reply) as grid,
+        open_results([run], tmp_path / "two", False) as results,
+        LocalGrid(run.settings.flat(), run.settings.devices.count, workers=2, on_reply=on_reply) as grid,
     ):
         grid.start()
         grid.pool.quick_s = 0.0  # six jobs, however fast the workers are
-        run(settings, grid, results)
+        execute(run, grid, results)
         assert len(killed) == 1 and len(grid.pool.slots) == 2 and killed[0] not in grid.pool.slots
-    play(tmp_path / "one", **HOW)
+    play(tmp_path / "one", CHANGES)
     cut, whole = (read_rounds(tmp_path / name).drop(columns="wall_s") for name in ("two", "one"))
     pd.testing.assert_frame_equal(cut, whole, rtol=1e-6)
 

@@ -8,7 +8,7 @@ from fl.engines.proxy import ThrottledGrid
 
 
 class Slow(LocalGrid):
-    """Each look finds the reply to the newest message. Node 3 never replies, and messages to node 4 are refused."""
+    """Each poll finds the reply to the newest message. Node 3 never replies, and messages to node 4 are refused."""
 
     def __init__(self) -> None:
         super().__init__({}, 9)

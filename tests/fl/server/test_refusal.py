@@ -252,6 +252,17 @@ def test_an_answer_that_the_server_did_not_ask_for_is_refused(round_: Round, kin
     assert same(model, round_.train(None if kind == "twice" else silent)[1])
 
 
+@pytest.mark.parametrize("classes", [[99], [-1], [0, 0], []])
+def test_classes_that_a_method_did_not_ask_for_change_nothing(tmp_path: Path, classes: list[int]) -> None:
+    """FjORD averages whole layers: a client that reports classes all the same is treated like any other."""
+    round_ = Round("fjord", tmp_path)
+    honest = round_.train()[1]
+    content = round_.content("train")
+    content[records.REPORT] = MetricRecord({**content[records.REPORT], "classes": classes})
+    costs, model = round_.train(sends(content))
+    assert costs.clients == 4 and same(model, honest)
+
+
 def test_a_client_that_never_answers_is_a_failure(round_: Round) -> None:
     costs, _ = round_.train(silent)
     assert (costs.clients, costs.failures, costs.refused) == (3, 1, 0)

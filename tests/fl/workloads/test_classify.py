@@ -1,4 +1,4 @@
-"""The device's own data, as its sensor sees them, and what it serves after it has learned from them."""
+"""Classification: a client's data with their corruptions, its network, and what it uses after local adaptation."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -8,31 +8,42 @@ import numpy as np
 import pytest
 import torch
 
-from fl.config.settings import Settings
+from fl.config import Settings
 from fl.results.reader import read_rounds
-from fl.workloads.classify import blend, samples
-from fl.workloads.workload import Order
-from fl.workloads.world import tensors, world
+from fl.workloads.classify import Classify, LocalClient
+from fl.workloads.resolve import resolve
+from fl.workloads.state_store import ClientStateStore
+from fl.workloads.workload import ClientContext
+from fl.workloads.world import tensors
+from partitions import World
 from partitions.datasets.images.arrays import save
 from strategies import STRATEGIES
-from strategies.base import Profile, Task
+from strategies.client import ClientTask, interpolate
 from strategies.fedavg import FedAvg
+from strategies.strategy import Profile, TrainTask
 
 
-def test_a_device_trains_and_is_tested_on_what_its_sensor_sees(tmp_path) -> None:
+def test_a_client_trains_and_is_tested_on_corrupted_samples(tmp_path: Path) -> None:
     """Brightness adds twice the severity of the step at which a sample entered."""
     x, y = np.random.default_rng(0).integers(0, 256, (600, 1, 28, 28), np.uint8), np.arange(600) % 10
     arrays = {"x_train": x[:400], "y_train": y[:400], "x_test": x[400:], "y_test": y[400:]}
     save(tmp_path, "fashion-mnist", arrays, [str(k) for k in range(10)])
-    settings = Settings.parse(
-        {"dataset": "fashion-mnist", "data-root": str(tmp_path), "partition": "iid", "drift": "feature"}
-        | {"corruption": "brightness", "severity-step": 1.0, "samples-max": 60, "model": "resnet18"}
-    )
-    here, order = world(settings, 3), Order(device=2, seed=3, round=9, step=3)
-    _, (severity,) = here.history([2], 4)
+    run = resolve(
+        Settings.parse(
+            {
+                "data.name": "fashion-mnist", "data.root": str(tmp_path), "data.partition": "iid",
+                "data.samples-max": 60, "drift.kind": "feature", "feature.corruption": "brightness",
+                "feature.severity-step": 1.0, "model.name": "resnet18",
+            }
+        )
+    )  # fmt: skip
+    world, context = run.worlds(3), ClientContext(client=2, seed=3, round=9, step=3, store=ClientStateStore(tmp_path))
+    assert isinstance(world, World) and isinstance(run.workload, Classify)
+    client = LocalClient.of(run.workload, context)
+    _, (severity,) = world.history([2], 4)
     for split in ("train", "test"):
-        seen, labels = samples(settings, order, split)
-        clean, expected = tensors(here.data, split, getattr(here.draw(2, 3), split))
+        seen, labels = client.samples(split)
+        clean, expected = tensors(world.data, split, getattr(world.draw(2, 3), split))
         added = (seen - clean)[:, 0, 5, 5].double().numpy() / 2
         assert torch.equal(labels, expected)
         near = np.abs(added[:, None] - severity).min(axis=1)
@@ -40,23 +51,40 @@ def test_a_device_trains_and_is_tested_on_what_its_sensor_sees(tmp_path) -> None
     assert np.abs(added - severity[3]).max() < 1e-5
 
 
-def test_a_blend_lies_between_what_was_delivered_and_what_was_learned() -> None:
+def test_interpolation_lies_between_the_delivered_and_the_adapted_model() -> None:
     before = {"w": torch.tensor([0.0, 2.0]), "count": torch.tensor(3)}
     after = {"w": torch.tensor([1.0, 4.0]), "count": torch.tensor(5)}
-    mixed = blend(before, after, 0.25)
+    mixed = interpolate(before, after, 0.25)
     assert mixed["w"].tolist() == [0.25, 2.5] and mixed["count"] == 5
 
 
-def test_a_device_that_blends_serves_the_blend(play: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With weight 0 local adaptation is thrown away: the adapted score is the delivered one."""
+def test_a_client_that_interpolates_uses_the_mixed_model(
+    play: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With weight 0 local adaptation has no effect: the adapted score is the delivered one."""
 
     class Forgets(FedAvg):
-        def deliver(self, profiles: Sequence[Profile]) -> dict[int, Task]:
-            return {device: replace(task, blend=0.0) for device, task in super().deliver(profiles).items()}
+        def configure_evaluate(self, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
+            tasks = super().configure_evaluate(profiles)
+            return {client: replace(task, options={**task.options, "blend": 0.0}) for client, task in tasks.items()}
 
-    monkeypatch.setitem(STRATEGIES, "fedavg", Forgets)
-    play(tmp_path, strategies="fedavg")
+    monkeypatch.setitem(STRATEGIES.builtin, "fedavg", Forgets)
+    play(tmp_path, {"strategies": "fedavg"})
     rounds = read_rounds(tmp_path).query("evaluated > 0").set_index(["round", "method"])
     for at in rounds.index.unique("round"):
         plain, tuned = rounds.loc[(at, "fedavg")], rounds.loc[(at, "fedavg+ft")]
         assert (plain.accuracy_mean, plain.loss) == (tuned.accuracy_mean, tuned.loss)
+
+
+def test_sizes_or_parameters_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    """In a stack they would make the training of every client fail."""
+    run = resolve(Settings.parse({"strategies": "fedavg"}))
+    assert isinstance(run.workload, Classify)
+    client = LocalClient.of(run.workload, ClientContext(0, 1, 1, 0, ClientStateStore(tmp_path)))
+    whole, state = run.workload.architectures["dense"].sizes, run.workload.architectures["dense"].whole(0).state()
+    axis = next(iter(whole))
+    assert client.load(ClientTask(), state).state is state
+    with pytest.raises(ValueError, match=f"a part of {whole[axis] + 1} {axis}: the dense model has"):
+        client.load(ClientTask(sizes={axis: whole[axis] + 1}), state)
+    with pytest.raises(ValueError, match="does not have the shapes"):
+        client.load(ClientTask(), {name: value[:1] for name, value in state.items()})

@@ -1,18 +1,33 @@
-"""The cloud's artefacts: made only when asked for, kept apart, each under what decides it."""
+"""Pretrained cloud models: trained only when a method asks for them, each kept under everything that decides it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from fl.config.settings import Settings
-from fl.workloads.pretraining import KEYS, address, prepare
-from tests.fl.conftest import SMALL
+from fl.workloads.classify import Classify
+from fl.workloads.pretraining import Pretraining, address
+from strategies.pretrained import PretrainedModels
+from tests.fl.conftest import resolved
+
+NAMES = {name.removeprefix("train_") for name in vars(Pretraining) if name.startswith("train_")}
+METHODS = {"strategies": "na,an,eclm"}
 
 
-def settings(**changes: object) -> Settings:
-    return Settings.parse({**SMALL, **changes})
+def workload(changes: dict[str, Any] | None = None) -> Classify:
+    found = resolved({**METHODS, **(changes or {})}).workload
+    assert isinstance(found, Classify)
+    return found
+
+
+def prepare(seed: int = 3, changes: dict[str, Any] | None = None) -> PretrainedModels:
+    return workload(changes).prepare(seed)
+
+
+def file_of(name: str, changes: dict[str, Any] | None = None, seed: int = 1) -> Path:
+    return address(name, workload(changes).pretraining(seed).decides(name), seed)
 
 
 @pytest.fixture
@@ -21,58 +36,90 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "driftfed" / "offline"
 
 
-def made(cache: Path) -> list[str]:
+def trained(cache: Path) -> list[str]:
     return sorted(path.name.partition("-")[0] for path in cache.glob("*"))
 
 
+def test_the_models() -> None:
+    assert NAMES == {"early", "dense", "nested", "rolling", "supernet", "modular", "tailored"}
+    assert prepare().train.keys() == NAMES - {"early"}
+
+
 def test_nothing_is_trained_until_a_method_asks_for_it(cache: Path) -> None:
-    cloud = prepare(settings(), 3)
-    assert made(cache) == []
-    cloud.dense_state  # noqa: B018
-    assert made(cache) == ["dense", "early"]
-    cloud.modular_model  # noqa: B018
-    assert made(cache) == ["dense", "early", "modular"]
+    models = prepare()
+    assert trained(cache) == []
+    dense = models.state("dense")
+    assert trained(cache) == ["dense", "early"]
+    models.modular()
+    assert trained(cache) == ["dense", "early", "modular"]
+    assert models.state("dense") is dense
 
 
-def test_an_artefact_does_not_depend_on_which_others_were_made_before(cache: Path, tmp_path, monkeypatch) -> None:
-    first = prepare(settings(), 3)
-    dense, body = first.dense_state, first.modular_model.body.state()
+def test_a_model_does_not_depend_on_which_others_were_trained_before(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepare()
+    dense, body = first.state("dense"), first.modular().body.state()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
-    second = prepare(settings(), 3)
-    assert all(torch.equal(body[name], value) for name, value in second.modular_model.body.state().items())
-    assert all(torch.equal(dense[name], value) for name, value in second.dense_state.items())
+    second = prepare()
+    assert all(torch.equal(body[name], value) for name, value in second.modular().body.state().items())
+    assert all(torch.equal(dense[name], value) for name, value in second.state("dense").items())
 
 
-def test_progress_names_the_stage(cache: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    prepare(settings(), 3, lambda *what: told.append(what)).dense_state  # noqa: B018
-    assert told == [("dense model", e, 2) for e in (0, 1)] + [("dense model, continued", e, 2) for e in (0, 1)]
+def test_progress_names_the_model(cache: Path) -> None:
+    calls: list[tuple[str, int, int]] = []
+    workload().prepare(3, lambda *what: calls.append(what)).state("dense")
+    assert calls == [("dense model", e, 2) for e in (0, 1)] + [("dense model, continued", e, 2) for e in (0, 1)]
+
+
+def test_a_damaged_file_is_trained_again(cache: Path) -> None:
+    dense = prepare().state("dense")
+    (path,) = cache.glob("dense-*")
+    path.write_bytes(b"torn")
+    again = prepare().state("dense")
+    assert all(torch.equal(dense[name], value) for name, value in again.items())
+    assert all(torch.equal(dense[name], value) for name, value in load_file(path).items())
 
 
 @pytest.mark.parametrize(
     ("changes", "touched"),
     [
-        ({"rounds": 9, "drift": "subject", "lr": 0.2, "cohort": 2}, set()),
-        ({"kappa1": 2.0, "top-k": 3}, {"modular", "tailored"}),
-        ({"residual": True}, {"modular", "tailored"}),
-        ({"subtasks": "domain"}, {"modular", "tailored"}),
-        ({"partition": "iid", "devices": 7}, set()),
-        ({"ability-epochs": 7}, set(KEYS) - {"early", "split"}),
-        ({"offline-lr": 0.1}, set(KEYS) - {"split"}),
-        ({"dense-epochs": 3}, set(KEYS)),
+        ({"rounds": 9, "drift.kind": "resample", "drift.fraction": 0.1, "client.lr": 0.2, "cohort": 2}, set()),
+        (
+            {"client.optimizer": "adam", "client.batch-size": 4, "data.samples-max": 40, "server.robust": "median"},
+            set(),
+        ),
+        ({"data.partition": "iid", "drift.kind": "resample", "devices.count": 7}, set()),
+        ({"eclm.candidates": 2.0, "eclm.blend": 0.5, "eclm.importance-noise": 1.0}, set()),
+        ({"eclm.kappa1": 2.0, "eclm.top-k": 3}, {"modular", "tailored"}),
+        ({"eclm.residual": True}, {"modular", "tailored"}),
+        ({"eclm.subtasks": "domain"}, {"modular", "tailored"}),
+        ({"eclm.shrink": 4}, {"modular", "tailored"}),
+        ({"an.shrink": 4}, {"supernet"}),
+        ({"pretrain.ability-epochs": 7}, NAMES - {"early"}),
+        ({"pretrain.lr": 0.1}, NAMES),
+        ({"pretrain.optimizer": "adam"}, NAMES),
+        ({"pretrain.dense-epochs": 3}, NAMES),
+        ({"model.width": 24}, NAMES),
+        ({"data.proxy-fraction": 0.2}, NAMES),
+        ({"precision": "bfloat16"}, NAMES),
     ],
 )
-def test_a_setting_moves_only_what_it_decides(changes: dict, touched: set[str]) -> None:
-    moved = {name for name in KEYS if address(settings(), 1, name) != address(settings(**changes), 1, name)}
-    assert moved == touched
+def test_a_setting_changes_only_the_files_of_the_models_that_it_decides(
+    changes: dict[str, Any], touched: set[str]
+) -> None:
+    assert {name for name in NAMES if file_of(name) != file_of(name, changes)} == touched
+    assert all(file_of(name, seed=2) != file_of(name) for name in NAMES)
 
 
-def test_sub_tasks_of_classes_that_occur_together_depend_on_who_holds_which(cache: Path) -> None:
-    """Five classes, two on a device: of two or three of them is a sub-task, and each has its row of targets."""
-    grouped = settings(
-        **{"subtasks": "groups", "partition": "m-classes", "classes-per-device": 2, "drift": "class-swap", "devices": 8}
-    )
-    prepare(grouped, 1).modular_model  # noqa: B018
-    assert load_file(address(grouped, 1, "modular"))["mapping.wanted.0"].shape[0] == 2
-    assert address(grouped, 1, "modular") != address(settings(**{**grouped.flat(), "devices": 9}), 1, "modular")
-    assert address(grouped, 1, "dense") == address(settings(**{**grouped.flat(), "devices": 9}), 1, "dense")
+def test_sub_tasks_of_classes_that_occur_together_depend_on_the_clients_classes(cache: Path) -> None:
+    """Five classes, two on a client: a sub-task has two or three of them, and each sub-task has its row of targets."""
+    grouped = {
+        "eclm.subtasks": "groups", "data.partition": "m-classes", "m-classes.m": 2, "drift.kind": "class-swap",
+        "devices.count": 8,
+    }  # fmt: skip
+    more, other = {**grouped, "devices.count": 9}, {**grouped, "m-classes.m": 3}
+    prepare(1, grouped).modular()
+    assert load_file(file_of("modular", grouped))["mapping.wanted.0"].shape[0] == 2
+    assert len({file_of("modular", changes) for changes in (grouped, more, other)}) == 3
+    assert len({file_of("dense", changes) for changes in (grouped, more, other)}) == 1

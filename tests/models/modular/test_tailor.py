@@ -18,15 +18,13 @@ from models.submodel import extract
 from models.training.loop import Recipe, fit, score
 
 
-@given(seed=st.integers(0, 2**31), subtasks=st.integers(2, 12), min_subtasks=st.integers(1, 2), size=st.integers(8, 64))
-def test_a_simulated_client_has_equal_parts_of_few_subtasks(
-    seed: int, subtasks: int, min_subtasks: int, size: int
-) -> None:
+@given(seed=st.integers(0, 2**31), subtasks=st.integers(2, 12), minimum=st.integers(1, 2), size=st.integers(8, 64))
+def test_a_simulated_client_has_equal_parts_of_few_subtasks(seed: int, subtasks: int, minimum: int, size: int) -> None:
     subtask = 3 * (torch.arange(30 * subtasks) % subtasks)  # the other sub-tasks have no samples
-    rows, share = simulate_client(subtask, min_subtasks, size, np.random.default_rng(seed))
+    rows, share = simulate_client(subtask, minimum, size, np.random.default_rng(seed))
     counts = torch.bincount(subtask[rows], minlength=3 * subtasks)
     count = int((counts > 0).sum())
-    assert min_subtasks <= count <= subtasks and set(counts.tolist()) <= {0, -(-size // count)}
+    assert minimum <= count <= subtasks and set(counts.tolist()) <= {0, -(-size // count)}
     assert MIN_SHARE <= share <= MAX_SHARE
 
 

@@ -6,7 +6,7 @@ import torch
 from models.spa.activations import Activations
 from models.spa.bases import Base
 from models.spa.metrics import compare
-from models.spa.rivals import BASELINES, TunedBase, answers_loss, tune
+from models.spa.rivals import BASELINES, Tuned, answers_loss, tune
 from partitions.errors import DataError
 from partitions.personas import Personas
 from partitions.rng import rng
@@ -24,16 +24,16 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def tuned(base: Base, name: str) -> TunedBase:
+def tuned(base: Base, name: str) -> Tuned:
     return BASELINES[name](base, 5000, 1)
 
 
-def test_sizes_and_traffic_by_hand(tuned: TunedBase, name: str) -> None:
+def test_sizes_and_traffic_by_hand(tuned: Tuned, name: str) -> None:
     assert (tuned.parameters, tuned.sites, tuned.down, tuned.up) == HAND[name]
     assert tuned.traffic(prompt=10, answer=3) == (3 * tuned.sites, 12 * tuned.down, 12 * tuned.up)
 
 
-def test_a_baseline_starts_as_the_base_and_trains_only_its_parts(base: Base, tuned: TunedBase) -> None:
+def test_a_baseline_starts_as_the_base_and_trains_only_its_parts(base: Base, tuned: Tuned) -> None:
     before = {name: value.clone() for name, value in base.model.state_dict().items()}
     states = Activations(base, (base.layers,), whole=False)
     tuned_states = [Activations(tuned.base, (base.layers,), whole=False) for _ in range(2)]
@@ -50,7 +50,7 @@ def test_a_baseline_starts_as_the_base_and_trains_only_its_parts(base: Base, tun
     assert shared <= {weight.data_ptr() for weight in tuned.base.model.parameters()}
 
 
-def test_the_stopwatch_runs_only_within_the_parts(base: Base, tuned: TunedBase) -> None:
+def test_the_stopwatch_runs_only_within_the_parts(base: Base, tuned: Tuned) -> None:
     base.stack(torch.arange(4)[None])
     assert tuned.watch.ms == 0
     tuned.base.stack(torch.arange(4)[None])

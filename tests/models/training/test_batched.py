@@ -25,7 +25,7 @@ def first_map_training(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
     """How the first map is trained; Adam supports weights only."""
     if request.param != "cheaper":
         use_dual = request.param == "coefficients"
-        monkeypatch.setattr("models.training.product.MIN_MULTIPLICATIONS", 1)
+        monkeypatch.setattr("models.training.product.MIN_MACS", 1)
         monkeypatch.setattr(
             "models.training.batched.dual_is_cheaper", lambda n, i, o, recipe, e: use_dual and recipe.optimizer == "sgd"
         )

@@ -91,7 +91,7 @@ def test_a_weight_scales_the_gradients_of_both_halves(small):
     found = []
     for weight in (1.0, 0.25):
         (task, *_) = pair(small())
-        step = next(task.split.training_steps(task.tokens, task.labels, 1, *task.split.ends(LearningRates())))
+        step = next(task.split.steps(task.tokens, task.labels, 1, *task.split.ends(LearningRates())))
         loss = step.take(weight)
         found.append((loss, [p.grad for p in parameters(task.split) if p.grad is not None]))
     (loss, full), (same, quarter) = found
