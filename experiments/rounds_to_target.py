@@ -80,7 +80,8 @@ def with_shifts(rounds: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]])
 
     For a setting that is not in ``settings``, the data drift at every step.
     """
-    schedules = {name: Schedule(settings.get(name, {}).get("drift", {}).get("schedule", "every")) for name in rounds["setting"].unique()}
+    drifts = {name: settings.get(name, {}).get("drift", {}) for name in rounds["setting"].unique()}
+    schedules = {name: Schedule(drift.get("schedule", "every")) for name, drift in drifts.items()}
     counts = [schedules[name].count(step) for name, step in zip(rounds["setting"], rounds["step"], strict=True)]
     return rounds.assign(shifts=counts)
 

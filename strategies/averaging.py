@@ -78,10 +78,10 @@ def _merged(mine: WeightedSum | None, other: WeightedSum | None) -> WeightedSum 
 class Averaging(Strategy):
     """A method whose new model is a weighted mean of what clients trained."""
 
-    def aggregator(self) -> Mean:
+    def aggregator(self) -> Aggregator:
         if self.budget.robust == "none":
             return Mean(self.axes, self.model)
         return RobustMean(self.axes, self.model, self.budget.robust, self.budget.trim)
 
-    def server_update(self, server_round: int, aggregate: Mean) -> None:
+    def server_update(self, server_round: int, aggregate: Any) -> None:
         self.model = self.models.post_aggregate(self.model, aggregate.result(self.model))

@@ -226,3 +226,9 @@ class ClientTrainer:
 def interpolate(before: State, after: State, weight: float) -> State:
     """Return ``before + weight * (after - before)``; entries that are no floating-point numbers are as after."""
     return {k: torch.lerp(before[k], v, weight) if v.is_floating_point() else v for k, v in after.items()}
+
+
+def add_to_gradient(parameter: nn.Parameter, term: Tensor) -> None:
+    """Add a term to the gradient of a parameter, in place."""
+    assert parameter.grad is not None
+    parameter.grad += term

@@ -6,7 +6,7 @@ Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020, arXiv
 from pydantic import Field
 from torch import nn
 
-from strategies.client import ClientTrainer
+from strategies.client import ClientTrainer, add_to_gradient
 from strategies.fedavg import FedAvg, Prior
 
 
@@ -24,7 +24,8 @@ class Proximal(ClientTrainer):
     def correct_gradients(self, network: nn.Module, epoch: int) -> None:
         assert self.task.state is not None
         for name, parameter in network.named_parameters() if self.weight else ():
-            parameter.grad += self.weight * (parameter.detach() - self.task.state[name].to(parameter.device))
+            sent = self.task.state[name].to(parameter.device)
+            add_to_gradient(parameter, self.weight * (parameter.detach() - sent))
 
 
 class FedProx(FedAvg):

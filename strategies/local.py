@@ -73,7 +73,7 @@ class KeptModels(Strategy):
     def aggregator(self) -> Aggregator:
         return Answered()
 
-    def server_update(self, server_round: int, aggregate: Answered) -> None:
+    def server_update(self, server_round: int, aggregate: Any) -> None:
         self.kept |= aggregate.tasks
 
     def on_state_lost(self, client: int) -> None:

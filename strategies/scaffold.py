@@ -14,7 +14,7 @@ from torch import nn
 
 from models.submodel import State
 from strategies.averaging import Mean
-from strategies.client import ClientTrainer
+from strategies.client import ClientTrainer, add_to_gradient
 from strategies.fedavg import FedAvg, Prior
 from strategies.strategy import Budget, Profile, TrainTask
 
@@ -49,7 +49,7 @@ class Scaffold(FedAvg):
 
         def correct_gradients(self, network: nn.Module, epoch: int) -> None:
             for name, term in self.terms.items():
-                network.get_parameter(name).grad += term
+                add_to_gradient(network.get_parameter(name), term)
 
         def upload(self, before: State, after: State) -> State:
             recipe, steps = self.client.recipe, math.ceil(self.client.examples / self.client.recipe.batch_size)
@@ -78,11 +78,9 @@ class Scaffold(FedAvg):
         before, rate, changes = self.model, self.options.server_lr, aggregate.tensors[VARIATE].total
         super().server_update(server_round, aggregate)
         if rate != 1:
-            self.model = {
-                n: before[n] + rate * (v - before[n]) if n in self.variate else v for n, v in self.model.items()
-            }
-        share = 1 / self.budget.clients
-        self.variate = {n: value + (share * changes[n]).to(value.dtype) for n, value in self.variate.items()}
+            self.model |= {n: before[n] + rate * (self.model[n] - before[n]) for n in self.variate}
+        count = self.budget.clients
+        self.variate = {n: value + (changes[n] / count).to(value.dtype) for n, value in self.variate.items()}
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {VARIATE: self.variate}

@@ -249,7 +249,7 @@ class Strategy(ABC):
     def cost(self, task: TrainTask, report: Mapping[str, Any]) -> Cost:
         """Return what the task cost a client, which may have chosen a part of the sub-model itself.
 
-        Of a task that uploads, `Aggregator.check` must refuse reports for which this raises: workers may have aggregated
+        `Aggregator.check` must refuse reports for which this raises, if the task uploads: workers may have aggregated
         the update already.
 
         Raises:

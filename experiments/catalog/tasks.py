@@ -46,7 +46,7 @@ SMALL: Overrides = {
     "eclm.kappa2": 3,
     "client.weight-decay": 5e-4,
     "pretrain.weight-decay": 5e-4,
-    "devices.limit-low": 0.5,  # with 0.32 one module per layer uses all memory, because activations dominate at this size
+    "devices.limit-low": 0.5,  # with 0.32 one module per layer uses all memory: activations dominate at this size
     "devices.limit-high": 0.6,
 }
 SKEWED: Overrides = {"data.partition": "m-classes", "drift.kind": "class-swap"}

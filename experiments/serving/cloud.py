@@ -66,15 +66,8 @@ class Terms:
             if weight.shape != (base.width,):
                 raise ValueError(f"the gate has shape {tuple(weight.shape)}, the base has width {base.width}")
             gate = Gate(weight, bias, float(head["tau"]))
-        return cls(
-            mode(head["mode"]),
-            states,
-            bool(head["attends"]),
-            head["policy"],
-            head["precision"],
-            head["gate_site"],
-            gate,
-        )
+        attends, policy, precision = bool(head["attends"]), head["policy"], head["precision"]
+        return cls(mode(head["mode"]), states, attends, policy, precision, head["gate_site"], gate)
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class Server(Section):
     deadline_s: float = Field(
         0.0,
         ge=0,
-        description="longest round, virtual seconds; 0: no limit; later updates are dropped, buffered: aggregated later",
+        description="longest round, virtual seconds; 0: no limit; later updates are dropped (buffered: kept)",
     )
     robust: Literal["none", "norm-bound", "trimmed-mean", "median"] = Field(
         "none", description="aggregation that poisoned updates cannot steer, module by module"

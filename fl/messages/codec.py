@@ -53,10 +53,11 @@ class Address:
     @classmethod
     def of(cls, record: ConfigRecord) -> "Address":
         """Read the address of a message."""
-        numbers = (int(record[key]) for key in ("device", "seed", "round", "step"))  # type: ignore[arg-type]
+        values: dict[str, Any] = dict(record)
+        client, seed, server_round, step = (int(values[key]) for key in ("device", "seed", "round", "step"))
         return cls(
-            str(record["run"]), int(record["moment"]), str(record["method"]), *numbers, record.get("what"),  # type: ignore[arg-type]
-            bool(record.get("look-back", False)),
+            str(values["run"]), int(values["moment"]), str(values["method"]), client, seed, server_round, step,
+            values.get("what"), bool(values.get("look-back", False)),
         )  # fmt: skip
 
 
@@ -81,7 +82,7 @@ def task_values(task: TrainTask, models: PretrainedModels) -> dict[str, Any]:
 
 def read_task(content: RecordDict) -> ClientTask:
     """Read the task of a message, with its parameters."""
-    values = dict(content[records.TASK])  # type: ignore[call-overload]
+    values: dict[str, Any] = dict(content[records.TASK])
     sizes = {key.removeprefix(SIZE): int(values.pop(key)) for key in list(values) if key.startswith(SIZE)}
     modules = {key.removeprefix(HELD): np.asarray(values.pop(key)) for key in list(values) if key.startswith(HELD)}
     model = content.get(records.MODEL)

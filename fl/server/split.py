@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
@@ -85,7 +86,7 @@ class SplitGrid(GridProxy):
         a = Address.of(task)
         context = ClientContext(a.client, a.seed, a.round, a.step, ClientStateStore(Path()))
         replica = self.workload.replica(context, int(task["epochs"]), records.unpack(model))  # type: ignore[arg-type]
-        content = {
+        content: dict[str, Any] = {
             records.TASK: ConfigRecord({**task, "steps": 0}), records.MODEL: records.pack(replica.for_client),
         }  # fmt: skip
         return SplitSession(message, replica, RecordDict(content))

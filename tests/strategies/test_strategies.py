@@ -224,7 +224,8 @@ def test_fedrolex_windows_roll_by_one_channel_a_round_and_wrap_around(models_mak
     """16 hidden channels, half of them: round 10 trains 9 .. 15 and 0; a full cycle trains each eight times."""
     method = FedRolex(models_maker(), budget, 3)
     asked = two_widths(method)[1:]
-    assert method.configure_train(10, asked)[1].model.coverage["block.hidden"].tolist() == [9, 10, 11, 12, 13, 14, 15, 0]
+    window = method.configure_train(10, asked)[1].model.coverage["block.hidden"]
+    assert window.tolist() == [9, 10, 11, 12, 13, 14, 15, 0]
     counts = np.zeros(16, int)
     for server_round in range(1, 17):
         counts[method.configure_train(server_round, asked)[1].model.coverage["block.hidden"]] += 1

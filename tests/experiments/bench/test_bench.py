@@ -35,8 +35,8 @@ def exam_of(scratch: Path, kind: str = "mlp", **own: object) -> Exam:
     return Exam.write(scratch / "exam", kind, fedavg(options(scratch), keys, samples=20, epochs=2, batch=16, lr=0.05))
 
 
-def test_the_bare_loop_and_we_end_at_the_same_weights(tmp_path: Path) -> None:
-    """Two real programs, two rounds; float32 rounds differently, no more."""
+def test_the_bare_loop_and_this_project_end_at_the_same_weights(tmp_path: Path) -> None:
+    """Two programs do two rounds; their weights differ only by rounding of float32."""
     exam = exam_of(tmp_path)
     entrants = [Entrant("bare", "bare", ["1"]), Entrant("ours", "ours", ["1", "processes"])]
     entrants += [Entrant("absent", "absent", missing="It is not installed.")]
@@ -51,7 +51,7 @@ def test_the_bare_loop_and_we_end_at_the_same_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
-def test_the_plain_network_is_ours(tmp_path: Path, kind: str) -> None:
+def test_the_plain_network_computes_what_this_project_does(tmp_path: Path, kind: str) -> None:
     if kind == "cnn":
         x, y = np.random.default_rng(0).integers(0, 256, (300, 3, 32, 32), np.uint8), np.arange(300) % 10
         save(tmp_path, "cifar10", {"x_train": x, "y_train": y, "x_test": x, "y_test": y}, [str(k) for k in range(10)])
@@ -74,7 +74,7 @@ def test_the_plain_network_is_ours(tmp_path: Path, kind: str) -> None:
     assert work.samples(device)[0].shape == (20, *here.data.input_shape)
 
 
-def test_the_check_finds_who_did_something_else() -> None:
+def test_the_check_finds_entrants_that_did_other_work() -> None:
     found = {"bare": (0.80, 2.0), "same": (0.82, 2.03), "lazy": (0.80, 1.0), "wrong": (0.5, 2.0)}
     assert _same_work(found, "bare").startswith("NOT the same work: lazy, wrong ended elsewhere")
 
@@ -116,7 +116,7 @@ def test_the_csv_holds_what_the_page_shows(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "name.md").read_text().startswith("Title.")
 
 
-def test_seconds_of_processors_are_those_of_work_not_of_waiting() -> None:
+def test_cpu_seconds_do_not_count_waiting() -> None:
     before, end = processor_seconds(os.getpid()), time.process_time() + 0.3
     while time.process_time() < end:
         pass
@@ -124,7 +124,7 @@ def test_seconds_of_processors_are_those_of_work_not_of_waiting() -> None:
     assert 0.25 < processor_seconds(os.getpid()) - before < 0.45
 
 
-def test_turns_go_round(tmp_path: Path) -> None:
+def test_functions_take_turns(tmp_path: Path) -> None:
     seen: list[str] = []
     interleave({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, Options(2, 2, 1, tmp_path))
     assert "".join(seen) == "ab" + "aabb" * 2
@@ -137,7 +137,7 @@ def test_derivation_of_a_cohort_is_exact(tmp_path: Path, monkeypatch: pytest.Mon
     assert abs(float(check.split(": ")[1].split()[0])) < 1e-9
 
 
-def test_merging_is_measured_beside_copying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aggregation_and_copying_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merge, "UPDATES", 2)
     table = merge.bench(options(tmp_path))
     assert [line.what for line in table.lines] == ["copy", "merge", "merge of sub-models"]

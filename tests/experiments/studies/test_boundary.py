@@ -34,13 +34,13 @@ def texts(lengths) -> tuple[Tokens, torch.Tensor]:
 
 @pytest.fixture
 def rows(monkeypatch):
-    """Rows of a setting by what crosses, on 40 training texts and 4 test texts of 123 letters."""
+    """Rows of a setting by boundary, on 40 training texts and 4 test texts of 123 letters."""
     monkeypatch.setattr(boundary, "read", lambda worlds, seed: (*texts([5] * 40), *texts(LENGTHS), 123))
     return lambda of: {row.boundary: row for row in STUDY.measure(of, 1, lambda what, at, n: None)}
 
 
-def test_bytes_of_every_rival(rows):
-    """T tokens of a text: 16 numbers each, or 10 bits each of a vocabulary of 1000; two bytes tell T."""
+def test_bytes_of_every_boundary_without_codes(rows):
+    """T tokens of a text: 16 numbers each, or 10 bits each for a vocabulary of 1000, and two bytes for T."""
     found, T = rows(run("p=1 activations")), np.array(LENGTHS)
     assert list(found) == ["float32", "tokens", "text", "float16", "int8", "late", "late-taught", "late-plain"]
     assert found["float32"].up == (4 * 16 * T + 2).mean()
@@ -64,8 +64,8 @@ def test_bytes_of_codes(rows):
     assert (codes.codes, codes.groups, codes.pool) == (16, 4, 4)
 
 
-def test_late_codes_and_how_far_they_fall_short(monkeypatch):
-    """Weighed and plain codes in one trained model, each against what the model says with float32."""
+def test_late_codes_and_their_gap_to_float32(monkeypatch):
+    """Weighted and plain codes in one trained model, each compared with the model's answers in float32."""
     monkeypatch.setattr(boundary, "read", lambda worlds, seed: (*texts([5] * 40), *texts(LENGTHS), 123))
     late = list(STUDY.measure(run("p=4 activations", **{"vq.late": "16x4,2x1"}), 1, lambda what, at, n: None))[-6:]
     assert [(row.boundary, row.codes, row.groups) for row in late] == [
@@ -101,7 +101,7 @@ def test_refused_before_it_trains(changes, says):
 
 @pytest.fixture(scope="module")
 def spans():
-    """Rows of the made-up task by what crosses."""
+    """Rows of the generated task by boundary."""
     found = smoke("vq-table7", "find-the-span", **{"vq.late-epochs": 1})
     return {row.boundary: row for row in STUDY.measure(found, 1, lambda what, at, n: None)}
 
@@ -113,7 +113,7 @@ def test_spans_are_learnt(spans):
     assert spans["float32"].down > 4 * 15 and spans["late"].up < spans["float32"].up / 32  # two logits of every token
 
 
-def test_an_answer_that_is_cut_off_is_not_trained_on_and_cannot_be_found():
+def test_a_truncated_answer_is_not_trained_on_and_cannot_be_found():
     worlds = smoke("vq-table7", "find-the-span", **{"vq.tokens": 12}).worlds
     train, labels, test, answers, _ = boundary.read(worlds, 1)
     gone, n = answers[:, 0] < 0, len(answers)

@@ -1,4 +1,4 @@
-"""The study of tasks that share a stack: what is alike in its trainings, its metrics by hand, what it refuses."""
+"""The study of tasks that share a stack: equal parts of its trainings, metrics by hand, and refused settings."""
 
 import math
 
@@ -23,7 +23,7 @@ def run(**changes) -> Run:
 
 
 def test_smoke_from_the_texts_to_the_metrics(monkeypatch):
-    """Alone is the study `boundary`'s training; together only what is shared differs, and every task steps as often."""
+    """A task alone is trained as in the study `boundary`. In shared training it makes as many steps."""
     scored: list[torch.Tensor] = []
     say, read, few = Split.predict, boundary.read, torch.arange(60)
 

@@ -107,7 +107,7 @@ def test_the_convolutions_of_a_vgg_equal_torchvisions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dense", "make", "said"),
+    ("dense", "make", "message"),
     [
         (resnet18((3, 8, 8), 5), lambda: resnet(torchvision.models.resnet18), "the model has norm 'group'"),
         (

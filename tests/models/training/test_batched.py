@@ -94,7 +94,9 @@ def test_a_stack_trains_each_client_as_alone(recipe: Recipe) -> None:
 
 
 @pytest.mark.usefixtures("first_map_training")
-@pytest.mark.parametrize(("residual", "kept"), [(False, [0, 3, 6]), (True, [0, 3, 6]), (True, [1, 2, 8]), (True, [8])])
+@pytest.mark.parametrize(
+    ("residual", "modules"), [(False, [0, 3, 6]), (True, [0, 3, 6]), (True, [1, 2, 8]), (True, [8])]
+)
 def test_gates_and_residual_modules(residual: bool, modules: list[int]) -> None:
     """Module 8 is the residual one; the last case has no shrunk module."""
     modular = DENSE.modular(8, 8, residual)

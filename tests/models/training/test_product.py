@@ -8,7 +8,7 @@ from models.training.product import product
 
 
 @pytest.mark.parametrize("rows", [1, 16, 100])
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_large_and_small_products(
     rows: int, transposed: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
