@@ -2,8 +2,10 @@
 
 from partitions.components import Registry
 from strategies.adaptivenet import AdaptiveNet
+from strategies.core.strategy import Strategy
 from strategies.ditto import Ditto
-from strategies.eclm import ECLM, ECLMBlended, ECLMLocal, ECLMPlus, ECLMPrior, ECLMStatic, ECLMTailored
+from strategies.eclm import ECLM, ECLMBlended, ECLMPlus, ECLMPrior, ECLMTailored
+from strategies.eclm_ablations import ECLMLocal, ECLMStatic
 from strategies.fedavg import FedAvg, FedAvgPrior
 from strategies.fedbn import FedBN
 from strategies.fedprox import FedProx
@@ -13,7 +15,6 @@ from strategies.fjord import FjORD, FjORDPrior
 from strategies.heterofl import HeteroFL
 from strategies.local import LocalAdaptation, NoAdaptation, NoAdaptationPrior
 from strategies.scaffold import Scaffold
-from strategies.strategy import Strategy
 
 STRATEGIES: Registry[type[Strategy]] = Registry(
     "strategy",

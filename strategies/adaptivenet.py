@@ -15,10 +15,10 @@ from models.elastic.supernet import TRIALS, best_path
 from models.submodel import FULL, State
 from partitions import Purpose, rng
 from partitions.components import Section
-from strategies.client import ClientTrainer, LocalModel
+from strategies.core.client import ClientTrainer, LocalModel
+from strategies.core.strategy import Profile, SubModel, TrainTask
+from strategies.core.subset import active_cost
 from strategies.local import KeptModels
-from strategies.strategy import Profile, SubModel, TrainTask
-from strategies.subset import active_cost
 
 
 class PathSearch(ClientTrainer):

@@ -10,11 +10,11 @@ from typing import Any
 from pydantic import Field
 
 from models.submodel import State
-from strategies.averaging import Mean
-from strategies.client import ClientTrainer, LocalModel
+from strategies.core.averaging import Mean
+from strategies.core.client import ClientTrainer, LocalModel
+from strategies.core.strategy import Profile, TrainTask
 from strategies.fedavg import FedAvg, Prior
 from strategies.fedprox import Proximal
-from strategies.strategy import Profile, TrainTask
 
 
 class Personal(Proximal):

@@ -29,12 +29,11 @@ from models.modular.selector import Selector, importance
 from models.nn.body import by_axis, columns_coverage, fetched, gate_columns
 from models.submodel import State, covered_sizes, extract
 from partitions.components import Section
-from strategies.averaging import Averaging
-from strategies.client import ClientTask, ClientTrainer, Limits, LocalModel
+from strategies.core.averaging import Averaging
+from strategies.core.client import ClientTask, ClientTrainer, Limits, LocalModel
+from strategies.core.strategy import Budget, Profile, SubModel, TrainTask
+from strategies.core.subset import active_cost
 from strategies.fedavg import Prior
-from strategies.local import KeptModels, NoRounds
-from strategies.strategy import Budget, Profile, SubModel, TrainTask
-from strategies.subset import active_cost
 
 CANDIDATES = "held"  # file of the candidate modules that a client holds
 
@@ -361,50 +360,3 @@ class ECLMPlus(ECLM):
 
     reports = {"eclm-plus-derive": "delivered", "eclm-plus": "adapted"}
     preset = {"prior": True, "tailored": True, "blend": 0.5}
-
-
-class ECLMLocal(KeptModels, ECLM):
-    """ECLM w/o cloud (7.3): a client queries the cloud once for a sub-model, then trains it locally at every step."""
-
-    reports = {"eclm-local": "delivered"}
-    asks_once = True
-
-    def _first(self, profiles: Sequence[Profile], epochs: int) -> dict[int, TrainTask]:
-        new = [p for p in profiles if p.client not in self.kept]
-        derived = [None] * len(new) if self.options.candidates else self.derive(new)
-        return {p.client: self.serve(p, epochs, modules) for p, modules in zip(new, derived, strict=True)}
-
-    def configure_train(self, server_round: int, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
-        first = self._first(profiles, self.budget.adapt_epochs)
-        own = {client: replace(task, keep=True, upload=False) for client, task in first.items()}
-        return {p.client: self.kept.get(p.client) or own[p.client] for p in profiles}
-
-    def configure_evaluate(self, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
-        first = self._first(profiles, 0)
-        return {p.client: replace(self.kept.get(p.client) or first[p.client], epochs=0) for p in profiles}
-
-
-class ECLMStatic(NoRounds, ECLM):
-    """A static sub-model (2.1, Fig. 1): derived once from the pretrained model, and never updated."""
-
-    reports = {"eclm-static": "delivered"}
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.derived: dict[int, TrainTask] = {}  # by client, without parameters
-
-    def configure_evaluate(self, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
-        tasks = super().configure_evaluate([p for p in profiles if p.client not in self.derived])
-        self.derived |= {client: replace(task.without_state(), epochs=0) for client, task in tasks.items()}
-        return {p.client: self._with_state(self.derived[p.client]) for p in profiles}
-
-    def _with_state(self, task: TrainTask) -> TrainTask:
-        state = extract(self.model, self.axes, task.model.coverage)
-        return replace(task, model=replace(task.model, state=state))
-
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"derived": self.derived}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.derived = state["derived"]

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from partitions.components import Section
-from strategies.averaging import Averaging
-from strategies.strategy import Profile, TrainTask
+from strategies.core.averaging import Averaging
+from strategies.core.strategy import Profile, TrainTask
 
 
 class Prior(Section):

@@ -6,7 +6,7 @@ Li et al., "FedBN: Federated Learning on Non-IID Features via Local Batch Normal
 from models.nn.blocks import Norm
 from models.nn.body import Body
 from models.submodel import State
-from strategies.client import ClientTrainer, LocalModel
+from strategies.core.client import ClientTrainer, LocalModel
 from strategies.fedavg import FedAvg, Prior
 
 LOCAL = "local"  # file of the entries that a client keeps

@@ -6,7 +6,7 @@ Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020, arXiv
 from pydantic import Field
 from torch import nn
 
-from strategies.client import ClientTrainer, add_to_gradient
+from strategies.core.client import ClientTrainer, add_to_gradient
 from strategies.fedavg import FedAvg, Prior
 
 

@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import nn
 
 from models.nn.body import Body
+from strategies.core.strategy import Budget
 from strategies.fedavg import FedAvg, Prior
 from strategies.fedbn import LocalEntries
-from strategies.strategy import Budget
 
 
 class FedRep(FedAvg):

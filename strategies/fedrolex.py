@@ -9,8 +9,8 @@ from typing import Any
 
 from models.elastic.nested import width
 from models.submodel import Coverage
+from strategies.core.strategy import Profile, TrainTask
 from strategies.heterofl import HeteroFL
-from strategies.strategy import Profile, TrainTask
 
 
 class FedRolex(HeteroFL):

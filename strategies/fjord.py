@@ -10,9 +10,9 @@ import numpy as np
 
 from models.elastic.nested import ordered_dropout
 from models.nn.body import Body
+from strategies.core.strategy import TrainTask
 from strategies.fedavg import Prior
 from strategies.heterofl import HeteroFL
-from strategies.strategy import TrainTask
 
 
 class FjORD(HeteroFL):

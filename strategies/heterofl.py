@@ -14,9 +14,9 @@ import torch
 from models.costs import Cost, cost
 from models.elastic.nested import RATES, width
 from models.submodel import FULL, Coverage, covered_sizes, extract
-from strategies.averaging import Averaging, Mean, RobustMean
-from strategies.client import ClientTrainer, LocalModel
-from strategies.strategy import Limits, Profile, SubModel, TrainTask, Update
+from strategies.core.averaging import Averaging, Mean, RobustMean
+from strategies.core.client import ClientTrainer, LocalModel
+from strategies.core.strategy import Limits, Profile, SubModel, TrainTask, Update
 
 
 class CoveredClasses(Mean):

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from strategies.core.strategy import Aggregator, Profile, Strategy, TrainTask, Update
 from strategies.fedavg import Prior
-from strategies.strategy import Aggregator, Profile, Strategy, TrainTask, Update
 
 
 class Answered(Aggregator):

@@ -13,10 +13,10 @@ from pydantic import Field
 from torch import nn
 
 from models.submodel import State
-from strategies.averaging import Mean
-from strategies.client import ClientTrainer, add_to_gradient
+from strategies.core.averaging import Mean
+from strategies.core.client import ClientTrainer, add_to_gradient
+from strategies.core.strategy import Budget, Profile, TrainTask
 from strategies.fedavg import FedAvg, Prior
-from strategies.strategy import Budget, Profile, TrainTask
 
 VARIATE = "variate"
 

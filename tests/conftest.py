@@ -17,8 +17,8 @@ from models.modular.selector import Routing, Selector
 from models.nn.body import Architecture
 from models.nn.mlp import mlp
 from models.submodel import State
-from strategies.pretrained import PretrainedModels
-from strategies.strategy import Budget
+from strategies.core.pretrained import PretrainedModels
+from strategies.core.strategy import Budget
 
 torch.set_num_threads(1)
 

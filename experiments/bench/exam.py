@@ -36,7 +36,7 @@ class Exam:
         models, here, size = run.workload.prepare(SEED), run.worlds(SEED), settings.data.samples_min
         draw = [rng(SEED, Purpose.COHORT, round_) for round_ in range(1, settings.rounds + 1)]
         drawn = [generator.choice(settings.devices.count, settings.cohort, replace=False) for generator in draw]
-        cohorts = np.sort(np.array(drawn), axis=1)  # as `strategies.strategy.Strategy.sample_clients` draws them
+        cohorts = np.sort(np.array(drawn), axis=1)  # as `strategies.core.strategy.Strategy.sample_clients` draws them
         used = np.unique(cohorts)
         shape = (len(used), size, *here.data.input_shape)
         x = np.lib.format.open_memmap(folder / "x.npy", "w+", np.float32, shape)

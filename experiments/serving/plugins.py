@@ -24,8 +24,8 @@ from models.spa.modes import mode
 from models.spa.session import train
 from models.spa.train import load_plugin
 from partitions import Purpose, rng
+from partitions.datasets.text.personas import Split
 from partitions.errors import lookup
-from partitions.personas import Split
 
 EPOCHS = 15
 

@@ -20,8 +20,8 @@ from models.nn.body import columns_coverage, gate_columns
 from models.submodel import Coverage, Sizes, extract
 from models.training.loop import score
 from partitions import Purpose, rng
-from strategies.client import Limits
-from strategies.pretrained import PretrainedModels
+from strategies.core.client import Limits
+from strategies.core.pretrained import PretrainedModels
 
 LEVELS = 6  # sizes, from one module in each layer to all of them
 

@@ -18,7 +18,7 @@ from fl.workloads.state_store import ClientStateStore, StateMissing, forget
 from fl.workloads.workload import ClientContext, SplitWorkload, Trained
 from models.submodel import State
 from partitions.root import cache_folder
-from strategies.client import ClientTrainer
+from strategies.core.client import ClientTrainer
 
 
 @lru_cache(maxsize=8)

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from fl.config.moved import MOVED
-from fl.config.sections import (
+from fl.config.sections import (  # fmt: skip
     SECTIONS,
     Client,
     Data,
@@ -23,7 +23,7 @@ from fl.config.sections import (
     Poison,
     Pretrain,
     Server,
-)  # fmt: skip
+)
 from partitions.components import Section, hyphens
 
 Value = str | int | float | bool

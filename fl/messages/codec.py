@@ -14,9 +14,9 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from fl.messages import records
 from models.nn.body import gate_columns
 from models.submodel import State, covered_sizes
-from strategies.client import ClientTask
-from strategies.pretrained import PretrainedModels
-from strategies.strategy import TrainTask
+from strategies.core.client import ClientTask
+from strategies.core.pretrained import PretrainedModels
+from strategies.core.strategy import TrainTask
 
 TENSORS = "tensors."
 SIZE, HELD = "size.", "held."  # prefixes of axis sizes, and of module numbers by layer

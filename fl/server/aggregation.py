@@ -10,7 +10,7 @@ from fl.messages import records
 from fl.messages.codec import read_tensors
 from fl.server.measures import Divergence
 from models.submodel import Axes, State
-from strategies.strategy import Aggregator, TrainTask, Update
+from strategies.core.strategy import Aggregator, TrainTask, Update
 
 
 @dataclass(frozen=True)

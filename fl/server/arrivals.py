@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from models.submodel import extract
-from strategies.strategy import Strategy, TrainTask, Update
+from strategies.core.strategy import Strategy, TrainTask, Update
 
 
 @dataclass(frozen=True)

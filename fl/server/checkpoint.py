@@ -26,8 +26,8 @@ from fl.server.arrivals import Arrival
 from fl.server.scores import ClientScore, Score
 from fl.workloads.state_store import ROUNDS_BACK
 from models.costs import Cost
-from strategies.client import Limits
-from strategies.strategy import Profile, SubModel, TrainTask, Update
+from strategies.core.client import Limits
+from strategies.core.strategy import Profile, SubModel, TrainTask, Update
 
 VERSION = "3"  # raise it when what is saved changes its meaning
 RECORDS: dict[str, Any] = {

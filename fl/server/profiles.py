@@ -13,8 +13,8 @@ from fl.messages import records
 from fl.messages.codec import Address
 from fl.server.costs import Clocks
 from fl.server.replies import Replies
-from strategies.client import Limits
-from strategies.strategy import Profile, Strategy
+from strategies.core.client import Limits
+from strategies.core.strategy import Profile, Strategy
 
 MOST_SHARE = 1e6  # times the large model: no client can spare that
 

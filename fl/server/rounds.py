@@ -29,7 +29,7 @@ from models.costs import BACKWARD
 from models.nn.body import gate_columns
 from models.submodel import FULL, Coverage
 from partitions import Purpose, rng
-from strategies.strategy import Profile, Strategy, TrainTask, Update
+from strategies.core.strategy import Profile, Strategy, TrainTask, Update
 
 AT_ONCE = 64  # clients that are delivered their models at the same time
 QUERY, TRAIN, EVALUATE_QUERY, EVALUATE = range(MOMENTS)  # the messages that a client may get in a round

@@ -32,7 +32,7 @@ from fl.server.split import SplitGrid
 from fl.workloads.resolve import Run, default_tables
 from fl.workloads.state_store import forget
 from models.submodel import State
-from strategies.strategy import Measure, Strategy
+from strategies.core.strategy import Measure, Strategy
 
 
 class NobodyAnswered(RuntimeError):

@@ -11,7 +11,7 @@ from fl.devices.clock import link_seconds, train_seconds
 from fl.messages import records
 from fl.server.costs import Clocks, weighted
 from fl.server.profiles import claimed_macs
-from strategies.strategy import Measure, Strategy, TrainTask
+from strategies.core.strategy import Measure, Strategy, TrainTask
 
 MEASURES: tuple[Measure, ...] = ("delivered", "adapted")
 

@@ -38,10 +38,10 @@ from models.training.loop import Recipe, Score, fit, score
 from partitions import Purpose, corrupt, rng
 from partitions.components import Section
 from partitions.root import cache_folder
-from strategies.client import ClientTask, ClientTrainer, Limits, LocalModel
+from strategies.core.client import ClientTask, ClientTrainer, Limits, LocalModel
+from strategies.core.pretrained import PretrainedModels
+from strategies.core.strategy import Strategy
 from strategies.eclm import ModularOptions
-from strategies.pretrained import PretrainedModels
-from strategies.strategy import Strategy
 
 TIMED_S = 0.5  # of CPU time that the measurement of compute takes
 TIMED_BATCHES = 8
@@ -209,7 +209,7 @@ class Classify(Workload):
 
 @dataclass(frozen=True)
 class LocalClient:
-    """What the workload supplies to the client half of a method, for one message (`strategies.client.Client`)."""
+    """What the workload supplies to the client half of a method, for one message (`strategies.core.client.Client`)."""
 
     workload: Classify
     context: ClientContext

@@ -47,8 +47,8 @@ from models.submodel import FULL, Coverage, State, under
 from models.training.loop import Augment, Extra, Precision, Recipe, fit, flip_and_shift
 from partitions import Dataset, LocalData, Purpose, World, rng
 from partitions.root import cache_folder
+from strategies.core.pretrained import PretrainedModels
 from strategies.eclm import ModularOptions
-from strategies.pretrained import PretrainedModels
 
 SURVEYED = 500  # most clients that are asked which classes occur together
 VERSION = 5  # raise it when the code that trains a model changes what it computes

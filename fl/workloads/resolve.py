@@ -24,8 +24,8 @@ from partitions.drifts.drift import Drift
 from partitions.partitioners.partitioner import Partition
 from strategies import STRATEGIES
 from strategies.adaptivenet import AdaptiveNet
+from strategies.core.strategy import Budget, Strategy
 from strategies.eclm import ECLM, ModularOptions
-from strategies.strategy import Budget, Strategy
 
 GENERAL_MODEL_OPTIONS = ("width", "norm", "layers")  # parameters of a model that the section ``model`` sets
 REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {

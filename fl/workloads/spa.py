@@ -3,7 +3,7 @@
 Clients exchange their side and gate, or less (``spa.personal``); the base is named in the run-config and never in a
 message. By default a client has the base beside it; with ``split = "messages"`` `fl.server.split` keeps it in the
 ServerApp while clients train, and sends what it says. Both are the two sides of `models.spa.session`, so they give the
-same numbers. A client is a person of `partitions.personas`, or a file of JSON lines.
+same numbers. A client is a person of `partitions.datasets.text.personas`, or a file of JSON lines.
 """
 
 import math
@@ -47,11 +47,11 @@ from models.spa.tiny import SIZES
 from models.spa.train import Plugin, Training
 from models.submodel import State
 from partitions import Purpose, Schedule, rng
-from partitions.personas import Example, JsonLines, Personas, Split
+from partitions.datasets.text.personas import Example, JsonLines, Personas, Split
 from partitions.root import cache_folder
-from strategies.client import ClientTask
-from strategies.pretrained import PretrainedModels
-from strategies.strategy import Strategy
+from strategies.core.client import ClientTask
+from strategies.core.pretrained import PretrainedModels
+from strategies.core.strategy import Strategy
 
 SCORES: dict[str, str] = {
     "M": "share of answer tokens whose side is asked, under teacher forcing",

@@ -55,9 +55,9 @@ from models.vq.training.tasks import fit as fit_tasks
 from models.vq.training.train import Quantiser, Split, SplitTrainingPlan
 from partitions import Dataset, LocalData, Purpose, World, corrupt, rng
 from partitions.tokens import tokenised
-from strategies.client import ClientTask, ClientTrainer
-from strategies.pretrained import PretrainedModels
-from strategies.strategy import Measure, Strategy
+from strategies.core.client import ClientTask, ClientTrainer
+from strategies.core.pretrained import PretrainedModels
+from strategies.core.strategy import Measure, Strategy
 
 MOST_TASKS = 8
 OPEN_ROUNDS = 64  # split rounds that a process keeps in memory; others are read from their stores

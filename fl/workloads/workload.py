@@ -16,9 +16,9 @@ from models.modular.model import Progress
 from models.submodel import State
 from partitions import Purpose, rng
 from partitions.components import Section
-from strategies.client import ClientTask, ClientTrainer
-from strategies.pretrained import PretrainedModels
-from strategies.strategy import Measure, Strategy
+from strategies.core.client import ClientTask, ClientTrainer
+from strategies.core.pretrained import PretrainedModels
+from strategies.core.strategy import Measure, Strategy
 
 
 @dataclass(frozen=True)

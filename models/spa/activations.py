@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.spa.bases import Base
-from partitions.personas import Example
+from partitions.datasets.text.personas import Example
 
 
 @dataclass(frozen=True)

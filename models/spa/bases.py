@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from models.spa.tiny import TINY_STEPS, Progress, make_tiny
+from partitions.datasets.text.personas import Example
 from partitions.errors import DataError
-from partitions.personas import Example
 
 TINY = "tiny"
 SMOLLM2 = "smollm2"

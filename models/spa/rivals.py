@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from models.spa.bases import Base
 from models.training.loop import batches
+from partitions.datasets.text.personas import Example
 from partitions.errors import DataError
-from partitions.personas import Example
 
 
 @dataclass

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
-from partitions.personas import CLOSINGS, COMMON, FACTS, OPENINGS, PHRASINGS, Example, corpus
+from partitions.datasets.text.personas import CLOSINGS, COMMON, FACTS, OPENINGS, PHRASINGS, Example, corpus
 from partitions.rng import rng
 
 Progress = Callable[[str, int, int], None]
@@ -33,8 +33,8 @@ VERSION = 1  # increase it when a change of this file changes results
 def make_tiny(folder: Path, steps: int, progress: Progress | None = None) -> Path:
     """Return the folder of the tiny base after ``steps`` training steps (about 0.1 s each); train it if it is missing.
 
-    The training text asks questions of other people (`partitions.personas.corpus`). The base therefore knows the form
-    of answers and the common facts, but no private fact of a client.
+    The training text asks questions of other people (`partitions.datasets.text.personas.corpus`). So the base knows
+    the form of answers and the common facts, but no private fact of a client.
     """
     text = [FACTS, COMMON, PHRASINGS, OPENINGS, CLOSINGS]
     inputs = [VERSION, text, SIZES, steps, BATCH, RATE, SEED, torch.__version__]

@@ -14,7 +14,8 @@ from models.nn.mlp import mlp
 from models.nn.resnet import resnet18
 from models.submodel import State
 from models.training.loop import Recipe, fit
-from strategies.client import ClientTask, ClientTrainer, LocalModel
+from strategies.core.client import ClientTask, ClientTrainer, LocalModel
+from strategies.core.strategy import Budget, Profile, Strategy, Update
 from strategies.ditto import Ditto
 from strategies.fedavg import FedAvg
 from strategies.fedbn import FedBN
@@ -22,7 +23,6 @@ from strategies.fedprox import FedProx
 from strategies.fedrep import FedRep
 from strategies.local import LocalAdaptation
 from strategies.scaffold import Scaffold
-from strategies.strategy import Budget, Profile, Strategy, Update
 
 
 @dataclass
@@ -165,7 +165,7 @@ def test_fedprox_moves_less_the_larger_mu_is(make: Callable) -> None:
 
 
 def test_scaffold_corrects_gradients_and_variates_by_hand() -> None:
-    """c = 0.5, c_k = 0.2, gradient 1: 1 + 0.3 = 1.3. From 2 to 1 in 2 steps of 0.1: c_k' = 0.2 - 0.5 + 1 / 0.2 = 4.7."""
+    """c = 0.5, c_k = 0.2, gradient 1: 1 + 0.3 = 1.3. 2 to 1 in 2 steps of 0.1: c_k' = 0.2 - 0.5 + 1 / 0.2 = 4.7."""
     client = Client(Line(2.0), torch.zeros(8, 1), torch.zeros(8), Recipe(lr=0.1, batch_size=4, momentum=0.0))
     client.store.save("variate", {"w": torch.tensor([0.2])})
     task = ClientTask(epochs=1, state={"w": torch.tensor([2.0])}, tensors={"variate": {"w": torch.tensor([0.5])}})

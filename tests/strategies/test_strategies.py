@@ -10,14 +10,15 @@ from models.nn.body import gate_columns
 from models.submodel import State, extract
 from strategies import STRATEGIES
 from strategies.adaptivenet import AdaptiveNet
-from strategies.averaging import Averaging
-from strategies.eclm import ECLM, ECLMBlended, ECLMLocal, ECLMPlus, ECLMPrior, ECLMTailored
+from strategies.core.averaging import Averaging
+from strategies.core.strategy import Budget, Limits, Profile, Strategy, TrainTask, Update
+from strategies.eclm import ECLM, ECLMBlended, ECLMPlus, ECLMPrior, ECLMTailored
+from strategies.eclm_ablations import ECLMLocal
 from strategies.fedavg import FedAvg, FedAvgPrior
 from strategies.fedrolex import FedRolex
 from strategies.fjord import FjORD, FjORDPrior
 from strategies.heterofl import HeteroFL
 from strategies.local import LocalAdaptation
-from strategies.strategy import Budget, Limits, Profile, Strategy, TrainTask, Update
 
 
 def profiles(method: Strategy, share: float = 0.5, clients: int | None = None) -> list[Profile]:

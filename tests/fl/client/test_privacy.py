@@ -17,7 +17,7 @@ from fl.results.reader import read_rounds
 from fl.workloads.classify import Classify
 from fl.workloads.state_store import ClientStateStore
 from fl.workloads.workload import ClientContext
-from strategies.client import ClientTask
+from strategies.core.client import ClientTask
 from strategies.eclm import ECLM
 from tests.fl.conftest import SMALL, resolved
 

@@ -11,8 +11,8 @@ from fl.messages import records
 from fl.messages.codec import OWN_KEYS, Address, read_task, read_tensors, task_values, tensor_records
 from models.nn.body import columns_coverage
 from models.submodel import FULL, extract
-from strategies.pretrained import PretrainedModels
-from strategies.strategy import SubModel, TrainTask
+from strategies.core.pretrained import PretrainedModels
+from strategies.core.strategy import SubModel, TrainTask
 
 ADDRESS = Address("1f", 9, "eclm", 3, 2, 7, 1)
 VARIATE = {"w": torch.tensor([1.0, 2.0])}

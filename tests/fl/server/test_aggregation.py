@@ -23,8 +23,8 @@ from fl.server.aggregation import RoundAggregator, Rules, ValidatedUpdate, valid
 from fl.workloads.classify import Classify
 from models.costs import Cost
 from models.submodel import FULL, State
-from strategies.averaging import Mean
-from strategies.strategy import SubModel, TrainTask, Update
+from strategies.core.averaging import Mean
+from strategies.core.strategy import SubModel, TrainTask, Update
 
 AXES = {"w": (None,)}
 MODEL: State = {"w": torch.zeros(2)}

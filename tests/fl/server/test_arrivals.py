@@ -14,8 +14,8 @@ from fl.results.reader import read_rounds
 from fl.server.arrivals import Arrivals, discount, rebase
 from models.costs import Cost
 from models.submodel import FULL
+from strategies.core.strategy import Budget, SubModel, TrainTask, Update
 from strategies.fedavg import FedAvg
-from strategies.strategy import Budget, SubModel, TrainTask, Update
 
 TASK = TrainTask(SubModel("dense", FULL, {}), 1, Cost(1, 1, 1, 1))
 

@@ -17,7 +17,7 @@ from fl.workloads.classify import Classify, LocalClient, change
 from fl.workloads.state_store import ClientStateStore
 from fl.workloads.workload import ClientContext, Scored
 from models.submodel import State, extract
-from strategies.client import ClientTask
+from strategies.core.client import ClientTask
 from strategies.eclm import ECLM
 from tests.fl.conftest import resolved
 

@@ -30,8 +30,8 @@ from fl.workloads.state_store import MOMENTS
 from models.costs import Cost
 from models.submodel import FULL
 from strategies import STRATEGIES
-from strategies.client import Limits
-from strategies.strategy import Profile, SubModel, TrainTask, Update
+from strategies.core.client import Limits
+from strategies.core.strategy import Profile, SubModel, TrainTask, Update
 from tests.fl.conftest import SMALL, resolved, without_clock
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -30,7 +30,7 @@ from fl.server.rounds import Rounds
 from fl.server.scores import ClientScore
 from fl.workloads.state_store import ClientStateStore
 from models.submodel import State
-from strategies.strategy import Profile
+from strategies.core.strategy import Profile
 from tests.fl.conftest import resolved
 
 LIAR, OTHER = 1, 2

@@ -20,9 +20,9 @@ from fl.workloads.workload import ClientContext
 from fl.workloads.world import build_selector
 from models.nn.body import columns_coverage
 from models.submodel import State, extract
-from strategies.client import ClientTask
+from strategies.core.client import ClientTask
+from strategies.core.strategy import Budget, SubModel, TrainTask
 from strategies.eclm import ECLM
-from strategies.strategy import Budget, SubModel, TrainTask
 from tests.fl.conftest import resolved
 
 NEVER = -1e9  # a logit whose softmax is 0

@@ -27,9 +27,9 @@ from fl.workloads.classify import Classify
 from fl.workloads.state_store import ClientStateStore
 from fl.workloads.workload import Scored, Trained
 from strategies import STRATEGIES
+from strategies.core.strategy import Profile, TrainTask
 from strategies.eclm import ECLM
 from strategies.fedavg import FedAvg
-from strategies.strategy import Profile, TrainTask
 from tests.fl.conftest import SMALL, resolved, without_clock
 
 FOUR = {"devices.count": 4, "cohort": 4}

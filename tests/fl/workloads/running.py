@@ -12,7 +12,7 @@ from fl.engines.grid import LocalGrid
 from fl.server.run import execute, open_results
 from fl.workloads.resolve import Run, resolve
 from fl.workloads.workload import Half, SplitWorkload
-from strategies.client import ClientTask
+from strategies.core.client import ClientTask
 from tests.fl.conftest import without_clock
 
 

@@ -18,9 +18,9 @@ from fl.workloads.world import tensors
 from partitions import World
 from partitions.datasets.images.arrays import save
 from strategies import STRATEGIES
-from strategies.client import ClientTask, interpolate
+from strategies.core.client import ClientTask, interpolate
+from strategies.core.strategy import Profile, TrainTask
 from strategies.fedavg import FedAvg
-from strategies.strategy import Profile, TrainTask
 
 
 def test_a_client_trains_and_is_tested_on_corrupted_samples(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from fl.workloads.classify import Classify
 from fl.workloads.pretraining import Pretraining, address
-from strategies.pretrained import PretrainedModels
+from strategies.core.pretrained import PretrainedModels
 from tests.fl.conftest import resolved
 
 NAMES = {name.removeprefix("train_") for name in vars(Pretraining) if name.startswith("train_")}

@@ -21,9 +21,9 @@ from fl.workloads.workload import ClientContext, Scored, Trained
 from models.spa.codec import Frame
 from models.submodel import State
 from partitions.errors import DataError
-from strategies.client import ClientTask
+from strategies.core.client import ClientTask
+from strategies.core.strategy import Budget, Profile, Update
 from strategies.fedavg import FedAvg
-from strategies.strategy import Budget, Profile, Update
 from tests.fl.workloads.running import forget, half_of, play
 
 SMALL: dict[str, Any] = {

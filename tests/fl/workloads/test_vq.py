@@ -23,9 +23,9 @@ from fl.workloads.vq import VQ, VQReplica
 from fl.workloads.workload import ClientContext, Trained
 from models.submodel import State
 from models.vq.training.gradnorm import reweigh
-from strategies.client import ClientTask
+from strategies.core.client import ClientTask
+from strategies.core.strategy import Budget, Profile, Update
 from strategies.fedavg import FedAvg
-from strategies.strategy import Budget, Profile, Update
 from tests.fl.conftest import without_clock
 from tests.fl.workloads.running import forget, half_of, play
 

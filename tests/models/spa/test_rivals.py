@@ -7,8 +7,8 @@ from models.spa.activations import Activations
 from models.spa.bases import Base
 from models.spa.metrics import compare
 from models.spa.rivals import BASELINES, Tuned, answers_loss, tune
+from partitions.datasets.text.personas import Personas
 from partitions.errors import DataError
-from partitions.personas import Personas
 from partitions.rng import rng
 
 pytest.importorskip("peft")

@@ -15,8 +15,8 @@ from models.spa.modes import MODES
 from models.spa.session import train
 from models.spa.side import SIDES, SideSpec, every_nth_state
 from models.spa.train import GateFit, Plugin, Training, load_plugin
+from partitions.datasets.text.personas import Personas
 from partitions.errors import DataError
-from partitions.personas import Personas
 from partitions.rng import rng
 
 PEOPLE = Personas(1, facts=3, questions=1)

@@ -6,7 +6,7 @@ from typing import Any
 from models.costs import Cost, CostModel
 from models.nn.body import bypass_axis
 from models.submodel import covered_sizes
-from strategies.strategy import TrainTask
+from strategies.core.strategy import TrainTask
 
 
 def active_cost(costs: CostModel, task: TrainTask, report: Mapping[str, Any]) -> Cost:

@@ -55,7 +55,7 @@ class ClientTask:
         modules: for each module layer, the numbers of the modules that the sub-model has
             (`models.nn.body.gate_columns`).
         state: parameters of the sub-model; None if the client continues from the model that it kept.
-        architecture, epochs, upload, keep, options, tensors: as in `strategies.strategy.TrainTask`.
+        architecture, epochs, upload, keep, options, tensors: as in `strategies.core.strategy.TrainTask`.
     """
 
     architecture: str = "dense"

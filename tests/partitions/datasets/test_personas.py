@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from partitions.datasets.text.personas import COMMON, FACTS, Example, Personas, corpus, read_jsonl
 from partitions.errors import DataError
-from partitions.personas import COMMON, FACTS, Example, Personas, corpus, read_jsonl
 from partitions.rng import rng
 
 

@@ -8,7 +8,7 @@ import torch
 from models.aggregation.robust import Robust
 from models.aggregation.weighted_sum import WeightedSum
 from models.submodel import Axes, Coverage, State, extract
-from strategies.strategy import Aggregator, Strategy, TrainTask, Update
+from strategies.core.strategy import Aggregator, Strategy, TrainTask, Update
 
 
 class Mean(Aggregator):

@@ -1,7 +1,8 @@
 """The server half of a method: who takes part, what each client is sent, how updates are aggregated.
 
-The client half is `strategies.client.ClientTrainer`. Both halves of a method stand in one file. Between them travels a
-`TrainTask`, whose ``options`` and ``tensors`` belong to the method. A strategy knows nothing of Flower, files, clocks.
+The client half is `strategies.core.client.ClientTrainer`. Both halves of a method stand in one file. Between them
+travels a `TrainTask`, whose ``options`` and ``tensors`` belong to the method. A strategy knows nothing of Flower, files
+or clocks.
 """
 
 from abc import ABC, abstractmethod
@@ -17,8 +18,8 @@ from models.costs import Cost
 from models.submodel import FULL, Coverage, State, extract
 from partitions import Purpose, rng
 from partitions.components import Section, section_name
-from strategies.client import ClientTrainer, Limits, Option
-from strategies.pretrained import PretrainedModels
+from strategies.core.client import ClientTrainer, Limits, Option
+from strategies.core.pretrained import PretrainedModels
 
 Measure = Literal["delivered", "adapted"]
 Architecture = Literal["dense", "modular", "supernet"]
