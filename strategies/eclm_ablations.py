@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 from models.submodel import extract
+from strategies.core.strategy import Profile, TrainTask
 from strategies.eclm import ECLM
 from strategies.local import KeptModels, NoRounds
-from strategies.core.strategy import Profile, TrainTask
 
 
 class ECLMLocal(KeptModels, ECLM):

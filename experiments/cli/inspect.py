@@ -83,9 +83,10 @@ def privacy(
     Example: [bold]python -m experiments privacy --set client.update-clip=1 --set client.update-noise=2[/bold]
     """
     run = resolve(Settings.parse(changes_of(set_)))
-    settings, eclm = run.settings, run.options.get("eclm")
-    steps = -(-settings.rounds // settings.rounds_per_step) if eclm is not None else 0
-    noise = settings.client.update_noise, getattr(eclm, "importance_noise", 0.0)
+    settings = run.settings
+    asked = any(method.strategy.asks == "importance" for method in run.methods.values())  # once in each step
+    steps = -(-settings.rounds // settings.rounds_per_step) if asked else 0
+    noise = settings.client.update_noise, getattr(run.options.get("eclm"), "importance_noise", 0.0)
     table = Table("a client", "updates", "importances", f"epsilon at delta = {delta:g}", box=None)
     often = round(settings.rounds * settings.cohort / settings.devices.count)
     cases = {"sends one update": (1, 0), "on average": (often, steps), "in every round": (settings.rounds, steps)}

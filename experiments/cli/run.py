@@ -92,7 +92,7 @@ def run(
             raise SettingsError(f"--set {key}={changes[key]}: use the option --{key} of `run`")
     lookup("engine", engine or "local", ENGINES)
     if is_app(name):
-        project = Path(name).expanduser().absolute()
+        project = Path(name).expanduser().resolve()
         if scale or settings_:
             raise SettingsError("--scale and --settings select parts of an experiment of `list`; an app has neither")
         one = app_settings(project, changes | ({"seeds": seeds} if seeds else {}))

@@ -109,7 +109,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"strategies": "fedavg,heterfl"}, r"^unknown strategy 'heterfl'; known: an, .*\(did you mean 'heterofl'\?\)$"),
     ({"strategies": "no_such:FedHello"}, f"^strategy 'no_such:FedHello' {NO_MODULE}"),
     ({"strategies": "strategies.fedavg:FedAverage"}, "^strategy .* cannot be imported .*no attribute 'FedAverage'"),
-    ({"strategies": "os.path:join"}, "^strategies = 'os.path:join' is no strategy: .* strategies.core.strategy.Strategy"),
+    ({"strategies": "os.path:join"}, "^strategies = 'os.path:join' is no strategy: .* core.strategy.Strategy"),
     ({"strategies": "strategies.core.strategy:Strategy"}, "is no strategy: .*without abstract methods"),
     ({"strategies": "la, fedavg,la"}, "^strategies = 'la, fedavg,la' names 'la' twice"),
     ({"data.name": "cifar"}, "^unknown data set 'cifar'; known: .*cifar10"),

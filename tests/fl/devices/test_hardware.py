@@ -1,10 +1,11 @@
-"""Hardware, shares and the clock."""
+"""Hardware, what clients can spare, and the virtual clock."""
 
 import numpy as np
 import pytest
 
+from fl.config.sections import Devices
 from fl.devices.clock import link_seconds, train_seconds
-from fl.devices.hardware import KINDS, Hardware, Table, shares
+from fl.devices.hardware import KINDS, Hardware, HardwareMap, Table, shares
 
 BOARD = Hardware("board", 4.0, 2e9, 10.0)
 
@@ -16,14 +17,25 @@ def test_the_clock_by_hand() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_device_is_the_same_whenever_it_is_asked(kind: str) -> None:
+def test_a_client_has_the_same_hardware_whenever_it_is_drawn(kind: str) -> None:
     table = Table.of(kind)
     assert table.draw(1, 5) == table.draw(1, 5)
     assert len({table.draw(1, d) for d in range(50)}) > 40
 
 
+def test_every_kind_is_a_value_of_the_run_config() -> None:
+    for kind in KINDS:
+        assert Devices(hardware=kind).hardware == kind  # type: ignore[arg-type]
+
+
 def test_boards_are_the_two_of_the_paper() -> None:
     assert {name for name, _, _ in Table.of("boards").classes} == {"Jetson Nano", "Raspberry Pi 4B"}
+
+
+def test_reported_hardware_takes_precedence_over_drawn_hardware() -> None:
+    table = Table.of("phones")
+    known = HardwareMap(table, 1, {3: BOARD})
+    assert known[3] == BOARD and known[4] == table.draw(1, 4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
