@@ -1,8 +1,8 @@
-"""A second place for tensors on a machine that has none: what lies there is real, but says that it is on ``ELSEWHERE``.
+"""A simulated second device on a machine without a GPU. Its tensors hold real numbers on the device ``ELSEWHERE``.
 
-As on a GPU, an operation on tensors of both places is an error (but for numbers, tensors without dimensions), and
-nothing is taken back without being asked: numpy sees no tensor that is there. All arithmetic is the CPU's, so whatever
-is computed there is bit for bit what is computed here.
+As on a GPU, an operation on tensors of both devices is an error (except for tensors without dimensions), and nothing
+moves back by itself: numpy cannot read a tensor that is there. The CPU does all arithmetic, so results are bit for bit
+those of the CPU.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ MOVES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
 
 
 class There(Tensor):
-    """A tensor that lies elsewhere; ``inner`` holds its numbers."""
+    """A tensor on the second device; ``inner`` holds its numbers."""
 
     inner: Tensor
 
@@ -62,6 +62,6 @@ class _Mode(TorchDispatchMode):
 
 @contextmanager
 def elsewhere() -> Iterator[torch.device]:
-    """Within it there is a second place, which is given."""
+    """Provide the second device within a ``with`` block, and yield it."""
     with _Mode():
         yield ELSEWHERE

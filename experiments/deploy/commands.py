@@ -2,22 +2,29 @@
 
 import json
 import os
-import re
-import subprocess
 import sys
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
-from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated
 
 import click
-import tomli_w
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from experiments.deploy.flower import (
+    ADMITTED,
+    REFUSED,
+    admit,
+    connections,
+    flower_home,
+    listed,
+    superlink_command,
+    supernode_command,
+    write_connection,
+    write_node,
+    write_whole,
+)
 from experiments.deploy.identity import DeployError, certificates, node_key
 from experiments.deploy.link import time_link
 from experiments.deploy.service import Service, environment, healthy, limit_memory, script, services
@@ -47,20 +54,6 @@ Folder = Annotated[
 ]
 HOME = Path("~/.driftfed")
 Connection = Annotated[str, typer.Option(help="Name of the connection, as in `flwr run . lab`.")]
-REFUSED = "[code: 2004]"  # logged if the SuperLink does not know the key, or counts this SuperNode as running
-MARK = "=== "  # printed before the result of each key
-REGISTER = f"""
-import sys
-from flwr.cli.app import app  # the command `flwr`: once for all keys, since it takes a second to start
-
-for path in sys.argv[2:]:
-    print({MARK!r}, flush=True)
-    try:
-        app(["supernode", "register", path, sys.argv[1], "--format", "json"], standalone_mode=False)
-    except (Exception, SystemExit) as error:
-        print(error, flush=True)
-"""
-ADMITTED = "SuperNode ID:"  # logged when the SuperLink has accepted the SuperNode
 LOCAL = ("localhost", "127.0.0.1")  # where the SuperLink's SuperExec reaches it
 
 
@@ -118,20 +111,6 @@ def superlink(
     _say(f"SuperLink, process {service.pid()}: {'started' if started else 'runs already'} on {host}:{port}")
 
 
-def superlink_command(folder: Path, host: str, port: int) -> list[str]:
-    """Return the command of a SuperLink with TLS and node authentication, whose certificates are in ``folder``."""
-    return [
-        "flower-superlink",
-        *("--ssl-ca-certfile", str(folder / "ca.crt")),
-        *("--ssl-certfile", str(folder / "server.pem")),
-        *("--ssl-keyfile", str(folder / "server.key")),
-        *("--host", host, "--port", str(port)),
-        *("--database", str(folder / "superlink" / "state.db")),
-        "--enable-supernode-auth",
-        "--disable-runtime-dependency-installation",
-    ]
-
-
 @app.command()
 def connect(
     address: Annotated[str, typer.Argument(help="HOST:PORT of the SuperLink.")],
@@ -145,26 +124,8 @@ def connect(
     folder = _resolved(folder)
     if why := healthy(address, folder / "ca.crt"):
         raise DeployError(f"no SuperLink answers at {address}: {why}")
-    path = write_connection(_flower_home(), name, address, folder / "ca.crt")
+    path = write_connection(flower_home(), name, address, folder / "ca.crt")
     _say(f"{path}: connection '{name}' is {address}")
-
-
-def write_connection(home: Path, name: str, address: str, authority: Path) -> Path:
-    """Add or change ``[superlink.NAME]`` of ``home/config.toml``.
-
-    Raises:
-        DeployError: the file is not TOML.
-    """
-    path = home / "config.toml"
-    try:
-        config = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise DeployError(f"{path} cannot be read ({error}): correct it or remove it") from None
-    table = config.setdefault("superlink", {})
-    table.setdefault("default", name)
-    table[name] = {"address": address, "root-certificates": str(authority)}
-    _write(path, tomli_w.dumps(config))
-    return path
 
 
 @app.command()
@@ -188,20 +149,6 @@ def register(
         if node:
             _remember(folder, node, path.stem)
         _say(f"{path.stem}: {f'registered, node {node}' if node else 'was registered already'}")
-
-
-def admit(keys: Sequence[Path], connection: str, env: Mapping[str, str] | None = None) -> Iterator[tuple[Path, str]]:
-    """Register public keys. Yield each with its node id, which is empty if the key was registered before.
-
-    Raises:
-        DeployError: the SuperLink did not accept a key; the message quotes Flower.
-    """
-    output = _run([sys.executable, "-c", REGISTER, connection, *map(str, keys)], env).split(MARK)[1:]
-    for path, words in zip_longest(keys, output, fillvalue=""):
-        found = re.search(r'"node-id": "?(\d+)', words)
-        if not found and "already in use" not in words:
-            raise DeployError(f"{path} was not registered: {words.strip() or 'no answer'}")
-        yield Path(path), found[1] if found else ""
 
 
 @app.command()
@@ -276,23 +223,6 @@ def supernode(
     _say(f"SuperNode {name}, process {service.pid()}: started as device {device}, {node['link-mbit-s']:.1f} Mbit/s")
 
 
-def write_node(service: Service, values: dict[str, str | int | float]) -> None:
-    """Write the node-config of a SuperNode, without values that were not given."""
-    given = {k: v for k, v in values.items() if v or k == "partition-id"}
-    _write(service.folder / "node.toml", tomli_w.dumps(given))
-
-
-def supernode_command(folder: Path, service: Service, superlink: str, port: int) -> list[str]:
-    """Return the command of a SuperNode with its key and its node-config."""
-    return [
-        "flower-supernode",
-        *("--root-certificates", str(folder / "ca.crt")),
-        *("--auth-supernode-private-key", str(folder / "keys" / service.name)),
-        *("--superlink", superlink, "--port", str(port)),
-        *("--node-config", str(service.folder / "node.toml")),
-    ]
-
-
 @app.command()
 def status(connection: Connection = "lab", folder: Folder = HOME) -> None:
     """Show what runs on this machine, and which SuperNodes are registered and online at the SuperLink.
@@ -303,7 +233,7 @@ def status(connection: Connection = "lab", folder: Folder = HOME) -> None:
     for service in services(folder):
         table.add_row(service.name, str(service.pid() or "stopped"), str(service.folder / "log"))
     console.print(table if table.row_count else f"nothing was started from {folder} yet")
-    if connection in _connections(_flower_home()):
+    if connection in connections(flower_home()):
         nodes, names = Table("SuperNode", "node", "status", box=None), _registered(folder)
         for node in listed(connection):
             nodes.add_row(names.get(node["node-id"], "-"), node["node-id"], node["status"])
@@ -312,20 +242,6 @@ def status(connection: Connection = "lab", folder: Folder = HOME) -> None:
         )
     else:
         _say(f"no connection '{connection}' on this machine: add it with `deploy connect HOST:PORT`")
-
-
-def listed(connection: str) -> list[dict[str, str]]:
-    """Return the registered SuperNodes of a SuperLink: 'node-id', 'status' and times.
-
-    Raises:
-        DeployError: the SuperLink does not answer; the message quotes Flower.
-    """
-    output = _flwr("supernode", "ls", connection, "--format", "json")
-    try:
-        nodes: list[dict[str, str]] = json.loads(output)["nodes"]
-    except (ValueError, LookupError, TypeError):
-        raise DeployError(f"the SuperLink '{connection}' does not list its SuperNodes: {output.strip()}") from None
-    return nodes
 
 
 @app.command()
@@ -381,15 +297,7 @@ def _registered(folder: Path) -> dict[str, str]:
 
 
 def _remember(folder: Path, node: str, name: str) -> None:
-    _write(folder / "registered.json", json.dumps(_registered(folder) | {node: name}, indent=1))
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a whole file or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_whole(folder / "registered.json", json.dumps(_registered(folder) | {node: name}, indent=1))
 
 
 def _quoted(word: str) -> str:
@@ -406,35 +314,6 @@ def _become(service: Service, command: list[str], limit_bytes: int = 0) -> None:
         limit_memory(limit_bytes)
     os.chdir(service.folder)
     os.execve(script(command[0]), command, environment(service.folder))
-
-
-def _flwr(*arguments: str) -> str:
-    return _run([script("flwr"), *arguments])
-
-
-def _run(command: Sequence[str], env: Mapping[str, str] | None = None) -> str:
-    """Run a command and return its output and errors."""
-    quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "PYTHONUNBUFFERED": "1"}
-    done = subprocess.run(
-        command,
-        env={**os.environ, **quiet, **(env or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    return done.stdout
-
-
-def _flower_home() -> Path:
-    return Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr").expanduser()
-
-
-def _connections(home: Path) -> dict[str, object]:
-    try:
-        return tomllib.loads((home / "config.toml").read_text(encoding="utf-8")).get("superlink", {})
-    except (OSError, tomllib.TOMLDecodeError):
-        return {}
 
 
 def _resolved(folder: Path) -> Path:

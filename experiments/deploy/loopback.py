@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from experiments.deploy.commands import (
+from experiments.deploy.flower import (
     ADMITTED,
     admit,
     superlink_command,

@@ -33,7 +33,6 @@ class ExampleStates:
 
 
 Examples = Sequence[ExampleStates]
-Known = ExampleStates  # alias: remove
 
 
 @dataclass

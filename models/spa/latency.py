@@ -37,9 +37,6 @@ LINKS = {
 }
 
 
-LINES = LINKS  # alias: remove
-
-
 def fit_link(calls: Sequence[float], bytes_: Sequence[float], seconds: Sequence[float]) -> Link:
     """Fit a link to measured seconds by relative error: least squares in t0 and 1 / B."""
     measured = np.asarray(seconds, float)

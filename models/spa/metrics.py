@@ -94,9 +94,6 @@ def rates(scores: TokenScores, called: np.ndarray) -> dict[str, float]:
     }
 
 
-judge = evaluate_tokens  # alias: remove
-
-
 def curve(scores: TokenScores, points: int = 21) -> list[dict[str, float]]:
     """Compute `rates` at thresholds from above all scores to below all, each with its ``tau``."""
     taus = np.append(np.quantile(scores.score, np.linspace(1, 0, points)), -np.inf)

@@ -136,9 +136,6 @@ def adapters(base: Base, budget: int, seed: int) -> Tuned:
 BASELINES: dict[str, Callable[[Base, int, int], Tuned]] = {"LoRA": lora, "adapter": adapters}
 
 
-RIVALS = BASELINES  # alias: remove
-
-
 def answers_loss(base: Base, examples: Sequence[Example]) -> Tensor:
     """Compute the mean loss per answer token through the whole base."""
     prompts, answers = zip(*map(base.encode, examples), strict=True)

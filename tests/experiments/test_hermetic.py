@@ -1,4 +1,4 @@
-"""Real `flwr run`s of a tiny app: what they report, and that nothing of them is left."""
+"""`flwr run` of a tiny app: what it reports, and that it leaves nothing behind."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from textwrap import dedent
 
 import pytest
 
-from experiments.hermetic import FlowerRunFailed, flwr_run
+from experiments.hermetic import FlowerRunFailed, add_to_config, flwr_run
 
 ROOT = Path(__file__).parents[2]
 NASTY = 'it\'s "quoted" = $HOME `x`\\n\nnext line, ü and 😀'
@@ -79,7 +79,7 @@ def app(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Checks, given a log, that the processes and the folder of its run are gone, within a moment."""
+    """Checks, given a log, that the processes and the folder of its run do not exist any more."""
     marker = str(uuid.uuid4())
     monkeypatch.setenv("DRIFTFED_TEST", marker)  # inherited by all that a run starts
 
@@ -101,7 +101,7 @@ def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     def check(log: str) -> None:
         found = re.search(r"group=(\d+) folder=(\S+)", log)
         assert found, log
-        deadline = time.monotonic() + 10  # killed processes stay in their group until the system has buried them
+        deadline = time.monotonic() + 10  # killed processes stay in their group until the system has removed them
         while group_lives(int(found[1])) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert running() == []
@@ -112,7 +112,7 @@ def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 
 def test_a_run_that_completes(app: Path, nothing_left: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")  # somebody else's cluster
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")  # the cluster of another user
     monkeypatch.setenv("HTTP_PROXY", "http://192.0.2.1:3128")  # reaches the internet, not this machine
     lines: list[str] = []
     flwr_run(app, {"text": NASTY, "share": 0.25}, supernodes=3, on_line=lines.append)
@@ -138,6 +138,12 @@ def test_a_run_that_fails(app: Path, nothing_left: Callable[[str], None]) -> Non
 def test_a_run_that_cannot_start(app: Path) -> None:
     with pytest.raises(FlowerRunFailed, match="Invalid run configuration"):
         flwr_run(app, {"unknown": 1}, supernodes=1)
+
+
+def test_missing_keys_are_added_to_the_config_of_an_app(app: Path) -> None:
+    add_to_config(app / "pyproject.toml", {"mode": "wait", "client.lr": 0.1, "client.clip": 1})
+    added = tomllib.loads((app / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+    assert added == {"mode": "answer", "text": "", "share": 0.5, "client": {"lr": 0.1, "clip": 1}}
 
 
 def test_a_run_that_takes_too_long(app: Path) -> None:

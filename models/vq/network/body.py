@@ -187,9 +187,6 @@ def tokens_from_ids(ids: Tensor) -> Tokens:
     return Tokens(ids[:, :longest], types[:, :longest], lengths)
 
 
-of_ids = tokens_from_ids  # alias: remove
-
-
 def device_state(body: SplitBody, state: State) -> State:
     """Return the part of a state that the device needs."""
     entries = body.device_entries()

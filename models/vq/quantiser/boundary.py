@@ -89,7 +89,6 @@ class Boundary:
     channels: Sequence[Channel]
     pool: int = 1
     traffic: BoundaryTraffic = field(default_factory=BoundaryTraffic)
-    ledger = property(lambda self: self.traffic)  # alias: remove
 
     def channel(self, name: str) -> Channel:
         return self.channels[self._number(name)]

@@ -51,6 +51,3 @@ def _layout(tokens: Tokens, pool: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         start += pooled_length(n, pool)
     offset, position, token, owner = torch.cat(parts, 1)
     return offset, position, token, owner
-
-
-recovered = token_recovery  # alias: remove

@@ -31,9 +31,6 @@ class TaskTraining:
         return self.split.plan.steps(len(self.tokens))
 
 
-Task = TaskTraining  # alias: remove
-
-
 def fit(
     tasks: Sequence[TaskTraining], seed: int, gradnorm: bool = False, tick: Tick = lambda step, steps: None
 ) -> tuple[list[list[float]], Tensor]:

@@ -171,10 +171,6 @@ class Split:
     usage: Tensor | None = None
     received: Tensor | None = None
 
-    keeper = property(lambda self: self.codebook_ema)  # alias: remove
-    ledger = property(lambda self: self.traffic)  # alias: remove
-    arrived = property(lambda self: self.received)  # alias: remove
-
     def __post_init__(self) -> None:
         quantiser, shape = self.plan.quantiser, self.device.shape
         if quantiser and quantiser.weigh and not shape.width:
@@ -294,8 +290,6 @@ class Split:
                 schedule.step()
         return Split(student.device, student.cloud, student.head, student.plan, student.codebook_ema)
 
-    taught = distil_cloud  # alias: remove
-
     def perplexity(self) -> float:
         """Return how many vectors the last prediction used, averaged over codebooks; 0 without a codebook."""
         return 0.0 if self.usage is None else float(perplexity(self.usage).mean())
@@ -389,9 +383,6 @@ class Split:
             self.codebook_ema = self.codebook_ema.update(device.statistics, quantiser.decay)
             if quantiser.revive:
                 self.codebook_ema = self.codebook_ema.revive(rng(seed, Purpose.INIT, step))
-
-
-Plan, Stems = SplitTrainingPlan, StemCache  # alias: remove
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from experiments.deploy.commands import app, write_connection
+from experiments.deploy.commands import app
+from experiments.deploy.flower import write_connection
 from experiments.deploy.identity import DeployError
 from experiments.deploy.link import PAYLOAD, time_link
 

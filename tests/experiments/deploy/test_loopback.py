@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.catalog import EXPERIMENTS
-from experiments.deploy.commands import ADMITTED, REFUSED
+from experiments.deploy.flower import ADMITTED, REFUSED
 from experiments.deploy.identity import DeployError, node_key
 from experiments.deploy.loopback import deployment, node_config
 from experiments.hermetic import lives, submit
