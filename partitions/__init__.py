@@ -2,7 +2,6 @@
 
 from partitions.components import Registry, Section
 from partitions.corruptions import corrupt
-from partitions.corruptions import corrupt as apply  # alias: remove
 from partitions.dataset import Dataset
 from partitions.datasets import DATASETS, fetch, import_, load, source_of, where
 from partitions.drifts import DRIFTS
@@ -27,7 +26,6 @@ __all__ = [
     "Section",
     "UnknownName",
     "World",
-    "apply",  # alias: remove
     "corrupt",
     "fetch",
     "import_",

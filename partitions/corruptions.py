@@ -96,5 +96,3 @@ CORRUPTIONS: Mapping[str, Callable[["Tensor", float, Addresses], "Tensor"]] = {
     "brightness": brightness,
     "rotation": rotation,
 }
-
-Look, Part, Change, apply = Corruptions, CorruptedRows, Corruption, corrupt  # alias: remove

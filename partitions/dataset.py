@@ -64,8 +64,6 @@ class Dataset:
                     f"{len(self.classes) - 1}, one per class"
                 )
 
-    places_test = property(lambda self: self.offsets_test)  # alias: remove
-
     @property
     def num_classes(self) -> int:
         """Return the number of classes."""

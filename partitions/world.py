@@ -37,9 +37,6 @@ class Draw:
     train_corruptions: Corruptions
     draw_test: Callable[[], tuple[np.ndarray, Corruptions]]
 
-    train_look = property(lambda self: self.train_corruptions)  # alias: remove
-    test_look = property(lambda self: self.test_corruptions)  # alias: remove
-
     @cached_property
     def _test(self) -> tuple[np.ndarray, Corruptions]:
         return self.draw_test()

@@ -23,10 +23,10 @@ from pydantic import Field
 from torch import Tensor
 
 from models.costs import BACKWARD, Cost
-from models.modular.derive import Infeasible, choose, choose_many, shift, smallest
+from models.modular.derive import Infeasible, choose, choose_many, importance_shift, smallest_submodel
 from models.modular.model import ModularModel
 from models.modular.selector import Selector, importance
-from models.nn.body import by_axis, columns_coverage, fetched, gate_columns
+from models.nn.body import by_axis, columns_coverage, cpu_state, gate_columns
 from models.submodel import State, covered_sizes, extract
 from partitions.components import Section
 from strategies.core.averaging import Averaging
@@ -83,7 +83,7 @@ class SelectiveClient(ClientTrainer):
                 self.client.costs("modular"), self._importance(), self.client.limits().vector, Limits.names, held
             )
         except Infeasible:
-            active = smallest(self._importance(), held)
+            active = smallest_submodel(self._importance(), held)
         sizes = {**self.client.architecture(self.task).sizes, **self.task.sizes}
         inside = {layer: np.searchsorted(held[layer], kept) for layer, kept in active.items()}
         self.model = self.client.load(self.task, received, columns_coverage(sizes, inside))
@@ -134,7 +134,7 @@ class SelectiveClient(ClientTrainer):
         kept = self.client.store.load(CANDIDATES)
         held = {name.removeprefix("held."): v.numpy() for name, v in kept.items() if name.startswith("held.")}
         then = {name.removeprefix("then."): v.numpy() for name, v in kept.items() if name.startswith("then.")}
-        if shift(self._importance(), then) <= self.options.shift_threshold:
+        if importance_shift(self._importance(), then) <= self.options.shift_threshold:
             return held, 0.0
         whole = self.client.costs("modular").architecture.sizes
         options = {"masked": "prior" if bool(kept["prior"]) else "none", "reselect": True}
@@ -231,7 +231,7 @@ class ECLM(Averaging):
         return self.models.modular("tailored" if self.options.tailored else "modular")
 
     def shared_state(self) -> Mapping[str, State]:
-        return {"selector": fetched(self.modular_model.selector)}
+        return {"selector": cpu_state(self.modular_model.selector)}
 
     def read_profile(self, client: int, limits: Limits, report: Mapping[str, Any]) -> Profile:
         """Read importance and the candidates that a client holds.
@@ -293,11 +293,11 @@ class ECLM(Averaging):
         """
         scores, held = profile.values["importance"], profile.values.get("held")
         if not self.options.candidates:
-            return self.part(derived or smallest(scores), epochs)
+            return self.part(derived or smallest_submodel(scores), epochs)
         try:
             modules = held or self.candidates(profile)
         except Infeasible:
-            modules = smallest(scores)
+            modules = smallest_submodel(scores)
         task = self.part(modules, epochs)
         task = replace(task, keep=True, options={**task.options, "reselect": True})
         return task.without_state() if held else task

@@ -23,7 +23,7 @@ class CoveredClasses(Mean):
     """A mean in which a client covers only the rows of the classifier whose classes it has."""
 
     def coverage(self, task: TrainTask, update: Update) -> Coverage:
-        if task.options["masked"] != "zero":
+        if task.options["masked"] != "zero" or "classes" not in update.report:
             return task.model.coverage
         return {**task.model.coverage, "classes": torch.tensor([int(c) for c in update.report["classes"]])}
 

@@ -1,7 +1,7 @@
 """Where networks compute: on the CPU, or on a GPU that the cloud and the simulated clients share.
 
-Data, states and messages stay in main memory. Training and scoring bring inputs to the network (`models.nn.body.home`)
-and take states back (`Body.state`). Workers are processes, so several of them share a GPU.
+Data, states and messages stay in main memory. Training and scoring bring inputs to the network
+(`models.nn.body.device_of`) and take states back (`Body.state`). Workers are processes, so several share a GPU.
 """
 
 import os

@@ -240,9 +240,6 @@ def importance_shift(current: Mapping[str, Array], previous: Mapping[str, Array]
     return max(float(np.abs(current[layer] - previous[layer]).sum()) / 2 for layer in current)
 
 
-smallest, shift = smallest_submodel, importance_shift  # alias: remove
-
-
 @contextmanager
 def silent_printf() -> Iterator[None]:
     """Within the context, drop what C code prints with ``printf``.

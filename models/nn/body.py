@@ -163,5 +163,3 @@ def by_axis(sizes: Sizes, columns: Mapping[str, np.ndarray]) -> dict[str, np.nda
 
 Family = Callable[..., Architecture]
 """``family(input_shape, classes, **options) -> Architecture`` of the dense model."""
-
-fetched = cpu_state  # alias: remove

@@ -86,6 +86,3 @@ class ShippedSource(Source):
 
     def how_to_obtain(self) -> str:
         return "it ships with the project, so reinstall it with `pip install .`"
-
-
-MadeUp, Shipped = GeneratedSource, ShippedSource  # alias: remove

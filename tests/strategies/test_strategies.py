@@ -108,7 +108,7 @@ def test_what_is_trained_fits_the_limits_where_the_method_asks_for_them(method: 
             assert (np.array(tasks[profile.client].cost.vector[1:]) <= profile.limits.vector + 1e-6).all()
 
 
-def test_a_server_roundmoves_the_model_and_forgets_nothing(method: Strategy) -> None:
+def test_a_round_moves_the_model_and_forgets_nothing(method: Strategy) -> None:
     before = {name: value.clone() for name, value in method.model.items()}
     one_round(method, 0.5)
     trains = method.sample_clients(1) and any(t.upload for t in method.configure_train(1, profiles(method)).values())

@@ -240,6 +240,3 @@ def read_jsonl(path: Path) -> list[Example]:
     if not examples:
         raise DataError(f"{path} has no examples; write one JSON object per line")
     return examples
-
-
-Files = JsonLines  # alias: remove
