@@ -13,7 +13,7 @@ from experiments.bench.exam import SEED, Exam
 from experiments.bench.table import Line, Options, Table
 from experiments.catalog.tasks import SKEWED, SMALL
 from fl.config import Settings
-from fl.workloads.resolve import resolve
+from fl.workloads.resolve import resolve, without_unused
 
 METHODS = {"eclm": "ECLM, a round", "fedavg": "FedAvg, a round"}
 
@@ -28,7 +28,7 @@ def bench(options: Options) -> Table:
         **{"pretrain.dense-epochs": 1, "pretrain.modular-epochs": 1, "pretrain.ability-epochs": 0},
         "strategies": ",".join(METHODS),
     }
-    run = resolve(Settings.parse(keys))
+    run = resolve(without_unused(Settings.parse(keys), ()))
     folder = options.scratch / "exam"
     folder.mkdir()
     (folder / "about.json").write_text(json.dumps(run.settings.flat()))

@@ -110,7 +110,7 @@ def peak_memory(
     # Freed blocks are returned to the system at once, so that resident memory is memory in use.
     malloc = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
     environment = {**os.environ, **malloc, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    command = [sys.executable, "-m", "experiments.studies.measuring", json.dumps(request)]
+    command = [sys.executable, "-c", "from experiments.studies.measuring import main; main()", json.dumps(request)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
     architecture, all_sizes = _architecture(request)
     return Memory(int(done.stdout), cost(architecture, all_sizes, recipe.batch_size, recipe.slots).memory)
@@ -171,5 +171,6 @@ def _measure(request: Mapping[str, Any]) -> int:
     return _status("VmHWM") - before + model
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print the peak memory of the request in the first argument."""
     print(_measure(json.loads(sys.argv[1])))
