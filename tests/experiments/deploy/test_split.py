@@ -28,7 +28,7 @@ from tests.fl.conftest import without_clock
 ROOT = Path(__file__).parents[3]
 FEW = {
     "devices.count": 3, "cohort": 3, "eval.devices": 1, "rounds": 1, "client.adapt-epochs": 0, "strategies": "fedavg",
-    "devices.background-load": 0.0, "data.samples-min": 128, "data.samples-max": 128, "client.batch-size": 128,
+    "data.samples-min": 128, "data.samples-max": 128, "client.batch-size": 128,
     "vq.labels": "shared", "vq.hidden": 64, "vq.width": 64, "vq.groups": 32, "vq.down": "float32",
 }  # fmt: skip
 
@@ -114,6 +114,12 @@ def play(of: Settings, out: Path) -> Scale:
         scale = Scale(grid)
         execute(run, scale, results)
     return scale
+
+
+@pytest.mark.parametrize("split", ["messages", "simulated"])
+def test_the_settings_resolve(split: str) -> None:
+    """So that a changed key is noticed without the slow test below."""
+    assert list(resolve(settings(split)).methods) == ["fedavg"]
 
 
 @pytest.mark.skipif("DRIFTFED_SLOW" not in os.environ, reason="a minute of two idle cores: set DRIFTFED_SLOW=1")
