@@ -145,7 +145,7 @@ class SelectiveClient(ClientTrainer):
             epochs=self.client.adapt_epochs,
             options=options | {"shares": kept["shares"].tolist()},
         )
-        trial = type(self)(self.options, task, replace(self.client, round=0))
+        trial = type(self)(self.options, task, self.client.at_round(0))
         x, y = self.client.samples("train")
         if len(x) < 2:  # too few samples to train on some and score on others
             return {}, 0.0

@@ -3,6 +3,8 @@
 Li et al., "FedBN: Federated Learning on Non-IID Features via Local Batch Normalization", ICLR 2021, arXiv:2102.07623.
 """
 
+from abc import ABC, abstractmethod
+
 from models.nn.blocks import Norm
 from models.nn.body import Body
 from models.submodel import State
@@ -12,12 +14,12 @@ from strategies.fedavg import FedAvg, Prior
 LOCAL = "local"  # file of the entries that a client keeps
 
 
-class LocalEntries(ClientTrainer):
+class LocalEntries(ClientTrainer, ABC):
     """A client half that keeps some entries of the model. Before its first round a client uses those of the server."""
 
+    @abstractmethod
     def local_entries(self, network: Body) -> set[str]:
         """Name the entries of ``network.state_dict()`` that stay on the client."""
-        raise NotImplementedError
 
     def select(self, state: State | None) -> LocalModel:
         model = super().select(state)

@@ -36,7 +36,7 @@ QUERY, TRAIN, EVALUATE_QUERY, EVALUATE = range(MOMENTS)  # the messages that a c
 
 
 @dataclass
-class Plan:
+class Timetable:
     """Which step a round belongs to, and when clients are scored."""
 
     rounds: int
@@ -71,7 +71,7 @@ class Rounds:
         settings = run.settings
         self.run, self.settings, self.name, self.method = run, settings, name, method
         self.fleet, self.run_name = fleet, run_name
-        self.schedule = Plan(settings.rounds, settings.rounds_per_step, settings.eval.every)
+        self.schedule = Timetable(settings.rounds, settings.rounds_per_step, settings.eval.every)
         self.hardware = HardwareMap(Table.of(settings.devices.hardware), method.seed, fleet.hardware)
         self.clocks = Clocks(self.hardware)
         self.profiles = Profiles(method, settings.data.samples_max, settings.server.timeout_s, self.clocks)

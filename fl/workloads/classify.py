@@ -10,7 +10,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -24,8 +24,8 @@ from fl.config import Settings
 from fl.devices.hardware import Shares, Table, shares
 from fl.engines.accelerator import client_place, cloud_place
 from fl.engines.batching import Fit, fitted
+from fl.workloads.client_data import ClientData
 from fl.workloads.pretraining import Pretraining
-from fl.workloads.state_store import ClientStateStore
 from fl.workloads.workload import ClientContext, Half, Scored, Trained, Workload, scored_steps
 from fl.workloads.world import Worlds, build_architectures, build_selector, local_recipe, routing, tensors
 from models.costs import BACKWARD, Cost, CostModel
@@ -35,7 +35,7 @@ from models.nn.body import Architecture, Body, Family
 from models.submodel import FULL, Coverage, State, covered_sizes, extract
 from models.training.batched import ClientBatch
 from models.training.loop import Recipe, Score, fit, score
-from partitions import Purpose, corrupt, rng
+from partitions import Purpose, rng
 from partitions.components import Section
 from partitions.root import cache_folder
 from strategies.core.client import ClientTask, ClientTrainer, Limits, LocalModel
@@ -56,10 +56,9 @@ class Classify(Workload):
         modular: how the modular model is made; slices: widths of a block in AdaptiveNet's supernet.
     """
 
-    provides = frozenset(
-        "dense nested rolling supernet modular tailored limits class-shares select gates training_network "
-        "correct_gradients upload".split()
-    )
+    provides = frozenset("dense nested rolling supernet modular tailored limits class-shares".split()) | {
+        *ClientTrainer.HOOKS
+    }
 
     def __init__(
         self, settings: Settings, options: Section, worlds: Worlds, family: Family, family_options: Section,
@@ -208,20 +207,14 @@ class Classify(Workload):
 
 
 @dataclass(frozen=True)
-class LocalClient:
-    """What the workload supplies to the client half of a method, for one message (`strategies.core.client.Client`)."""
+class LocalClient(ClientData):
+    """One client's data and models, for one message."""
 
     workload: Classify
-    context: ClientContext
-    number: int
-    seed: int
-    round: int
-    step: int
-    store: ClientStateStore
 
     @classmethod
     def of(cls, workload: Classify, context: ClientContext) -> "LocalClient":
-        return cls(workload, context, context.client, context.seed, context.round, context.step, context.store)
+        return cls(context, workload.worlds, workload)
 
     @property
     def recipe(self) -> Recipe:
@@ -241,12 +234,12 @@ class LocalClient:
     @property
     def classes(self) -> int:
         """How many classes the data set has."""
-        return self.workload.worlds(self.seed).data.num_classes
+        return self.world.data.num_classes
 
     @property
     def examples(self) -> int:
         """How many training samples the client has now."""
-        return len(self.workload.worlds(self.seed).draw(self.number, self.step).train)
+        return len(self.world.draw(self.number, self.step).train)
 
     @property
     def module_layers(self) -> tuple[str, ...]:
@@ -268,20 +261,6 @@ class LocalClient:
     def routing(self, selector: Selector) -> Routing:
         """Return how gates follow from the selector."""
         return routing(self.workload.modular, selector)
-
-    def samples(self, split: str, step: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return inputs (n, ...) and classes (n,) of the client's samples, now or at another step."""
-        world = self.workload.worlds(self.seed)
-        draw = world.draw(self.number, self.step if step is None else step)
-        x, y = tensors(world.data, split, getattr(draw, split))
-        return corrupt(x, getattr(draw, f"{split}_corruptions")), y
-
-    def class_shares(self, reference: Sequence[float]) -> Tensor:
-        """Return (classes,) shares of the classes in the training data, relative to ``reference`` if that is given."""
-        world = self.workload.worlds(self.seed)
-        labels = world.data.labels("train", world.draw(self.number, self.step).train)
-        own = torch.from_numpy(np.bincount(labels, minlength=world.data.num_classes) / len(labels))
-        return (own / torch.tensor(reference, dtype=own.dtype).clamp(min=1e-6) if len(reference) else own).float()
 
     def limits(self) -> Limits:
         """Return what the client can afford now."""

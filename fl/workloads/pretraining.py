@@ -20,7 +20,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from logging import WARNING
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,9 @@ def address(name: str, decides: Mapping[str, Any], seed: int) -> Path:
     return cache_folder() / "offline" / f"{name}-{digest}.safetensors"
 
 
+@lru_cache(maxsize=8)
 def fingerprint(data: Dataset) -> str:
-    """Return a hash of the training data and their order. Data sets of one name may differ."""
+    """Return a hash of the training data and their order, read once. Data sets of one name may differ."""
     digest = hashlib.blake2b(digest_size=16)
     for array in (data.x_train, data.y_train, data.domain_train, data.group_train):
         if array is not None:

@@ -84,17 +84,17 @@ class Run:
     settings: Settings
     methods: Mapping[str, Method]
     workload: Workload
-    worlds: Worlds
     options: Mapping[str, Section]
 
     @property
     def budget(self) -> Budget:
         """What a run allows, the same for every method."""
-        s = self.settings
-        return Budget(
-            s.devices.count, s.cohort, s.client.local_epochs, s.client.adapt_epochs, s.rounds_per_step, s.server.robust,
-            s.server.trim,
-        )  # fmt: skip
+        return budget(self.settings)
+
+    @property
+    def worlds(self) -> Worlds:
+        """The data of every client at every step, by seed."""
+        return self.workload.worlds
 
     def strategy(self, name: str, seed: int, progress: Any = None) -> Strategy:
         """Return the server half of a method; its cloud models are trained when it first uses them."""
@@ -114,6 +114,14 @@ class Run:
         own = {name: options.model_dump(by_alias=True) for name, options in self.options.items()}
         general = {name: value for name, value in self.settings.complete().items() if name not in self.workload.ignores}
         return {k: v for k, v in flatten({**general, **own}).items() if k not in self.workload.ignores}
+
+
+def budget(s: Settings) -> Budget:
+    """Return what a run allows."""
+    return Budget(
+        s.devices.count, s.cohort, s.client.local_epochs, s.client.adapt_epochs, s.rounds_per_step, s.server.robust,
+        s.server.trim,
+    )  # fmt: skip
 
 
 def resolve(settings: Settings, check: bool = True, study: bool = False) -> Run:
@@ -154,10 +162,9 @@ def _resolve(settings: Settings, check: bool, study: bool) -> Run:
             raise SettingsError(f"strategies = '{settings.strategies}' names '{name}' twice: leave one out")
         options(strategy, section)
         methods[name] = Method(name, strategy, options(strategy, section, strategy.preset))
-    budget_of = Run(settings, methods, None, None, {}).budget  # type: ignore[arg-type]
     for method in methods.values():
         try:
-            method.strategy.check(method.options, budget_of)
+            method.strategy.check(method.options, budget(settings))
         except ValueError as error:
             raise SettingsError(str(error)) from None
     _refuse_same_rows(methods)
@@ -196,13 +203,14 @@ def _resolve(settings: Settings, check: bool, study: bool) -> Run:
             first = next((name for name in NEEDS if name in lacks), min(lacks))
             every = {name: (s, read_options(s.Options, name, {}, s.preset)) for name, s in STRATEGIES.items()}
             fit = [name for name, pair in every.items() if _needs(*pair) <= workload.provides]
+            what = NEEDS.get(first) or f"the hook '{first}' on clients"
             raise SettingsError(
-                f"strategy '{method.name}' needs {NEEDS.get(first, first)}, which workload '{settings.workload}' "
+                f"strategy '{method.name}' needs {what}, which workload '{settings.workload}' "
                 f"does not offer: use {', '.join(sorted(fit))}"
             )
     if not study:
         workload.check(methods)
-    return Run(settings, methods, workload, workload.worlds if hasattr(workload, "worlds") else worlds, used)
+    return Run(settings, methods, workload, used)
 
 
 def used_sections(settings: Settings) -> set[str]:

@@ -81,7 +81,7 @@ class SPA(SplitWorkload):
     Options = SPAOptions
 
     def __init__(self, settings: Settings, options: SPAOptions, worlds: Worlds):
-        self.settings, self.options = settings, options
+        self.settings, self.options, self.worlds = settings, options, worlds
         self.people = lru_cache(maxsize=8)(self._people)
         self.rounds: dict[Path, DeviceSide] = {}  # split rounds that this process is in the middle of
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fl.config import Settings, SettingsError
 from fl.workloads.classify import change
+from fl.workloads.client_data import ClientData
 from fl.workloads.options import VQOptions
 from fl.workloads.pretraining import cached, fingerprint
 from fl.workloads.state_store import ClientStateStore, StateMissing
@@ -53,7 +54,7 @@ from models.vq.session import train as train_sides
 from models.vq.training.tasks import TaskTraining
 from models.vq.training.tasks import fit as fit_tasks
 from models.vq.training.train import Quantiser, Split, SplitTrainingPlan
-from partitions import Dataset, LocalData, Purpose, World, corrupt, rng
+from partitions import Dataset, LocalData, Purpose, World, rng
 from partitions.tokens import tokenised
 from strategies.core.client import ClientTask, ClientTrainer
 from strategies.core.pretrained import PretrainedModels
@@ -77,7 +78,7 @@ class VQ(SplitWorkload):
         **{f"task_{k}": f"accuracy of the clients of task {k} of vq.tasks" for k in range(MOST_TASKS)},
         **{f"weight_{k}": f"of the loss of task {k} in training" for k in range(MOST_TASKS)},
     }
-    provides = frozenset({"dense", "class-shares"})
+    provides = frozenset({"dense", "class-shares", "adapted"})
     ignores = (
         "model", "accelerator", "precision", "data.image-size", "client.lr", "client.optimizer", "client.momentum",
         "client.weight-decay", "client.clip", "pretrain.modular-epochs", "pretrain.ability-epochs", "pretrain.lr",
@@ -279,7 +280,11 @@ class VQ(SplitWorkload):
         cloud.record_norms = self.options.gradnorm
         return client, cloud, ema
 
-    def _side(self, client: "TextClient", trainer: ClientTrainer, end: DeviceEnd, weight: float = 1.0) -> DeviceSide:
+    def _client(self, context: ClientContext) -> ClientData:
+        """Return the client's texts, as token ids (n, T), and their classes."""
+        return ClientData(context, self.tasks.of(context.client))
+
+    def _side(self, client: ClientData, trainer: ClientTrainer, end: DeviceEnd, weight: float = 1.0) -> DeviceSide:
         """Return a client's round with its texts and labels; ``weight``: of the loss."""
         (ids, y), own, c = client.samples("train"), trainer.class_shares(), client.context
 
@@ -292,7 +297,7 @@ class VQ(SplitWorkload):
 
     def train(self, context: ClientContext, task: ClientTask, half: Half) -> Trained:
         """Train both halves on the client's current texts; the statistics of the codes move along."""
-        client, store = TextClient(self, context), context.store
+        client, store = self._client(context), context.store
         trainer = half(client)
         sent = task.state if task.state is not None else store.load("model")
         body, smallest = self._load(sent, store), self.settings.client.upload_change
@@ -326,7 +331,7 @@ class VQ(SplitWorkload):
 
     def evaluate(self, context: ClientContext, task: ClientTask, half: Half) -> Scored:
         """Score a model as delivered and after adaptation, which leaves the cloud's codebook unchanged."""
-        client, store = TextClient(self, context), context.store
+        client, store = self._client(context), context.store
         trainer = half(client)
         body = self._load(task.state if task.state is not None else store.load("model"), store)
         tests = [client.samples("test", step) for step in scored_steps(context)]
@@ -409,7 +414,7 @@ class VQ(SplitWorkload):
             body = self._fresh()
             body.load_state_dict(store.load("start"), strict=False)
             end, _, ema = self.ends(body)
-            client = TextClient(self, context)
+            client = self._client(context)
             side = self._side(client, half(client), end, body.weight)
             if progress[1]:
                 side.restore(store.load("side"))
@@ -466,29 +471,6 @@ class TaskWorlds:
     def of(self, client: int) -> Worlds:
         """Return the data of a client's task."""
         return self.worlds[self.number(client)]
-
-
-@dataclass(frozen=True)
-class TextClient:
-    """What the workload supplies to the client half of a method, for one message."""
-
-    workload: VQ
-    context: ClientContext
-
-    def samples(self, split: str, step: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return token ids (n, T) and classes (n,) of the client's texts, now or at another step."""
-        c = self.context
-        world = self.workload.tasks.of(c.client)(c.seed)
-        draw = world.draw(c.client, c.step if step is None else step)
-        x, y = tensors(world.data, split, getattr(draw, split))
-        return corrupt(x, getattr(draw, f"{split}_corruptions")), y
-
-    def class_shares(self, reference: Any) -> Tensor:
-        """Return (classes,) shares of the classes in the training data, relative to ``reference`` if that is given."""
-        c, world = self.context, self.workload.worlds(self.context.seed)
-        labels = world.data.labels("train", world.draw(c.client, c.step).train)
-        own = torch.from_numpy(np.bincount(labels, minlength=world.data.num_classes) / len(labels))
-        return (own / torch.tensor(reference, dtype=own.dtype).clamp(min=1e-6) if len(reference) else own).float()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from fl.config import Settings, SettingsError
 from fl.devices.hardware import Shares
 from fl.devices.machine import Machine
 from fl.workloads.state_store import ClientStateStore
+from fl.workloads.world import Worlds
 from models.costs import Cost
 from models.modular.model import Progress
 from models.submodel import State
@@ -112,8 +113,12 @@ class Workload(ABC):
         provides: what it offers to methods: pretrained models, 'class-shares', hooks of `ClientTrainer`.
         ignores: general keys and sections that it does not read; setting one of them is an error.
         Options: run-config keys ``<workload>.<option>``.
+
+    Attributes:
+        worlds: the data of every client at every step, by seed.
     """
 
+    worlds: Worlds
     measures: ClassVar[Mapping[str, str]] = {}
     provides: ClassVar[frozenset[str]] = frozenset({"dense"})
     ignores: ClassVar[tuple[str, ...]] = ()

@@ -154,7 +154,10 @@ class ClientTrainer:
         training: a round of training; otherwise the client is queried or scored, perhaps after local adaptation.
     """
 
-    HOOKS: ClassVar[tuple[str, ...]] = ("select", "gates", "training_network", "correct_gradients", "upload")
+    HOOKS: ClassVar[tuple[str, ...]] = (
+        "profile", "select", "gates", "training_network", "begin", "correct_gradients", "adapted", "upload",
+        "upload_tensors", "report", "keep",
+    )  # fmt: skip
 
     model: LocalModel  # what `select` returned
 
@@ -170,7 +173,7 @@ class ClientTrainer:
     @property
     def batchable(self) -> bool:
         """Whether kernels that train several clients at once serve this client."""
-        own = {"training_network", "correct_gradients"}
+        own = {"training_network", "begin", "correct_gradients"}
         return not own & self.hooks()
 
     def class_shares(self) -> Tensor | None:

@@ -1,0 +1,69 @@
+"""The data of one client, as a workload supplies them to the client half of a method."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fl.workloads.state_store import ClientStateStore
+from fl.workloads.workload import ClientContext
+from fl.workloads.world import Worlds, tensors
+from partitions import LocalData, World, corrupt
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """The data of one client, for one message (`strategies.core.client.Client`).
+
+    Args:
+        context: which client, and when; worlds: the data of all clients.
+    """
+
+    context: ClientContext
+    worlds: Worlds
+
+    @property
+    def number(self) -> int:
+        return self.context.client
+
+    @property
+    def seed(self) -> int:
+        return self.context.seed
+
+    @property
+    def round(self) -> int:
+        return self.context.round
+
+    @property
+    def step(self) -> int:
+        return self.context.step
+
+    @property
+    def store(self) -> ClientStateStore:
+        return self.context.store
+
+    @property
+    def world(self) -> World | LocalData:
+        """The data of all clients with this seed."""
+        return self.worlds(self.seed)
+
+    def at_round(self, server_round: int) -> Self:
+        """Return the same client in another round, so that it draws other random numbers."""
+        return replace(self, context=replace(self.context, round=server_round))
+
+    def samples(self, split: str, step: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return inputs (n, ...) and classes (n,) of the client's samples, now or at another step."""
+        world = self.world
+        draw = world.draw(self.number, self.step if step is None else step)
+        x, y = tensors(world.data, split, getattr(draw, split))
+        return corrupt(x, getattr(draw, f"{split}_corruptions")), y
+
+    def class_shares(self, reference: Sequence[float]) -> Tensor:
+        """Return (classes,) shares of the classes in the training data, relative to ``reference`` if that is given."""
+        world = self.world
+        labels = world.data.labels("train", world.draw(self.number, self.step).train)
+        own = torch.from_numpy(np.bincount(labels, minlength=world.data.num_classes) / len(labels))
+        return (own / torch.tensor(reference, dtype=own.dtype).clamp(min=1e-6) if len(reference) else own).float()
