@@ -44,7 +44,7 @@ def test_cost_to_target_after_a_shift():
     assert cost_to_target(run([0.6, 0.7, 0.8, 0.5, 0.8, 0.9]), 0.8, after_shift=True) == pytest.approx(
         {"rounds_to_target": 2, "min_to_target": 20 / 60, "mb_to_target": 4}
     )
-    still = with_shifts(run([0.6, 0.7, 0.8, 0.5]), {"s": {"schedule": "never"}})
+    still = with_shifts(run([0.6, 0.7, 0.8, 0.5]), {"s": {"drift": {"schedule": "never"}}})
     assert cost_to_target(still, 0.8, after_shift=True) == cost_to_target(still, 0.8)
 
 
@@ -57,10 +57,10 @@ def test_recovery():
 
 def test_a_step_without_drift_is_no_shift():
     """Data drift at every other step: only the third step begins with a shift."""
-    of = with_shifts(run([0.6, 0.7, 0.8, 0.5, 0.8, 0.9, 0.6, 0.9, 0.9]), {"s": {"schedule": "every:2"}})
+    of = with_shifts(run([0.6, 0.7, 0.8, 0.5, 0.8, 0.9, 0.6, 0.9, 0.9]), {"s": {"drift": {"schedule": "every:2"}}})
     assert of["shifts"].tolist() == [0] * 6 + [1] * 3
     assert recovery(of) == pytest.approx({"shift_drop": 0.3, "recovery_rounds": 2, "recovery_s": 20, "recovered": 1})
-    still = with_shifts(of, {"s": {"schedule": "never"}})
+    still = with_shifts(of, {"s": {"drift": {"schedule": "never"}}})
     assert all(math.isnan(value) for value in recovery(still).values())
 
 
