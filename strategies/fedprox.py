@@ -3,6 +3,8 @@
 Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020, arXiv:1812.06127, eq. 2.
 """
 
+from collections.abc import Mapping
+
 from pydantic import Field
 from torch import nn
 
@@ -21,11 +23,10 @@ class Proximal(ClientTrainer):
     def batchable(self) -> bool:
         return not self.weight
 
-    def correct_gradients(self, network: nn.Module, epoch: int) -> None:
+    def correct_gradients(self, parameters: Mapping[str, nn.Parameter], epoch: int) -> None:
         assert self.task.state is not None
-        for name, parameter in network.named_parameters() if self.weight else ():
-            sent = self.task.state[name].to(parameter.device)
-            add_to_gradient(parameter, self.weight * (parameter.detach() - sent))
+        for name, parameter in parameters.items() if self.weight else ():
+            add_to_gradient(parameter, self.weight * (parameter.detach() - self.task.state[name].to(parameter.device)))
 
 
 class FedProx(FedAvg):

@@ -4,6 +4,7 @@ Collins et al., "Exploiting Shared Representations for Personalized Federated Le
 Algorithm 1.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
@@ -31,9 +32,9 @@ class FedRep(FedAvg):
         def local_entries(self, network: Body) -> set[str]:
             return {name for name, axes in network.axes().items() if "classes" in axes}
 
-        def correct_gradients(self, network: nn.Module, epoch: int) -> None:
+        def correct_gradients(self, parameters: Mapping[str, nn.Parameter], epoch: int) -> None:
             head, trains_head = self.local_entries(self.model.network), epoch < self.options.head_epochs
-            for name, parameter in network.named_parameters() if self.training else ():
+            for name, parameter in parameters.items() if self.training else ():
                 if (name in head) != trains_head:
                     parameter.grad = None
 

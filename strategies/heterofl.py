@@ -64,13 +64,11 @@ class HeteroFL(Averaging):
     rates: ClassVar = RATES  # the widest first
 
     class Client(ClientTrainer):
+        requires = frozenset({"class-shares"})
+
         def report(self, model: LocalModel, classes: Sequence[int]) -> dict[str, Any]:
             own = {"classes": list(classes)} if self.correction == "zero" else {}
             return super().report(model, classes) | own
-
-    @classmethod
-    def needs(cls, options: Any) -> set[str]:
-        return super().needs(options) | {"class-shares"}
 
     def coverage(self, rate: float) -> Coverage:
         """Return what the sub-model of a rate keeps."""

@@ -40,16 +40,16 @@ class Scaffold(FedAvg):
             raise ValueError(f"server.robust = '{budget.robust}': scaffold has no robust aggregation; use 'none'")
 
     class Client(ClientTrainer):
-        def begin(self, network: nn.Module) -> None:
-            self.server = self.task.tensors.get(VARIATE, {})  # local adaptation gets none: it is not corrected
-            holds = self.client.store.holds(VARIATE)
-            zero = {name: torch.zeros_like(value) for name, value in self.server.items()}
-            self.own = self.client.store.load(VARIATE) if holds else zero
-            self.terms = {n: (c - self.own[n]).to(network.get_parameter(n).device) for n, c in self.server.items()}
+        requires = frozenset({"sgd"})
 
-        def correct_gradients(self, network: nn.Module, epoch: int) -> None:
-            for name, term in self.terms.items():
-                add_to_gradient(network.get_parameter(name), term)
+        def begin(self) -> None:
+            self.server = self.task.tensors.get(VARIATE, {})  # local adaptation gets none: it is not corrected
+            zero, store = {n: torch.zeros_like(c) for n, c in self.server.items()}, self.client.store
+            self.own = store.load(VARIATE) if store.holds(VARIATE) else zero
+
+        def correct_gradients(self, parameters: Mapping[str, nn.Parameter], epoch: int) -> None:
+            for name, parameter in parameters.items() if self.server else ():
+                add_to_gradient(parameter, self.server[name] - self.own[name])
 
         def upload(self, before: State, after: State) -> State:
             recipe, steps = self.client.recipe, math.ceil(self.client.examples / self.client.recipe.batch_size)
@@ -79,8 +79,8 @@ class Scaffold(FedAvg):
         super().server_update(server_round, aggregate)
         if rate != 1:
             self.model |= {n: before[n] + rate * (self.model[n] - before[n]) for n in self.variate}
-        count = self.budget.clients
-        self.variate = {n: value + (changes[n] / count).to(value.dtype) for n, value in self.variate.items()}
+        mean = {name: change / self.budget.clients for name, change in changes.items()}
+        self.variate = {name: value + mean[name].to(value.dtype) for name, value in self.variate.items()}
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {VARIATE: self.variate}

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from fl.config import Settings, SettingsError
 from fl.config.sections import SECTIONS
 from fl.workloads import WORKLOADS
-from fl.workloads.resolve import GENERAL_MODEL_OPTIONS, REGISTRIES, component_sections, section_options
+from fl.workloads.resolve import GENERAL_MODEL_OPTIONS, REGISTRIES, component_sections, ignored_keys, section_options
 from partitions import DATASETS
 from partitions.components import Registry, Section, hyphens, options_of, section_name
 from strategies import STRATEGIES
@@ -105,7 +105,7 @@ def _key(section: str, name: str, info: FieldInfo) -> Key:
     default = "(no default)" if info.is_required() else json.dumps(info.get_default(), ensure_ascii=False)
     naming: Mapping[str, Iterable[str]] = _naming_keys()
     allowed = f"{', '.join(naming[full])}, or a path 'package.module:Name'" if full in naming else _allowed(info)
-    unread = [workload for workload in WORKLOADS if {section, full} & set(WORKLOADS[workload].ignores)]
+    unread = [workload for workload in WORKLOADS if {section, full} & set(ignored_keys(workload))]
     limits = [f"allowed: {allowed}" if allowed else "", f"not in workload {', '.join(unread)}" if unread else ""]
     return Key(full, default, info.description or "", "; ".join(filter(None, limits)))
 

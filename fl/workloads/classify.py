@@ -68,6 +68,8 @@ class Classify(Workload):
         self.family, self.family_options, self.modular, self.slices = family, family_options, modular, slices
         self.client = settings.client
         self.recipe = local_recipe(settings.client, settings.precision)
+        if settings.client.optimizer == "sgd":
+            self.provides = type(self).provides | {"sgd"}
         self.network = lru_cache(maxsize=16)(self._network)  # networks of this many sizes at once stay in memory
         self.selector = lru_cache(maxsize=4)(self._selector)
 
@@ -298,10 +300,10 @@ class LocalClient(ClientData):
             model.state, loss = fitted(Fit(model.network, model.rate, batch, self.recipe, epochs, trainer.correction))
             return loss
         network = trainer.training_network(model.loaded(), generator)
-        trainer.begin(network)
+        trainer.begin()
         loss = fit(
             network, x, y, self.recipe, epochs, generator, gates, shares, trainer.correction,
-            correct_gradients=trainer.correct_gradients if "correct_gradients" in trainer.hooks() else None,
+            correct_gradients=trainer.corrects,
         )  # fmt: skip
         model.state = model.network.state()
         return loss

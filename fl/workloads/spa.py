@@ -12,18 +12,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from fl.config import Settings, SettingsError
+from fl.workloads.client_data import ClientData
 from fl.workloads.options import SPAOptions
 from fl.workloads.state_store import ClientStateStore, StateMissing
 from fl.workloads.workload import (
-    UNCUT,
     ClientContext,
     Half,
+    Method,
     Scored,
     SplitWorkload,
     Trained,
@@ -49,7 +49,7 @@ from models.submodel import State
 from partitions import Purpose, Schedule, rng
 from partitions.datasets.text.personas import Example, JsonLines, Personas, Split
 from partitions.root import cache_folder
-from strategies.core.client import ClientTask
+from strategies.core.client import ClientTask, ClientTrainer
 from strategies.core.pretrained import PretrainedModels
 from strategies.core.strategy import Strategy
 
@@ -74,10 +74,8 @@ class SPA(SplitWorkload):
         "train_up": "payload bytes per example of a round that a client with the base elsewhere sends to train",
         "train_down": "payload bytes per example of a round that it receives to train: states once, and gradients",
     }
-    ignores = (
-        "model", "accelerator", "precision", "pretrain", "data", "drift.kind", "drift.steps", "client.optimizer",
-        "client.momentum", "client.weight-decay", "client.clip", "client.upload-change", *UNCUT,
-    )  # fmt: skip
+    provides = frozenset({"dense", "begin", "correct_gradients"})
+    ignores = SPAOptions.ignores
     Options = SPAOptions
 
     def __init__(self, settings: Settings, options: SPAOptions, worlds: Worlds):
@@ -85,10 +83,10 @@ class SPA(SplitWorkload):
         self.people = lru_cache(maxsize=8)(self._people)
         self.rounds: dict[Path, DeviceSide] = {}  # split rounds that this process is in the middle of
 
-    def check(self, methods: Mapping[str, Any]) -> None:
+    def check(self, methods: Mapping[str, Method]) -> None:
         if self.settings.split == "messages" and self.training.joint:
             raise SettingsError(f"spa.gate = '{self.options.gate}' needs the base beside it: use 'two-stage'")
-        refuse_whole_models(self.settings)
+        refuse_whole_models(self.settings, methods)
 
     # the server's side
 
@@ -113,7 +111,8 @@ class SPA(SplitWorkload):
     def train(self, context: ClientContext, task: ClientTask, half: Half) -> Trained:
         """Train the side for local epochs and fit the gate anew."""
         traffic = TrafficLog()
-        plugin, loss = self._fit(context, task, self._load(context, task.state), traffic)
+        trainer = half(ClientData(context, self.worlds))
+        plugin, loss = self._fit(context, trainer, self._load(context, task.state), traffic)
         examples = len(self.people(context.seed).examples(context.client, context.step, "train"))
         trained = self._finished(context, task, plugin, examples, loss)
         return replace(trained, measures=self.crossed(traffic, examples))
@@ -139,7 +138,7 @@ class SPA(SplitWorkload):
         plugin, steps = self._load(context, task.state), scored_steps(context)
         delivered = adapted = [self._judged(context, plugin, step) for step in steps]
         if task.epochs:
-            plugin, _ = self._fit(context, task, plugin)
+            plugin, _ = self._fit(context, half(ClientData(context, self.worlds)), plugin)
             adapted = [self._judged(context, plugin, step) for step in steps]
         if task.keep:
             context.store.save("model", shared_state(plugin.state(), self.options.personal))
@@ -283,11 +282,14 @@ class SPA(SplitWorkload):
         return self._plugin.with_state(sent)
 
     def _fit(
-        self, context: ClientContext, task: ClientTask, plugin: Plugin, traffic: TrafficLog | None = None
+        self, context: ClientContext, trainer: ClientTrainer, plugin: Plugin, traffic: TrafficLog | None = None
     ) -> tuple[Plugin, float]:
         learn, calibrate = map(self.activations, self._examples(context))
-        how, shuffling = self.training, _shuffling(context)
-        return train_plugin(self.base(), plugin, how, learn, calibrate, task.epochs, shuffling, traffic)
+        trainer.begin()
+        return train_plugin(
+            self.base(), plugin, self.training, learn, calibrate, trainer.task.epochs, _shuffling(context), traffic,
+            trainer.corrects,
+        )  # fmt: skip
 
     def _examples(self, context: ClientContext) -> tuple[list[Example], list[Example]]:
         """Return what a client learns from, and what its gate is fitted on."""

@@ -6,7 +6,7 @@ the same two sides of `models.vq.session`, so they give the same numbers.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fl.config import Settings, SettingsError
 from fl.workloads.classify import change
@@ -24,9 +24,9 @@ from fl.workloads.options import VQOptions
 from fl.workloads.pretraining import cached, fingerprint
 from fl.workloads.state_store import ClientStateStore, StateMissing
 from fl.workloads.workload import (
-    UNCUT,
     ClientContext,
     Half,
+    Method,
     Scored,
     SplitWorkload,
     Trained,
@@ -37,7 +37,7 @@ from fl.workloads.world import Worlds, class_frequencies, tensors
 from models.modular.model import Progress
 from models.nn.body import Architecture
 from models.submodel import FULL, Coverage, State, extract
-from models.training.loop import correct_logits, hits_and_losses
+from models.training.loop import correct_logits, hits_and_losses, with_gradients
 from models.vq.ends import CloudEnd, DeviceEnd, LearningRates
 from models.vq.network.body import CODEBOOK, SplitBody, SplitCosts, device_state, split_body, tokens_from_ids
 from models.vq.network.halves import Shape
@@ -78,12 +78,8 @@ class VQ(SplitWorkload):
         **{f"task_{k}": f"accuracy of the clients of task {k} of vq.tasks" for k in range(MOST_TASKS)},
         **{f"weight_{k}": f"of the loss of task {k} in training" for k in range(MOST_TASKS)},
     }
-    provides = frozenset({"dense", "class-shares", "adapted"})
-    ignores = (
-        "model", "accelerator", "precision", "data.image-size", "client.lr", "client.optimizer", "client.momentum",
-        "client.weight-decay", "client.clip", "pretrain.modular-epochs", "pretrain.ability-epochs", "pretrain.lr",
-        "pretrain.optimizer", "pretrain.momentum", "pretrain.weight-decay", "pretrain.augment", *UNCUT,
-    )  # fmt: skip
+    provides = frozenset({"dense", "class-shares", "adapted", "begin", "correct_gradients"})
+    ignores = VQOptions.ignores
     Options = VQOptions
 
     def __init__(self, settings: Settings, options: VQOptions, worlds: Worlds):
@@ -97,7 +93,7 @@ class VQ(SplitWorkload):
         tokenizer = minilm_tokenizer() if self.options.preset == "minilm" else None  # None: trained on the proxy
         return tokenised(data, proxy, self.options.vocabulary, self.options.tokens, tokenizer)
 
-    def check(self, methods: Mapping[str, Any]) -> None:
+    def check(self, methods: Mapping[str, Method]) -> None:
         options, settings = self.options, self.settings
         corrects = [name for name, of in methods.items() if "class-shares" in of.strategy.needs(of.options)]
         for key in STUDIED:
@@ -105,7 +101,7 @@ class VQ(SplitWorkload):
                 raise SettingsError(f"vq.{key} is for studies: leave it out with workload 'vq'")
         if corrects and options.labels == "shared":
             raise SettingsError(f"strategy '{corrects[0]}' changes the loss on the client: use vq.labels = 'device'")
-        refuse_whole_models(settings)
+        refuse_whole_models(settings, methods)
         if settings.split == "messages" and options.merge == "nothing":
             raise SettingsError("vq.merge = 'nothing': with split = 'messages' the server must know every codebook")
         if not settings.pretrain.dense_epochs:
@@ -304,7 +300,7 @@ class VQ(SplitWorkload):
         before = body.state() if smallest else {}
         one, two, ema = self.ends(body)
         side = self._side(client, trainer, one, body.weight)
-        train_sides(side, CloudSide(two, side.address))
+        _train_whole(trainer, body, side, two)
         _note_norms(body, two)
         trained = self._finished(body, side, ema)
         if ema and self.options.merge == "nothing":
@@ -357,7 +353,7 @@ class VQ(SplitWorkload):
             before = body.state()
             one, two, _ = self.ends(body)
             side = self._side(client, trainer, one)
-            train_sides(side, CloudSide(two, side.address))
+            _train_whole(trainer, body, side, two)
             after = body.state()
             if (served := trainer.adapted(before, after)) is not after:
                 body.load_state_dict(served)
@@ -510,6 +506,22 @@ class VQReplica:
 
     def measures(self, examples: int) -> dict[str, float]:
         return measured(self.side.end.boundary.traffic, "train", examples * self.epochs)
+
+
+def _train_whole(trainer: ClientTrainer, body: SplitBody, side: DeviceSide, cloud: CloudEnd) -> None:
+    """Train both halves in this process. The method's client half may change gradients before each step of a half."""
+    if trainer.corrects is not None:
+        trainer.begin()
+        for end in (side.end, cloud):
+            stepped = {id(p) for group in end.optimizer.param_groups for p in group["params"]}
+            own = [(name, p) for name, p in body.named_parameters() if id(p) in stepped]
+
+            def correct(*_: Any, own: Iterable[tuple[str, nn.Parameter]] = own) -> None:
+                epoch, _ = side.rows[side.steps_done]
+                trainer.correct_gradients(with_gradients(own), epoch)
+
+            end.optimizer.register_step_pre_hook(correct)
+    train_sides(side, CloudSide(cloud, side.address))
 
 
 def measured(traffic: BoundaryTraffic, phase: str, examples: int) -> dict[str, float]:

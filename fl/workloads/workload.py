@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -46,6 +46,18 @@ class ClientContext:
         if self.machine is not None:
             return np.random.default_rng()
         return rng(self.seed, Purpose.NOISE, what, self.round, self.client)
+
+
+class Method(NamedTuple):
+    """A method of a run.
+
+    Args:
+        name: in messages and file names; strategy: its class; options: of its section, with those of the variant.
+    """
+
+    name: str
+    strategy: type[Strategy]
+    options: Section
 
 
 Half = Callable[[Any], ClientTrainer]
@@ -94,13 +106,6 @@ class Scored:
     measures: Mapping[Measure, Mapping[str, float]] = field(default_factory=dict)
 
 
-UNCUT = (
-    "devices.limit-low", "devices.limit-high", "devices.background-load", "devices.train-budget-s",
-    "devices.link-budget-s",
-)  # fmt: skip
-"""Keys that a workload ignores whose models are never cut to a client's limits."""
-
-
 class Workload(ABC):
     """What clients do with their data.
 
@@ -120,11 +125,11 @@ class Workload(ABC):
 
     worlds: Worlds
     measures: ClassVar[Mapping[str, str]] = {}
-    provides: ClassVar[frozenset[str]] = frozenset({"dense"})
+    provides: frozenset[str] = frozenset({"dense"})
     ignores: ClassVar[tuple[str, ...]] = ()
     Options: ClassVar[type[Section]] = Section
 
-    def check(self, methods: Mapping[str, tuple[type[Strategy], Section]]) -> None:
+    def check(self, methods: Mapping[str, Method]) -> None:
         """Raise SettingsError if methods and workload do not fit together."""
 
     @abstractmethod
@@ -209,12 +214,20 @@ class SplitWorkload(Workload):
         """
 
 
-def refuse_whole_models(settings: Settings) -> None:
+def refuse_whole_models(settings: Settings, methods: Mapping[str, Method]) -> None:
     """Raise SettingsError if training is really split and something looks at whole models."""
     client = settings.client
-    if settings.split == "messages" and (client.upload_change or client.update_clip):
+    if settings.split != "messages":
+        return
+    if client.upload_change or client.update_clip:
         key = "client.upload-change" if client.upload_change else "client.update-clip"
         raise SettingsError(f"{key} looks at whole models, split = 'messages' sends parts: set it to 0")
+    for name, method in methods.items():
+        if "correct_gradients" in method.strategy.Client.hooks():
+            raise SettingsError(
+                f"strategy '{name}' corrects gradients of the whole model, split = 'messages' trains a part on the "
+                "client: use split = 'simulated'"
+            )
 
 
 def scored_steps(context: ClientContext) -> Sequence[int]:

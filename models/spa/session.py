@@ -23,7 +23,7 @@ from models.spa.gate import Gate, fit_gate
 from models.spa.modes import mode
 from models.spa.train import Plugin, Training, fit_jointly, outputs, side_losses
 from models.submodel import State, under
-from models.training.loop import batches, load_optimizer_state, optimizer_state
+from models.training.loop import CorrectGradients, batches, load_optimizer_state, optimizer_state
 
 NO_TARGETS = torch.empty(0, dtype=torch.int64)
 
@@ -37,6 +37,7 @@ def train(
     epochs: int,
     generator: np.random.Generator,
     traffic: TrafficLog | None = None,
+    correct_gradients: CorrectGradients | None = None,
 ) -> tuple[Plugin, float]:
     """Train the side in place and fit its gate; the base does not change.
 
@@ -49,18 +50,20 @@ def train(
         epochs: passes over the examples.
         generator: decides the order of the examples.
         traffic: counts the bytes of a distributed run; a jointly fitted gate needs the base in this process.
+        correct_gradients: called before each step of the side, with the names of `Plugin.state`.
 
     Returns:
         The trained plugin, and the mean loss per token of the last epoch (NaN if there is none).
     """
     side_epochs = round(how.warm * epochs) if how.joint else epochs
-    device = DeviceSide(plugin, how, len(known), len(calibrate), side_epochs, generator)
+    device = DeviceSide(plugin, how, len(known), len(calibrate), side_epochs, generator, correct_gradients)
     cloud = CloudSide(base, how, [*known, *calibrate], traffic if traffic is not None else TrafficLog())
     up = device.respond(cloud.states())
     while up:
         up = device.respond(cloud.respond(up))
     if how.joint:
-        return fit_jointly(base, device.plugin, how, known, epochs - side_epochs, generator)
+        before = side_epochs, correct_gradients
+        return fit_jointly(base, device.plugin, how, known, epochs - side_epochs, generator, *before)
     return device.plugin, device.loss
 
 
@@ -125,6 +128,7 @@ class DeviceSide:
         calibrate: number of calibration examples, for the gate.
         epochs: passes over the training examples.
         generator: decides the order of the examples.
+        correct_gradients: called before each step of the side.
 
     Attributes:
         done: completed exchanges of outputs.
@@ -132,12 +136,19 @@ class DeviceSide:
     """
 
     def __init__(
-        self, plugin: Plugin, how: Training, learn: int, calibrate: int, epochs: int, generator: np.random.Generator
+        self,
+        plugin: Plugin,
+        how: Training,
+        learn: int,
+        calibrate: int,
+        epochs: int,
+        generator: np.random.Generator,
+        correct_gradients: CorrectGradients | None = None,
     ):
         def shuffled(times: int) -> Iterator[Tensor]:
             return (rows for _ in range(times) for rows in batches(learn, how.batch_size, generator))
 
-        self.plugin, self.how, self.done = plugin, how, 0
+        self.plugin, self.how, self.done, self.correct_gradients = plugin, how, 0, correct_gradients
         self.steps = [("learn", rows.tolist()) for rows in shuffled(epochs)]
         if not mode(how.mode).gated:
             self._set_gate(Gate.constant(plugin.side.spec.width, open_=True))
@@ -196,6 +207,8 @@ class DeviceSide:
         o = self._output() if self._o is None else self._o  # the side was rebuilt after sending
         self.optimizer.zero_grad()
         o.backward(gradient)
+        if self.correct_gradients:
+            self.correct_gradients(self.plugin.gradients(), len(self.losses) // self.per_epoch)
         self.optimizer.step()
         self.losses.append(loss)
         self._finish_step()

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.spa.activations import Batch, Examples
 from models.spa.bases import Base
@@ -18,7 +18,7 @@ from models.spa.gate import JOINT, Gate, Standardiser, straight_through
 from models.spa.modes import mode
 from models.spa.side import Side, SideSpec, visibility
 from models.submodel import State, under
-from models.training.loop import batches
+from models.training.loop import CorrectGradients, batches, with_gradients
 from partitions.errors import DataError
 
 GateFit = Literal["two-stage", "mixture", "expectation", "straight-through"]
@@ -36,6 +36,10 @@ class Plugin:
         """Return the parameters by name; tau is a setting, not a parameter."""
         side = {f"side.{name}": value.detach().clone() for name, value in self.side.state_dict().items()}
         return side | {"gate.weight": self.gate.weight.clone(), "gate.bias": self.gate.bias.clone()}
+
+    def gradients(self) -> dict[str, nn.Parameter]:
+        """Return the side's parameters that have a gradient, by their names in `state`."""
+        return with_gradients((f"side.{name}", parameter) for name, parameter in self.side.named_parameters())
 
     def with_state(self, state: State) -> "Plugin":
         """Load parameters into the side object, and return it with their gate."""
@@ -125,9 +129,20 @@ def side_losses(base: Base, how: Training, b: Tensor, o: Tensor, targets: Tensor
 
 
 def fit_jointly(
-    base: Base, plugin: Plugin, how: Training, known: Examples, epochs: int, generator: np.random.Generator
+    base: Base,
+    plugin: Plugin,
+    how: Training,
+    known: Examples,
+    epochs: int,
+    generator: np.random.Generator,
+    first: int = 0,
+    correct_gradients: CorrectGradients | None = None,
 ) -> tuple[Plugin, float]:
-    """Train side, in place, and gate under a joint objective; return the plugin and the loss of the last epoch."""
+    """Train side, in place, and gate under a joint objective; return the plugin and the loss of the last epoch.
+
+    Args:
+        first: number of the first epoch; correct_gradients: called before each step of the side.
+    """
     standardise = Standardiser.of(torch.cat([k.b for k in known]))
     standardise = replace(standardise, std=standardise.std * base.width**0.5)  # one step must not saturate the gate
     w, c = torch.zeros(base.width, requires_grad=True), torch.zeros((), requires_grad=True)
@@ -135,7 +150,7 @@ def fit_jointly(
     optimizer = torch.optim.AdamW(groups, how.lr)
     merged = mode(how.mode).merged
     last = [float("nan")]
-    for _ in range(epochs):
+    for epoch in range(first, first + epochs):
         last = []
         for index in batches(len(known), how.batch_size, generator):
             batch = Batch.of([known[i] for i in index])
@@ -153,6 +168,8 @@ def fit_jointly(
                 losses = JOINT[how.gate](without, with_, a, how.price)
             optimizer.zero_grad()
             losses.mean().backward()
+            if correct_gradients:
+                correct_gradients(plugin.gradients(), epoch)
             optimizer.step()
             last.append(float(losses.detach().mean()))
     gate = standardise.fold(w.detach(), c.detach())

@@ -1,6 +1,6 @@
 """Local training and scoring on index batches of tensors in memory, without data loaders or global random state."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +17,9 @@ from models.training.descent import Descent
 
 Augment = Callable[[Tensor, np.random.Generator], Tensor]
 Extra = Callable[[Tensor, Tensor], Tensor]
+CorrectGradients = Callable[[Mapping[str, nn.Parameter], int], None]
+"""Changes gradients in place, given the parameters that have one, by name, and the epoch."""
+
 Precision = Literal["float32", "bfloat16"]
 LogitCorrection = Literal["none", "zero", "prior"]
 """How a client corrects logits for the class frequencies of its data: 'none'; 'zero': set the logits of absent classes
@@ -122,6 +125,11 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: State) -> None
     optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
 
 
+def with_gradients(named: Iterable[tuple[str, nn.Parameter]]) -> dict[str, nn.Parameter]:
+    """Return the parameters that have a gradient, by name."""
+    return {name: parameter for name, parameter in named if parameter.grad is not None}
+
+
 def fit(
     body: Body,
     x: Tensor,
@@ -136,7 +144,7 @@ def fit(
     on_epoch: Callable[[int, int], None] | None = None,
     augment: Augment | None = None,
     extra: Extra | None = None,
-    correct_gradients: Callable[[nn.Module, int], None] | None = None,
+    correct_gradients: CorrectGradients | None = None,
 ) -> float:
     """Train ``body`` in place on the samples of one client or of the cloud.
 
@@ -153,7 +161,7 @@ def fit(
         on_epoch: called with (epoch, epochs) at the start of each epoch.
         augment: transforms each batch of inputs.
         extra: a term added to the loss of a batch, given its inputs and its logits.
-        correct_gradients: called with (body, epoch) after each backward pass; changes the gradients in place.
+        correct_gradients: called after each backward pass.
 
     Returns:
         Mean training loss of the last epoch, NaN if there is none.
@@ -183,7 +191,7 @@ def fit(
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 if correct_gradients:
-                    correct_gradients(body, epoch)
+                    correct_gradients(with_gradients(body.named_parameters()), epoch)
                 if recipe.clip:
                     torch.nn.utils.clip_grad_norm_(body.parameters(), recipe.clip)
                 optimizer.step()

@@ -16,7 +16,7 @@ from models.aggregation.weighted_sum import WeightedSum
 from models.costs import Cost
 from models.nn.body import Body
 from models.submodel import FULL, Coverage, State
-from models.training.loop import LogitCorrection
+from models.training.loop import CorrectGradients, LogitCorrection
 
 Option = bool | int | float | str | Sequence[int] | Sequence[float] | Sequence[str]
 
@@ -159,6 +159,7 @@ class ClientTrainer:
         "upload_tensors", "report", "keep",
     )  # fmt: skip
 
+    requires: ClassVar[frozenset[str]] = frozenset()  # what a workload must offer beside these hooks
     model: LocalModel  # what `select` returned
 
     def __init__(self, options: Any, task: ClientTask, client: Any, training: bool = False):
@@ -169,6 +170,11 @@ class ClientTrainer:
     def hooks(cls) -> set[str]:
         """Name the hooks that this client half overrides, which a workload must support."""
         return {name for name in cls.HOOKS if getattr(cls, name) is not getattr(ClientTrainer, name)}
+
+    @property
+    def corrects(self) -> CorrectGradients | None:
+        """`correct_gradients`, if this client half overrides it."""
+        return self.correct_gradients if "correct_gradients" in self.hooks() else None
 
     @property
     def batchable(self) -> bool:
@@ -198,11 +204,15 @@ class ClientTrainer:
         """Return the network that is trained, which shares its parameters with ``network``."""
         return network
 
-    def begin(self, network: nn.Module) -> None:
-        """Prepare for local training of ``network``."""
+    def begin(self) -> None:
+        """Prepare for local training."""
 
-    def correct_gradients(self, network: nn.Module, epoch: int) -> None:
-        """Change the gradients of ``network``, in place, after each backward pass."""
+    def correct_gradients(self, parameters: Mapping[str, nn.Parameter], epoch: int) -> None:
+        """Change gradients in place before an optimiser's step.
+
+        Args:
+            parameters: those that have a gradient, by their names in the model's state; epoch: counted from 0.
+        """
 
     def adapted(self, before: State, after: State) -> State:
         """Return what the client uses after local adaptation: interpolate between both states (``blend``)."""
@@ -234,4 +244,4 @@ def interpolate(before: State, after: State, weight: float) -> State:
 def add_to_gradient(parameter: nn.Parameter, term: Tensor) -> None:
     """Add a term to the gradient of a parameter, in place."""
     assert parameter.grad is not None
-    parameter.grad += term
+    parameter.grad += term.to(parameter.device)

@@ -192,9 +192,9 @@ class Strategy(ABC):
 
     @classmethod
     def needs(cls, options: Any) -> set[str]:
-        """Name what the workload must offer: pretrained models, 'class-shares', and hooks of the client half."""
+        """Name what the workload must offer: pretrained models, 'class-shares', what the client half needs."""
         prior = {"class-shares"} if getattr(options, "prior", False) else set()
-        return {cls.starts_from} | cls.Client.hooks() | prior
+        return {cls.starts_from} | cls.Client.hooks() | cls.Client.requires | prior
 
     @classmethod
     def check(cls, options: Any, budget: Budget) -> None:

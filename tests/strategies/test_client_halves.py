@@ -61,7 +61,7 @@ class Client:
 
     def fit(self, trainer: ClientTrainer, model: LocalModel) -> float:
         network = trainer.training_network(model.loaded(), np.random.default_rng(0))
-        trainer.begin(network)
+        trainer.begin()
         loss = fit(
             network, self.x, self.y, self.recipe, trainer.task.epochs, np.random.default_rng(7),
             correct_gradients=trainer.correct_gradients,
@@ -137,11 +137,11 @@ def test_fedprox_adds_mu_times_the_distance_to_the_gradient() -> None:
     task = ClientTask(state={"w": torch.tensor([1.0])})
     half, line = FedProx.Client(FedProx.Options(mu=0.5), task, None, training=True), Line(3.0)
     line.w.grad = torch.tensor([2.0])
-    half.correct_gradients(line, 0)
+    half.correct_gradients({"w": line.w}, 0)
     assert line.w.grad.item() == 3.0
     assert not half.batchable
     adapting = FedProx.Client(FedProx.Options(mu=0.5), task, None)
-    adapting.correct_gradients(line, 0)
+    adapting.correct_gradients({"w": line.w}, 0)
     assert line.w.grad.item() == 3.0 and adapting.batchable  # local adaptation is not held back
 
 
@@ -170,9 +170,9 @@ def test_scaffold_corrects_gradients_and_variates_by_hand() -> None:
     client.store.save("variate", {"w": torch.tensor([0.2])})
     task = ClientTask(epochs=1, state={"w": torch.tensor([2.0])}, tensors={"variate": {"w": torch.tensor([0.5])}})
     half, line = Scaffold.Client(Scaffold.Options(), task, client, training=True), Line(2.0)
-    half.begin(line)
+    half.begin()
     line.w.grad = torch.tensor([1.0])
-    half.correct_gradients(line, 0)
+    half.correct_gradients({"w": line.w}, 0)
     assert line.w.grad.item() == pytest.approx(1.3)
     half.upload({"w": torch.tensor([2.0])}, {"w": torch.tensor([1.0])})
     assert client.store.load("variate")["w"].item() == pytest.approx(4.7)
@@ -243,7 +243,7 @@ def test_fedrep_trains_the_head_first_and_then_the_representation(make: Callable
     for epoch, trained in ((0, head), (1, {n for n, _ in network.named_parameters()} - head)):
         for parameter in network.parameters():
             parameter.grad = torch.ones_like(parameter)
-        half.correct_gradients(network, epoch)
+        half.correct_gradients(dict(network.named_parameters()), epoch)
         assert {name for name, p in network.named_parameters() if p.grad is not None} == trained
 
 

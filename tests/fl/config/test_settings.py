@@ -184,8 +184,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"data.image-size": 8}, "^har-embedded holds no images, so data.image-size must be 0, not 8"),
     ({**VQ, "strategies": "fedavg,eclm"}, "^strategy 'eclm' needs a modular model, which workload 'vq' does not offer"),
     ({**SPA, "strategies": "fedavg-prior"}, "^strategy 'fedavg-prior' needs clients that know their class shares"),
-    ({**SPA, "strategies": "scaffold"}, "^strategy 'scaffold' needs local training with corrected gradients"),
-    ({**SPA, "strategies": "heterofl"}, "^strategy 'heterofl' needs a model with nested widths.*: use fedavg, la, na$"),
+    ({**SPA, "strategies": "scaffold"}, "^strategy 'scaffold' needs local training by SGD"),
+    ({"strategies": "scaffold", "client.optimizer": "adam"}, "^strategy 'scaffold' needs local training by SGD"),
+    ({**SPA, "strategies": "fedprox", "split": "messages"}, "^strategy 'fedprox' corrects gradients of the whole"),
+    ({**VQ, "strategies": "fedprox", "split": "messages"}, "^strategy 'fedprox' corrects gradients of the whole"),
+    ({**SPA, "strategies": "heterofl"}, "^strategy 'heterofl' needs .*nested.*: use fedavg, fedprox, la, na$"),
     ({**SPA, "split": "messages", "client.update-clip": 1.0}, "^client.update-clip looks at whole models"),
 ]  # fmt: skip
 

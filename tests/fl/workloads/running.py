@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fl.config import Settings
 from fl.engines.grid import LocalGrid
 from fl.server.run import execute, open_results
 from fl.workloads.resolve import Run, resolve
-from fl.workloads.workload import Half, SplitWorkload
+from fl.workloads.workload import ClientContext, Half, SplitWorkload
+from models.submodel import State
 from strategies.core.client import ClientTask
 from tests.fl.conftest import without_clock
 
@@ -30,6 +32,24 @@ def play(out: Path, values: Mapping[str, Any]) -> list[str]:
 def half_of(run: Run, task: ClientTask, method: str = "fedavg", training: bool = True) -> Half:
     """Return what makes the client half of a method."""
     return partial(run.methods[method].strategy.Client, run.methods[method].options, task, training=training)
+
+
+def assert_fedprox_holds(values: Mapping[str, Any], context: ClientContext) -> None:
+    """Assert that FedProx with mu = 0 trains a client as FedAvg does, and that it moves less the larger mu is."""
+
+    def trained(method: str, **options: float) -> tuple[State, float]:
+        run = resolve(
+            Settings.parse({**values, "strategies": method, **{f"fedprox.{k}": v for k, v in options.items()}})
+        )
+        start = run.strategy(method, 1).model
+        task = ClientTask(epochs=2, state=start)
+        state = run.workload.train(context, task, half_of(run, task, method)).state
+        assert state is not None
+        return state, sum(float((state[name] - old).double().square().sum()) for name, old in start.items())
+
+    (average, free), (prox, _) = trained("fedavg"), trained("fedprox", mu=0.0)
+    assert all(torch.equal(average[name], value) for name, value in prox.items())
+    assert free > trained("fedprox", mu=10.0)[1] > trained("fedprox", mu=1e4)[1] > 0
 
 
 def forget(monkeypatch: pytest.MonkeyPatch, workload: type[SplitWorkload], life: str) -> list[Any]:

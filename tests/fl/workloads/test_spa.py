@@ -24,7 +24,7 @@ from partitions.errors import DataError
 from strategies.core.client import ClientTask
 from strategies.core.strategy import Budget, Profile, Update
 from strategies.fedavg import FedAvg
-from tests.fl.workloads.running import forget, half_of, play
+from tests.fl.workloads.running import assert_fedprox_holds, forget, half_of, play
 
 SMALL: dict[str, Any] = {
     "workload": "spa", "strategies": "na,la,fedavg", "spa.tiny-steps": 20, "spa.facts": 2, "spa.every": 2,
@@ -114,6 +114,11 @@ def test_fedavg_of_one_client_is_that_client(tmp_path: Path) -> None:
     total.add(tasks[0], Update(0, trained.state, trained.examples))
     method.server_update(1, total)
     assert all(torch.equal(method.model[name], value) for name, value in trained.state.items())
+
+
+@pytest.mark.parametrize("gate", ["two-stage", "mixture"])
+def test_fedprox_holds_the_side(gate: str, tmp_path: Path) -> None:
+    assert_fedprox_holds({**SMALL, "spa.gate": gate}, ClientContext(0, 1, 1, 0, ClientStateStore(tmp_path)))
 
 
 def test_training_is_a_function_of_its_address(tmp_path: Path) -> None:

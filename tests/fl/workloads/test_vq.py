@@ -27,7 +27,7 @@ from strategies.core.client import ClientTask
 from strategies.core.strategy import Budget, Profile, Update
 from strategies.fedavg import FedAvg
 from tests.fl.conftest import without_clock
-from tests.fl.workloads.running import forget, half_of, play
+from tests.fl.workloads.running import assert_fedprox_holds, forget, half_of, play
 
 TEXT: dict[str, Any] = {
     "workload": "vq", "strategies": "fedavg", "data.name": "questions", "data.partition": "m-classes",
@@ -52,6 +52,10 @@ def vq(values: dict[str, Any]) -> VQ:
 def train(values: dict[str, Any], context: ClientContext, task: ClientTask) -> Trained:
     run = resolve(Settings.parse(values))
     return run.workload.train(context, task, half_of(run, task))
+
+
+def test_fedprox_holds_both_halves(tmp_path: Path) -> None:
+    assert_fedprox_holds(TEXT, ClientContext(0, 1, 1, 0, ClientStateStore(tmp_path)))
 
 
 @pytest.fixture(scope="module")
