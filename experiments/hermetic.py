@@ -28,6 +28,8 @@ from typing import IO, Self
 
 import tomli_w
 
+from partitions.errors import UserError
+
 BOOT_S = 60.0  # longest start of a SuperLink
 DEATH_S = 10.0  # longest wait for the end of killed processes
 TAIL = 40  # log lines that an error quotes
@@ -55,7 +57,7 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 GUARD = 'read -r _; kill -s KILL -- "-$0"; for _ in 1 2 3 4 5; do rm -rf "$1" && exit; sleep 1; done'
 
 
-class FlowerRunFailed(RuntimeError):
+class FlowerRunFailed(UserError):
     """A run did not end as `finished:completed`; `cause` is the reason, and the message adds the end of the log."""
 
     def __init__(self, cause: str, log: str = "") -> None:

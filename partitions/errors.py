@@ -1,4 +1,4 @@
-"""Errors about names and data; each message is one sentence."""
+"""Errors that a user can correct; each message is one sentence."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -7,11 +7,15 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class DataError(Exception):
+class UserError(Exception):
+    """Something that a user can correct. The command line shows the message alone, without a traceback."""
+
+
+class DataError(UserError):
     """A data set is missing, unreadable or cannot be written. The message says what to do."""
 
 
-class UnknownName(ValueError):
+class UnknownName(UserError, ValueError):
     """A registry has no entry of this name."""
 
 

@@ -3,7 +3,7 @@
 from importlib import import_module
 from types import ModuleType
 
-from partitions.errors import lookup
+from partitions.errors import UserError, lookup
 
 BENCHMARKS: dict[str, str] = {
     "w1": "experiments.bench.w1",
@@ -17,7 +17,7 @@ BENCHMARKS: dict[str, str] = {
 """Modules with a function ``bench(Options) -> Table``, imported on first use."""
 
 
-class EntrantFailed(RuntimeError):
+class EntrantFailed(UserError):
     """An entrant ended or did not answer; the message quotes the end of its log."""
 
 

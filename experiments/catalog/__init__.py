@@ -19,3 +19,5 @@ VIEWS: dict[str, View] = {
 }
 
 __all__ = ["EXPERIMENTS", "SCALES", "VIEWS", "Experiment", "View"]
+
+OTHER = Experiment("", "", "rounds of an experiment that is not in the catalog", {}, {})

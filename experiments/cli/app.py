@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from fl.config import Settings, SettingsError, flatten
-from fl.workloads.resolve import from_flower
 
 
 def is_app(name: str) -> bool:
@@ -24,6 +23,8 @@ def app_settings(folder: Path, changes: Mapping[str, str]) -> Settings:
     Raises:
         SettingsError: the folder holds no Flower app, or a value is impossible.
     """
+    from fl.workloads.resolve import from_flower
+
     path = folder / "pyproject.toml"
     try:
         project: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))

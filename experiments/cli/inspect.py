@@ -10,15 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.cli.options import Changes, Folder, changes_of
-from experiments.cli.tree import branch
-from experiments.plots.drift import drift as draw_drift
-from experiments.plots.drift import shares
-from experiments.plots.style import save
-from fl.client.privacy import epsilon
 from fl.config import Settings, SettingsError
-from fl.results.files import as_results_error, atomic_write, csv_text
-from fl.workloads.resolve import resolve
-from partitions import LocalData
 
 console = Console()
 
@@ -40,6 +32,8 @@ def settings(
 
         print(toml_tables(), end="")
         return
+    from experiments.cli.tree import branch
+
     for section in branch(name):
         console.print()
         console.print(section.title, style="bold", markup=False, highlight=False)
@@ -61,6 +55,13 @@ def drift(
 
     Example: [bold]python -m experiments drift --set data.partition=dirichlet --set drift.kind=class-swap[/bold]
     """
+    from experiments.plots.drift import drift as draw_drift
+    from experiments.plots.drift import shares
+    from experiments.plots.style import save
+    from fl.results.files import as_results_error, atomic_write, csv_text
+    from fl.workloads.resolve import resolve
+    from partitions import LocalData
+
     run = resolve(Settings.parse({"devices.count": devices, "cohort": 1, **changes_of(set_)}))
     world = run.worlds(run.settings.seed_list[0])
     if isinstance(world, LocalData):
@@ -82,6 +83,9 @@ def privacy(
 
     Example: [bold]python -m experiments privacy --set client.update-clip=1 --set client.update-noise=2[/bold]
     """
+    from fl.client.privacy import epsilon
+    from fl.workloads.resolve import resolve
+
     run = resolve(Settings.parse(changes_of(set_)))
     settings = run.settings
     asked = any(method.strategy.asks == "importance" for method in run.methods.values())  # once in each step

@@ -7,7 +7,6 @@ import click
 import typer
 from rich.console import Console
 
-from experiments.bench import EntrantFailed
 from experiments.cli.data import data_app
 from experiments.cli.inspect import drift, privacy, settings
 from experiments.cli.measure import bench, soak
@@ -15,19 +14,9 @@ from experiments.cli.new import new
 from experiments.cli.run import list_, merge, plot, run
 from experiments.cli.spa import chat, spa_app
 from experiments.deploy.commands import app as deploy_app
-from experiments.deploy.identity import DeployError
-from experiments.hermetic import FlowerRunFailed
-from fl.config import SettingsError
-from fl.engines.worker_pool import EngineFailed
-from fl.results.files import ResultsError
-from fl.server.run import NobodyAnswered
-from partitions import DataError, UnknownName
+from partitions.errors import UserError
 
 INTERRUPTED = 130  # exit status after Ctrl-C
-USER_ERRORS = (
-    SettingsError, DataError, ResultsError, UnknownName, FlowerRunFailed, DeployError, EngineFailed, EntrantFailed,
-    NobodyAnswered,
-)  # fmt: skip
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,7 +46,7 @@ def main() -> None:
     except click.ClickException as error:  # unknown or missing options: click's words
         error.show()
         sys.exit(error.exit_code)
-    except USER_ERRORS as error:
+    except UserError as error:
         errors.print("error:", style="red", end=" ")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -12,11 +12,6 @@ from rich.table import Table
 
 from experiments.bench import BENCHMARKS, about, find
 from experiments.cli.options import Folder
-from experiments.launch import progress_bar
-from experiments.soak import Load
-from experiments.soak import soak as run_soak
-from fl.engines.processes import cores
-from fl.server.run import Event
 
 console = Console()
 
@@ -33,6 +28,7 @@ def bench(
     Example: [bold]python -m experiments bench w1 --blocks 3 --out runs/bench[/bold]
     """
     from experiments.bench.table import Options
+    from fl.engines.processes import cores
 
     for name in names or ():
         find(name)
@@ -61,6 +57,11 @@ def soak(
 
     Example: [bold]python -m experiments soak --devices 50 --rounds 40 --faults 0.3 --workers 2[/bold]
     """
+    from experiments.launch import progress_bar
+    from experiments.soak import Load
+    from experiments.soak import soak as run_soak
+    from fl.server.run import Event
+
     with progress_bar(console, "rounds") as progress:
         task = progress.add_task("starting", total=3 * rounds)
 

@@ -1,4 +1,7 @@
-"""Commands about experiments: list them, run one, draw its figures again, merge results."""
+"""Commands about experiments: list them, run one, draw its figures again, merge results.
+
+What needs PyTorch or pandas is imported by the command that uses it, so that help and errors come at once.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,24 +11,13 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from experiments.catalog import EXPERIMENTS, SCALES, VIEWS, Experiment, View
+from experiments.catalog import EXPERIMENTS, OTHER, SCALES, VIEWS, Experiment, View
 from experiments.cli.app import app_settings, is_app
 from experiments.cli.options import Changes, Folder, FolderArgument, changes_of
-from experiments.launch import ENGINES, PROJECT, launch, launch_study
-from experiments.merge import merge as merge_folders
-from experiments.plots import PLOTS
-from experiments.plots.style import save
-from experiments.report import markdown, show
-from experiments.rounds_to_target import with_shifts
-from experiments.studies import FILE, STUDIES, read_study, summarize_study
-from experiments.summary import gaps, in_order, summarize, write_summary
 from fl.config import Settings, SettingsError
-from fl.results.files import as_results_error, atomic_write
-from fl.results.reader import read_config, read_rounds
 from partitions import lookup
 
 console = Console()
-OTHER = Experiment("", "", "rounds of an experiment that is not in the catalog", {}, {})
 Svg = Annotated[bool, typer.Option("--svg", help="Also write each figure as SVG.")]
 
 
@@ -90,8 +82,11 @@ def run(
     for key in ("out", "overwrite"):
         if key in changes:
             raise SettingsError(f"--set {key}={changes[key]}: use the option --{key} of `run`")
+    found = None if is_app(name) else _find(name)
+    from experiments.launch import ENGINES, PROJECT, launch, launch_study
+
     lookup("engine", engine or "local", ENGINES)
-    if is_app(name):
+    if found is None:
         project = Path(name).expanduser().resolve()
         if scale or settings_:
             raise SettingsError("--scale and --settings select parts of an experiment of `list`; an app has neither")
@@ -99,7 +94,7 @@ def run(
         asked, experiment, settings, folder = "", OTHER, [one], Path(one.out or Path("runs") / one.experiment)
     else:
         project = PROJECT
-        asked, experiment = _find(name)
+        asked, experiment = found
         scale = scale or "cpu"
         lookup("scale", scale, dict.fromkeys(SCALES))
         chosen = Settings.parse({"seeds": seeds}).seed_list if seeds else list(experiment.seeds)
@@ -113,10 +108,14 @@ def run(
         )
     folder = (out or folder).expanduser().absolute()
     if experiment.study:
+        from experiments.studies import STUDIES
+
         launch_study(STUDIES[experiment.study], settings, folder, overwrite, console)
     else:
         launch(settings, engine or experiment.engine, workers, ray_address, folder, overwrite, console, project)
-    _finish(folder, asked)
+    from experiments.finish import finish
+
+    finish(folder, console, asked)
 
 
 def plot(folder: Annotated[Path, FolderArgument(help="A results folder.")], svg: Svg = False) -> None:
@@ -124,7 +123,9 @@ def plot(folder: Annotated[Path, FolderArgument(help="A results folder.")], svg:
 
     Example: [bold]python -m experiments plot runs/quickstart-cpu --svg[/bold]
     """
-    _finish(folder.expanduser().absolute(), svg=svg)
+    from experiments.finish import finish
+
+    finish(folder.expanduser().absolute(), console, svg=svg)
 
 
 def merge(
@@ -138,9 +139,12 @@ def merge(
 
     Example: [bold]python -m experiments merge runs/seed1 runs/seed2 --out runs/both[/bold]
     """
+    from experiments.finish import finish
+    from experiments.merge import merge as merge_folders
+
     folder = out.expanduser().absolute()
     merge_folders([one.expanduser().absolute() for one in folders], folder, replace)
-    _finish(folder)
+    finish(folder, console)
 
 
 def _find(name: str) -> tuple[str, Experiment]:
@@ -148,42 +152,6 @@ def _find(name: str) -> tuple[str, Experiment]:
     known: dict[str, Experiment | View] = {**EXPERIMENTS, **VIEWS}
     asked = lookup("experiment", name, known)
     return asked.name, EXPERIMENTS[asked.of] if isinstance(asked, View) else asked
-
-
-def _finish(folder: Path, asked: str = "", svg: bool = False) -> None:
-    """Write summary, tables and figures of a results folder. Show the table of ``asked``, by default the experiment."""
-    if (folder / FILE).exists():
-        config = read_config(folder)
-        studies = {name: experiment for name, experiment in EXPERIMENTS.items() if experiment.study}
-        experiment = lookup("study", config.get("experiment", ""), studies)
-        study = STUDIES[experiment.study]
-        rows = read_study(folder, study)
-        summary = summarize_study(rows, study, experiment.paper)
-    else:
-        rows = read_rounds(folder)
-        experiment = EXPERIMENTS.get(str(rows["experiment"].iloc[0]) if len(rows) else "", OTHER)
-        if (folder / "config.toml").exists():
-            config = read_config(folder)
-            rows = in_order(rows, experiment.order(rows["setting"].unique()), config.get("methods", []))
-            rows = with_shifts(rows, config.get("settings", {}))
-        summary = summarize(rows, experiment.paper, experiment.sweep)
-    with as_results_error(f"write to '{folder}'"):
-        write_summary(folder, summary)
-    written = [FILE if experiment.study else "rounds.csv", "summary.csv"]
-    views: dict[str, Experiment | View] = {"figure": experiment} | {
-        view.name: view for view in VIEWS.values() if view.of == experiment.name
-    }
-    for stem, view in views.items():
-        page = "table.md" if stem == "figure" else f"{stem}.md"
-        with as_results_error(f"write to '{folder}'"):
-            atomic_write(folder / page, markdown(summary, view.table, view.name, view.note))
-            save(PLOTS[view.plot](rows, summary), folder, stem, svg)
-        written += [page, f"{stem}.png", *([f"{stem}.svg"] if svg else [])]
-        if view.name == (asked or experiment.name):
-            show(summary, view.table, view.note, console)
-    for gap in [] if experiment.study else gaps(rows):
-        console.print(gap, style="yellow", highlight=False)
-    console.print("\n".join(str(folder / name) for name in written), style="dim", highlight=False, soft_wrap=True)
 
 
 def _entry(head: str, text: str) -> None:

@@ -22,10 +22,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from partitions.errors import UserError
+
 AUTHORITY_DAYS, SERVER_DAYS, RENEW_DAYS = 3650, 365, 30
 
 
-class DeployError(RuntimeError):
+class DeployError(UserError):
     """A step of a deployment is impossible; the message says what to do."""
 
 

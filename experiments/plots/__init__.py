@@ -1,48 +1,34 @@
 """Figures, drawn only from CSVs. To add one, write a function in a file of this folder and add it to ``PLOTS``."""
 
-from collections.abc import Callable
+from typing import Any
 
-import pandas as pd
-from matplotlib.figure import Figure
+from partitions.components import Registry
 
-from experiments.plots.eclm.accuracy import accuracy
-from experiments.plots.eclm.adaptation import adaptation
-from experiments.plots.eclm.costs import latency, memory, traffic
-from experiments.plots.eclm.divergence import divergence
-from experiments.plots.eclm.estimates import estimates
-from experiments.plots.eclm.overview import overview
-from experiments.plots.eclm.routing import routing
-from experiments.plots.eclm.steps import steps
-from experiments.plots.eclm.submodels import submodels
-from experiments.plots.eclm.sweep import compared, speedup, sweep
-from experiments.plots.text.boundary import boundary
-from experiments.plots.text.spa import spa_costs, spa_effect, spa_gate, spa_modes, spa_size
-from experiments.plots.text.tasks import tasks
-
-Plot = Callable[[pd.DataFrame, pd.DataFrame], Figure]  # (rows of rounds.csv or study.csv, rows of summary.csv)
-
-PLOTS: dict[str, Plot] = {
-    "spa-modes": spa_modes,
-    "spa-costs": spa_costs,
-    "spa-effect": spa_effect,
-    "spa-gate": spa_gate,
-    "spa-size": spa_size,
-    "overview": overview,
-    "accuracy": accuracy,
-    "traffic": traffic,
-    "memory": memory,
-    "latency": latency,
-    "steps": steps,
-    "adaptation": adaptation,
-    "divergence": divergence,
-    "sweep": sweep,
-    "compared": compared,
-    "speedup": speedup,
-    "routing": routing,
-    "submodels": submodels,
-    "estimates": estimates,
-    "boundary": boundary,
-    "tasks": tasks,
-}
-
-__all__ = ["PLOTS", "Plot"]
+PLOTS: Registry[Any] = Registry(
+    "plot",
+    "driftfed.plots",
+    {
+        "spa-modes": "experiments.plots.text.spa:spa_modes",
+        "spa-costs": "experiments.plots.text.spa:spa_costs",
+        "spa-effect": "experiments.plots.text.spa:spa_effect",
+        "spa-gate": "experiments.plots.text.spa:spa_gate",
+        "spa-size": "experiments.plots.text.spa:spa_size",
+        "overview": "experiments.plots.eclm.overview:overview",
+        "accuracy": "experiments.plots.eclm.accuracy:accuracy",
+        "traffic": "experiments.plots.eclm.costs:traffic",
+        "memory": "experiments.plots.eclm.costs:memory",
+        "latency": "experiments.plots.eclm.costs:latency",
+        "steps": "experiments.plots.eclm.steps:steps",
+        "adaptation": "experiments.plots.eclm.adaptation:adaptation",
+        "divergence": "experiments.plots.eclm.divergence:divergence",
+        "sweep": "experiments.plots.eclm.sweep:sweep",
+        "compared": "experiments.plots.eclm.sweep:compared",
+        "speedup": "experiments.plots.eclm.sweep:speedup",
+        "routing": "experiments.plots.eclm.routing:routing",
+        "submodels": "experiments.plots.eclm.submodels:submodels",
+        "estimates": "experiments.plots.eclm.estimates:estimates",
+        "boundary": "experiments.plots.text.boundary:boundary",
+        "tasks": "experiments.plots.text.tasks:tasks",
+    },
+)
+"""Functions (rows of rounds.csv or study.csv, rows of summary.csv) -> matplotlib figure, by name."""

@@ -1,23 +1,21 @@
 """Studies: experiments without rounds. A new one is a file here and a line in ``STUDIES``."""
 
-from experiments.studies.boundary import BOUNDARY
-from experiments.studies.latency import LATENCY
-from experiments.studies.routing import ROUTING
-from experiments.studies.spa import SPA_GATE, SPA_MODES
-from experiments.studies.spa_size import SPA_SIZE
-from experiments.studies.study import FILE, Study, StudyResults, read_study, summarize_study
-from experiments.studies.submodels import SUBMODELS
-from experiments.studies.tasks import TASKS
+from typing import Any
 
-STUDIES: dict[str, Study] = {
-    "routing": ROUTING,
-    "submodels": SUBMODELS,
-    "latency": LATENCY,
-    "spa-modes": SPA_MODES,
-    "spa-gate": SPA_GATE,
-    "spa-size": SPA_SIZE,
-    "boundary": BOUNDARY,
-    "tasks": TASKS,
-}
+from partitions.components import Registry
 
-__all__ = ["FILE", "STUDIES", "Study", "StudyResults", "read_study", "summarize_study"]
+STUDIES: Registry[Any] = Registry(
+    "study",
+    "driftfed.studies",
+    {
+        "routing": "experiments.studies.routing:ROUTING",
+        "submodels": "experiments.studies.submodels:SUBMODELS",
+        "latency": "experiments.studies.latency:LATENCY",
+        "spa-modes": "experiments.studies.spa:SPA_MODES",
+        "spa-gate": "experiments.studies.spa:SPA_GATE",
+        "spa-size": "experiments.studies.spa_size:SPA_SIZE",
+        "boundary": "experiments.studies.boundary:BOUNDARY",
+        "tasks": "experiments.studies.tasks:TASKS",
+    },
+)
+"""`experiments.studies.study.Study` objects by name."""

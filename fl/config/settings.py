@@ -25,6 +25,7 @@ from fl.config.sections import (  # fmt: skip
     Server,
 )
 from partitions.components import Section, hyphens
+from partitions.errors import UserError
 
 Value = str | int | float | bool
 # Keys that say where things lie or how a run is watched. They do not change a number, so config.toml leaves them out.
@@ -36,7 +37,7 @@ NOT_COMPUTED = frozenset(
 )
 
 
-class SettingsError(ValueError):
+class SettingsError(UserError, ValueError):
     """A run cannot start as configured; the message is one sentence for the user."""
 
 

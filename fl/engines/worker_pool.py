@@ -14,13 +14,14 @@ from flwr.app import ArrayRecord, Error, Message
 
 from fl.engines.engine import DIED, Aggregator
 from fl.engines.worker_server import WorkerServer, pack
+from partitions.errors import UserError
 
 PARTS = 4  # a job is 1/PARTS of a worker's even share of the remaining messages: few jobs, and all workers end together
 QUICK_S = 0.2  # a shorter round is split evenly at once: clients that are trained side by side save more
 START_S = 180.0  # longest wait for the first worker
 
 
-class EngineFailed(RuntimeError):
+class EngineFailed(UserError):
     """The engine cannot compute anything. The message is one sentence for the user."""
 
 

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import tomli_w
 
+from partitions.errors import UserError
+
 CHECKPOINTS = "checkpoints"  # folder with the state of an unfinished run, see `fl.server.checkpoint`
 
 
-class ResultsError(ValueError):
+class ResultsError(UserError, ValueError):
     """Results cannot be written or read. The message is one sentence for the user."""
 
 

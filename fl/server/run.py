@@ -32,10 +32,11 @@ from fl.server.split import SplitGrid
 from fl.workloads.resolve import Run, default_tables
 from fl.workloads.state_store import forget
 from models.submodel import State
+from partitions.errors import UserError
 from strategies.core.strategy import Measure, Strategy
 
 
-class NobodyAnswered(RuntimeError):
+class NobodyAnswered(UserError):
     """No client of a round could be scored; the message is one sentence for the user."""
 
 

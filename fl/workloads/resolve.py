@@ -361,7 +361,7 @@ def ignored_keys(workload: str) -> tuple[str, ...]:
     """Return the general keys and sections that a workload does not read. Built-in ones are not imported for it."""
     if workload in WORKLOAD_OPTIONS:
         return getattr(WORKLOAD_OPTIONS[workload], "ignores", ())
-    return WORKLOADS[workload].ignores  # type: ignore[no-any-return]
+    return WORKLOADS[workload].ignores
 
 
 def default_tables() -> dict[str, Any]:

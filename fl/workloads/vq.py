@@ -517,8 +517,7 @@ def _train_whole(trainer: ClientTrainer, body: SplitBody, side: DeviceSide, clou
             own = [(name, p) for name, p in body.named_parameters() if id(p) in stepped]
 
             def correct(*_: Any, own: Iterable[tuple[str, nn.Parameter]] = own) -> None:
-                epoch, _ = side.rows[side.steps_done]
-                trainer.correct_gradients(with_gradients(own), epoch)
+                trainer.correct_gradients(with_gradients(own), side.rows[side.steps_done][0])
 
             end.optimizer.register_step_pre_hook(correct)
     train_sides(side, CloudSide(cloud, side.address))

@@ -14,7 +14,8 @@ from experiments.plots.eclm.overview import overview
 from experiments.plots.eclm.steps import steps
 from experiments.plots.panels import error_bars, half_intervals
 from experiments.plots.style import FAMILIES, line_styles, save
-from experiments.studies import STUDIES, boundary, latency, routing, spa, spa_size, submodels, summarize_study, tasks
+from experiments.studies import STUDIES, boundary, latency, routing, spa, spa_size, submodels, tasks
+from experiments.studies.study import summarize_study
 from experiments.summary import summarize
 from fl.results.rows import Row
 
