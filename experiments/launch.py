@@ -78,9 +78,6 @@ def launch(
         FlowerRunFailed, EngineFailed: the run did not complete.
     """
     runs = [resolve(one) for one in settings]
-    for run in runs:
-        for seed in run.settings.seed_list:
-            run.workload.prepare(seed)  # finds everything that can be wrong before the first epoch
     with _progress(runs, console) as observe:
         ENGINES[engine](Launch(runs, workers, address, out, overwrite, console, observe, project))
 

@@ -1,6 +1,8 @@
 """A data set in memory or mapped from disk: arrays and names."""
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -63,6 +65,20 @@ class Dataset:
                     f"the {part} part of {self.name} has labels {y.min()} to {y.max()}; allowed are 0 to "
                     f"{len(self.classes) - 1}, one per class"
                 )
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of everything in it but its name, read once. Two data sets of one name may differ."""
+        found = hashlib.blake2b(digest_size=16)
+        for field in fields(self)[1:]:
+            value = getattr(self, field.name)
+            if not isinstance(value, np.ndarray):
+                found.update(f"{field.name} {value!r}".encode())
+                continue
+            found.update(f"{field.name} {value.dtype} {value.shape}".encode())
+            text = value.dtype.kind == "T"
+            found.update("\0".join(value.ravel().tolist()).encode() if text else np.ascontiguousarray(value).data)
+        return found.hexdigest()
 
     @property
     def num_classes(self) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -52,6 +53,23 @@ def create_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot create {folder} ({error.strerror}); name a folder that you may write to") from error
+
+
+def probe(folder: Path, what: str) -> None:
+    """Write a file to ``folder`` and remove it.
+
+    Args:
+        what: is kept there, for the message.
+
+    Raises:
+        DataError: nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written ({error.strerror}), and {what}") from error
 
 
 def cache_folder() -> Path:

@@ -69,7 +69,7 @@ class StudyResults:
             "experiment": self.experiment,
             "seeds": first.seed_list,
             "methods": [],
-            "settings": {run.settings.setting: plain(run.config()) for run in runs},
+            "settings": {run.settings.setting: plain(run.record()) for run in runs},
             "versions": [versions(gpu_name(first.accelerator))],
         }
         with as_results_error(f"write to '{out}'"):

@@ -4,6 +4,7 @@ Flower's run-config is flat and unchecked (a wrong type passes silently), so Ser
 through `Settings.parse`. It checks the general keys. `fl.workloads.resolve` then checks the options of components.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, Literal, Self
@@ -39,6 +40,9 @@ NOT_COMPUTED = frozenset(
 
 class SettingsError(UserError, ValueError):
     """A run cannot start as configured; the message is one sentence for the user."""
+
+
+NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,100}")
 
 
 class Settings(Section):
@@ -87,6 +91,12 @@ class Settings(Section):
     @model_validator(mode="after")
     def _combinations(self) -> Self:
         data, devices, server, client = self.data, self.devices, self.server, self.client
+        for key, name in (("experiment", self.experiment), ("setting", self.setting)):
+            if not NAME.fullmatch(name):
+                raise ValueError(
+                    f"{key} = {name!r} becomes part of a file name: use 1 to 100 characters without / and \\, which do "
+                    "not begin with a dot"
+                )
         if not self.methods:
             raise ValueError("strategies names no method, e.g. strategies = 'fedavg,eclm'")
         if not self.seed_list:

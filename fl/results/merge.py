@@ -10,6 +10,9 @@ import numpy as np
 from fl.results.files import ResultsError
 from fl.results.reader import read_config
 
+DIGESTS = "digests"
+"""Key in section ``data`` of a setting: hashes of the data. Folders of earlier versions do not have it."""
+
 
 def merge_configs(
     out: Path, new: dict[str, Any], defaults: Mapping[str, object] = {}, general: Collection[str] | None = None
@@ -36,6 +39,7 @@ def merge_configs(
         if name in old["settings"]:
             after, before = _comparable(plain(setting), old["settings"][name], general)
             before = {key: usual[key] for key in after if key in usual} | before
+            _refuse_other_data(out, name, after, before)
             was |= {f"settings.{name}.{key}": value for key, value in before.items()}
             now |= {f"settings.{name}.{key}": value for key, value in after.items()}
     for key in [*was, *now]:
@@ -48,6 +52,16 @@ def merge_configs(
     lists = {key: old[key] + [v for v in new[key] if v not in old[key]] for key in ("seeds", "methods", "versions")}
     together = {name: {**old["settings"].get(name, {}), **setting} for name, setting in new["settings"].items()}
     return {**old, **lists, "settings": {**old["settings"], **together}}
+
+
+def _refuse_other_data(out: Path, setting: str, after: dict[str, str], before: dict[str, str]) -> None:
+    """Raise ResultsError if the data of a setting changed; take their hashes out of both configs."""
+    now, was = (config.pop(f"data.{DIGESTS}", "") for config in (after, before))
+    if now and was and now != was:
+        raise ResultsError(
+            f"'{out}' holds results of setting '{setting}' on other data ({after.get('data.name', 'data')} has changed "
+            "since); start anew (--overwrite) or choose another folder"
+        )
 
 
 def _comparable(

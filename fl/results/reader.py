@@ -5,13 +5,33 @@ import io
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired
 
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
+
+from fl.results.checks import read_checks, verify
 from fl.results.files import ResultsError, whole_lines
 from fl.results.rows import DeviceRow, MeasureRow, Row, Run, TableRow, column_types
 
+KEYS = ("setting", "method", "seed", "round")  # of which each row of rounds.csv is the only one
+
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class _Config(TypedDict):
+    """What ``config.toml`` holds."""
+
+    experiment: str
+    seeds: list[int]
+    methods: list[str]
+    settings: dict[str, dict[str, Any]]
+    versions: list[dict[str, Any]]
+    finished: NotRequired[dict[str, dict[str, list[int]]]]
+
+
+CONFIG = TypeAdapter(_Config)
 
 
 def read_rounds(out: Path) -> "pd.DataFrame":
@@ -36,7 +56,9 @@ def read_measures(out: Path) -> "pd.DataFrame":
 def read_config(out: Path) -> dict[str, Any]:
     """Read ``config.toml`` of a results folder: experiment, seeds, methods, finished, versions, settings."""
     try:
-        return tomllib.loads((out / "config.toml").read_text(encoding="utf-8"))
+        config = tomllib.loads((out / "config.toml").read_text(encoding="utf-8"))
+        CONFIG.validate_python(config, strict=True)
+        return config
     except (OSError, ValueError) as error:
         raise ResultsError(f"'{out}' has no readable config.toml beside its results: {error}") from error
 
@@ -52,18 +74,27 @@ def _read(path: Path, kind: type[TableRow]) -> "pd.DataFrame":
 
     if not path.is_file():
         raise ResultsError(f"'{path}' does not exist; run the experiment first")
-    columns = column_types(kind)
+    columns, checks = column_types(kind), read_checks(path.parent).get(path.name, {})
     lines = whole_lines(path)
     header = next(csv.reader(lines), [])
     if header != list(columns):
         odd = ", ".join(sorted(set(header) ^ set(columns))) or "their order"
         raise ResultsError(f"'{path}' does not have the columns of this version (check {odd})")
     try:
-        return pd.read_csv(
+        if checks:
+            verify(path, lines, checks)
+        frame = pd.read_csv(
             io.StringIO("".join(lines)),
             dtype=columns,
             keep_default_na=False,  # by default, pandas reads a method or setting named 'NA' as a missing number
             na_values={name: [""] for name, of in columns.items() if of is float},
         )
+    except ResultsError:
+        raise
     except ValueError as error:
         raise ResultsError(f"'{path}' has a line that cannot be read: {error}") from error
+    keys = [*KEYS, *(name for name in ("device", "measure") if name in columns)]
+    if len(twice := frame[frame.duplicated(keys)]):
+        row = ", ".join(f"{key} {value}" for key, value in twice[keys].iloc[0].items())
+        raise ResultsError(f"'{path}' has a row twice ({row}); remove one of them")
+    return frame

@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from fl.results.checks import CHECKSUMS, Sums, read_checks, verify
+from fl.results.checks import COLUMNS as CHECK_COLUMNS
 from fl.results.files import (
     CHECKPOINTS,
     ResultsError,
@@ -42,7 +44,9 @@ FILES = (
     "figure.png",
     "figure.svg",
     "config.toml",
+    CHECKSUMS,
 )
+TABLES: dict[str, type[TableRow]] = {"rounds.csv": Row, "devices.csv": DeviceRow, "measures.csv": MeasureRow}
 
 
 class ResultsWriter:
@@ -96,18 +100,22 @@ class ResultsWriter:
             "finished": {},
             "versions": [dict(one) for one in made] or [versions()],
         }
-        self._devices: _Table | None = None  # created by the first row
-        self._measures: _Table | None = None  # likewise
+        self._tables: dict[str, _Table] = {}  # devices.csv and measures.csv are created by their first row
         with as_results_error(f"write results to '{out}'"):
             out.mkdir(parents=True, exist_ok=True)
             self._unlock = weakref.finalize(self, lock(out))
             new = not (out / "config.toml").exists()
             try:
                 self._config = self._open(config, partial(merge_configs, defaults=defaults, general=general), overwrite)
+                self._verify()
                 self._write_config()
-                self._rounds = _Table(out / "rounds.csv", Row)
-                self._written = {_key(line) for line in self._rounds.lines()}
+                for name in TABLES:
+                    if name == "rounds.csv" or (out / name).exists():
+                        self._table(name)
+                self._written = {_key(line) for line in self._table("rounds.csv").lines()}
             except BaseException:
+                for table in self._tables.values():
+                    table.close()
                 if new:  # a refused folder stays as it was
                     (out / "config.toml").unlink(missing_ok=True)
                 self._unlock()
@@ -120,23 +128,25 @@ class ResultsWriter:
         for i, key in enumerate(keys):
             if key in self._written or key in keys[:i]:
                 raise ResultsError(f"'{self.out}' already has the row of {key}; rewind the run to write it again")
-        self._rounds.append(rows)
+        self._table("rounds.csv").append(rows)
         self._written.update(keys)
 
     def append_devices(self, rows: Iterable[DeviceRow]) -> None:
         """Append whole rows to ``devices.csv``. The first call creates the file."""
-        self._devices = self._devices or _Table(self.out / "devices.csv", DeviceRow)
-        self._devices.append(self._checked(rows))
+        self._table("devices.csv").append(self._checked(rows))
 
     def append_measures(self, rows: Iterable[MeasureRow]) -> None:
         """Append whole rows to ``measures.csv``. The first row creates the file."""
         if rows := self._checked(rows):
-            self._measures = self._measures or _Table(self.out / "measures.csv", MeasureRow)
-            self._measures.append(rows)
+            self._table("measures.csv").append(rows)
 
     def finish(self, setting: str, method: str, seed: int) -> None:
         """Mark a run as finished: all its rows are written."""
-        if (setting, method, seed) not in self.done():
+        run = (setting, method, int(seed))
+        if run not in self.done():
+            checks = self._checks()
+            checks |= {(name, run): table.sums.of(run) for name, table in self._tables.items()}
+            self._write_checks(checks)
             seeds = self._config["finished"].setdefault(setting, {}).setdefault(method, [])
             seeds[:] = sorted([*seeds, int(seed)])
             self._write_config()
@@ -164,20 +174,15 @@ class ResultsWriter:
         if run in self.done():
             self._config["finished"][setting][method].remove(run[2])
             self._write_config()
-        if self._devices is None and (self.out / "devices.csv").exists():
-            self._devices = _Table(self.out / "devices.csv", DeviceRow)
-        if self._measures is None and (self.out / "measures.csv").exists():
-            self._measures = _Table(self.out / "measures.csv", MeasureRow)
-        for table in (self._rounds, self._devices, self._measures):
-            if table is not None:
-                table.drop(lambda line: dropped(_key(line)))
+            self._write_checks({key: check for key, check in self._checks().items() if key[1] != run})
+        for table in self._tables.values():
+            table.drop(lambda line: dropped(_key(line)))
         self._written = {key for key in self._written if not dropped(key)}
 
     def close(self) -> None:
         """Close the files and unlock the folder."""
-        for table in (self._rounds, self._devices, self._measures):
-            if table is not None:
-                table.close()
+        for table in self._tables.values():
+            table.close()
         self._unlock()
 
     def __enter__(self) -> Self:
@@ -206,6 +211,29 @@ class ResultsWriter:
                 raise
             return config
 
+    def _table(self, name: str) -> "_Table":
+        if name not in self._tables:
+            self._tables[name] = _Table(self.out / name, TABLES[name])
+        return self._tables[name]
+
+    def _verify(self) -> None:
+        """Raise ResultsError if rows of a finished run are not those that were written."""
+        done = self.done()
+        for name, checks in read_checks(self.out).items():
+            path = self.out / name
+            if wanted := {run: check for run, check in checks.items() if run in done}:
+                if not path.exists():
+                    raise ResultsError(f"'{path}' is gone; restore it or start anew (--overwrite)")
+                verify(path, whole_lines(path), wanted)
+
+    def _checks(self) -> dict[tuple[str, Run], tuple[int, str]]:
+        return {(name, run): check for name, of in read_checks(self.out).items() for run, check in of.items()}
+
+    def _write_checks(self, checks: Mapping[tuple[str, Run], tuple[int, str]]) -> None:
+        lines = [(name, *run, *check) for (name, run), check in sorted(checks.items())]
+        with as_results_error(f"write '{self.out / CHECKSUMS}'"):
+            atomic_write(self.out / CHECKSUMS, csv_text([CHECK_COLUMNS, *lines]))
+
     def _write_config(self) -> None:
         with as_results_error(f"write '{self.out / 'config.toml'}'"):
             atomic_write(self.out / "config.toml", config_text(self._config))
@@ -231,7 +259,8 @@ class _Table:
         self._rewrite(lines or [csv_text([self.columns])])  # removes a last line that a crash cut off
 
     def append(self, rows: Sequence[TableRow]) -> None:
-        data = csv_text([self._typed(row) for row in rows]).encode()
+        lines = [csv_text([self._typed(row)]) for row in rows]
+        data = "".join(lines).encode()
         end = self._file.seek(0, os.SEEK_END)
         with as_results_error(f"append to '{self.path}'"):
             try:
@@ -242,6 +271,8 @@ class _Table:
                 with suppress(OSError):
                     self._file.truncate(end)
                 raise
+        for row, line in zip(rows, lines, strict=True):
+            self.sums.add((row.setting, row.method, int(row.seed)), line)
 
     def lines(self) -> Iterator[dict[str, str]]:
         """Yield each row as column -> cell."""
@@ -274,7 +305,11 @@ class _Table:
         with as_results_error(f"write '{self.path}'"):
             atomic_write(self.path, "".join(lines))
         self._file = self.path.open("ab", buffering=0)  # unbuffered: one append is one write
+        self.sums = Sums(self.path, lines)
 
 
 def _key(line: Mapping[str, str]) -> RowKey:
-    return line["setting"], line["method"], int(line["seed"]), int(line["round"])
+    try:
+        return line["setting"], line["method"], int(line["seed"]), int(line["round"])
+    except ValueError as error:
+        raise ResultsError(f"a row is damaged ({error}); restore the file or start anew (--overwrite)") from error

@@ -20,12 +20,13 @@ class Replies:
         fleet: which node answers for which client.
         costs: counts refused answers.
         sent: the messages that answers are expected to, by client.
-        complaint: why a reply was of no use, the last one.
+        errors: error replies so far; complaint: why a reply was of no use, the last one.
     """
 
     fleet: Fleet
     costs: RoundCosts = field(default_factory=RoundCosts)
     sent: dict[int, Metadata] = field(default_factory=dict)
+    errors: int = 0
     complaint: str = ""
 
     def complain(self, why: str) -> None:
@@ -41,6 +42,7 @@ class Replies:
         for reply in got:
             client = asked.get(reply.metadata.reply_to_message_id)
             if reply.has_error():
+                self.errors += 1
                 self.complain(f"client {client} failed: {records.last_words(reply.error)}")
             elif (why := self._refuse(reply, client, out)) is not None:
                 self.costs.refused_answers += 1

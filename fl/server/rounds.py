@@ -80,11 +80,17 @@ class Rounds:
         self.arrivals = Arrivals(settings.server.buffer if buffered else None, settings.server.deadline_s or math.inf)
         self.examples: dict[int, int] = {}  # training samples that each client last reported
         self.scores: list[ClientScore] = []
+        self.cohort = 0  # clients of the last round
 
     @property
     def costs(self) -> RoundCosts:
         """Costs of the current round."""
         return self.replies.costs
+
+    @property
+    def all_failed(self) -> bool:
+        """Whether each of two or more clients answered the last round's messages with an error."""
+        return 1 < self.cohort == self.replies.errors
 
     @property
     def complaint(self) -> str:
@@ -116,13 +122,14 @@ class Rounds:
 
     def train(self, server_round: int, engine: Engine) -> None:
         """Query the cohort, let it train, and aggregate what is valid and arrives in time."""
-        self.replies.costs, self.clocks.round = RoundCosts(), {}
+        self.replies.costs, self.replies.errors, self.clocks.round = RoundCosts(), 0, {}
         if self.method.budget.starts_step(server_round):
             self.clocks.step = {}
             if not self.method.asks_once:
                 self.profiles.known = {}  # of a step that is over
         generator = rng(self.method.seed, Purpose.COHORT, server_round, 1)
         cohort = self.arrivals.free(self.method.sample_clients(server_round), generator)
+        self.cohort = len(cohort)
         asked = self._ask(engine, cohort, server_round, QUERY)
         self.costs.failures += len(cohort) - len(asked)
         tasks = self.method.configure_train(server_round, asked)

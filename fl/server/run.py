@@ -33,6 +33,7 @@ from fl.workloads.resolve import Run, default_tables
 from fl.workloads.state_store import forget
 from models.submodel import State
 from partitions.errors import UserError
+from partitions.root import probe
 from strategies.core.strategy import Measure, Strategy
 
 
@@ -62,9 +63,16 @@ Observer = Callable[[Event], None]
 
 
 def open_results(runs: Sequence[Run], out: Path, overwrite: bool) -> ResultsWriter:
-    """Open the one folder of all settings of an experiment."""
+    """Open the one folder of all settings of an experiment.
+
+    Raises:
+        SettingsError, partitions.DataError, ResultsError: a setting is impossible, or does not fit the folder.
+    """
     first = runs[0]
-    tables = {run.settings.setting: run.config() for run in runs}
+    for run in runs:
+        for seed in run.settings.seed_list:
+            run.workload.prepare(seed)  # finds everything that can be wrong before the first epoch
+    tables = {run.settings.setting: run.record() for run in runs}
     made = [versions(gpu_name(first.settings.accelerator))]
     return ResultsWriter(
         out, first.settings.experiment, tables, first.settings.seed_list, first.reports, overwrite=overwrite, made=made,
@@ -89,8 +97,9 @@ def execute(run: Run, grid: Grid, results: ResultsWriter, observe: Observer = la
     """
     torch.set_num_threads(1)  # as clients do: the same arithmetic on every engine
     settings = run.settings
-    for seed in settings.seed_list:
-        run.workload.prepare(seed)
+    if settings.devices.placement == "shared":
+        why = "simulated clients keep their models there: name another folder by devices.state-root"
+        probe(state_root(settings), why)
     engine = as_engine(grid)
     if settings.server.at_once:
         engine = ThrottledGrid(engine, settings.server.at_once)
@@ -173,12 +182,17 @@ class _Loop:
     def _round(self, server_round: int, engine: Engine) -> tuple[list[ClientScore], float]:
         """Train, and score if it is time; return the scores, and the accuracy on the global test set."""
         self.rounds.train(server_round, engine)
+        shared = self.settings.devices.placement == "shared"
+        if shared and self.rounds.all_failed:  # not the fault of one client; real devices may all be away
+            raise NobodyAnswered(
+                f"{self.name}: every client failed in round {server_round}; the last reason: {self.rounds.complaint}"
+            )
         self.virtual_s += self.rounds.costs.seconds
         if not self.rounds.schedule.evaluates(server_round):
             return [], NAN
         self.rounds.evaluate(server_round, engine)
         scores = self.rounds.scores
-        if not scores and self.settings.devices.placement == "shared":  # real devices may all be away
+        if not scores and shared:
             raise NobodyAnswered(
                 f"{self.name}: no client could be scored in round {server_round}"
                 + (f"; the last reason: {self.rounds.complaint}" if self.rounds.complaint else "")

@@ -25,7 +25,7 @@ from fl.devices.hardware import Shares, Table, shares
 from fl.engines.accelerator import client_place, cloud_place
 from fl.engines.batching import Fit, fitted
 from fl.workloads.client_data import ClientData
-from fl.workloads.pretraining import Pretraining
+from fl.workloads.pretraining import Pretraining, code_of
 from fl.workloads.workload import ClientContext, Half, Scored, Trained, Workload, scored_steps
 from fl.workloads.world import Worlds, build_architectures, build_selector, local_recipe, routing, tensors
 from models.costs import BACKWARD, Cost, CostModel
@@ -110,7 +110,7 @@ class Classify(Workload):
             SettingsError, partitions.DataError: as `prepare` does.
         """
         world, settings = self.worlds(seed), self.settings
-        model = settings.model.model_dump() | self.family_options.model_dump()
+        model = settings.model.model_dump() | self.family_options.model_dump() | {"code": code_of(self.family)}
         return Pretraining(
             world, seed, self.architectures, model, settings.pretrain, self.modular, self.slices,
             settings.devices.count, cloud_place(settings.accelerator), settings.precision, progress,
@@ -201,10 +201,11 @@ class Classify(Workload):
             return float(kept["mac_per_s"]), Cost(*kept["whole"])
         whole = self.costs["dense"].whole
         rate = time_training(model, how, whole)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({"mac_per_s": rate, "whole": whole.vector}), encoding="utf-8")
-        temporary.replace(path)
+        with suppress(OSError):  # then the next process measures again
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_text(json.dumps({"mac_per_s": rate, "whole": whole.vector}), encoding="utf-8")
+            temporary.replace(path)
         return rate, whole
 
 

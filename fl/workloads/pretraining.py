@@ -17,10 +17,11 @@ leaves the others valid.
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from logging import WARNING
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fl.config import SettingsError
 from fl.config.sections import Pretrain
 from fl.workloads.world import build_selector, class_frequencies, routing, tensors
 from models.costs import CostModel
@@ -45,20 +47,27 @@ from models.modular.tailor import tailor
 from models.nn.body import Architecture, Body, cpu_state
 from models.submodel import FULL, Coverage, State, under
 from models.training.loop import Augment, Extra, Precision, Recipe, fit, flip_and_shift
-from partitions import Dataset, LocalData, Purpose, World, rng
+from partitions import LocalData, Purpose, World, rng
 from partitions.root import cache_folder
 from strategies.core.pretrained import PretrainedModels
 from strategies.eclm import ModularOptions
 
 SURVEYED = 500  # most clients that are asked which classes occur together
-VERSION = 5  # raise it when the code that trains a model changes what it computes
+OURS = ("models", "partitions", "strategies", "fl")
+VERSION = 6  # raise it when the code that trains a model changes what it computes
 
 
-def cached(name: str, decides: Mapping[str, Any], seed: int, train: Callable[[], State]) -> State:
+def cached(
+    name: str, decides: Mapping[str, Any], seed: int, train: Callable[[], State], rate: str = "pretrain.lr"
+) -> State:
     """Return a cloud model from the cache, or train it now.
 
     Args:
         name: of the model; decides: everything that decides its parameters, as plain values.
+        rate: key of the learning rate.
+
+    Raises:
+        SettingsError: its training diverged.
     """
     path = address(name, decides, seed)
     try:
@@ -67,6 +76,10 @@ def cached(name: str, decides: Mapping[str, Any], seed: int, train: Callable[[],
         if path.exists():
             log(WARNING, "the cached cloud model %s is unreadable (%s): it is trained again", path, error)
     trained = train()
+    if odd := [entry for entry, value in trained.items() if not torch.isfinite(value).all()]:
+        raise SettingsError(
+            f"the cloud model '{name}' diverged in pretraining: {odd[0]} is not finite; choose a lower {rate}"
+        )
     _keep(path, trained)
     return trained
 
@@ -78,17 +91,15 @@ def address(name: str, decides: Mapping[str, Any], seed: int) -> Path:
     return cache_folder() / "offline" / f"{name}-{digest}.safetensors"
 
 
-@lru_cache(maxsize=8)
-def fingerprint(data: Dataset) -> str:
-    """Return a hash of the training data and their order, read once. Data sets of one name may differ."""
-    digest = hashlib.blake2b(digest_size=16)
-    for array in (data.x_train, data.y_train, data.domain_train, data.group_train):
-        if array is not None:
-            plain = np.asarray(array)
-            digest.update(f"{plain.dtype} {plain.shape}".encode())
-            text = plain.dtype.kind == "T"
-            digest.update("\n".join(plain.ravel().tolist()).encode() if text else np.ascontiguousarray(plain).data)
-    return digest.hexdigest()
+def code_of(component: Callable[..., Any]) -> str:
+    """Return a hash of the file that defines a component of the user's own; empty for one of this project.
+
+    A change in this project that changes what is computed raises `VERSION` instead.
+    """
+    module = sys.modules[component.__module__]
+    if component.__module__.partition(".")[0] in OURS or not getattr(module, "__file__", None):
+        return ""
+    return hashlib.blake2b(Path(str(module.__file__)).read_bytes(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +144,7 @@ class Pretraining:
         proxy = hashlib.blake2b(np.ascontiguousarray(self.world.proxy()).data, digest_size=16).hexdigest()
         return {
             "pretrain": self.section.model_dump(exclude={"modular_epochs", "ability_epochs"}),
-            "data": fingerprint(self.world.data),
+            "data": self.world.data.digest,
             "proxy": proxy,
             "model": self.family,
             "arithmetic": [self.place.type, self.precision],

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from fl.config import NOT_COMPUTED, Settings, SettingsError, flatten, nest, refuse_flag, sentence, unknown
 from fl.config.sections import SECTIONS
+from fl.results.merge import DIGESTS
 from fl.workloads import WORKLOADS
 from fl.workloads.options import WORKLOAD_OPTIONS
 from fl.workloads.workload import Method, SplitWorkload, Workload
@@ -95,8 +96,17 @@ class Run:
         return [report for method in self.methods.values() for report in method.strategy.reports]
 
     def config(self) -> dict[str, Any]:
-        """Return everything that decides the numbers, as nested tables for config.toml."""
+        """Return everything in the run-config that decides the numbers, as nested tables."""
         return nest({key: value for key, value in self._flat().items() if key not in NOT_COMPUTED})
+
+    def record(self) -> dict[str, Any]:
+        """Return `config` with hashes of the data, for config.toml.
+
+        Raises:
+            partitions.DataError: data are missing.
+        """
+        tables, digests = self.config(), self.workload.digests
+        return tables | {"data": tables.get("data", {}) | {DIGESTS: digests}} if digests else tables
 
     def _flat(self) -> dict[str, Any]:
         own = {name: options.model_dump(by_alias=True) for name, options in self.options.items()}

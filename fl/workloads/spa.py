@@ -90,6 +90,11 @@ class SPA(SplitWorkload):
 
     # the server's side
 
+    @property
+    def digests(self) -> list[str]:
+        people = self.people(self.settings.seed_list[0])
+        return [people.digest] if isinstance(people, JsonLines) else []
+
     def prepare(self, seed: int, progress: Progress | None = None) -> PretrainedModels:
         """Return a plugin that changes nothing yet. The tiny base is trained when it is first needed."""
         self.people(seed).examples(0, 0, "train")

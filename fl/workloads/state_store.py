@@ -11,6 +11,7 @@ messages again, and makes a message that arrives twice give the same answer twic
 import os
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -57,7 +58,8 @@ class ClientStateStore:
             save_file({key: value.contiguous() for key, value in state.items()}, temporary)
             temporary.replace(self.folder / f"{name}@{self.moment}.safetensors")
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
         earliest = (self.moment // MOMENTS - ROUNDS_BACK + 1) * MOMENTS  # that the server may send again
         for _, path in [(made, path) for made, path in self._files(name) if made < earliest][:-1]:
             path.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from fl.config import Settings, SettingsError
 from fl.workloads.classify import change
 from fl.workloads.client_data import ClientData
 from fl.workloads.options import VQOptions
-from fl.workloads.pretraining import cached, fingerprint
+from fl.workloads.pretraining import cached
 from fl.workloads.state_store import ClientStateStore, StateMissing
 from fl.workloads.workload import (
     ClientContext,
@@ -117,6 +117,10 @@ class VQ(SplitWorkload):
 
     # the server's side
 
+    @property
+    def digests(self) -> list[str]:
+        return [worlds.dataset.digest for worlds in self.tasks.worlds]
+
     @cached_property
     def architecture(self) -> Architecture:
         """Both halves, from scratch, and the head; if clients have different tasks, for each of these.
@@ -159,7 +163,7 @@ class VQ(SplitWorkload):
         return PretrainedModels(
             architectures={"dense": whole},
             costs={"dense": costs},
-            train={"dense": lambda: cached("split", self.decides, seed, train)},
+            train={"dense": lambda: cached("split", self.decides, seed, train, "vq.lr")},
             class_shares=class_frequencies(self.worlds(seed)),
             parts=parts(len(self.tasks.worlds)) if several else (FULL,),
             post_aggregate=apply_gradnorm if self.options.gradnorm else lambda before, after: after,
@@ -171,7 +175,7 @@ class VQ(SplitWorkload):
         leave_out = {"late", "late_epochs", "learn", "merge", "up", "down", "labels"}
         return {
             "vq": self.options.model_dump(exclude=leave_out),
-            "data": [fingerprint(worlds.dataset) for worlds in self.tasks.worlds],
+            "data": self.digests,
             "proxy": self.settings.data.proxy_fraction,
             "pretrain": [self.settings.pretrain.dense_epochs, self.settings.pretrain.batch_size],
         }

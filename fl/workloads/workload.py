@@ -129,6 +129,11 @@ class Workload(ABC):
     ignores: ClassVar[tuple[str, ...]] = ()
     Options: ClassVar[type[Section]] = Section
 
+    @property
+    def digests(self) -> list[str]:
+        """Hashes of the data that this machine reads, for config.toml; generated data have none."""
+        return [self.worlds.dataset.digest]
+
     def check(self, methods: Mapping[str, Method]) -> None:
         """Raise SettingsError if methods and workload do not fit together."""
 

@@ -1,5 +1,6 @@
 """Questions of a device's user to an assistant: generated for synthetic people, or read from JSON lines."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -201,6 +202,7 @@ class JsonLines:
 
     def __init__(self, folder: Path, devices: int):
         self._lines = [read_jsonl(folder / f"{device}.jsonl") for device in range(devices)]
+        self.digest = hashlib.blake2b(repr(self._lines).encode(), digest_size=16).hexdigest()
         for device, lines in enumerate(self._lines):
             if len(lines) < 5:
                 raise DataError(f"{folder / f'{device}.jsonl'} has {len(lines)} examples; a device needs at least 5")

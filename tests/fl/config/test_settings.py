@@ -156,6 +156,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({**SPA, "client.upload-change": 0.1}, "^client.upload-change is not read by workload 'spa'"),
     ({"model.norm": "batch"}, "^model.norm = 'batch' is not an option of model.name = 'mlp': leave it out"),
     ({"model.module-layers": 2}, "^model.module-layers = 2 is not an option of model.name = 'mlp'"),
+    # names that would lead out of the results folder
+    *(({key: name}, rf"^{key} = .* becomes part of a file name") for key in ("experiment", "setting")
+      for name in ("", ".", "..", "../x", "a/b", "a\\b", "a\nb", "x" * 101)),
     # impossible combinations
     ({"cohort": 99}, r"^cohort = 99 is more than there are clients \(devices.count = 46\)"),
     ({"eval.devices": 99}, r"^eval.devices = 99 is more than there are clients \(devices.count = 46\)"),

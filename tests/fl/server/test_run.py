@@ -20,12 +20,14 @@ from fl.engines.engine import GridProxy
 from fl.engines.grid import LocalGrid
 from fl.messages import records
 from fl.messages.codec import Address
+from fl.results.files import ResultsError
 from fl.results.reader import read_devices, read_rounds
 from fl.server.fleet import Fleet
 from fl.server.run import Event, NobodyAnswered, execute, open_results
 from fl.workloads.classify import Classify
 from fl.workloads.state_store import ClientStateStore
 from fl.workloads.workload import Scored, Trained
+from partitions.errors import DataError
 from strategies import STRATEGIES
 from strategies.core.strategy import Profile, TrainTask
 from strategies.eclm import ECLM
@@ -204,15 +206,31 @@ def test_a_client_cannot_claim_classes_that_do_not_exist(play, breaking, tmp_pat
     assert (pd.read_csv(tmp_path / "rounds.csv").refused == 1).all()
 
 
-def test_a_cohort_that_fails_whole_leaves_the_model_as_it_was(play, breaking, tmp_path) -> None:
+def test_a_cohort_that_is_refused_whole_leaves_the_model_as_it_was(play, breaking, tmp_path) -> None:
     honest = play(tmp_path / "na", {"strategies": "na"})
     for client in range(6):
-        breaking(client, lambda t: 1 / 0)
+        breaking(client, lambda t: replace(t, state=poison(t.state, float("nan"))))
     play(tmp_path / "fed", {"strategies": "fedavg"})
     na, fed = (pd.read_csv(tmp_path / name / "rounds.csv") for name in ("na", "fed"))
-    assert (fed.devices == 0).all() and (fed.failures == 3).all()
+    assert (fed.devices == 0).all() and (fed.refused == 3).all()
     kept = fed[fed.method == "fedavg"].accuracy_mean.dropna().tolist()
     assert kept == na[na.method == "na"].accuracy_mean.dropna().tolist() and honest
+
+
+def test_a_round_in_which_every_client_fails_ends_the_run_which_continues_from_there(
+    play, tmp_path, monkeypatch
+) -> None:
+    """A mistake in what clients run must not pass for a result."""
+    honest = Classify.train
+
+    def train(self, context, task, half):
+        return honest(self, context, task, half) if context.round < 3 else 1 / 0
+
+    monkeypatch.setattr(Classify, "train", train)
+    with pytest.raises(NobodyAnswered, match=r"^fedavg: every client failed in round 3; .*: .*division by zero"):
+        play(tmp_path / "cut", {"strategies": "fedavg"})
+    monkeypatch.setattr(Classify, "train", honest)
+    assert play(tmp_path / "cut", {"strategies": "fedavg"}) == play(tmp_path / "whole", {"strategies": "fedavg"})
 
 
 @pytest.fixture
@@ -421,6 +439,40 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     while time.monotonic() < end and any(Path(f"/proc/{pid}/exe").exists() for pid in workers):
         time.sleep(0.05)
     assert len(workers) == 2 and not any(Path(f"/proc/{pid}/exe").exists() for pid in workers)
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_anything_starts(play, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file/states cannot be written .*devices.state-root"):
+        play(tmp_path / "out", {"strategies": "la", "devices.state-root": str(tmp_path / "file" / "states")})
+
+
+def test_a_cloud_model_that_diverges_is_named_and_not_kept(play, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(SettingsError, match=r"^the cloud model 'early' diverged in pretraining: .*lower pretrain.lr$"):
+        play(tmp_path / "out", {"strategies": "na", "pretrain.lr": 1e38})
+    assert not list((tmp_path / "cache").rglob("early*"))
+
+
+def test_data_that_change_under_a_name_change_the_cloud_model_and_are_refused_by_the_folder(play, tmp_path) -> None:
+    """Folder B holds A's samples with labels moved by one: A's cloud model would be right for none of them."""
+    values = {
+        "strategies": "na", "data.name": "folder", "data.partition": "iid", "drift.kind": "none", "devices.count": 3,
+        "pretrain.dense-epochs": 10,
+    }  # fmt: skip
+    centres, draw = np.eye(3) * 6, np.random.default_rng(0)
+    y = draw.integers(3, size=400)
+    x = (centres[y] + draw.normal(size=(400, 3))).astype(np.float32)
+    for name, moved in (("a", 0), ("b", 1)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "classes.txt").write_text("a\nb\nc\n")
+        np.savez(folder / "data.npz", x=x, y=(y + moved) % 3)
+        play(tmp_path / f"out-{name}", values | {"data.root": str(tmp_path / name)})
+        found = read_rounds(tmp_path / f"out-{name}")
+        assert found["accuracy_mean"].iloc[-1] > 0.9
+    with pytest.raises(ResultsError, match=r"on other data \('folder' has changed since\)"):
+        play(tmp_path / "out-a", values | {"data.root": str(tmp_path / "b")})
 
 
 def test_a_damaged_cached_cloud_model_is_trained_again(play, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,84 @@
+"""Checksums of finished runs, in ``checksums.csv``: a row that is lost, doubled or changed later is noticed."""
+
+import csv
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fl.results.files import ResultsError, whole_lines
+from fl.results.rows import Run
+
+CHECKSUMS = "checksums.csv"
+COLUMNS = ("file", "setting", "method", "seed", "rows", "digest")
+
+
+class Sums:
+    """The number and the hash of the lines of each run in a table.
+
+    Args:
+        path: of the table; lines: its header and its rows, with their ends.
+
+    Raises:
+        ResultsError: a row has no setting, method and seed.
+    """
+
+    def __init__(self, path: Path, lines: Sequence[str]) -> None:
+        self._of: dict[Run, tuple[int, Any]] = {}
+        try:
+            header, *rows = csv.reader(lines)
+            setting, method, seed = (header.index(name) for name in ("setting", "method", "seed"))
+            for row, line in zip(rows, lines[1:], strict=True):
+                self.add((row[setting], row[method], int(row[seed])), line)
+        except (ValueError, IndexError, csv.Error) as error:
+            raise ResultsError(f"'{path}' is damaged ({error}); restore it or start anew (--overwrite)") from error
+
+    def add(self, run: Run, line: str) -> None:
+        """Add the next line of a run."""
+        rows, digest = self._of.get(run) or (0, hashlib.blake2b(digest_size=8))
+        digest.update(line.encode())
+        self._of[run] = rows + 1, digest
+
+    def of(self, run: Run) -> tuple[int, str]:
+        """Return the number of lines of a run, and their hash."""
+        rows, digest = self._of.get(run) or (0, hashlib.blake2b(digest_size=8))
+        return rows, digest.hexdigest()
+
+
+def read_checks(out: Path) -> dict[str, dict[Run, tuple[int, str]]]:
+    """Return {file: {run: (rows, digest)}} of the finished runs of a folder. Folders of earlier versions have none.
+
+    Raises:
+        ResultsError: the file is damaged.
+    """
+    path = out / CHECKSUMS
+    if not path.exists():
+        return {}
+    found: dict[str, dict[Run, tuple[int, str]]] = {}
+    try:
+        header, *lines = csv.reader(whole_lines(path))
+        if header != list(COLUMNS):
+            raise ValueError(f"its columns are {header}")
+        for file, setting, method, seed, rows, digest in lines:
+            found.setdefault(file, {})[setting, method, int(seed)] = int(rows), digest
+    except (ValueError, csv.Error) as error:
+        raise ResultsError(f"'{path}' is damaged ({error}); restore it or start anew (--overwrite)") from error
+    return found
+
+
+def verify(path: Path, lines: Sequence[str], checks: Mapping[Run, tuple[int, str]]) -> None:
+    """Compare the lines of a table, its header first, with the checksums of its finished runs.
+
+    Raises:
+        ResultsError: a row was lost, doubled or changed since its run was finished.
+    """
+    sums = Sums(path, lines)
+    for run, (rows, digest) in checks.items():
+        now, is_ = sums.of(run)
+        if (now, is_) != (rows, digest):
+            setting, method, seed = run
+            what = f"{now} rows instead of {rows}" if now != rows else "another content"
+            raise ResultsError(
+                f"'{path}' was changed after the run of {method} (setting '{setting}', seed {seed}) was finished: it "
+                f"has {what}; restore the file or start anew (--overwrite)"
+            )
