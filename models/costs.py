@@ -113,6 +113,7 @@ def cost(architecture: Architecture, sizes: Sizes, batch_size: int, optimizer_sl
     entries = sum(v.numel() for v in body.state_dict().values())
     weights = sum(p.numel() for p in body.parameters())
     memory = 4 * (weights * (1 + optimizer_slots) + entries) + loss_bytes(body, x, y, gates)
+    body.eval()  # torch's batch norm refuses one sample in training
     return Cost(entries, 4 * entries, macs(body, x[:1], gates and [g[:1] for g in gates]), memory)
 
 

@@ -5,7 +5,7 @@ Li et al., "FedBN: Federated Learning on Non-IID Features via Local Batch Normal
 
 from abc import ABC, abstractmethod
 
-from models.nn.blocks import Norm
+from models.nn.blocks import is_norm
 from models.nn.body import Body
 from models.submodel import State
 from strategies.core.client import ClientTrainer, LocalModel
@@ -47,5 +47,5 @@ class FedBN(FedAvg):
 
     class Client(LocalEntries):
         def local_entries(self, network: Body) -> set[str]:
-            norms = [(path, module) for path, module in network.named_modules() if isinstance(module, Norm)]
+            norms = [(path, module) for path, module in network.named_modules() if is_norm(module)]
             return {f"{path}.{name}" for path, module in norms for name in module.state_dict()}

@@ -77,7 +77,7 @@ def drift(
 
 def privacy(
     set_: Changes = [],  # noqa: B006
-    delta: Annotated[float, typer.Option(help="Probability that the guarantee fails.")] = 1e-5,
+    delta: Annotated[float, typer.Option(help="Probability that the guarantee fails.", min=0, max=1)] = 1e-5,
 ) -> None:
     """Compute the differential privacy that the noise of a run guarantees a client (docs/faults.md).
 

@@ -192,7 +192,12 @@ class Pretraining:
         return self.train_nested(rolling=True)
 
     def train_supernet(self) -> State:
-        """Train AdaptiveNet's supernet: branches grown from the dense model, which then teaches random paths."""
+        """Train AdaptiveNet's supernet: branches grown from the dense model, which then teaches random paths.
+
+        Raises:
+            SettingsError: the model has no module layers.
+        """
+        self._require_layers("AdaptiveNet")
         built, slices = self.architectures, self.slices
         teacher = self._body("dense", self.artefact("dense"))
         body = self._body("supernet", grow(built["dense"], teacher.state(), slices))
@@ -231,7 +236,12 @@ class Pretraining:
         return self.train_modular(tailored=True)
 
     def modular_model(self, name: str) -> ModularModel:
-        """Return the cloud model ``modular`` or ``tailored`` as networks."""
+        """Return the cloud model ``modular`` or ``tailored`` as networks.
+
+        Raises:
+            SettingsError: the model has no module layers.
+        """
+        self._require_layers("ECLM")
         state = self.artefact(name)
         selector = self._selector(name == "tailored")
         selector.load_state_dict(under(state, "selector."))
@@ -276,6 +286,10 @@ class Pretraining:
             group = torch.from_numpy(co_occurring(np.array(counts)))
             return group[y], int(group.max()) + 1
         return y, data.num_classes
+
+    def _require_layers(self, method: str) -> None:
+        if not self.architectures["modular"].part(FULL).layers:
+            raise SettingsError(f"{method} needs a model with module layers, and this model has none: choose another")
 
     def _generator(self, phase: int) -> np.random.Generator:
         return rng(self.seed, Purpose.OFFLINE, phase)

@@ -214,7 +214,7 @@ def _resolve(settings: Settings, check: bool, study: bool) -> Run:
 def used_sections(settings: Settings) -> set[str]:
     """Return the sections of the components that a run-config names."""
     sections = {section_name(name) for name in (settings.data.partition, settings.drift.kind, settings.model.name)}
-    strategies = (STRATEGIES[path].section or section_name(path) for path in settings.methods)
+    strategies = (getattr(STRATEGIES[path], "section", "") or section_name(path) for path in settings.methods)
     return sections | set(strategies) | {section_name(settings.workload)}
 
 

@@ -88,6 +88,11 @@ class Worlds:
                 schedule=Schedule(drift.schedule),
                 drift_steps=drift.steps,
             )
+            if not len(world.proxy()):
+                raise ValueError(
+                    f"data.proxy-fraction = {data.proxy_fraction:g} leaves the cloud none of the "
+                    f"{len(world.data.y_train)} training samples of {data.name}: choose a larger one"
+                )
             if world.data.text and self.tokenise:
                 return replace(world, data=self.tokenise(world.data, world.proxy()))
             return world

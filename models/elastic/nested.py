@@ -13,13 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from models.nn.blocks import Norm
+from models.nn.blocks import Norm, running_statistics
 from models.nn.body import Architecture, Body, device_of
 from models.submodel import Axes, Coverage, Sizes, covered_sizes, extract
 from models.training.loop import Extra, to_float32
 
 RATES = (1.0, 0.5, 0.25, 0.125, 0.0625)  # HeteroFL's five widths, a to e
-MOMENTUM = 0.1  # momentum of the running statistics in `models.nn.blocks.Norm`
 
 
 def channel_groups(architecture: Architecture) -> dict[str, int]:
@@ -148,16 +147,17 @@ def recalibrate_batch_norm(body: Body, x: Tensor, batch_size: int = 500) -> None
         x: (n, ...) inputs.
         batch_size: samples per batch.
     """
-    statistics = dict(body.named_buffers())
+    found = [running_statistics(module) for module in body.modules()]
+    statistics = [(value, momentum) for values, momentum in found for value in values]
     if not statistics:
         return
-    mean = {name: torch.zeros_like(value) for name, value in statistics.items()}
+    mean = [torch.zeros_like(value) for value, _ in statistics]
     body.train()
     for batch in x.tensor_split(-(-len(x) // batch_size)):
-        for value in statistics.values():
+        for value, _ in statistics:
             value.zero_()
-        body(batch.to(device_of(body)))  # leaves MOMENTUM times the statistics of the batch
-        for name, value in statistics.items():
-            mean[name] += value * (len(batch) / len(x) / MOMENTUM)
-    for name, value in statistics.items():
-        value.copy_(mean[name])
+        body(batch.to(device_of(body)))  # leaves the momentum times the statistics of the batch
+        for total, (value, momentum) in zip(mean, statistics, strict=True):
+            total += value * (len(batch) / len(x) / momentum)
+    for total, (value, _) in zip(mean, statistics, strict=True):
+        value.copy_(total)

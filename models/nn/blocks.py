@@ -67,6 +67,9 @@ def use_dispatch(gates_BM: Tensor, execution: Execution, macs: float) -> bool:
     return gates_BM.shape[1] >= DISPATCH_RATIO * active
 
 
+MOMENTUM = 0.1  # of the running statistics in `Norm`
+
+
 class Norm(nn.Module):
     """Normalise (B, M*H, ...) activations, with an affine map (M, H) that is cut along with the modules.
 
@@ -87,6 +90,7 @@ class Norm(nn.Module):
 
     mean: Tensor
     var: Tensor
+    never_negative = ("var",)
 
     def __init__(self, modules: int, hidden: int, kind: str = "group", group_size: int = 8):
         super().__init__()
@@ -110,11 +114,38 @@ class Norm(nn.Module):
             return torch.group_norm(x, groups, weight.reshape(-1), bias.reshape(-1))
         mean, var = self.mean[selected].view(-1), self.var[selected].view(-1)
         of_batch = self.training and x[:, 0].numel() > 1
-        return F.batch_norm(x, mean, var, weight.reshape(-1), bias.reshape(-1), of_batch, 0.1)
+        return F.batch_norm(x, mean, var, weight.reshape(-1), bias.reshape(-1), of_batch, MOMENTUM)
 
     def axes(self, modules: str | None, hidden: str) -> Axes:
         """Name the axes of each parameter."""
         return dict.fromkeys(self.state_dict(), (modules, hidden))
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Return whether a module normalises: `Norm`, or a norm of torch."""
+    return isinstance(module, Norm | nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm)
+
+
+def running_statistics(module: nn.Module) -> tuple[list[Tensor], float]:
+    """Return the running mean and variance of a batch norm, and their momentum. Other modules have none."""
+    if isinstance(module, Norm) and module.kind == "batch":
+        return [module.mean, module.var], MOMENTUM
+    if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum and module.running_mean is not None:
+        assert module.running_var is not None
+        return [module.running_mean, module.running_var], module.momentum
+    return [], 1.0
+
+
+def never_negative(network: nn.Module) -> frozenset[str]:
+    """Name the entries of ``network.state_dict()`` that no training makes negative, such as running variances.
+
+    A module class names its own in ``never_negative``; those of torch's norms are known.
+    """
+    names = set()
+    for path, module in network.named_modules():
+        of_torch = ("running_var", "num_batches_tracked") if isinstance(module, nn.modules.batchnorm._NormBase) else ()
+        names |= {f"{path}.{name}".lstrip(".") for name in getattr(module, "never_negative", of_torch)}
+    return frozenset(names & network.state_dict().keys())
 
 
 def set_execution(network: nn.Module, execution: Execution) -> None:

@@ -175,6 +175,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if cosine else None
     loss_sum = torch.full((), float("nan"), dtype=torch.float64, device=device)
     # each linear map is used once per pass, its gradient stays, and the learning rate is constant
+    norms = [module for module in body.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     single_use = extra is None and correct_gradients is None and not cosine
     with descending(body, recipe.descent if single_use else None):
         for epoch in range(epochs):
@@ -182,6 +183,8 @@ def fit(
                 on_epoch(epoch, epochs)
             loss_sum.zero_()
             for rows in batches(len(x), recipe.batch_size, generator, device):
+                for norm in norms:  # torch's batch norm refuses one sample in training
+                    norm.train(len(rows) > 1)
                 inputs = augment(x[rows], generator) if augment else x[rows]
                 with recipe.autocast(device):
                     logits = body(inputs, None if gates is None else [g[rows] for g in gates])

@@ -1,6 +1,7 @@
 """The user's data: a folder of ``.npz`` files and a list of classes, on the server and on every device."""
 
 import runpy
+import sys
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -8,10 +9,12 @@ import numpy as np
 
 from partitions.dataset import Dataset
 from partitions.datasets.source import Source
+from partitions.datasets.text.reading import TextFile
 from partitions.errors import DataError
 from partitions.root import Root
 
 TEST_EVERY = 5  # one of this many samples is for the test
+MOST_CHANNELS = 4  # of pictures
 
 
 class Folder(Source):
@@ -43,9 +46,8 @@ class Folder(Source):
         """
         self.reject_image_size(image_size)
         folder = self.require(root)
-        classes = tuple(line.strip() for line in (folder / "classes.txt").read_text().splitlines() if line.strip())
-        reader = folder / "reader.py"
-        x, y = _checked(reader, *runpy.run_path(str(reader))["read"](folder)) if reader.is_file() else _files(folder)
+        classes, reader = _classes(folder / "classes.txt"), folder / "reader.py"
+        x, y = _checked(reader, *_read(reader)) if reader.is_file() else _files(folder)
         if len(y) < TEST_EVERY:
             raise DataError(f"{folder} holds {len(y)} samples: add some, because it needs at least {TEST_EVERY}")
         if y.min() < 0 or y.max() >= len(classes):
@@ -54,6 +56,29 @@ class Folder(Source):
             )
         test = np.arange(len(y)) % TEST_EVERY == TEST_EVERY - 1
         return Dataset(self.name, x[~test], y[~test], x[test], y[test], classes)
+
+
+def _classes(path: Path) -> tuple[str, ...]:
+    """Return the lines of ``classes.txt``; a label is the number of a line, so none in between may be blank."""
+    names = [line.strip() for line in TextFile(path).text().rstrip().split("\n")]
+    if "" in names:
+        raise DataError(f"{path}, line {names.index('') + 1} is blank: write one class per line")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise DataError(f"{path} names the class '{twice}' twice: write each class once")
+    return tuple(names)
+
+
+def _read(reader: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return what ``read(folder)`` in the user's ``reader.py`` returns; it may import files beside it."""
+    sys.path.insert(0, str(reader.parent))
+    try:
+        x, y = runpy.run_path(str(reader))["read"](reader.parent)
+        return np.asarray(x), np.asarray(y)
+    except Exception as error:  # the user's code may raise anything
+        what = "has no function read(folder)" if error.args == ("read",) else f"{type(error).__name__}: {error}"
+        raise DataError(f"{reader}: {what}; it must return x and y (docs/deploy.md)") from error
+    finally:
+        sys.path.remove(str(reader.parent))
 
 
 def _files(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -77,8 +102,15 @@ def _checked(path: Path, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.n
     x, y = np.asarray(x), np.asarray(y)
     if y.ndim != 1 or x.ndim < 2 or len(x) != len(y) or y.dtype.kind not in "iu":
         raise DataError(f"{path}: x {x.shape} and y {y.shape} {y.dtype} are not n samples and n integers: move it away")
+    if x.dtype.kind not in "fiub" or 0 in x.shape[1:]:
+        raise DataError(f"{path}: x {x.shape} {x.dtype} holds no numbers: give float32, or uint8 pixels")
     if x.dtype != np.uint8:
-        x = x.astype(np.float32)
+        with np.errstate(over="ignore"):
+            x = x.astype(np.float32)
         if not np.isfinite(x).all():
             raise DataError(f"{path}: x contains values that are not finite: move it away")
+    elif x.ndim != 4:
+        raise DataError(f"{path}: x {x.shape} is uint8, but pixels are (n, C, H, W); give other numbers as float32")
+    elif x.shape[1] > MOST_CHANNELS >= x.shape[3]:
+        raise DataError(f"{path}: x {x.shape} has its channels last; give (n, C, H, W)")
     return x, y.astype(np.int64)

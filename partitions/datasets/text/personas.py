@@ -1,7 +1,6 @@
 """Questions of a device's user to an assistant: generated for synthetic people, or read from JSON lines."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from zlib import crc32
 
 import numpy as np
 
+from partitions.datasets.text.reading import TextFile
 from partitions.errors import DataError
 from partitions.rng import Purpose, rng
 
@@ -221,24 +221,12 @@ def read_jsonl(path: Path) -> list[Example]:
     Raises:
         DataError: the file cannot be read or has no examples, or a line is not such an object.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); give a UTF-8 text file of JSON lines") from error
     examples = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            fields = [row["instruction"], row["output"], row.get("input", "")]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f'{path}, line {number}: expected {{"instruction": ..., "input": ..., "output": ...}}, not {line[:40]}'
-            ) from error
+    for where, row in TextFile(path).objects('{"instruction": ..., "output": ...}'):
+        fields = [row.get("instruction"), row.get("output"), row.get("input", "")]
         if not all(isinstance(field, str) for field in fields) or not fields[0] or not fields[1]:
-            raise DataError(f"{path}, line {number}: instruction and output must be text that is not empty")
-        examples.append(Example(*fields))
+            raise DataError(f"{where}: instruction and output must be text that is not empty, and input must be text")
+        examples.append(Example(*map(str, fields)))
     if not examples:
         raise DataError(f"{path} has no examples; write one JSON object per line")
     return examples

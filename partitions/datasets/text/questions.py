@@ -1,11 +1,10 @@
 """Questions about 48 encyclopaedia articles, shipped with the project (``data/questions/README.md``)."""
 
-import json
-
 import numpy as np
 
 from partitions.dataset import Dataset
 from partitions.datasets.source import ShippedSource
+from partitions.datasets.text.reading import TextFile
 from partitions.datasets.text.texts import strings
 from partitions.root import Root
 
@@ -25,7 +24,7 @@ class Questions(ShippedSource):
 
     def load(self, root: Root, image_size: int = 0) -> Dataset:
         self.reject_image_size(image_size)
-        lines = [json.loads(line) for line in self.require(root).read_text(encoding="utf-8").splitlines()]
+        lines = [line for _, line in TextFile(self.require(root)).objects("a paragraph with its questions")]
         classes, domains = (sorted({line[key] for line in lines}) for key in self.keys)
         counts = np.array([len(line["questions"]) for line in lines])
         x = strings([[question] for line in lines for question in line["questions"]])

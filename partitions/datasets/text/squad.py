@@ -11,7 +11,8 @@ import numpy as np
 from partitions.dataset import Dataset
 from partitions.datasets import store
 from partitions.datasets.source import Source
-from partitions.datasets.text.texts import pack, split_test, text_files, unpack
+from partitions.datasets.text.reading import text_files
+from partitions.datasets.text.texts import pack, split_test, unpack
 from partitions.errors import DataError
 from partitions.root import Root
 
@@ -42,14 +43,15 @@ class Squad(Source):
     def import_files(self, files: list[Path], folder: Path) -> Path:
         """Import the train and the dev part, or one of them; then every fifth article is for the test."""
         parts: dict[str, list[Any]] = {"train": [], "test": []}
-        for path, read in text_files(files).items():
+        for path, file in text_files(files).items():
             if path.endswith(".json"):
-                parts["test" if Path(path).name.startswith(("dev", "test")) else "train"] += _articles(path, read())
+                part = "test" if Path(path).name.startswith(("dev", "test")) else "train"
+                parts[part] += _articles(path, file.text())
         if not all(parts.values()):
             parts = split_test(parts["train"] + parts["test"])
         try:
             found = {part: list(_examples(articles)) for part, articles in parts.items()}
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise DataError(f"an entry of these files has no {error}: name SQuAD's train-v1.1.json or a zip") from error
         if not all(found.values()):
             raise DataError(f"these files do not hold two articles of {self.name}: name train-v1.1.json or a zip")

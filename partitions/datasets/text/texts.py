@@ -1,10 +1,6 @@
 """Text data sets: one or two sentences per sample and a class, stored as arrays that every process maps."""
 
-import csv
-import io
-import json
-import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +10,49 @@ import numpy as np
 from partitions.dataset import Dataset
 from partitions.datasets import store
 from partitions.datasets.source import Source
+from partitions.datasets.text.reading import TextFile, text_files
 from partitions.errors import DataError
 from partitions.root import Root
 
-Example = tuple[list[str], str]
-"""One or two sentences, and the label as it is in the file."""
+
+@dataclass(frozen=True)
+class Example:
+    """One or two sentences, the label as it is in the file, and the place where it is, for error messages."""
+
+    texts: list[str]
+    label: str
+    where: str
+
+    @classmethod
+    def of(cls, where: str, row: Mapping[str, Any], texts: Sequence[str], label: str) -> "Example":
+        """Read an example from the cells of a row.
+
+        Raises:
+            DataError: a cell is missing, or is no text; a label may be a whole number, too.
+        """
+        for key in (*texts, label):
+            if key not in row:
+                raise DataError(f"{where} has no '{key}'; give {label} and {' and '.join(texts)}")
+            kinds = (str, int) if key == label else (str,)
+            if not isinstance(row[key], kinds) or isinstance(row[key], bool):
+                raise DataError(f"{where}: {key} is {row[key]!r:.40}, not text")
+        return cls([row[key] for key in texts], str(row[label]), where)
+
+    def grade(self) -> float:
+        """Return the label as a number.
+
+        Raises:
+            DataError: it is none from 0 to `HIGHEST_GRADE`.
+        """
+        try:
+            if 0 <= (grade := float(self.label)) <= HIGHEST_GRADE:
+                return grade
+        except ValueError:
+            pass
+        raise DataError(f"{self.where}: the score is '{self.label:.40}', not a number from 0 to {HIGHEST_GRADE}")
+
+
+HIGHEST_GRADE = 100
 
 
 def strings(rows: Sequence[Sequence[str]]) -> np.ndarray:
@@ -58,23 +92,28 @@ class Texts(Source):
             raise DataError(f"these files do not hold {self.name}; name {self.expects}")
         if not parts.get("test"):
             parts = split_test(parts["train"])
-        labels = sorted({label for examples in parts.values() for _, label in examples})
+        every = [example for examples in parts.values() for example in examples]
+        for part, found in parts.items():
+            if not found:
+                raise DataError(f"these files leave {self.name} no example for the {part} part; it needs at least 2")
+        if odd := [example for example in every if len(example.texts) != len(every[0].texts)]:
+            raise DataError(f"{odd[0].where} has {len(odd[0].texts)} texts, {every[0].where} has {len(every[0].texts)}")
+        labels = sorted({example.label for example in every})
         if self.graded:
-            highest = round(max(map(float, labels)))
-            known = {label: round(float(label)) for label in labels}
-            names = [str(grade) for grade in range(highest + 1)]
+            known = {example.label: round(example.grade()) for example in every}
+            names = [str(grade) for grade in range(max(known.values()) + 1)]
         else:
             written = dict(self.classes) or {label: label for label in labels}
-            if unknown := [label for label in labels if label not in written]:
-                raise DataError(f"{self.name} has no label '{unknown[0]}'; known: {', '.join(written)}")
+            if odd := [example for example in every if example.label not in written]:
+                raise DataError(f"{odd[0].where}: no label '{odd[0].label:.40}'; known: {', '.join(written)}")
             names = list(dict.fromkeys(written.values()))
             known = {label: names.index(name) for label, name in written.items()}
         arrays: dict[str, np.ndarray] = {}
         for part, examples in parts.items():
-            arrays |= {f"{key}_{part}": array for key, array in pack([texts for texts, _ in examples]).items()}
-            arrays[f"y_{part}"] = np.array([known[label] for _, label in examples], np.int64)
+            arrays |= {f"{key}_{part}": array for key, array in pack([example.texts for example in examples]).items()}
+            arrays[f"y_{part}"] = np.array([known[example.label] for example in examples], np.int64)
             if self.graded:
-                arrays[f"target_{part}"] = np.array([float(label) for _, label in examples], np.float32)
+                arrays[f"target_{part}"] = np.array([example.grade() for example in examples], np.float32)
         return store.write(folder, self.name, arrays, {"classes": names})
 
     def load(self, root: Root, image_size: int = 0) -> Dataset:
@@ -106,49 +145,6 @@ def unpack(data: np.ndarray, ends: np.ndarray) -> np.ndarray:
 # Readers
 
 
-def text_files(files: list[Path]) -> dict[str, Callable[[], str]]:
-    """Find text files in archives and folders.
-
-    Returns:
-        For each file a function that reads it; the key is its path in the archive or folder, or else its name.
-    """
-    found: dict[str, Callable[[], str]] = {}
-    for file in files:
-        if file.is_dir():
-            inside = [path for path in sorted(file.rglob("*")) if path.is_file()]
-            found |= {path.relative_to(file.parent).as_posix(): _reader(path) for path in inside}
-        elif zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                found |= {name: _reader(file, name) for name in archive.namelist()}
-        else:
-            found[file.name] = _reader(file)
-    return found
-
-
-def _reader(path: Path, member: str | None = None) -> Callable[[], str]:
-    def read() -> str:
-        try:
-            if member is None:
-                return path.read_bytes().decode("utf-8-sig")
-            with zipfile.ZipFile(path) as archive:
-                return archive.read(member).decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError, zipfile.BadZipFile) as error:
-            raise DataError(f"{member or path} is not readable text ({error}); save it as UTF-8") from error
-
-    return read
-
-
-def table(text: str, columns: Sequence[str] = ()) -> Iterable[dict[str, str]]:
-    """Read the rows of a TSV without quoting; rows with too few or too many cells are left out.
-
-    Args:
-        columns: names of the columns if the text has no header.
-    """
-    lines = csv.reader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
-    names = list(columns) or next(lines, [])
-    return (dict(zip(names, line, strict=True)) for line in lines if len(line) == len(names))
-
-
 @dataclass(frozen=True)
 class Glue:
     """Read a task of GLUE: ``train.tsv``, and ``dev.tsv`` as the test part, because its test files have no labels.
@@ -165,33 +161,26 @@ class Glue:
     columns: tuple[str, ...] = ()
 
     def __call__(self, files: list[Path]) -> dict[str, list[Example]]:
-        parts = {"train": "train.tsv", "test": "dev.tsv"}
-        found = text_files(files)
         examples: dict[str, list[Example]] = {}
-        for part, file in parts.items():
-            reader = next((read for path, read in found.items() if f"/{path}".endswith(f"/{self.folder}/{file}")), None)
-            if reader is not None:
-                try:
-                    rows = table(reader(), self.columns)
-                    examples[part] = [([row[name] for name in self.texts], row[self.label]) for row in rows]
-                except KeyError as error:
-                    raise DataError(f"{self.folder}/{file} has no column {error}; name the files of GLUE") from error
+        for part, name in {"train": "train.tsv", "test": "dev.tsv"}.items():
+            if file := _find(text_files(files), f"{self.folder}/{name}"):
+                rows = file.table(self.columns)
+                examples[part] = [Example.of(where, row, self.texts, self.label) for where, row in rows]
         return examples
 
 
 def ag_news(files: list[Path]) -> dict[str, list[Example]]:
     """Read ``text<TAB>class`` without a header; ``train.tsv`` or its part ``dev.tsv`` is for training."""
-    found = text_files(files)
-    names = {"train": ("train.tsv", "dev.tsv"), "test": ("test.tsv",)}
-    readers = {
-        part: next((read for name in wanted for path, read in found.items() if f"/{path}".endswith(f"/{name}")), None)
-        for part, wanted in names.items()
-    }
+    found, parts = text_files(files), {"train": ("train.tsv", "dev.tsv"), "test": ("test.tsv",)}
     return {
-        part: [([row["text"]], row["class"]) for row in table(read(), ("text", "class"))]
-        for part, read in readers.items()
-        if read is not None
+        part: [Example.of(where, row, ("text",), "class") for where, row in file.table(("text", "class"))]
+        for part, names in parts.items()
+        if (file := next(filter(None, (_find(found, name) for name in names)), None))
     }
+
+
+def _find(found: Mapping[str, TextFile], name: str) -> TextFile | None:
+    return next((file for path, file in found.items() if f"/{path}".endswith(f"/{name}")), None)
 
 
 def user_files(files: list[Path]) -> dict[str, list[Example]]:
@@ -200,22 +189,15 @@ def user_files(files: list[Path]) -> dict[str, list[Example]]:
     A file whose name begins with test, dev or valid is for the test.
     """
     examples: dict[str, list[Example]] = {"train": [], "test": []}
-    for path, read in text_files(files).items():
+    for path, file in text_files(files).items():
         name, kind = Path(path).stem.lower(), Path(path).suffix
         if kind not in (".tsv", ".json", ".jsonl"):
             continue
         part = "test" if name.startswith(("test", "dev", "valid")) else "train"
-        try:
-            rows: Iterable[dict[str, Any]] = (
-                table(read()) if kind == ".tsv" else (json.loads(line) for line in read().splitlines() if line.strip())
-            )
-            for row in rows:
-                pair = ("sentence1", "sentence2") if "sentence2" in row else ("text",)
-                examples[part].append(([str(row[key]) for key in pair], str(row["label"])))
-        except KeyError as error:
-            raise DataError(f"{path} has an example without {error}; give label and text, or a pair") from error
-        except ValueError as error:
-            raise DataError(f"{path} is not JSON lines ({error}); write one JSON object per line") from error
+        rows = file.table() if kind == ".tsv" else file.objects('{"text": ..., "label": ...}')
+        for where, row in rows:
+            pair = "sentence2" in row
+            examples[part].append(Example.of(where, row, ("sentence1", "sentence2") if pair else ("text",), "label"))
     return examples
 
 

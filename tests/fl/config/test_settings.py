@@ -180,6 +180,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"eclm.candidates": 0.5}, "^eclm.candidates = 0.5 is less than .*use 0 or at least 1"),
     ({"strategies": "fedrep", "fedrep.head-epochs": 3}, "^fedrep.head-epochs = 3 leaves none of client.local-epochs"),
     ({"strategies": "scaffold", "server.robust": "median"}, "^server.robust = 'median': scaffold has no robust aggreg"),
+    ({"data.proxy-fraction": 1e-4}, "^data.proxy-fraction = 0.0001 leaves the cloud none of the .*: choose"),
+    ({"strategies": "os:path"}, "^strategies = 'os:path' is no strategy"),
     ({"model.name": "resnet18"}, r"^model.name = 'resnet18' needs images, har-embedded has samples of shape \(166,\)"),
     ({"data.name": "questions", "data.partition": "iid", "drift.kind": "none"}, "^model.name = 'mlp' needs numbers"),
     ({"data.partition": "iid", "drift.kind": "recurring"}, "^drift.kind 'recurring' needs contexts that differ"),

@@ -441,6 +441,23 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     assert len(workers) == 2 and not any(Path(f"/proc/{pid}/exe").exists() for pid in workers)
 
 
+PLAIN = {"model.name": "tests.fl.workloads.plain_model:plain", "client.batch-size": 19, "data.samples-max": 20}
+
+
+def test_a_model_of_the_users_with_torchs_batch_norm(play, tmp_path) -> None:
+    """Batches of 19 and then of 1 sample, which torch's batch norm refuses in training; an integer buffer."""
+    play(tmp_path, {**PLAIN, "strategies": "na,la,fedavg,heterofl,fjord,fedrolex,fedbn,fedprox", "rounds": 2})
+    rounds = read_rounds(tmp_path)
+    assert not rounds["failures"].any() and not rounds["refused"].any()
+    assert rounds[rounds["evaluated"] > 0]["accuracy_mean"].gt(0.2).all()
+
+
+@pytest.mark.parametrize("strategy", ["eclm", "eclm-plus", "an"])
+def test_a_method_that_cuts_modules_needs_module_layers(play, tmp_path, strategy: str) -> None:
+    with pytest.raises(SettingsError, match="needs a model with module layers, and this model has none"):
+        play(tmp_path, {**PLAIN, "strategies": strategy})
+
+
 def test_a_folder_that_cannot_be_written_is_named_before_anything_starts(play, tmp_path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file/states cannot be written .*devices.state-root"):

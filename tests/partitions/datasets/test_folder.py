@@ -1,5 +1,6 @@
 """The user's own data: format and order of the files, and messages about errors in them."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ def put(folder: Path, name: str, values: range, y: int = 0) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "classes.txt").write_text("sit\nwalk\n\nrun\n")
+    (tmp_path / "classes.txt").write_text("sit\nwalk\nrun\n\n")
     return tmp_path
 
 
@@ -85,6 +86,14 @@ def test_a_reader_for_another_format(folder) -> None:
         ({"x": np.zeros((6, 3)), "y": np.full(6, 3)}, "y is 3 to 3, and classes.txt has lines 0 to 2"),
         ({"x": np.zeros((6, 3)), "y": np.full(6, -1)}, "y is -1 to -1"),
         ({"x": np.full((6, 3), np.nan), "y": np.zeros(6, int)}, "not finite"),
+        ({"x": np.full((6, 3), 1e39), "y": np.zeros(6, int)}, "not finite"),
+        ({"x": np.zeros((6, 3), complex), "y": np.zeros(6, int)}, "holds no numbers: give float32"),
+        ({"x": np.zeros((6, 0)), "y": np.zeros(6, int)}, "holds no numbers"),
+        ({"x": np.full((6, 3), "a"), "y": np.zeros(6, int)}, "holds no numbers"),
+        ({"x": np.zeros((6, 3), np.uint8), "y": np.zeros(6, int)}, r"is uint8, but pixels are \(n, C, H, W\)"),
+        ({"x": np.zeros((6, 8, 8), np.uint8), "y": np.zeros(6, int)}, r"is uint8, but pixels are \(n, C, H, W\)"),
+        ({"x": np.zeros((6, 8, 8, 3), np.uint8), "y": np.zeros(6, int)}, "channels last"),
+        ({"x": np.zeros((6, 3, 8, 0), np.uint8), "y": np.zeros(6, int)}, "holds no numbers"),
         ({"x": np.array([{}] * 6), "y": np.zeros(6, int)}, "a.npz is damaged"),  # pickles are never read
         (
             {"x": np.zeros((4, 3)), "y": np.zeros(4, int)},
@@ -96,6 +105,46 @@ def test_the_message_says_what_is_wrong(folder, arrays, message) -> None:
     np.savez(folder / "a.npz", **arrays)
     with pytest.raises(DataError, match=message):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"sit\n\nwalk\n", "classes.txt, line 2 is blank"),
+        (b"sit\nwalk\nsit\n", "names the class 'sit' twice"),
+        ("gr\u00fcn\n".encode("latin-1"), "classes.txt is not readable text"),
+        (b"", "classes.txt, line 1 is blank"),
+    ],
+)
+def test_classes_are_lines_without_gaps(folder, content: bytes, message: str) -> None:
+    (folder / "classes.txt").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def read(folder): return 1 / 0", "reader.py: ZeroDivisionError: division by zero; it must return x and y"),
+        ("x = 1", r"reader.py: has no function read\(folder\)"),
+        ("def read(folder): return 5", "reader.py: TypeError"),
+        ("import nothing_of_this_name", "reader.py: ModuleNotFoundError"),
+        ("def read(", "reader.py: SyntaxError"),
+    ],
+)
+def test_a_reader_that_fails_is_named(folder, code: str, message: str) -> None:
+    (folder / "reader.py").write_text(code)
+    with pytest.raises(DataError, match=message):
+        load(folder)
+
+
+def test_a_reader_may_import_a_file_beside_it(folder) -> None:
+    (folder / "my_format.py").write_text(
+        "import numpy as np\n\n\ndef parse():\n    return np.ones((6, 2)), np.ones(6, int)\n"
+    )
+    (folder / "reader.py").write_text("def read(folder):\n    import my_format\n\n    return my_format.parse()\n")
+    before = list(sys.path)
+    assert load(folder).y_train.tolist() == [1] * 5 and sys.path == before
 
 
 def test_files_that_do_not_fit_or_are_missing(folder) -> None:

@@ -58,9 +58,11 @@ def test_the_corpus_contains_every_fact_and_answer() -> None:
 def test_json_lines(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text('{"instruction": "Hi", "output": "Ho"}\n\n{"instruction": "a", "input": "b", "output": "c"}\n')
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert read_jsonl(path) == [Example("Hi", "Ho"), Example("a", "c", "b")]
     for text, why in [
-        ('{"instruction": "Hi"}', "line 1: expected"),
+        ('{"instruction": "Hi"}', "line 1: instruction and output must be text"),
+        ('{"instruction": "Hi", "output": "x"}\n5', "line 2: expected"),
         ('{"instruction": "Hi", "output": "x"}\n[1]', "line 2: expected"),
         ('{"instruction": "Hi", "output": 3}', "must be text"),
         ("", "has no examples"),

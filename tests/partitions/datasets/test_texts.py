@@ -2,11 +2,14 @@
 
 import importlib.util
 import json
+import tempfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from partitions import DataError, import_, load
 from partitions.datasets.text import texts
@@ -88,8 +91,18 @@ def test_the_users_own_texts(data_root, tmp_path: Path) -> None:
     ("name", "file", "content", "message"),
     [
         ("sst2", "train.tsv", "sentence\tlabel\na\t1\n", "these files do not hold sst2; name a zip or folder of GLUE"),
-        ("own-text", "a.tsv", "words\tlabel\na\t1\n", "has an example without 'text'; give label and text"),
-        ("own-text", "a.jsonl", "{", "is not JSON lines"),
+        ("own-text", "a.tsv", "words\tlabel\na\t1\n", "line 2 has no 'text'; give label and text"),
+        ("own-text", "a.jsonl", "{", "a.jsonl, line 1 is no JSON in UTF-8"),
+        ("own-text", "a.jsonl", '\n{"text": "a", "label": "b"}\n5\n', "line 3: expected {"),
+        ("own-text", "a.jsonl", "[1, 2]", "line 1: expected {"),
+        ("own-text", "a.jsonl", '{"text": "\\ud800", "label": "a"}', "line 1 is no JSON in UTF-8"),
+        ("own-text", "a.jsonl", '{"text": ["a"], "label": "a"}', r"line 1: text is \['a'\], not text"),
+        ("own-text", "a.jsonl", '{"text": "a", "label": 1.5}', "line 1: label is 1.5, not text"),
+        ("own-text", "a.jsonl", '{"text": "a", "label": null}', "line 1: label is None, not text"),
+        ("own-text", "a.jsonl", '{"text": "a", "label": "b"}', "leave own-text no example for the train part"),
+        ("own-text", "a.tsv", "label\ttext\nx\ta\tb\n", "a.tsv, line 2: 3 cells, 2 columns"),
+        ("own-text", "a.tsv", "label\tlabel\nx\ta\n", "two columns have the same name"),
+        ("own-text", "a.zip", b"PK\x03\x04 half of an archive", "is no complete zip archive; download it again"),
         ("own-text", "a.tsv", b"\xff\xfe\x00", "is not readable text"),
     ],
 )
@@ -99,6 +112,61 @@ def test_other_files_are_rejected(data_root, tmp_path: Path, name: str, file: st
         import_(name, [tmp_path / file], data_root)
     with pytest.raises(DataError, match="is not on this machine .* data import"):
         load(name, data_root)
+
+
+@pytest.mark.parametrize("score", ["nan", "inf", "high", "-1", "1e9", ""])
+def test_a_score_is_a_number(data_root, tmp_path: Path, score: str) -> None:
+    folder = tmp_path / "GLUE" / "STS-B"
+    folder.mkdir(parents=True)
+    (folder / "train.tsv").write_text(f"sentence1\tsentence2\tscore\na\tb\t3.2\nc\td\t{score}\n")
+    with pytest.raises(DataError, match=rf"train.tsv, line 3: the score is '{score}', not a number from 0 to 100"):
+        import_("stsb", [folder.parent], data_root)
+
+
+def test_mixed_forms_are_named(data_root, tmp_path: Path) -> None:
+    rows = [{"text": "a", "label": "x"}, {"text": "b", "label": "x"}]
+    rows.insert(1, {"sentence1": "a", "sentence2": "b", "label": "x"})
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match=r"mine.jsonl, line \d has . texts?, .*mine.jsonl, line \d has ."):
+        import_("own-text", [tmp_path / "mine.jsonl"], data_root)
+
+
+def test_only_a_line_feed_ends_a_line(data_root, tmp_path: Path) -> None:
+    """U+2028, U+0085, a form feed and a bare carriage return are part of a text; a long cell is no error."""
+    written = [f"a{end}b" for end in "\u2028\u2029\x85\x0b\x0c\x1c\r"] + ["e" * 200_000]
+    rows = [json.dumps({"text": text, "label": str(i % 2)}, ensure_ascii=False) for i, text in enumerate(written)]
+    (tmp_path / "mine.jsonl").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(rows).encode())
+    lines = ["label\ttext", *(f"{i % 2}\t{text}" for i, text in enumerate(written))]
+    (tmp_path / "mine.tsv").write_bytes("\n".join(lines).encode())
+    for name in ("mine.jsonl", "mine.tsv"):
+        import_("own-text", [tmp_path / name], data_root / name)
+        data = load("own-text", data_root / name)
+        assert {*data.x_train.ravel().tolist(), *data.x_test.ravel().tolist()} == {*written}
+
+
+def test_what_macos_adds_is_left_out(data_root, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "mine.zip", "w") as archive:
+        archive.writestr("mine/train.tsv", "label\ttext\nx\ta\ny\tb\n")
+        archive.writestr("mine/test.tsv", "label\ttext\nx\tc\n")
+        for name in ("__MACOSX/mine/._train.tsv", "mine/._test.tsv", ".hidden.tsv"):
+            archive.writestr(name, b"\x00\x05\x16\x07\xff")
+    import_("own-text", [tmp_path / "mine.zip"], data_root)
+    assert load("own-text", data_root).x_train.tolist() == [["a"], ["b"]]
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-16", "surrogatepass")))
+@settings(max_examples=150, deadline=None)
+def test_no_file_is_a_traceback(content: bytes) -> None:
+    """Whatever bytes a file holds, reading it gives examples or a `DataError` that names it."""
+    lines = [b'{"text": "a", "label": "b"}', content, b'{"text": "\\u00e9", "label": 2}']
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("a.jsonl", "a.tsv"):
+            file = Path(folder) / name
+            file.write_bytes(b"\n".join([*([b"label\ttext"] if name == "a.tsv" else []), *lines]))
+            try:
+                assert all(isinstance(one.label, str) for part in texts.user_files([file]).values() for one in part)
+            except DataError as error:
+                assert name in str(error)
 
 
 def test_pack_and_unpack_are_inverse() -> None:
