@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from models.nn.blocks import Norm, running_statistics
+from models.nn.blocks import Norm, running_statistics, torch_batch_norms
 from models.nn.body import Architecture, Body, device_of
 from models.submodel import Axes, Coverage, Sizes, covered_sizes, extract
 from models.training.loop import Extra, to_float32
@@ -93,6 +93,8 @@ class RandomSubmodel(Body):
                 parameter.data = parameter.data.new_empty(0)
         part = self._parts[sizes]
         part.rate = rate
+        for norm in torch_batch_norms(part):
+            norm.train(len(x) > 1)
         return functional_call(part, extract(dict(self.whole.named_parameters()), self.whole.axes(), coverage), (x,))
 
     def axes(self) -> Axes:

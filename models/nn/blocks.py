@@ -148,6 +148,11 @@ def never_negative(network: nn.Module) -> frozenset[str]:
     return frozenset(names & network.state_dict().keys())
 
 
+def torch_batch_norms(network: nn.Module) -> list[nn.Module]:
+    """Return torch's own batch norms in a network. They refuse one sample in training, which `Norm` does not."""
+    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
 def set_execution(network: nn.Module, execution: Execution) -> None:
     """Set how every module layer of a network runs."""
     for layer in network.modules():

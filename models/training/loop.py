@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.nn.blocks import descending
+from models.nn.blocks import descending, torch_batch_norms
 from models.nn.body import Body, device_of
 from models.submodel import State
 from models.training.descent import Descent
@@ -175,7 +175,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if cosine else None
     loss_sum = torch.full((), float("nan"), dtype=torch.float64, device=device)
     # each linear map is used once per pass, its gradient stays, and the learning rate is constant
-    norms = [module for module in body.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = torch_batch_norms(body)
     single_use = extra is None and correct_gradients is None and not cosine
     with descending(body, recipe.descent if single_use else None):
         for epoch in range(epochs):
@@ -183,7 +183,7 @@ def fit(
                 on_epoch(epoch, epochs)
             loss_sum.zero_()
             for rows in batches(len(x), recipe.batch_size, generator, device):
-                for norm in norms:  # torch's batch norm refuses one sample in training
+                for norm in norms:
                     norm.train(len(rows) > 1)
                 inputs = augment(x[rows], generator) if augment else x[rows]
                 with recipe.autocast(device):
