@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from fl.results.checks import read_checks, verify
@@ -59,6 +59,10 @@ def read_config(out: Path) -> dict[str, Any]:
         config = tomllib.loads((out / "config.toml").read_text(encoding="utf-8"))
         CONFIG.validate_python(config, strict=True)
         return config
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ResultsError(f"'{out / 'config.toml'}' is damaged ({where}: {first['msg']}); restore it") from error
     except (OSError, ValueError) as error:
         raise ResultsError(f"'{out}' has no readable config.toml beside its results: {error}") from error
 

@@ -28,6 +28,6 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         monkeypatch.setattr(sys, "argv", ["experiments", *words])
         with pytest.raises(SystemExit) as end:
             main()
-        return end.value.code, *capsys.readouterr()
+        return end.value.code or 0, *capsys.readouterr()
 
     return _call

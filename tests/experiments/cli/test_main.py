@@ -81,7 +81,6 @@ def test_an_empty_name_is_not_the_current_folder(
 
 def test_a_figure_that_cannot_be_written_is_one_sentence(tmp_path: Path, call: Call) -> None:
     (tmp_path / "rounds.csv").write_text(",".join(COLUMNS) + "\n")
-    (tmp_path / "config.toml").write_text("")  # has no order of the methods
     (tmp_path / "table.md").mkdir()
     code, _, errors = call("plot", str(tmp_path))
     assert code == 1

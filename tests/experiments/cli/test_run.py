@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -24,7 +25,20 @@ SMALL = [
 ]
 
 
-def test_all_engines_write_the_same_csv(tmp_path: Path) -> None:
+Call = Callable[..., tuple[object, str, str]]
+
+
+def run(call: Call, *words: str) -> None:
+    """Run a command; in this process, if it starts no others than workers."""
+    if {"flower", "ray"} & set(words):
+        done = experiments("run", *words)
+        code, printed, errors = done.returncode, done.stdout, done.stderr
+    else:
+        code, printed, errors = call("run", *words)
+    assert code == 0, f"{printed}{errors}"
+
+
+def test_all_engines_write_the_same_csv(call: Call, tmp_path: Path) -> None:
     """`flwr run` with two Ray actors of Flower, and with our workers; our two Ray actors, two worker processes, none.
 
     Each adds in another order, in double precision, so that parameters differ in the last bit at most.
@@ -34,8 +48,7 @@ def test_all_engines_write_the_same_csv(tmp_path: Path) -> None:
     engines |= {"ray": ["--engine", "ray", "--workers", "2"], "inside": ["--engine", "flower", "--set", "engine=local"]}
     for name, options in engines.items():
         outs[name] = tmp_path / name
-        done = experiments("run", "main", "--scale", "smoke", *SMALL, "--out", str(outs[name]), *options)
-        assert done.returncode == 0, done.stdout + done.stderr
+        run(call, "main", "--scale", "smoke", *SMALL, "--out", str(outs[name]), *options)
         assert (outs[name] / "figure.png").stat().st_size > 10_000
         assert "eclm" in (outs[name] / "summary.csv").read_text()
     tables = {name: read_rounds(out).drop(columns="wall_s") for name, out in outs.items()}
@@ -43,23 +56,22 @@ def test_all_engines_write_the_same_csv(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(tables[name], tables["one"], rtol=1e-6, obj=name)
     assert len(tables["one"]) == 2 * 11
     (outs["one"] / "config.toml").unlink()
-    assert experiments("plot", str(outs["one"]), "--svg").returncode == 0  # from the CSV files alone
+    assert call("plot", str(outs["one"]), "--svg")[0] == 0  # from the CSV files alone
     assert (outs["one"] / "figure.svg").stat().st_size > 10_000 and not (outs["two"] / "figure.svg").exists()
 
 
-def test_split_training_under_flower_gives_the_rows_of_the_simulation(tmp_path: Path) -> None:
+def test_split_training_under_flower_gives_the_rows_of_the_simulation(call: Call, tmp_path: Path) -> None:
     """Both halves in their own processes, codes on the wire, on text that ships with the project."""
-    words = "run", "text", "--scale", "smoke", "--settings", "codes", "--set", "strategies=fedavg"
+    words = "text", "--scale", "smoke", "--settings", "codes", "--set", "strategies=fedavg"
     for name, options in {"split": ("--engine", "flower", "--set", "split=messages"), "simulated": ()}.items():
-        done = experiments(*words, "--out", str(tmp_path / name), *options)
-        assert done.returncode == 0, done.stdout + done.stderr
+        run(call, *words, "--out", str(tmp_path / name), *options)
     split, simulated = (without_clock(tmp_path / name) for name in ("split", "simulated"))
     assert split == simulated and len(split) == 1 + 2 * 2
     measures = [(tmp_path / name / "measures.csv").read_bytes() for name in ("split", "simulated")]
     assert measures[0] == measures[1]
 
 
-def test_an_interrupted_run_that_continues_gives_the_csv_of_an_unbroken_run(tmp_path: Path) -> None:
+def test_an_interrupted_run_that_continues_gives_the_csv_of_an_unbroken_run(call: Call, tmp_path: Path) -> None:
     command = ["run", "main", "--scale", "smoke", *SMALL, "--set", "rounds=4", "--workers", "2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     cut = tmp_path / "cut"
@@ -79,26 +91,26 @@ def test_an_interrupted_run_that_continues_gives_the_csv_of_an_unbroken_run(tmp_
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
     assert errors.strip() == "interrupted; the same command continues where it stopped"
-    assert experiments(*command, "--out", str(cut)).returncode == 0
-    assert experiments(*command, "--out", str(tmp_path / "whole")).returncode == 0
+    for out in (cut, tmp_path / "whole"):
+        assert call(*command, "--out", str(out))[0] == 0
     assert without_clock(cut) == without_clock(tmp_path / "whole")
 
 
-def test_a_study_runs_is_skipped_when_complete_and_is_drawn_again(tmp_path: Path) -> None:
+def test_a_study_runs_is_skipped_when_complete_and_is_drawn_again(call: Call, tmp_path: Path) -> None:
     command = ["run", "fig13", "--scale", "smoke", "--settings", "m=2", "--set", "devices.count=2"]
     command += ["--out", str(tmp_path)]
-    first = experiments(*command, "--seeds", "1")
-    assert first.returncode == 0, first.stdout + first.stderr
+    code, printed, errors = call(*command, "--seeds", "1")
+    assert code == 0, printed + errors
     rows = (tmp_path / "study.csv").read_text()
     assert len(rows.splitlines()) == 1 + 3 * 2 * 6 * 3  # trainings, devices, sizes, kinds
-    again = experiments(*command, "--seeds", "1,2")
-    assert "har m=2  seed 1: complete, skipped" in again.stdout
+    _, printed, _ = call(*command, "--seeds", "1,2")
+    assert "har m=2  seed 1: complete, skipped" in printed
     assert (tmp_path / "study.csv").read_text().startswith(rows)
-    refused = experiments(*command, "--set", "eclm.modules=8", "--set", "eclm.top-k=4")
-    assert refused.returncode == 1 and "holds results of another config" in refused.stderr
+    code, _, errors = call(*command, "--set", "eclm.modules=8", "--set", "eclm.top-k=4")
+    assert code == 1 and "holds results of another config" in errors
     figure = (tmp_path / "figure.png").read_bytes()
     (tmp_path / "figure.png").unlink()
-    assert experiments("plot", str(tmp_path)).returncode == 0
+    assert call("plot", str(tmp_path))[0] == 0
     assert (tmp_path / "figure.png").read_bytes() == figure
 
 
