@@ -30,8 +30,8 @@ class CoveredClasses(Mean):
     def check(self, task: TrainTask, update: Update) -> None:
         if task.options["masked"] == "zero":
             own, count = [int(c) for c in update.report["classes"]], self.classes
-            if not own or not set(own) <= set(range(count)):
-                raise ValueError(f"reports classes {own}, there are 0 to {count - 1}")
+            if not own or len(set(own)) < len(own) or not set(own) <= set(range(count)):
+                raise ValueError(f"reports classes {own[:count]}, there are 0 to {count - 1}, each once")
 
     @property
     def classes(self) -> int:

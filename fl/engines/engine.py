@@ -20,7 +20,7 @@ class Aggregator(Protocol):
     """
 
     def add(self, message: Message, reply: Message) -> Message:
-        """Take the update out of a reply, which is never an error. Returns what is left of the reply for the server."""
+        """Take the update out of a reply that `answers` the message. Returns what is left of it for the server."""
 
     def part(self) -> Any:
         """Return what was added so far, to be sent to another process."""
@@ -53,10 +53,9 @@ class Engine(Grid):
         for i, reply in enumerate(replies):
             name = reply.metadata.reply_to_message_id
             message = waiting.get(name)
-            if message is None or reply.has_error() or reply.metadata.src_node_id != message.metadata.dst_node_id:
-                continue
-            del waiting[name]
-            replies[i] = add_reply(aggregator, message, reply)
+            if message is not None and answers(message, reply):
+                del waiting[name]
+                replies[i] = add_reply(aggregator, message, reply)
         return replies
 
 
@@ -113,13 +112,20 @@ def as_engine(grid: Grid) -> Engine:
     return grid if isinstance(grid, Engine) else GridProxy(grid)
 
 
+def answers(message: Message, reply: Message) -> bool:
+    """Return whether a reply is no error, belongs to the message, and comes from the node that the message went to."""
+    asked, got = message.metadata, reply.metadata
+    belongs = got.reply_to_message_id == asked.message_id and got.src_node_id == asked.dst_node_id
+    return belongs and not reply.has_error()
+
+
 def add_reply(aggregator: Aggregator, message: Message, reply: Message) -> Message:
-    """Add a reply to an aggregator unless it is an error. Returns what is left of the reply.
+    """Add a reply to an aggregator if it `answers` the message. Returns what is left of the reply.
 
     An exception in `Aggregator.add` becomes an error reply, so that it does not end the round.
     """
     try:
-        return reply if reply.has_error() else aggregator.add(message, reply)
+        return aggregator.add(message, reply) if answers(message, reply) else reply
     except Exception as error:
         return error_reply(message, error)
 

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -33,7 +33,8 @@ def warm() -> None:
         return
     multiprocessing.set_forkserver_preload(["fl.client_app"])
     # The allocator reads its settings when a process starts. The process must load the same files as this one.
-    with _environment(ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(import_path()), "PYTHONSAFEPATH": "1"}):
+    environment = ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(import_path()), "PYTHONSAFEPATH": "1"}
+    with _environment(environment), _children_without_interrupts():
         forkserver.ensure_running()
 
 
@@ -52,6 +53,20 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextmanager
+def _children_without_interrupts() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach, from their first moment on: their parent ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # else multiprocessing starts it below, and lets SIGINT through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class WorkerProcess(Worker):
     """One worker process, on any core or bound to one."""
 
@@ -62,7 +77,8 @@ class WorkerProcess(Worker):
         self.pipe, theirs = context.Pipe()
         args = theirs, pickle.dumps(server), core, {**os.environ, **ENVIRONMENT}, import_path()
         self.process = context.Process(target=_serve, args=args, daemon=True)
-        self.process.start()
+        with _children_without_interrupts():
+            self.process.start()
         theirs.close()  # an open copy would hide the end of the process: the pipe would stay open
 
     def call(self, method: str, *args: Any) -> None:
@@ -117,10 +133,11 @@ def _serve(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_follow_parent, daemon=True).start()
     server.start()
-    pipe.send_bytes(b"")
-    while (request := _request(pipe)) is not None:
-        method, args = pickle.loads(request)
-        pipe.send_bytes(getattr(server, method)(*args))
+    with suppress(BrokenPipeError):  # the parent has ended
+        pipe.send_bytes(b"")
+        while (request := _request(pipe)) is not None:
+            method, args = pickle.loads(request)
+            pipe.send_bytes(getattr(server, method)(*args))
 
 
 def _request(pipe: Connection) -> bytes | None:

@@ -220,7 +220,8 @@ class _Round:
         elif done == "work":
             self.pool.deaths = 0
             replies, trained_s, part = pickle.loads(result)
-            self.replies |= {reply.metadata.reply_to_message_id: reply for reply in replies}
+            asked = (message.metadata.message_id for message in slot.job)  # a reply may name another message
+            self.replies |= dict(zip(asked, replies, strict=True))
             self.pool.trained_s += trained_s
             self.answered += len(slot.job)
             self.worked_s += time.monotonic() - slot.since

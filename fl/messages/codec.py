@@ -95,16 +95,12 @@ def read_task(content: RecordDict) -> ClientTask:
         keep=bool(values.get("keep", False)),
         options={key: value for key, value in values.items() if key not in OWN_KEYS},
         state=None if model is None else records.shared(model),  # type: ignore[arg-type]
-        tensors={name: records.shared(record) for name, record in _tensors(content).items()},
+        tensors={name: records.shared(record) for name, record in packed_tensors(content).items()},
     )
 
 
-def read_tensors(content: RecordDict) -> dict[str, State]:
-    """Read the further tensors of an answer."""
-    return {name: records.unpack(record) for name, record in _tensors(content).items()}
-
-
-def _tensors(content: RecordDict) -> dict[str, ArrayRecord]:
+def packed_tensors(content: RecordDict) -> dict[str, ArrayRecord]:
+    """Return the further tensors of a message as records, by name."""
     found = {key: value for key, value in content.items() if key.startswith(TENSORS)}
     return {key.removeprefix(TENSORS): value for key, value in found.items() if isinstance(value, ArrayRecord)}
 

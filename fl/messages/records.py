@@ -1,7 +1,7 @@
 """Parameters as Flower records, and what a reply must be before it may touch the model."""
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Set
 from dataclasses import asdict
 from functools import lru_cache
 from io import BytesIO
@@ -19,6 +19,10 @@ TASK, MODEL, SELECTOR, REPORT, NODE = "task", "model", "selector", "report", "no
 EDGE = "edge"  # what crosses the cut of a split model
 POSSIBLE = {"ram-gb": (1e-3, 1e6), "mac-per-s": (1e3, 1e18), "link-mbit-s": (1e-4, 1e7)}  # of a machine
 LONG = 200  # letters of its name
+MOST_MEASURED = 1e15  # of anything that a workload measures, in its unit: bytes, seconds, nats
+SHOWN = 200  # letters of a client's text in a log
+HEAD = 1 << 12  # bytes: more than the head of an array has
+SPARE = 1 << 20  # bytes of an answer beyond the update: its report
 HUGE = 100.0  # times the norm of what was sent, or 1 if that is less: no local training moves a model so far
 
 
@@ -140,11 +144,11 @@ def measures(record: MetricRecord, prefix: str, known: Container[str]) -> dict[s
     """What a workload measures, of a reply's numbers: those under ``prefix.``.
 
     Raises:
-        ValueError: one is unknown or not finite.
+        ValueError, TypeError: one is unknown, no number, or so large that a mean with it says nothing.
     """
     found = {k.removeprefix(f"{prefix}."): v for k, v in record.items() if k.startswith(f"{prefix}.")}
     for name, value in found.items():
-        if name not in known or not math.isfinite(value):  # type: ignore[arg-type]
+        if name not in known or not abs(value) <= MOST_MEASURED:  # type: ignore[arg-type]
             raise ValueError(f"measure {name} is {value}")
     return {name: float(value) for name, value in found.items()}  # type: ignore[arg-type]
 
@@ -155,7 +159,29 @@ def _square(value: torch.Tensor) -> float:
     return float(torch.dot(flat, flat))
 
 
-def fault(part: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> str | None:
+def misfit(record: ArrayRecord, expected: Mapping[str, torch.Tensor]) -> str | None:
+    """Why a record cannot hold an update of ``expected``, from names and sizes alone: `unpack` takes as much memory."""
+    if isinstance(record, Lent):
+        return None
+    if why := _other_names(record.keys(), expected.keys()):
+        return why
+    for name, value in expected.items():
+        if len(record[name].data) > value.nbytes + HEAD:
+            return f"{name} has {len(record[name].data)} bytes instead of {value.nbytes}"
+    return None
+
+
+def _other_names(got: Set[str], expected: Set[str]) -> str | None:
+    if missing := expected - got:
+        return f"lacks {min(missing)}"
+    if unknown := got - expected:
+        return f"holds unknown {min(unknown)}"
+    return None
+
+
+def fault(
+    part: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], never_negative: Container[str] = ()
+) -> str | None:
     """Why an update must not be merged, or None if nothing is wrong with it.
 
     A finite update can do the harm of an infinite one, hence `HUGE`. It is measured against what was sent, not against
@@ -164,11 +190,10 @@ def fault(part: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
 
     Args:
         part: what came back; expected: what was sent, entry by entry.
+        never_negative: names of entries such as variances, see `models.nn.blocks.never_negative`.
     """
-    if missing := expected.keys() - part.keys():
-        return f"lacks {sorted(missing)[0]}"
-    if unknown := part.keys() - expected.keys():
-        return f"holds unknown {sorted(unknown)[0]}"
+    if why := _other_names(part.keys(), expected.keys()):
+        return why
     moved = 0.0
     for name, value in expected.items():
         got = part[name]
@@ -181,6 +206,8 @@ def fault(part: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
             if not math.isfinite(distance) and not bool(got.isfinite().all()):
                 return f"{name} is not finite"
             moved += distance
+        if name in never_negative and bool((got < 0).any()):
+            return f"{name} has negative values, which it cannot have"
     if moved > HUGE**2:  # else the norm of what was sent has no say
         norm = max(1.0, sum(_square(value) for value in expected.values() if value.dtype.is_floating_point))
         if moved > HUGE**2 * norm:
@@ -190,6 +217,13 @@ def fault(part: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
 
 def last_words(error: Error) -> str:
     """What a node says that failed: of a traceback the last line, and the place where it was raised."""
-    lines = (error.reason or f"code {error.code}").strip().splitlines()
-    places = [line.strip() for line in lines[:-1] if line.lstrip().startswith("File ")]
-    return f"{lines[-1]} ({places[-1]})" if places else lines[-1]
+    lines = (error.reason or "").strip()[-50 * SHOWN :].splitlines() or [f"code {error.code}"]
+    places = [line for line in lines[:-1] if line.lstrip().startswith("File ")]
+    return f"{short(lines[-1])} ({short(places[-1])})" if places else short(lines[-1])
+
+
+def short(text: str, most: int = SHOWN) -> str:
+    """Text of a client as it may stand in a log: one line of printable letters."""
+    line = " ".join(text[: 2 * most].split())
+    line = line if len(line) <= most and len(text) <= 2 * most else f"{line[:most]} ..."
+    return "".join(letter if letter.isprintable() else "?" for letter in line)

@@ -1,13 +1,14 @@
 """Updates are validated and aggregated where the engine has them: in worker processes, or in the server."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 
 from fl.messages import records
-from fl.messages.codec import read_tensors
+from fl.messages.codec import packed_tensors
 from fl.server.measures import Divergence
 from models.submodel import Axes, State
 from strategies.core.strategy import Aggregator, TrainTask, Update
@@ -21,11 +22,13 @@ class Rules:
         most_examples: training samples that a client has at most; they are a weight, so no client may claim a million.
         may_withhold: whether a client may keep an update that changed too little.
         measures: names of what the workload measures.
+        never_negative: names of entries of the model such as variances.
     """
 
     most_examples: int
     may_withhold: bool
     measures: frozenset[str]
+    never_negative: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,17 @@ class ValidatedUpdate:
 
 
 def validate_update(
-    rules: Rules, aggregator: Aggregator, client: int, task: TrainTask, content: RecordDict
-) -> ValidatedUpdate:
-    """Decide whether an answer may touch the model; ``task`` has the parameters that were sent."""
+    rules: Rules, aggregator: Aggregator, client: int, task: TrainTask, content: RecordDict,
+    most_bytes: float = math.inf,
+) -> ValidatedUpdate:  # fmt: skip
+    """Decide whether an answer may touch the model.
+
+    Args:
+        task: with the parameters that were sent; most_bytes: of the answer.
+    """
     byte_count = records.size(content)
+    if byte_count > most_bytes:
+        return ValidatedUpdate(byte_count, why=f"has {byte_count} bytes, at most {most_bytes:.0f} fit its task")
     try:
         report = records.metrics(content)
         if report.get("device") != client:
@@ -62,13 +72,7 @@ def validate_update(
         examples, loss = int(report["num-examples"]), float(report["loss"])  # type: ignore[arg-type]
         withheld = task.upload and rules.may_withhold and records.MODEL not in content
         uploads = task.upload and not withheld
-        state = records.unpack(content[records.MODEL]) if uploads else {}  # type: ignore[arg-type]
-        tensors = read_tensors(content) if uploads else {}
-        why = records.fault(state, task.model.state) if uploads and task.model.state is not None else None
-        if uploads and tensors.keys() != task.tensors.keys():
-            why = why or f"has the tensors {sorted(tensors)} instead of {sorted(task.tensors)}"
-        for name, sent in task.tensors.items() if uploads and not why else ():
-            why = why or records.fault(tensors[name], sent)
+        state, tensors, why = _unpacked(rules, task, content) if uploads else ({}, {}, None)
         if not 0 < examples <= rules.most_examples:
             why = why or f"reports {examples} examples, a client has 1 to {rules.most_examples}"
         update = Update(client, state, examples, dict(report), tensors)
@@ -82,6 +86,24 @@ def validate_update(
     return ValidatedUpdate(byte_count, update, withheld, loss=loss, measures=measures)
 
 
+def _unpacked(rules: Rules, task: TrainTask, content: RecordDict) -> tuple[State, dict[str, State], str | None]:
+    """Return the parameters and further tensors of an update, and why they are not such as were sent."""
+    sent, model, packed = task.model.state, content[records.MODEL], packed_tensors(content)
+    assert isinstance(model, ArrayRecord)
+    why = None if sent is None else records.misfit(model, sent)
+    if packed.keys() != task.tensors.keys():
+        why = why or f"has the tensors {sorted(packed)} instead of {sorted(task.tensors)}"
+    for name, value in task.tensors.items():
+        why = why or records.misfit(packed[name], value)
+    if why:
+        return {}, {}, why
+    state, tensors = records.unpack(model), {name: records.unpack(record) for name, record in packed.items()}
+    why = None if sent is None else records.fault(state, sent, rules.never_negative)
+    for name, value in task.tensors.items():
+        why = why or records.fault(tensors[name], value)
+    return state, tensors, why
+
+
 @dataclass
 class RoundAggregator:
     """Takes the updates out of a round's replies (`fl.engines.engine.Aggregator`).
@@ -93,6 +115,7 @@ class RoundAggregator:
         at_once: updates are aggregated as they come; otherwise they are collected, for the server to aggregate later.
         measure: also measure how far updates disagree.
         updates: validated answers by client; divergence: of the updates so far.
+        broken: why ``method`` may hold a part of an update, or empty.
     """
 
     rules: Rules
@@ -104,6 +127,7 @@ class RoundAggregator:
     measure: bool
     updates: dict[int, ValidatedUpdate] = field(default_factory=dict)
     divergence: Divergence | None = None
+    broken: str = ""
 
     def add(self, message: Message, reply: Message) -> Message:
         """Validate an answer and take its update. Returns the answer without it.
@@ -118,13 +142,18 @@ class RoundAggregator:
         sent = None if record is None else records.shared(record)  # type: ignore[arg-type]
         task = self.tasks[client]
         whole = replace(task, model=replace(task.model, state=sent))
-        found = validate_update(self.rules, self.method, client, whole, reply.content)
+        most = records.size(message.content) + records.SPARE if sent is not None or not task.upload else math.inf
+        found = validate_update(self.rules, self.method, client, whole, reply.content, most)
         if found.update is not None and not found.withheld:
             if self.measure and task.upload and sent is not None:
                 self.divergence = self.divergence or Divergence(self.axes, self.like)
                 self.divergence.add(found.update.state, sent, task.model.coverage)
             if self.at_once:
-                self.method.add(task, found.update)
+                try:
+                    self.method.add(task, found.update)
+                except Exception as error:
+                    self.broken = f"{type(error).__name__} for the update of client {client}: {error}"
+                    raise
                 found = replace(found, update=replace(found.update, state={}, tensors={}))
         self.updates[client] = found
         for key in [key for key in reply.content if key != records.REPORT]:
@@ -139,6 +168,7 @@ class RoundAggregator:
         """Add what another process collected."""
         self.updates |= part.updates
         self.method.merge(part.method)
+        self.broken = self.broken or part.broken
         if self.divergence is None:
             self.divergence = part.divergence
         elif part.divergence is not None:

@@ -7,10 +7,11 @@ Clients that are still training continue, and are aggregated in a later round wi
 as many clients train as a cohort has.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 
 from models.submodel import extract
 from strategies.core.strategy import Strategy, TrainTask, Update
@@ -95,11 +96,14 @@ def discount(staleness: int) -> float:
     return (1 + staleness) ** -0.5
 
 
-def rebase(strategy: Strategy, task: TrainTask, update: Update, staleness: int) -> Update:
+def rebase(
+    strategy: Strategy, task: TrainTask, update: Update, staleness: int, never_negative: Container[str] = ()
+) -> Update:
     """Return a late update as one of the present model: present part + s(staleness) * (trained - sent).
 
     Any aggregator can use it; for FedAvg the outcome is FedBuff's, w + mean_k s_k delta_k, with the mean weighted by
-    examples. An update that is not late is returned unchanged.
+    examples. An update that is not late is returned unchanged. Where that would make a variance negative, it moves from
+    the present one towards the trained one instead.
     """
     sent = task.model.state
     if not staleness or sent is None:
@@ -109,4 +113,7 @@ def rebase(strategy: Strategy, task: TrainTask, update: Update, staleness: int) 
         name: value + s * (update.state[name] - sent[name]) if value.is_floating_point() else update.state[name]
         for name, value in now.items()
     }
+    for name, value in state.items():
+        if name in never_negative and bool((negative := value < 0).any()):
+            state[name] = torch.where(negative, torch.lerp(now[name], update.state[name], s), value)
     return replace(update, state=state)

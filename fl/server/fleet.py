@@ -102,4 +102,4 @@ def _introductions(grid: Grid, nodes: Sequence[int], timeout_s: float) -> Iterat
                 raise ValueError(records.last_words(reply.error))
             yield reply.metadata.src_node_id, *records.introduced(reply.content)
         except Exception as error:  # one bad machine must not stop the others
-            log(WARNING, "a SuperNode does not say what it is: %s", error)
+            log(WARNING, "a SuperNode does not say what it is: %s", records.short(str(error)))

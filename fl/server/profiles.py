@@ -85,7 +85,7 @@ class Profiles:
             ValueError, KeyError, TypeError: it is impossible.
         """
         whole = self.method.models.costs["dense"].whole  # shares are of the large cloud model
-        spare = np.array([report["link"], report["compute"], report["memory"]], dtype=float)
+        spare = np.array([float(report[what]) for what in ("link", "compute", "memory")])
         if not ((spare >= 0) & (spare <= MOST_SHARE)).all():
             raise ValueError(f"limits {spare.tolist()} are not shares of the large model, 0 to {MOST_SHARE:g}")
         return self.method.read_profile(client, Limits.shares(whole, *spare), report)

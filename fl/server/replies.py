@@ -11,6 +11,8 @@ from fl.messages import records
 from fl.server.costs import RoundCosts
 from fl.server.fleet import Fleet
 
+COMPLAINT = 500  # letters in the log about one reply
+
 
 @dataclass
 class Replies:
@@ -20,19 +22,19 @@ class Replies:
         fleet: which node answers for which client.
         costs: counts refused answers.
         sent: the messages that answers are expected to, by client.
-        errors: error replies so far; complaint: why a reply was of no use, the last one.
+        failed: clients that answered with an error so far; complaint: why a reply was of no use, the last one.
     """
 
     fleet: Fleet
     costs: RoundCosts = field(default_factory=RoundCosts)
     sent: dict[int, Metadata] = field(default_factory=dict)
-    errors: int = 0
+    failed: set[int] = field(default_factory=set)
     complaint: str = ""
 
     def complain(self, why: str) -> None:
         """Log why a reply is of no use."""
-        self.complaint = why
-        log(WARNING, "%s", why)
+        self.complaint = records.short(why, COMPLAINT)
+        log(WARNING, "%s", self.complaint)
 
     def read(self, replies: Iterable[Message]) -> tuple[list[tuple[int, RecordDict]], list[int]]:
         """Return (client, content) of valid answers by client number, and the clients that lost their state."""
@@ -42,7 +44,7 @@ class Replies:
         for reply in got:
             client = asked.get(reply.metadata.reply_to_message_id)
             if reply.has_error():
-                self.errors += 1
+                self.failed |= set() if client is None else {client}
                 self.complain(f"client {client} failed: {records.last_words(reply.error)}")
             elif (why := self._refuse(reply, client, out)) is not None:
                 self.costs.refused_answers += 1
@@ -50,6 +52,7 @@ class Replies:
             else:
                 assert client is not None
                 out[client] = reply.content
+        self.failed -= out.keys()
         lost = [client for client, content in out.items() if "lost" in records.metrics(content)]
         for client in lost:
             log(WARNING, "client %d no longer has the state that it was to continue from: it is sent again", client)

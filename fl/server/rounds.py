@@ -15,7 +15,7 @@ from fl.devices.hardware import HardwareMap, Table
 from fl.engines.engine import Engine
 from fl.messages import records
 from fl.messages.codec import Address, task_values, tensor_records
-from fl.server.aggregation import RoundAggregator, Rules
+from fl.server.aggregation import RoundAggregator, Rules, ValidatedUpdate
 from fl.server.arrivals import Arrival, Arrivals, rebase
 from fl.server.costs import Clocks, RoundCosts, weighted
 from fl.server.fleet import Fleet
@@ -26,6 +26,7 @@ from fl.server.scores import ClientScore, read_score
 from fl.workloads.resolve import Run
 from fl.workloads.state_store import MOMENTS
 from models.costs import BACKWARD
+from models.nn.blocks import never_negative
 from models.nn.body import gate_columns
 from models.submodel import FULL, Coverage
 from partitions import Purpose, rng
@@ -90,7 +91,7 @@ class Rounds:
     @property
     def all_failed(self) -> bool:
         """Whether each of two or more clients answered the last round's messages with an error."""
-        return 1 < self.cohort == self.replies.errors
+        return 1 < self.cohort == len(self.replies.failed)
 
     @property
     def complaint(self) -> str:
@@ -122,7 +123,7 @@ class Rounds:
 
     def train(self, server_round: int, engine: Engine) -> None:
         """Query the cohort, let it train, and aggregate what is valid and arrives in time."""
-        self.replies.costs, self.replies.errors, self.clocks.round = RoundCosts(), 0, {}
+        self.replies.costs, self.replies.failed, self.clocks.round = RoundCosts(), set(), {}
         if self.method.budget.starts_step(server_round):
             self.clocks.step = {}
             if not self.method.asks_once:
@@ -146,7 +147,9 @@ class Rounds:
     def _aggregator(self, tasks: Mapping[int, TrainTask]) -> RoundAggregator:
         """Return an empty aggregator for the updates of a round."""
         method, settings = self.method.aggregator(), self.settings
-        rules = Rules(settings.data.samples_max, settings.client.upload_change > 0, self._known_measures)
+        never_negative = self._never_negative if not settings.client.update_noise else frozenset[str]()
+        withholds = settings.client.upload_change > 0
+        rules = Rules(settings.data.samples_max, withholds, self._known_measures, never_negative)
         at_once = method.in_workers and self.arrivals.waits_for_all and all(t.upload for t in tasks.values())
         like = {name: torch.empty_like(value, device="meta") for name, value in self.method.model.items()}
         bare = {client: task.without_state() for client, task in tasks.items()}
@@ -160,7 +163,8 @@ class Rounds:
         updates: dict[int, Update] = {}
         measured = []
         for client, content in self._read(replies):
-            task, found = tasks[client], aggregator.updates[client]
+            task, twice = tasks[client], ValidatedUpdate(0, why="its first answer failed")
+            found = aggregator.updates.get(client, twice)
             self.costs.bytes_up += found.byte_count
             update, why = found.update, found.why
             try:
@@ -200,17 +204,31 @@ class Rounds:
             arrival = self.arrivals.expect(self.clocks.round[client], update, tasks[client])
             (self.arrivals.under_way if arrival.task.upload else kept).append(arrival)
         arrived, self.costs.late, self.costs.seconds = self.arrivals.merge(self.clocks.round.values())
+        ordered = sorted([*kept, *arrived], key=lambda arrival: arrival.update.client)
+        if aggregator.broken:  # a part of an update may be in the sum, and cannot be taken out
+            self.costs.refused += len(ordered)
+            self.replies.complain(f"updates of the round refused: the aggregator raised {aggregator.broken}")
+            return
         if not aggregator.at_once:
-            for arrival in sorted([*kept, *arrived], key=lambda arrival: arrival.update.client):
-                age, client = self.arrivals.version - arrival.version, arrival.update.client
-                try:
-                    aggregator.method.add(arrival.task, rebase(self.method, arrival.task, arrival.update, age))
-                except Exception as error:  # no update may end the run
-                    self.costs.refused += 1
-                    self.replies.complain(f"update of client {client} refused: {type(error).__name__}: {error}")
-        if kept or arrived:
+            ordered = self._add(ordered, aggregator)
+        if ordered:
             self.method.server_update(server_round, aggregator.method)
             self.arrivals.version += 1
+
+    def _add(self, arrivals: list[Arrival], aggregator: RoundAggregator) -> list[Arrival]:
+        """Add updates one by one; return those that the method accepts. No part of the others stays."""
+        left, at = list(arrivals), 0
+        while at < len(left):
+            task, update, age = left[at].task, left[at].update, self.arrivals.version - left[at].version
+            try:
+                aggregator.method.add(task, rebase(self.method, task, update, age, self._never_negative))
+                at += 1
+            except Exception as error:  # no update may end the run
+                self.costs.refused += 1
+                self.replies.complain(f"update of client {update.client} refused: {type(error).__name__}: {error}")
+                del left[at]
+                aggregator.method, at = self.method.aggregator(), 0
+        return left
 
     def _measure(
         self, tasks: Mapping[int, TrainTask], updates: Mapping[int, Update], divergence: Divergence | None
@@ -317,6 +335,10 @@ class Rounds:
     @cached_property
     def _known_measures(self) -> frozenset[str]:
         return frozenset(self.run.workload.measures)
+
+    @cached_property
+    def _never_negative(self) -> frozenset[str]:
+        return never_negative(self.method.models.architectures[self.method.architecture].part(FULL))
 
     @cached_property
     def _parameters(self) -> list[str]:

@@ -1,6 +1,5 @@
 """How clients fare with the model that they use."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from fl.devices.clock import link_seconds, train_seconds
 from fl.messages import records
 from fl.server.costs import Clocks, weighted
 from fl.server.profiles import claimed_macs
+from models.training.loop import MAX_LOSS
 from strategies.core.strategy import Measure, Strategy, TrainTask
 
 MEASURES: tuple[Measure, ...] = ("delivered", "adapted")
@@ -26,7 +26,8 @@ class Score:
 
     def check(self) -> None:
         """Raise ValueError if the values are impossible."""
-        if not (0 <= self.accuracy <= 1 and 0 <= self.balanced_accuracy <= 1 and 0 <= self.loss < math.inf):
+        most = MAX_LOSS * (1 + 1e-6)  # a mean of single-precision losses, each at most `MAX_LOSS`
+        if not (0 <= self.accuracy <= 1 and 0 <= self.balanced_accuracy <= 1 and 0 <= self.loss <= most):
             raise ValueError(f"accuracy {self.accuracy}, balanced accuracy {self.balanced_accuracy}, loss {self.loss}")
 
 

@@ -44,6 +44,7 @@ class SplitBody(Body):
     """
 
     layers: tuple[str, ...] = ()
+    never_negative: tuple[str, ...] = ("counts",)
     counts: Tensor
     sums: Tensor
 

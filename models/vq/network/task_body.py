@@ -30,6 +30,7 @@ class TaskBody(SplitBody):
         shape, codes, seed, build: as in `SplitBody`.
     """
 
+    never_negative = ("counts", "pace")
     pace: Tensor
 
     def __init__(self, sizes: Sizes, shape: Shape, codes: tuple[int, int] | None, seed: int = 0, build: Build = build):

@@ -148,6 +148,28 @@ def test_an_engine_is_its_own_engine_and_proxies_pass_aggregation_on() -> None:
     assert counting.seen == 1
 
 
+def wrong_address(message: Message, context: Context) -> Message:
+    """Client 1 answers another message, client 2 another node's."""
+    reply = Message(RecordDict({"update": ConfigRecord({"n": 1})}), reply_to=message)
+    if context.node_id == 1:
+        reply.metadata.__dict__["_reply_to_message_id"] = "another"
+    if context.node_id == 2:
+        reply.metadata.__dict__["_src_node_id"] = 0
+    return reply
+
+
+@pytest.mark.parametrize("how", ["here", "workers", "flower", "flower with workers", "proxy of workers"])
+def test_a_reply_to_another_message_or_of_another_node_is_not_added(how: str) -> None:
+    """It is returned untouched, and the others count."""
+    workers, wrap = WRAPPERS[how]
+    total, messages = Total(), [Message(RecordDict(), node, "train") for node in range(4)]
+    with LocalGrid({}, 4, workers, client_app=wrong_address) as grid:
+        replies = wrap(grid).aggregate(messages, total, timeout=60)
+    assert sorted(total.nodes) == [0, 3] and total.total == 2
+    assert sorted(reply.metadata.reply_to_message_id == "another" for reply in replies) == [False] * 3 + [True]
+    assert sum("update" in reply.content for reply in replies) == 2
+
+
 def test_only_the_first_reply_of_the_right_client_is_added() -> None:
     set_task_identity(1)
 

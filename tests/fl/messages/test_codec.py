@@ -8,7 +8,7 @@ import torch
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from fl.messages import records
-from fl.messages.codec import OWN_KEYS, Address, read_task, read_tensors, task_values, tensor_records
+from fl.messages.codec import OWN_KEYS, Address, packed_tensors, read_task, task_values, tensor_records
 from models.nn.body import columns_coverage
 from models.submodel import FULL, extract
 from strategies.core.pretrained import PretrainedModels
@@ -80,10 +80,9 @@ def test_every_key_of_an_address_and_of_a_task_is_reserved(models_maker) -> None
     assert written == OWN_KEYS
 
 
-def test_an_answers_tensors_are_copies_and_other_records_are_none() -> None:
+def test_an_answers_tensors_are_those_under_their_prefix_and_other_records_are_none() -> None:
     content = RecordDict({records.REPORT: MetricRecord({"loss": 1.0}), **tensor_records({"variate": VARIATE})})
     content[records.MODEL] = records.pack(VARIATE)
     content["tensors.text"] = ConfigRecord({"w": "x"})
-    read_tensors(content)["variate"]["w"].zero_()
-    got = read_tensors(content)
-    assert got.keys() == {"variate"} and torch.equal(got["variate"]["w"], VARIATE["w"])
+    got = packed_tensors(content)
+    assert got.keys() == {"variate"} and torch.equal(records.unpack(got["variate"])["w"], VARIATE["w"])

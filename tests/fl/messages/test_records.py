@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from flwr.app import MetricRecord
+from flwr.app import ArrayRecord, Error, MetricRecord
 from flwr.common import Array
 
 from fl.messages import records
@@ -55,6 +55,46 @@ def test_faults_are_named(change: dict, why: str | None) -> None:
     part = {name: value for name, value in {**STATE, **change}.items() if value is not None}
     got = records.fault(part, STATE)
     assert (got is None) if why is None else (got is not None and re.fullmatch(why, got))
+
+
+def test_what_is_never_negative_must_stay_so() -> None:
+    part = {**STATE, "w": -STATE["w"] - 1, "steps": torch.tensor(-1)}
+    assert records.fault(part, STATE) is None
+    assert records.fault(part, STATE, {"w"}) == "w has negative values, which it cannot have"
+    assert records.fault(part, STATE, {"steps"}) == "steps has negative values, which it cannot have"
+    assert records.fault(STATE, STATE, STATE) is None
+
+
+def test_a_record_of_other_names_or_too_many_bytes_does_not_fit() -> None:
+    packed = dict(records.pack(STATE))
+    assert records.misfit(records.pack(STATE), STATE) is None and records.misfit(records.Lent(STATE), STATE) is None
+    for change, why in (
+        ({"w": None}, "lacks w"),
+        ({"more": packed["w"]}, "holds unknown more"),
+        ({"w": Array("float32", (2, 3), "numpy.ndarray", b"0" * 10**5)}, "w has 100000 bytes instead of 24"),
+    ):
+        arrays = {name: array for name, array in {**packed, **change}.items() if array is not None}
+        assert records.misfit(ArrayRecord(arrays), STATE) == why
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("", "code 2"),
+        (" \n\x0b", "code 2"),
+        ("Traceback\n  File a.py, line 1\nValueError: no\n", "ValueError: no (File a.py, line 1)"),
+        ("ValueError: \x1b[2Jno", "ValueError: ?[2Jno"),
+        ("x" * 10**7, "x" * 200 + " ..."),
+    ],
+)
+def test_the_last_words_of_a_client_are_one_short_line(reason: str, said: str) -> None:
+    assert records.last_words(Error(2, reason)) == said
+
+
+@pytest.mark.parametrize("value", [1.1e15, -1.7e308, float("inf"), 2**62])
+def test_a_measure_that_would_spoil_a_mean_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="measure bits is"):
+        records.measures(MetricRecord({"trained.bits": value}), "trained", {"bits"})
 
 
 def test_measures_are_read_by_their_prefix_and_refused_if_they_are_impossible() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -350,6 +351,42 @@ def test_tensors_of_a_method_that_sends_none_are_refused() -> None:
 def test_parameters_that_do_not_fit_are_refused(model: State, why: str) -> None:
     got = validated(content(model=model))
     assert got.why == why and got.update is None
+
+
+def test_a_negative_variance_is_refused() -> None:
+    """Small and finite, it would turn every activation behind it into NaN."""
+    rules, sent = replace(RULES, never_negative=frozenset({"w"})), replace(TASK, tensors={"v": MODEL})
+    got = validated(content(model={"w": torch.tensor([1.0, -1e-3])}), rules=rules)
+    assert got.why == "w has negative values, which it cannot have" and got.update is None
+    assert validated(content(model={"w": torch.zeros(2)}), rules=rules).why == ""
+    assert validated(content(tensors={"v": {"w": -torch.ones(2)}}), sent, rules).why == ""  # a change, no variance
+
+
+@pytest.mark.parametrize("aggregation", ["synchronous", "buffered"])
+def test_a_negative_variance_does_not_reach_a_network_with_batch_norm(
+    play: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aggregation: str
+) -> None:
+    honest = Classify.train
+
+    def train(self, context, task, half):
+        got = honest(self, context, task, half)
+        negative = {name: -value if name.endswith("var") else value for name, value in got.state.items()}
+        return replace(got, state=negative) if context.client == 1 else got
+
+    monkeypatch.setattr(Classify, "train", train)
+    draw, y = np.random.default_rng(0), np.arange(300) % 2
+    x = (draw.normal(size=(300, 3, 8, 8)) + 2 * y[:, None, None, None]).astype(np.float32)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "classes.txt").write_text("a\nb\n")
+    np.savez(tmp_path / "data" / "data.npz", x=x, y=y)
+    how = {
+        "data.name": "folder", "data.root": str(tmp_path / "data"), "data.partition": "iid", "drift.kind": "none",
+        "model.name": "resnet18", "model.norm": "batch", "model.width": 8, "cohort": 6,
+        "strategies": "fedavg", "rounds": 1, "pretrain.dense-epochs": 1, "server.aggregation": aggregation,
+    }  # fmt: skip
+    play(tmp_path / "out", how | ({"server.buffer": 4} if aggregation == "buffered" else {}))
+    (rounds,) = read_rounds(tmp_path / "out").query("method == 'fedavg'").itertuples()
+    assert (rounds.refused, rounds.devices) == (1, 5)
 
 
 def test_an_update_is_withheld_only_if_clients_may() -> None:

@@ -1,6 +1,7 @@
 """When the server aggregates which update, by hand; buffered rounds are synchronous ones if no client is late."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,10 @@ def test_a_late_update_moves_the_present_model_by_its_discounted_change(models_m
     task, update = TrainTask(SubModel("dense", FULL, sent), 1, TASK.cost), Update(0, trained, 10)
     assert rebase(method, task, update, 0) is update
     assert all((value == 11).all() for value in rebase(method, task, update, 3).state.values())
+    far = replace(task, model=replace(task.model, state={name: value + 100 for name, value in sent.items()}))
+    name, *others = method.model
+    late = rebase(method, far, update, 3, {name}).state  # 10 + (2 - 100) / 2 would be negative: half-way to 2
+    assert (late[name] == 6).all() and all((late[other] == -39).all() for other in others)
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "heterofl", "eclm", "eclm-local"])

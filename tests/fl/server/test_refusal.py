@@ -3,6 +3,7 @@ sent, it answers or says why not. DRIFTFED_FUZZ=10 tries ten times as much, --hy
 
 import math
 import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from fl.devices.clock import link_seconds, train_seconds
-from fl.engines.engine import GridProxy
+from fl.engines.engine import Aggregator, GridProxy, add_reply
 from fl.engines.grid import LocalGrid
 from fl.messages import records
 from fl.messages.codec import Address
@@ -30,7 +31,9 @@ from fl.server.rounds import Rounds
 from fl.server.scores import ClientScore
 from fl.workloads.state_store import ClientStateStore
 from models.submodel import State
-from strategies.core.strategy import Profile
+from models.training.loop import MAX_LOSS
+from strategies.core.averaging import Mean
+from strategies.core.strategy import Profile, TrainTask, Update
 from tests.fl.conftest import resolved
 
 LIAR, OTHER = 1, 2
@@ -84,11 +87,28 @@ class Replay(GridProxy):
         return Message(RecordDict(dict(content)), reply_to=message)
 
 
+class Parts(GridProxy):
+    """Aggregates as two worker processes do: each fills a copy of the empty aggregator. Every message has one reply."""
+
+    def aggregate(
+        self, messages: Iterable[Message], aggregator: Aggregator, timeout: float | None = None
+    ) -> list[Message]:
+        sent = list(messages)
+        parts = [pickle.loads(pickle.dumps(aggregator)) for _ in range(2)]
+        replies = [
+            add_reply(parts[number % 2], message, reply)
+            for number, (message, reply) in enumerate(zip(sent, self.send_and_receive(sent), strict=True))
+        ]
+        for part in reversed(parts):
+            aggregator.merge(pickle.loads(pickle.dumps(part.part())))
+        return replies
+
+
 class Round:
     """One round of a method, to be run again and again with the same honest answers and other ones of the liar."""
 
-    def __init__(self, method: str, root: Path):
-        changes = {"devices.count": 4, "cohort": 4, "strategies": method, "devices.state-root": str(root)}
+    def __init__(self, method: str, root: Path, **settings: object):
+        changes = {"devices.count": 4, "cohort": 4, "strategies": method, "devices.state-root": str(root), **settings}
         self.run = resolved(changes)
         self.grid = LocalGrid(self.run.settings.flat(), 4)
         self.engine, self.method, self.root = Replay(self.grid), method, root
@@ -103,11 +123,11 @@ class Round:
         """The liar's honest answer."""
         return RecordDict(dict(self.engine.honest[kind, LIAR]))
 
-    def train(self, lie: Lie | None = None) -> tuple[RoundCosts, State]:
+    def train(self, lie: Lie | None = None, parts: bool = False) -> tuple[RoundCosts, State]:
         """What a round costs, and the model after it; without ``lie`` all clients are honest."""
         self.rounds.load_state_dict(loads(self.before))
         self.engine.lies = {"train": lie} if lie else {}
-        self.rounds.train(1, self.engine)
+        self.rounds.train(1, Parts(self.engine) if parts else self.engine)
         return self.rounds.costs, self.rounds.method.model
 
     def evaluate(self, lie: Lie) -> list[ClientScore]:
@@ -252,6 +272,158 @@ def test_an_answer_that_the_server_did_not_ask_for_is_refused(round_: Round, kin
     assert same(model, round_.train(None if kind == "twice" else silent)[1])
 
 
+Mutation = Callable[[st.DataObject, RecordDict], None]
+"""Changes a valid answer in one place."""
+
+
+def mutate_report(data: st.DataObject, content: RecordDict) -> None:
+    """Another value of a key, another key, or one key less."""
+    report = dict(content[records.REPORT])
+    key = data.draw(st.sampled_from([*report, "lost", "trained.x", "other"]))
+    value = data.draw(st.none() | figures | numbers)
+    content[records.REPORT] = MetricRecord(
+        {k: v for k, v in (report | {key: value}).items() if v is not None}  # type: ignore[arg-type]
+    )
+
+
+def mutate_array(data: st.DataObject, content: RecordDict) -> None:
+    """Other values, another type, another shape, another name, or nonsense."""
+    name = data.draw(st.sampled_from([name for name in content if isinstance(content[name], ArrayRecord)]))
+    arrays = dict(content[name])
+    key = data.draw(st.sampled_from(list(arrays)))
+    value = arrays.pop(key).numpy()
+    how = data.draw(st.sampled_from(["values", "some value", "type", "shape", "name", "nonsense", "none"]))
+    if how in ("values", "some value"):
+        value = value.copy()
+        entries = slice(None) if how == "values" else data.draw(st.integers(0, value.size - 1))
+        value.reshape(-1)[entries] = data.draw(st.sampled_from([math.nan, math.inf, -1.0, 1e30, -1e4, 0.5]))
+    elif how == "type":
+        value = value.astype(data.draw(st.sampled_from(["float64", "float16", "int64", "bool", "complex64"])))
+    elif how == "shape":
+        value = data.draw(st.sampled_from([value[None], value.reshape(-1), value[:1], value[..., :0], value.T]))
+    if how != "none":
+        arrays["other" if how == "name" else key] = data.draw(blobs) if how == "nonsense" else Array(value.copy())
+    content[name] = ArrayRecord(arrays)
+
+
+def mutate_records(data: st.DataObject, content: RecordDict) -> None:
+    """A record is lost, comes under another name, or is of another kind."""
+    name = data.draw(st.sampled_from(list(content)))
+    record = content.pop(name)
+    if data.draw(st.booleans()):
+        other = st.sampled_from([name, records.MODEL, records.REPORT, "tensors.variate", "tensors.other", "other"])
+        content[data.draw(other)] = data.draw(st.just(record) | reports | models | configs)
+
+
+@fuzz(18)
+@given(data=st.data())
+def test_both_ways_of_aggregation_judge_any_answer_alike(round_: Round, data: st.DataObject) -> None:
+    """And an answer that is counted as refused or as a failure leaves no trace in the model."""
+    content, metadata = round_.content("train"), dict[str, object]()
+    for mutate in data.draw(st.lists(st.sampled_from([mutate_report, mutate_array, mutate_records]), max_size=2)):
+        if records.REPORT in content and isinstance(content[records.REPORT], MetricRecord) and len(content) > 1:
+            mutate(data, content)
+    if data.draw(st.integers(0, 4)) == 0:
+        wrong = st.sampled_from([("_src_node_id", OTHER), ("_src_node_id", 77), ("_reply_to_message_id", "another")])
+        metadata = dict([data.draw(wrong)])
+
+    def lie(message: Message) -> list[Message]:
+        (reply,) = sends(content)(message)
+        reply.metadata.__dict__.update(metadata)
+        return [reply]
+
+    (one, whole), (two, merged) = round_.train(lie), round_.train(lie, parts=True)
+    assert (one.clients, one.refused, one.refused_answers, one.failures) == (
+        two.clients, two.refused, two.refused_answers, two.failures,
+    )  # fmt: skip
+    for name, value in whole.items():
+        torch.testing.assert_close(merged[name], value)
+    assert one.clients + one.refused + one.failures == 4 and one.clients >= 3
+    if one.clients == 3:
+        assert same(whole, round_.train(silent)[1])
+        assert same(merged, round_.train(silent_error, parts=True)[1])
+
+
+def silent_error(message: Message) -> list[Message]:
+    return [Message(Error(1, ""), reply_to=message)]
+
+
+@pytest.mark.parametrize("how", ["at once", "parts", "one by one"])
+def test_no_part_of_an_update_stays_that_breaks_the_aggregator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """It raises after half of the work. What was summed at once cannot be taken apart: the model stays as it was."""
+    round_ = Round("fedavg", tmp_path, **{"server.deadline-s": 1e6 if how == "one by one" else 0.0})
+    before, without = loads(round_.before)["method"]["model"], round_.train(silent)[1]
+    add = Mean.add
+
+    def breaking(self: Mean, task: TrainTask, update: Update) -> None:
+        add(self, task, update)
+        if update.client == LIAR:
+            raise IndexError("half done")
+
+    monkeypatch.setattr(Mean, "add", breaking)
+    costs, model = round_.train(None, parts=how == "parts")
+    assert same(model, without if how == "one by one" else before)
+    assert costs.refused == (1 if how == "one by one" else 3) and "IndexError" in round_.rounds.complaint
+
+
+def test_an_update_that_does_not_fit_is_refused_unread(round_: Round, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names and sizes are compared first: an array that nobody asked for is not unpacked, whatever it is called."""
+    unpacked, unpack = [], records.unpack
+    monkeypatch.setattr(records, "unpack", lambda record: unpacked.append(record) or unpack(record))
+    large = Array(np.zeros(1 << 19, np.float32))
+    content = round_.content("train")
+    first = next(iter(content[records.MODEL]))
+    for record, name in ((records.MODEL, "unknown"), (records.MODEL, first), ("tensors.unknown", "x"), ("other", "x")):
+        answer = RecordDict({**content, record: ArrayRecord({**content.get(record, {}), name: large})})
+        unpacked.clear()
+        costs, _ = round_.train(sends(answer))
+        assert (costs.clients, costs.refused) == (3, 1)
+        assert all(large not in record.values() for record in unpacked)
+    report = MetricRecord({**content[records.REPORT], "long": [0.5] * (1 << 18)})
+    costs, _ = round_.train(sends(RecordDict({**content, records.REPORT: report})))
+    assert costs.refused == 1 and " bytes, at most " in round_.rounds.complaint
+
+
+def test_a_log_line_of_a_client_is_short_and_one_line(round_: Round, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, said = "x\n\x1b[2J" * 10**6, []
+    monkeypatch.setattr("fl.server.replies.log", lambda level, text, *values: said.append(text % values))
+    honest = round_.content("train")
+    arrays = ArrayRecord({**honest[records.MODEL], name[: 10**5]: Array(np.zeros(1))})
+    round_.train(sends(RecordDict({**honest, records.MODEL: arrays})))
+    round_.train(lambda message: [Message(Error(1, name), reply_to=message)])
+    report = MetricRecord({**honest[records.REPORT], "device": [7] * 10**6})
+    round_.train(sends(RecordDict({**honest, records.REPORT: report})))
+    assert len(said) == 3 and all(len(line) < 700 and line.isprintable() for line in said)
+
+
+@pytest.mark.parametrize("reason", ["", " ", "\n\x0b", "x" * 10**7, "\n" * 10**6 + "File here\nend"])
+def test_an_error_without_a_reason_or_with_a_huge_one_is_a_failure(round_: Round, reason: str) -> None:
+    costs, model = round_.train(lambda message: [Message(Error(1, reason), reply_to=message)])
+    assert (costs.clients, costs.failures) == (3, 1) and same(model, round_.train(silent)[1])
+    assert round_.rounds.complaint.startswith("client 1 failed: ") and len(round_.rounds.complaint) < 600
+
+
+def test_one_client_cannot_fail_for_all(round_: Round) -> None:
+    """Four errors of one client are not a round in which every client failed."""
+    round_.train(lambda message: [Message(Error(1, "x"), reply_to=message)] * 4)
+    assert not round_.rounds.all_failed
+
+
+@pytest.mark.parametrize("loss", [1e308, 1e30, 1.01 * MAX_LOSS, math.nan, math.inf, -0.1])
+def test_a_loss_that_no_model_can_have_is_no_score(round_: Round, loss: float) -> None:
+    report = {**round_.content("evaluate")[records.REPORT], "adapted": [0.5, 0.5, loss]}
+    scores = round_.evaluate(sends(RecordDict({records.REPORT: MetricRecord(report)})))
+    assert {score.client for score in scores} == OTHERS
+
+
+@pytest.mark.parametrize("loss", [0.0, MAX_LOSS, float(np.float32(MAX_LOSS))])
+def test_the_loss_of_a_diverged_model_is_a_score(round_: Round, loss: float) -> None:
+    report = {**round_.content("evaluate")[records.REPORT], "adapted": [0.5, 0.5, loss]}
+    assert len(round_.evaluate(sends(RecordDict({records.REPORT: MetricRecord(report)})))) == 4
+
+
 @pytest.mark.parametrize("classes", [[99], [-1], [0, 0], []])
 def test_classes_that_a_method_did_not_ask_for_change_nothing(tmp_path: Path, classes: list[int]) -> None:
     """FjORD averages whole layers: a client that reports classes all the same is treated like any other."""
@@ -293,6 +465,22 @@ def test_no_profile_ends_the_run(round_: Round, data: st.DataObject) -> None:
     tasks = method.configure_train(1, profiles)
     assert all(torch.isfinite(v).all() for task in tasks.values() for v in (task.model.state or {}).values())
     assert len(method.configure_evaluate(profiles)) == len(profiles)
+
+
+@pytest.mark.parametrize("kind", [MetricRecord, ConfigRecord])
+@pytest.mark.parametrize("value", [[0.5, 0.5], [0.5], [], [[]], math.nan, math.inf, -0.1, 1e300, "0.5", "nan", True])
+def test_limits_are_three_numbers(round_: Round, kind: type, value: object) -> None:
+    """Lists of one length each would pass as an array; what is no number of a report cannot be sent as one."""
+    if round_.rounds.method.asks == "nothing":
+        return
+    honest = round_.content("query")[records.REPORT]
+    try:
+        report = kind({**honest, "link": value, "compute": value, "memory": value})
+    except TypeError:
+        return
+    profiles = round_.ask(sends(RecordDict({records.REPORT: report})))
+    assert {profile.client for profile in profiles} == OTHERS
+    round_.rounds.method.configure_train(1, profiles)
 
 
 @fuzz(40)

@@ -199,7 +199,7 @@ def test_one_bad_client_is_counted_and_reaches_nothing(
     assert pd.read_csv(tmp_path / "rounds.csv").accuracy_mean.dropna().gt(0.2).all()
 
 
-@pytest.mark.parametrize("classes", [[], [0, 99], [-1]])
+@pytest.mark.parametrize("classes", [[], [0, 99], [-1], [0, 0]])
 def test_a_client_cannot_claim_classes_that_do_not_exist(play, breaking, tmp_path, classes: list[int]) -> None:
     breaking(2, lambda t: replace(t, report={**t.report, "classes": classes}))
     play(tmp_path, {"strategies": "heterofl", **FOUR, "rounds": 1})
@@ -230,6 +230,25 @@ def test_a_round_in_which_every_client_fails_ends_the_run_which_continues_from_t
     with pytest.raises(NobodyAnswered, match=r"^fedavg: every client failed in round 3; .*: .*division by zero"):
         play(tmp_path / "cut", {"strategies": "fedavg"})
     monkeypatch.setattr(Classify, "train", honest)
+    assert play(tmp_path / "cut", {"strategies": "fedavg"}) == play(tmp_path / "whole", {"strategies": "fedavg"})
+
+
+@pytest.mark.parametrize("where", ["configure_train", "aggregator", "server_update", "configure_evaluate"])
+def test_a_mistake_in_a_strategy_is_shown_and_the_run_continues_from_there(
+    play, tmp_path, monkeypatch, where: str
+) -> None:
+    """The author sees the traceback; the rounds before it are on disk, and their checkpoint."""
+    honest, calls = getattr(FedAvg, where), []
+
+    def broken(self, *args):
+        calls.append(1)
+        return honest(self, *args) if len(calls) < (2 if where == "configure_evaluate" else 4) else 1 / 0
+
+    monkeypatch.setattr(FedAvg, where, broken)
+    with pytest.raises(ZeroDivisionError):
+        play(tmp_path / "cut", {"strategies": "fedavg"})
+    monkeypatch.setattr(FedAvg, where, honest)
+    assert set(read_rounds(tmp_path / "cut")["round"]) == {1, 2, 3}
     assert play(tmp_path / "cut", {"strategies": "fedavg"}) == play(tmp_path / "whole", {"strategies": "fedavg"})
 
 
