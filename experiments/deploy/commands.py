@@ -18,6 +18,7 @@ from experiments.deploy.flower import (
     admit,
     connections,
     flower_home,
+    gate_command,
     listed,
     superlink_command,
     supernode_command,
@@ -27,7 +28,15 @@ from experiments.deploy.flower import (
 )
 from experiments.deploy.identity import DeployError, certificates, node_key
 from experiments.deploy.link import time_link
-from experiments.deploy.service import Service, environment, healthy, limit_memory, script, services
+from experiments.deploy.service import (
+    Service,
+    environment,
+    for_devices_only,
+    healthy,
+    limit_memory,
+    script,
+    services,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,7 +44,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="""Run on real devices: a SuperLink with TLS, and a SuperNode with a key on each of them.
 
-    server: [bold]deploy certificates HOST; deploy superlink; deploy connect HOST:8000[/bold]
+    server: [bold]deploy certificates HOST; deploy superlink; deploy connect[/bold]
 
     device: [bold]deploy key pi0[/bold], then copy pi0.pub to the server, and the server's ca.crt to the device
 
@@ -55,6 +64,7 @@ Folder = Annotated[
 HOME = Path("~/.driftfed")
 Connection = Annotated[str, typer.Option(help="Name of the connection, as in `flwr run . lab`.")]
 LOCAL = ("localhost", "127.0.0.1")  # where the SuperLink's SuperExec reaches it
+CONTROL_PORT = 8001
 
 
 @app.command("certificates")
@@ -88,8 +98,11 @@ def key(
 
 @app.command()
 def superlink(
-    host: Annotated[str, typer.Option(help="Listen on this address; 127.0.0.1: only for this machine.")] = "0.0.0.0",
-    port: Annotated[int, typer.Option(help="Listen on this port.")] = 8000,
+    host: Annotated[str, typer.Option(help="Listen for devices on this address.")] = "0.0.0.0",
+    port: Annotated[int, typer.Option(help="Listen for devices on this port.")] = 8000,
+    control_port: Annotated[
+        int, typer.Option(help="Port of `flwr run` and `deploy register`, for this machine alone.")
+    ] = CONTROL_PORT,
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Do not return, as systemd and Docker need it.")
     ] = False,
@@ -97,33 +110,45 @@ def superlink(
 ) -> None:
     """Start the SuperLink, with TLS, for registered SuperNodes only. Its log is FOLDER/superlink/log.
 
+    Devices reach it on all addresses of this machine. Who controls it, must be on this machine: Flower's control port
+    asks for no key, and whoever reaches it runs code on the server and on every device.
+
     Example: [bold]python -m experiments deploy superlink --port 8000[/bold]
     """
     folder = _resolved(folder)
     for name in ("ca.crt", "server.pem", "server.key"):
         if not (folder / name).is_file():
             raise DeployError(f"{folder / name} is missing: run `python -m experiments deploy certificates HOST` first")
-    service = Service(folder / "superlink")
-    command = superlink_command(folder, host, port)
+    service, gate, control = Service(folder / "superlink"), Service(folder / "gate"), f"127.0.0.1:{control_port}"
+    command, door = superlink_command(folder, "127.0.0.1", control_port), gate_command(folder, host, port, control)
     if foreground:
+        gate.start(door, ready=lambda log: True)
         _become(service, command)
-    started = service.start(command, ready=lambda log: not healthy(f"127.0.0.1:{port}", folder / "ca.crt"))
-    _say(f"SuperLink, process {service.pid()}: {'started' if started else 'runs already'} on {host}:{port}")
+    _start(service, command, control, folder)
+    _start(gate, door, f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}", folder)
+    _say(f"devices reach it on {host}:{port}; `flwr run` and `deploy register` on {control}, from this machine alone")
 
 
 @app.command()
 def connect(
-    address: Annotated[str, typer.Argument(help="HOST:PORT of the SuperLink.")],
+    address: Annotated[
+        str, typer.Argument(help="HOST:PORT of the control port; from another machine, of a tunnel to it.")
+    ] = f"127.0.0.1:{CONTROL_PORT}",
     name: Connection = "lab",
     folder: Folder = HOME,
 ) -> None:
     """Add the connection that `flwr run . NAME` uses to Flower's config.toml; other entries do not change.
 
-    Example: [bold]python -m experiments deploy connect lab.local:8000 --name lab[/bold]
+    Example: [bold]python -m experiments deploy connect[/bold]
     """
     folder = _resolved(folder)
     if why := healthy(address, folder / "ca.crt"):
         raise DeployError(f"no SuperLink answers at {address}: {why}")
+    if for_devices_only(address, folder / "ca.crt"):
+        raise DeployError(
+            f"{address} is the port for devices: on the server, leave the address out; elsewhere, make a tunnel, e.g. "
+            f"`ssh -L {CONTROL_PORT}:127.0.0.1:{CONTROL_PORT} SERVER`, and give 127.0.0.1:{CONTROL_PORT}"
+        )
     path = write_connection(flower_home(), name, address, folder / "ca.crt")
     _say(f"{path}: connection '{name}' is {address}")
 
@@ -241,12 +266,14 @@ def status(connection: Connection = "lab", folder: Folder = HOME) -> None:
             nodes if nodes.row_count else f"'{connection}' has no SuperNode: add one with `deploy register NAME.pub`"
         )
     else:
-        _say(f"no connection '{connection}' on this machine: add it with `deploy connect HOST:PORT`")
+        _say(f"no connection '{connection}' on this machine: add it with `deploy connect`")
 
 
 @app.command()
 def stop(
-    names: Annotated[list[str] | None, typer.Argument(help="SuperNodes, or superlink; by default all of them.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="SuperNodes, superlink or gate; by default all of them.")
+    ] = None,
     folder: Folder = HOME,
 ) -> None:
     """Stop processes that `superlink` and `supernode` started on this machine.
@@ -288,6 +315,12 @@ def unit(
     for mark, value in values.items():
         text = text.replace(mark, value)
     print(text, end="")
+
+
+def _start(service: Service, command: list[str], address: str, folder: Path) -> None:
+    """Start a service and wait until it answers at ``address``."""
+    started = service.start(command, ready=lambda log: not healthy(address, folder / "ca.crt"))
+    _say(f"{service.name}, process {service.pid()}: {'started' if started else 'runs already'}")
 
 
 def _registered(folder: Path) -> dict[str, str]:

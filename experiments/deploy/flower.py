@@ -45,6 +45,11 @@ def superlink_command(folder: Path, host: str, port: int) -> list[str]:
     ]
 
 
+def gate_command(folder: Path, host: str, port: int, superlink: str) -> list[str]:
+    """Return the command of the port for devices (`experiments.deploy.gate`)."""
+    return ["python", "-m", "experiments.deploy.gate", host, str(port), superlink, str(folder)]
+
+
 def supernode_command(folder: Path, service: Service, superlink: str, port: int) -> list[str]:
     """Return the command of a SuperNode with its key and its node-config."""
     return [

@@ -155,6 +155,13 @@ def healthy(address: str, authority: Path | None) -> str:
     return "" if status == 200 else f"it answers with status {status}"
 
 
+def for_devices_only(address: str, authority: Path | None) -> bool:
+    """Return whether ``address`` is the port for devices, which refuses the Control API (`experiments.deploy.gate`)."""
+    with closing(connect(address, authority)) as connection:
+        connection.request("GET", "/v1/control")
+        return connection.getresponse().status == 403
+
+
 def connect(address: str, authority: Path | None, timeout: float = 5.0) -> http.client.HTTPConnection:
     """Return a connection to the SuperLink that is not open yet.
 
@@ -173,7 +180,7 @@ def connect(address: str, authority: Path | None, timeout: float = 5.0) -> http.
 
 def services(folder: Path) -> list[Service]:
     """Return all services that were ever started from a deployment's folder."""
-    found = [folder / "superlink", *sorted((folder / "supernodes").glob("*"))]
+    found = [folder / "superlink", folder / "gate", *sorted((folder / "supernodes").glob("*"))]
     return [Service(path) for path in found if path.is_dir()]
 
 
