@@ -15,7 +15,7 @@ run: venv ## reproduce the main experiment with `flwr run` (ARGS="..." adds opti
 	$(BIN)/python -m experiments run main --engine flower --overwrite $(ARGS)
 
 test: venv ## run the tests (ARGS="..." adds options)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile $(ARGS)
 
 lint: venv ## check style and types
 	$(BIN)/ruff check $(PACKAGES) tests
