@@ -24,7 +24,8 @@ from rich.table import Column
 
 from experiments.deploy.loopback import loopback_run
 from experiments.hermetic import flwr_run
-from experiments.studies.study import Study, StudyResults
+from experiments.studies.results import StudyResults
+from experiments.studies.study import Study
 from fl.config import Settings, SettingsError
 from fl.engines.grid import LocalGrid, WorkerGrid
 from fl.engines.processes import cores

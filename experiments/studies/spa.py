@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import pandas as pd
 
-from experiments.studies.study import Measured, Study, Tick, changed
+from experiments.studies.results import changed
+from experiments.studies.study import Measured, Study, Tick
 from fl.workloads.resolve import Run
 from partitions import Purpose, rng
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from experiments.studies.study import Measured, Study, Tick, changed
+from experiments.studies.results import changed
+from experiments.studies.study import Measured, Study, Tick
 from fl.engines.accelerator import cloud_place
 from fl.workloads.resolve import Run
 from fl.workloads.world import tensors

@@ -1,6 +1,7 @@
 """Help and errors, as a user sees them."""
 
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 
 from experiments.cli.main import app
 from fl.results.rows import COLUMNS
+from tests.experiments.cli.conftest import ROOT
 
 Call = Callable[..., tuple[object, str, str]]
 
@@ -130,3 +132,17 @@ def test_help_shows_commands_and_explains_arguments(call: Call) -> None:
 def test_data_sets_are_listed(call: Call) -> None:
     _, listed, _ = call("data", "where")
     assert "har-embedded" in listed and "generated" in listed
+
+
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        ("import experiments.cli.main", ["torch", "flwr", "pandas", "matplotlib"]),
+        ("import experiments.finish; from experiments.plots import PLOTS; [*PLOTS.values()]", ["torch", "flwr"]),
+    ],
+    ids=["help and errors", "figures"],
+)
+def test_what_is_not_needed_is_not_loaded(code: str, heavy: list[str]) -> None:
+    code = f"import sys; {code}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from experiments.launch import launch_study
 from experiments.studies import STUDIES, latency, routing, spa, submodels
-from experiments.studies.study import FILE, Study, StudyResults, read_study, summarize_study
+from experiments.studies.results import StudyResults
+from experiments.studies.study import FILE, Study, read_study, summarize_study
 from fl.config import Settings
 from fl.results.files import ResultsError
 from fl.workloads.resolve import Run, resolve
