@@ -103,12 +103,9 @@ def tokenised(
         length: number of tokens of a sample; longer texts are truncated.
         tokenizer: use this trained tokenizer instead; it has the special tokens of `SPECIAL`, and [PAD] is 0.
     """
-    key = hashlib.sha256(repr((CACHE_FORMAT, data.name, vocabulary, length, tokenizers.__version__)).encode())
+    key = hashlib.sha256(repr((CACHE_FORMAT, data.digest, vocabulary, length, tokenizers.__version__)).encode())
     key.update(tokenizer.to_str().encode() if tokenizer else b"")
     key.update(proxy.astype(np.int64).tobytes())
-    for texts, span in ((data.x_train, data.span_train), (data.x_test, data.span_test)):
-        key.update("\0".join(texts.ravel().tolist()).encode())
-        key.update(b"" if span is None else np.asarray(span).tobytes())
     arrays: dict[str, np.ndarray] = {}
     folder, name = cache_folder(), f"tokens-{key.hexdigest()[:20]}"
     if not (stored := store.find(folder, name)):

@@ -46,10 +46,11 @@ class Scaffold(FedAvg):
             self.server = self.task.tensors.get(VARIATE, {})  # local adaptation gets none: it is not corrected
             zero, store = {n: torch.zeros_like(c) for n, c in self.server.items()}, self.client.store
             self.own = store.load(VARIATE) if store.holds(VARIATE) else zero
+            self.terms = {name: c - self.own[name] for name, c in self.server.items()}
 
         def correct_gradients(self, parameters: Mapping[str, nn.Parameter], epoch: int) -> None:
-            for name, parameter in parameters.items() if self.server else ():
-                add_to_gradient(parameter, self.server[name] - self.own[name])
+            for name, parameter in parameters.items() if self.terms else ():
+                add_to_gradient(parameter, self.terms[name])
 
         def upload(self, before: State, after: State) -> State:
             recipe, steps = self.client.recipe, math.ceil(self.client.examples / self.client.recipe.batch_size)
@@ -79,8 +80,7 @@ class Scaffold(FedAvg):
         super().server_update(server_round, aggregate)
         if rate != 1:
             self.model |= {n: before[n] + rate * (self.model[n] - before[n]) for n in self.variate}
-        mean = {name: change / self.budget.clients for name, change in changes.items()}
-        self.variate = {name: value + mean[name].to(value.dtype) for name, value in self.variate.items()}
+        self.variate = {n: c + (changes[n] / self.budget.clients).to(c.dtype) for n, c in self.variate.items()}
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {VARIATE: self.variate}

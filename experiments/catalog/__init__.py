@@ -18,6 +18,6 @@ VIEWS: dict[str, View] = {
     v.name: v for v in (eclm.FIG7, eclm.FIG8, eclm.FIG9, eclm.FIG11, spa.SPA_COSTS, spa.SPA_EFFECT)
 }
 
-__all__ = ["EXPERIMENTS", "SCALES", "VIEWS", "Experiment", "View"]
-
 OTHER = Experiment("", "", "rounds of an experiment that is not in the catalog", {}, {})
+
+__all__ = ["EXPERIMENTS", "OTHER", "SCALES", "VIEWS", "Experiment", "View"]

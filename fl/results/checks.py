@@ -11,6 +11,8 @@ from fl.results.rows import Run
 
 CHECKSUMS = "checksums.csv"
 COLUMNS = ("file", "setting", "method", "seed", "rows", "digest")
+Checks = dict[tuple[str, Run], tuple[int, str]]
+"""{(file, run): (rows, digest)} of finished runs."""
 
 
 class Sums:
@@ -45,8 +47,8 @@ class Sums:
         return rows, digest.hexdigest()
 
 
-def read_checks(out: Path) -> dict[str, dict[Run, tuple[int, str]]]:
-    """Return {file: {run: (rows, digest)}} of the finished runs of a folder. Folders of earlier versions have none.
+def read_checks(out: Path) -> Checks:
+    """Return the checksums of a folder. Folders of earlier versions have none.
 
     Raises:
         ResultsError: the file is damaged.
@@ -54,27 +56,26 @@ def read_checks(out: Path) -> dict[str, dict[Run, tuple[int, str]]]:
     path = out / CHECKSUMS
     if not path.exists():
         return {}
-    found: dict[str, dict[Run, tuple[int, str]]] = {}
     try:
         header, *lines = csv.reader(whole_lines(path))
         if header != list(COLUMNS):
             raise ValueError(f"its columns are {header}")
-        for file, setting, method, seed, rows, digest in lines:
-            found.setdefault(file, {})[setting, method, int(seed)] = int(rows), digest
+        return {
+            (file, (setting, method, int(seed))): (int(rows), digest)
+            for file, setting, method, seed, rows, digest in lines
+        }
     except (ValueError, csv.Error) as error:
         raise ResultsError(f"'{path}' is damaged ({error}); restore it or start anew (--overwrite)") from error
-    return found
 
 
-def verify(path: Path, lines: Sequence[str], checks: Mapping[Run, tuple[int, str]]) -> None:
-    """Compare the lines of a table, its header first, with the checksums of its finished runs.
+def verify(path: Path, sums: Sums, checks: Mapping[tuple[str, Run], tuple[int, str]]) -> None:
+    """Compare the lines of a table with those checksums that are of it.
 
     Raises:
         ResultsError: a row was lost, doubled or changed since its run was finished.
     """
-    sums = Sums(path, lines)
-    for run, (rows, digest) in checks.items():
-        now, is_ = sums.of(run)
+    for (file, run), (rows, digest) in checks.items():
+        now, is_ = sums.of(run) if file == path.name else (rows, digest)
         if (now, is_) != (rows, digest):
             setting, method, seed = run
             what = f"{now} rows instead of {rows}" if now != rows else "another content"

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, NotRequired
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from fl.results.checks import read_checks, verify
+from fl.results.checks import Sums, read_checks, verify
 from fl.results.files import ResultsError, whole_lines
 from fl.results.rows import DeviceRow, MeasureRow, Row, Run, TableRow, column_types
 
-KEYS = ("setting", "method", "seed", "round")  # of which each row of rounds.csv is the only one
-
 if TYPE_CHECKING:
     import pandas as pd
+
+KEYS = ("setting", "method", "seed", "round")  # of which each row of rounds.csv is the only one
 
 
 class _Config(TypedDict):
@@ -78,23 +78,20 @@ def _read(path: Path, kind: type[TableRow]) -> "pd.DataFrame":
 
     if not path.is_file():
         raise ResultsError(f"'{path}' does not exist; run the experiment first")
-    columns, checks = column_types(kind), read_checks(path.parent).get(path.name, {})
-    lines = whole_lines(path)
+    columns, checks, lines = column_types(kind), read_checks(path.parent), whole_lines(path)
     header = next(csv.reader(lines), [])
     if header != list(columns):
         odd = ", ".join(sorted(set(header) ^ set(columns))) or "their order"
         raise ResultsError(f"'{path}' does not have the columns of this version (check {odd})")
+    if checks:
+        verify(path, Sums(path, lines), checks)
     try:
-        if checks:
-            verify(path, lines, checks)
         frame = pd.read_csv(
             io.StringIO("".join(lines)),
             dtype=columns,
             keep_default_na=False,  # by default, pandas reads a method or setting named 'NA' as a missing number
             na_values={name: [""] for name, of in columns.items() if of is float},
         )
-    except ResultsError:
-        raise
     except ValueError as error:
         raise ResultsError(f"'{path}' has a line that cannot be read: {error}") from error
     keys = [*KEYS, *(name for name in ("device", "measure") if name in columns)]

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from fl.results.checks import CHECKSUMS, Sums, read_checks, verify
+from fl.results.checks import CHECKSUMS, Checks, Sums, read_checks, verify
 from fl.results.checks import COLUMNS as CHECK_COLUMNS
 from fl.results.files import (
     CHECKPOINTS,
@@ -107,11 +107,13 @@ class ResultsWriter:
             new = not (out / "config.toml").exists()
             try:
                 self._config = self._open(config, partial(merge_configs, defaults=defaults, general=general), overwrite)
-                self._verify()
-                self._write_config()
+                self._checks = {key: check for key, check in read_checks(out).items() if key[1] in self.done()}
                 for name in TABLES:
-                    if name == "rounds.csv" or (out / name).exists():
+                    if (out / name).exists():
                         self._table(name)
+                    elif any(file == name for file, _ in self._checks):
+                        raise ResultsError(f"'{out / name}' is gone; restore it or start anew (--overwrite)")
+                self._write_config()
                 self._written = {_key(line) for line in self._table("rounds.csv").lines()}
             except BaseException:
                 for table in self._tables.values():
@@ -144,9 +146,8 @@ class ResultsWriter:
         """Mark a run as finished: all its rows are written."""
         run = (setting, method, int(seed))
         if run not in self.done():
-            checks = self._checks()
-            checks |= {(name, run): table.sums.of(run) for name, table in self._tables.items()}
-            self._write_checks(checks)
+            self._checks |= {(name, run): table.sums.of(run) for name, table in self._tables.items()}
+            self._write_checks()
             seeds = self._config["finished"].setdefault(setting, {}).setdefault(method, [])
             seeds[:] = sorted([*seeds, int(seed)])
             self._write_config()
@@ -174,7 +175,8 @@ class ResultsWriter:
         if run in self.done():
             self._config["finished"][setting][method].remove(run[2])
             self._write_config()
-            self._write_checks({key: check for key, check in self._checks().items() if key[1] != run})
+            self._checks = {key: check for key, check in self._checks.items() if key[1] != run}
+            self._write_checks()
         for table in self._tables.values():
             table.drop(lambda line: dropped(_key(line)))
         self._written = {key for key in self._written if not dropped(key)}
@@ -213,24 +215,11 @@ class ResultsWriter:
 
     def _table(self, name: str) -> "_Table":
         if name not in self._tables:
-            self._tables[name] = _Table(self.out / name, TABLES[name])
+            self._tables[name] = _Table(self.out / name, TABLES[name], self._checks)
         return self._tables[name]
 
-    def _verify(self) -> None:
-        """Raise ResultsError if rows of a finished run are not those that were written."""
-        done = self.done()
-        for name, checks in read_checks(self.out).items():
-            path = self.out / name
-            if wanted := {run: check for run, check in checks.items() if run in done}:
-                if not path.exists():
-                    raise ResultsError(f"'{path}' is gone; restore it or start anew (--overwrite)")
-                verify(path, whole_lines(path), wanted)
-
-    def _checks(self) -> dict[tuple[str, Run], tuple[int, str]]:
-        return {(name, run): check for name, of in read_checks(self.out).items() for run, check in of.items()}
-
-    def _write_checks(self, checks: Mapping[tuple[str, Run], tuple[int, str]]) -> None:
-        lines = [(name, *run, *check) for (name, run), check in sorted(checks.items())]
+    def _write_checks(self) -> None:
+        lines = [(name, *run, *check) for (name, run), check in sorted(self._checks.items())]
         with as_results_error(f"write '{self.out / CHECKSUMS}'"):
             atomic_write(self.out / CHECKSUMS, csv_text([CHECK_COLUMNS, *lines]))
 
@@ -247,16 +236,23 @@ class ResultsWriter:
 
 
 class _Table:
-    """A CSV file that grows by whole rows."""
+    """A CSV file that grows by whole rows.
 
-    def __init__(self, path: Path, kind: type[TableRow]) -> None:
+    Raises:
+        ResultsError: it has other columns, or rows of a finished run are not those that were written.
+    """
+
+    def __init__(self, path: Path, kind: type[TableRow], checks: Checks) -> None:
         self.path = path
         self.types = column_types(kind)
         self.columns = list(self.types)
         lines = whole_lines(path) if path.exists() else []
         if lines and next(csv.reader(lines)) != self.columns:
             raise ResultsError(f"'{path}' has other columns than this version writes; choose another folder")
-        self._rewrite(lines or [csv_text([self.columns])])  # removes a last line that a crash cut off
+        lines = lines or [csv_text([self.columns])]
+        self.sums = Sums(path, lines)
+        verify(path, self.sums, checks)
+        self._rewrite(lines)  # removes a last line that a crash cut off
 
     def append(self, rows: Sequence[TableRow]) -> None:
         lines = [csv_text([self._typed(row)]) for row in rows]
@@ -287,6 +283,7 @@ class _Table:
         if len(kept) < len(lines):
             self.close()
             self._rewrite([header, *kept])
+            self.sums = Sums(self.path, [header, *kept])
 
     def close(self) -> None:
         self._file.close()
@@ -305,7 +302,6 @@ class _Table:
         with as_results_error(f"write '{self.path}'"):
             atomic_write(self.path, "".join(lines))
         self._file = self.path.open("ab", buffering=0)  # unbuffered: one append is one write
-        self.sums = Sums(self.path, lines)
 
 
 def _key(line: Mapping[str, str]) -> RowKey:

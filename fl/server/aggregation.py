@@ -132,11 +132,10 @@ class RoundAggregator:
     def add(self, message: Message, reply: Message) -> Message:
         """Validate an answer and take its update. Returns the answer without it.
 
-        A second answer, and one from another node than was asked, stay untouched; `fl.server.replies` refuses them.
+        A second answer stays untouched; `fl.server.replies` refuses it.
         """
         client = int(message.content[records.TASK]["device"])  # type: ignore[arg-type]
-        stray = reply.metadata.src_node_id != message.metadata.dst_node_id
-        if reply.has_error() or stray or client in self.updates:
+        if client in self.updates:
             return reply
         record = message.content.get(records.MODEL)
         sent = None if record is None else records.shared(record)  # type: ignore[arg-type]

@@ -62,8 +62,8 @@ def train(
     while up:
         up = device.respond(cloud.respond(up))
     if how.joint:
-        before = side_epochs, correct_gradients
-        return fit_jointly(base, device.plugin, how, known, epochs - side_epochs, generator, *before)
+        rest = epochs - side_epochs
+        return fit_jointly(base, device.plugin, how, known, rest, generator, side_epochs, correct_gradients)
     return device.plugin, device.loss
 
 

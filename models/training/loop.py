@@ -174,8 +174,8 @@ def fit(
     steps = max(1, epochs * -(-len(x) // recipe.batch_size))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if cosine else None
     loss_sum = torch.full((), float("nan"), dtype=torch.float64, device=device)
-    # each linear map is used once per pass, its gradient stays, and the learning rate is constant
     norms = torch_batch_norms(body)
+    # each linear map is used once per pass, its gradient stays, and the learning rate is constant
     single_use = extra is None and correct_gradients is None and not cosine
     with descending(body, recipe.descent if single_use else None):
         for epoch in range(epochs):

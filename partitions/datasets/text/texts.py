@@ -14,6 +14,8 @@ from partitions.datasets.text.reading import TextFile, text_files
 from partitions.errors import DataError
 from partitions.root import Root
 
+HIGHEST_GRADE = 100
+
 
 @dataclass(frozen=True)
 class Example:
@@ -50,9 +52,6 @@ class Example:
         except ValueError:
             pass
         raise DataError(f"{self.where}: the score is '{self.label:.40}', not a number from 0 to {HIGHEST_GRADE}")
-
-
-HIGHEST_GRADE = 100
 
 
 def strings(rows: Sequence[Sequence[str]]) -> np.ndarray:
@@ -162,8 +161,9 @@ class Glue:
 
     def __call__(self, files: list[Path]) -> dict[str, list[Example]]:
         examples: dict[str, list[Example]] = {}
+        found = text_files(files)
         for part, name in {"train": "train.tsv", "test": "dev.tsv"}.items():
-            if file := _find(text_files(files), f"{self.folder}/{name}"):
+            if file := _find(found, f"{self.folder}/{name}"):
                 rows = file.table(self.columns)
                 examples[part] = [Example.of(where, row, self.texts, self.label) for where, row in rows]
         return examples
