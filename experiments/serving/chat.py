@@ -1,5 +1,6 @@
 """Chat with a base whose answers a device changes. The device is a process that is started here, or runs elsewhere."""
 
+import io
 import logging
 import select
 import socket
@@ -60,7 +61,12 @@ def run_chat(
                 console.print(f"try: {examples[0].instruction}  {examples[-1].instruction}", style="dim")
             rows: list[TraceRow] = []
             for number, line in enumerate(_lines(), 1):
-                session = Session(model, link, terms, model.prompt(line), GUESSES if trace else 0)
+                prompt, room = model.prompt(line), model.context - limit
+                if len(prompt) > room:
+                    rule = f"the base has room for {max(0, room)}, and {limit} for the answer (--limit)"
+                    console.print(f"line {number} has {len(prompt)} tokens and is left out: {rule}", soft_wrap=True)
+                    continue
+                session = Session(model, link, terms, prompt, GUESSES if trace else 0)
                 with _delayed_log():
                     rows += _answer(session, number, limit, beams)
                 if trace is not None:
@@ -145,11 +151,15 @@ def _bytes(link: Link) -> list[int]:
 
 
 def _lines() -> Iterator[str]:
-    """Yield the lines of input that are not empty."""
+    """Yield the lines of input that are not empty, and name those that are not UTF-8."""
+    assert isinstance(sys.stdin, io.TextIOWrapper)
+    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     while True:
         try:
             line = input("> " if sys.stdin.isatty() else "").strip()
         except EOFError:
             return
-        if line:
+        if any("\ud800" <= character <= "\udfff" for character in line):
+            console.print("this line is not UTF-8 and is left out: " + ascii(line[:80]), markup=False, soft_wrap=True)
+        elif line:
             yield line

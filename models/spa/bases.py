@@ -54,6 +54,11 @@ class Base:
         return self.model.get_output_embeddings()
 
     @property
+    def context(self) -> int:
+        """The most tokens that a prompt and its answer may have together."""
+        return int(self.model.config.max_position_embeddings)
+
+    @property
     def end(self) -> int:
         """The token that ends an answer."""
         return int(self.tokenizer.eos_token_id)

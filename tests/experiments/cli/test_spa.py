@@ -21,7 +21,7 @@ def test_a_device_killed_in_mid_sentence_leaves_a_finished_marked_one(tmp_path: 
     how = ["--delay-ms", "150", "--limit", "12", "--trace", str(trace)]
     chat = subprocess.Popen(
         [sys.executable, "-m", "experiments", "chat", *QUICK, *how],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", errors="surrogateescape", bufsize=1,
     )  # fmt: skip
     stop = threading.Timer(400, chat.kill)  # on a busy machine its imports alone take a minute
     stop.start()
@@ -38,11 +38,14 @@ def test_a_device_killed_in_mid_sentence_leaves_a_finished_marked_one(tmp_path: 
         while "[" not in (seen := chat.stdout.read(1)):  # the first token is there
             assert seen
         os.kill(device, signal.SIGKILL)
-        rest, _ = chat.communicate("What is the capital of Spain?\n")
+        bad = "\udcff is no UTF-8\n" + "word " * 300  # the base has 256 positions
+        rest, _ = chat.communicate(f"{bad}\nWhat is the capital of Spain?\n")
     finally:
         stop.cancel()
     assert chat.returncode == 0
     assert "{" in rest and "DEGRADED" in rest and rest.count(" tokens, ") == 2  # the next one is answered too
+    assert "this line is not UTF-8 and is left out: '\\udcff is no UTF-8'" in rest
+    assert "tokens and is left out: the base has room for 244, and 12 for the answer (--limit)" in rest
     sentence, summary, why, *_ = rest.splitlines()
     assert "degraded" not in sentence and "DEGRADED" in summary and why.startswith("degraded: the device is gone")
     rows = list(csv.DictReader(trace.read_text().splitlines()))
