@@ -31,17 +31,10 @@ def covered_sizes(sizes: Sizes, coverage: Coverage) -> dict[str, int]:
     return {axis: len(coverage[axis]) if axis in coverage else size for axis, size in sizes.items()}
 
 
-def entry_index(
-    axes: tuple[str | None, ...], coverage: Coverage, shape: torch.Size
-) -> tuple[Tensor | slice, ...] | None:
-    """Return an index that selects the covered entries of one parameter, or None if it is covered as a whole."""
-    indices = [coverage.get(axis) if axis is not None else None for axis in axes]
-    if all(i is None for i in indices):
-        return None
-    if sum(i is not None for i in indices) == 1:  # plain slices use torch's fast indexing path
-        return tuple(slice(None) if i is None else i for i in indices)
-    full = [torch.arange(n) if i is None else i for i, n in zip(indices, shape, strict=True)]
-    return torch.meshgrid(*full, indexing="ij")
+def entry_index(axes: tuple[str | None, ...], coverage: Coverage, shape: torch.Size) -> tuple[Tensor, ...]:
+    """Return an index that selects the covered entries of one parameter."""
+    kept = [coverage.get(axis or "", torch.arange(n)) for axis, n in zip(axes, shape, strict=True)]
+    return torch.meshgrid(*kept, indexing="ij")
 
 
 def consecutive(indices: Tensor) -> tuple[int, int] | None:

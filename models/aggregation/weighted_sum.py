@@ -92,7 +92,6 @@ class WeightedSum:
             if axis is not None and axis in index_weights:
                 w = index_weights[axis].to(total.dtype).reshape([-1 if d == dim else 1 for d in range(len(names))])
         index, narrow = entry_index(names, coverage, total.shape), entry_index(names, coverage, weights.shape)
-        assert index is not None and narrow is not None
         total[index] += w * value.to(total.dtype)
         weights[narrow] += w
 

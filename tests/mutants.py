@@ -1,0 +1,127 @@
+"""Do the tests notice wrong code? Changes one operator, number or statement of the core at a time and runs its tests.
+
+    python tests/mutants.py [--each 8] [--seed 1] [--only derive]
+
+Every mutant runs in a copy of the tree. The table names those that no test noticed, with file, line and change.
+"""
+
+import argparse
+import ast
+import difflib
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CORE = {  # source: its tests, the fast ones first
+    "models/submodel.py": "models/test_submodel.py models/elastic/test_nested.py",
+    "models/modular/derive.py": "models/modular/test_derive.py",
+    "models/modular/selector.py": "models/modular/test_selector.py models/modular/test_model.py",
+    "models/aggregation/weighted_sum.py": "models/aggregation/test_weighted_sum.py strategies/test_heterofl_cases.py",
+    "models/aggregation/robust.py": "models/aggregation/test_robust.py",
+    "models/costs.py": "models/test_costs.py",
+    "models/vq/quantiser/codebook.py": "models/vq/quantiser",
+    "models/spa/gate.py": "models/spa/test_gate.py models/spa/test_train.py",
+    "partitions/world.py": "partitions/test_partition_world.py",
+    "fl/messages/records.py": "fl/messages fl/server/test_refusal.py",
+    "fl/server/arrivals.py": "fl/server/test_arrivals.py",
+    "strategies/eclm.py": "strategies/test_strategies.py",
+}
+SWAPS: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.Add: ast.Sub, ast.Sub: ast.Add,
+    ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Pow: ast.Mult, ast.Mod: ast.Mult,
+    ast.And: ast.Or, ast.Or: ast.And,
+}  # fmt: skip
+NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "ceil": "floor", "floor": "ceil", "sum": "max"}
+
+
+def mutants(tree: ast.Module) -> Iterator[tuple[ast.expr | ast.stmt, Callable[[], None]]]:
+    """Yield each place that can be changed, and the function that changes it in the tree."""
+    typing = {id(part) for node in ast.walk(tree) for hint in hints(node) for part in ast.walk(hint)}
+    for node in ast.walk(tree):
+        if id(node) in typing:
+            continue
+        if isinstance(node, ast.Compare):
+            yield node, partial(setattr, node, "ops", [SWAPS[type(node.ops[0])](), *node.ops[1:]])
+        elif isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in SWAPS:
+            yield node, partial(setattr, node, "op", SWAPS[type(node.op)]())
+        elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+            value = not node.value if isinstance(node.value, bool) else node.value + 1
+            yield node, partial(setattr, node, "value", value)
+        elif isinstance(node, ast.Name) and node.id in NAMES:
+            yield node, partial(setattr, node, "id", NAMES[node.id])
+        elif isinstance(node, ast.Attribute) and node.attr in NAMES:
+            yield node, partial(setattr, node, "attr", NAMES[node.attr])
+        elif isinstance(node, ast.If | ast.IfExp | ast.While):
+            yield node.test, partial(setattr, node, "test", ast.UnaryOp(ast.Not(), node.test))
+        for field in ("body", "orelse"):
+            body = getattr(node, field, None)
+            body = body if isinstance(body, list) else []
+            for i, line in enumerate(body):
+                call = isinstance(line, ast.Expr) and isinstance(line.value, ast.Call)
+                if call or isinstance(line, ast.Raise | ast.AugAssign | ast.Continue):
+                    yield line, partial(setattr, node, field, [*body[:i], ast.Pass(), *body[i + 1 :]])
+
+
+def hints(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the type hints and decorators of a node, which no test runs."""
+    for field in ("annotation", "returns"):
+        if isinstance(hint := getattr(node, field, None), ast.AST):
+            yield hint
+    yield from getattr(node, "decorator_list", [])
+
+
+def noticed(place: Path, tests: str, seconds: float) -> bool:
+    """Run tests in a copy of the tree; a run that does not end in time has noticed."""
+    files = [str(place / "tests" / name) for name in tests.split()]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", "--tb=no", *files]
+    environment = os.environ | {"PYTHONPATH": str(place), "OMP_NUM_THREADS": "1"}
+    try:
+        run = subprocess.run(command, cwd=place, env=environment, capture_output=True, timeout=seconds)
+        return run.returncode != 0
+    except subprocess.TimeoutExpired:
+        return True
+
+
+def main() -> int:
+    """Print a line for each mutant; return 1 if fewer than 90 % were noticed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--each", type=int, default=8, help="mutants of each file")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", help="files whose path has this in it")
+    options = parser.parse_args()
+    killed = total = 0
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "tree"
+        shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns(".*", "results", "__pycache__", "runs"))
+        for source, tests in CORE.items():
+            if options.only not in source:
+                continue
+            file, text = place / source, (ROOT / source).read_text()
+            if noticed(place, tests, 900):
+                sys.exit(f"the tests of {source} fail without a change: {tests}")
+            count = len(list(mutants(ast.parse(text))))
+            for index in random.Random(f"{options.seed} {source}").sample(range(count), min(options.each, count)):
+                tree = ast.parse(text)
+                node, change = list(mutants(tree))[index]
+                before = ast.unparse(tree)
+                change()
+                file.write_text(after := ast.unparse(ast.fix_missing_locations(tree)))
+                found = noticed(place, tests, 900)
+                killed, total = killed + found, total + 1
+                lines = [line for line in difflib.ndiff(before.splitlines(), after.splitlines()) if line[0] in "-+"]
+                print("noticed" if found else "MISSED ", f"{source}:{node.lineno}", *lines, flush=True)
+            file.write_text(text)
+    print(f"{killed} of {total} noticed")
+    return int(killed < 0.9 * total)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
