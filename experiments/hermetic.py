@@ -28,6 +28,7 @@ from typing import IO, Self
 
 import tomli_w
 
+from experiments.proxies import direct
 from partitions.errors import UserError
 
 BOOT_S = 60.0  # longest start of a SuperLink
@@ -308,12 +309,11 @@ def _environment(folder: Path) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "PYTHONUTF8": "1",
         "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]),
-        "NO_PROXY": "127.0.0.1,localhost",  # an internet proxy must not get local connections
-        "no_proxy": "127.0.0.1,localhost",
     }
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "VECLIB_MAXIMUM", "NUMEXPR")}
     foreign = ("FLWR_", "RAY_", "PYTHON")
-    return {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | threads | private
+    kept = {name: value for name, value in direct(os.environ).items() if not name.startswith(foreign)}
+    return kept | threads | private
 
 
 def free_port() -> int:

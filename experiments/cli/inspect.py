@@ -1,4 +1,4 @@
-"""Commands that look at a run-config without training: its keys, the drift of the data, the privacy of noise."""
+"""Commands that train nothing: the machine, the keys of a run-config, the drift of the data, the privacy of noise."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +13,16 @@ from experiments.cli.options import Changes, Folder, changes_of
 from fl.config import Settings, SettingsError
 
 console = Console()
+
+
+def doctor() -> None:
+    """Check this machine and its environment before a run. `doctor --help` lists the options.
+
+    Example: [bold]python -m experiments doctor --superlink lab.local:8000[/bold]
+    """
+    from experiments.doctor import main  # which reads the options: it must also work where typer is missing
+
+    main()
 
 
 def settings(

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from experiments.cli.data import data_app
-from experiments.cli.inspect import drift, privacy, settings
+from experiments.cli.inspect import doctor, drift, privacy, settings
 from experiments.cli.measure import bench, soak
 from experiments.cli.new import new
 from experiments.cli.run import list_, merge, plot, run
@@ -27,11 +27,14 @@ app = typer.Typer(
 
     Start with: [bold]python -m experiments run quickstart[/bold]
 
+    If something does not work: [bold]python -m experiments doctor[/bold]
+
     Your own method and data: [bold]python -m experiments new my-app[/bold]""",
 )
 for command in (run, plot, merge, new, drift, settings, privacy, bench, soak, chat):
     app.command()(command)
 app.command("list")(list_)
+app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(doctor)
 app.add_typer(data_app, name="data")
 app.add_typer(deploy_app, name="deploy")
 app.add_typer(spa_app, name="spa")

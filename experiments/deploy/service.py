@@ -9,17 +9,20 @@ import ssl
 import subprocess
 import sysconfig
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.deploy.identity import DeployError
 from experiments.hermetic import COLOURS, lives
+from experiments.proxies import direct
 
 BOOT_S = 60.0  # longest start of a process
 STOP_S = 10.0  # longest end of a process after a signal
 TAIL = 12  # log lines that an error quotes
+
+Given = str | int | float  # value of an option
 
 _children: dict[int, "subprocess.Popen[bytes]"] = {}  # started by this process, which must wait for them
 
@@ -34,12 +37,21 @@ class Service:
     def name(self) -> str:
         return self.folder.name
 
-    def start(self, command: Sequence[str], ready: Callable[[str], bool], limit_bytes: int = 0) -> bool:
+    def start(
+        self,
+        command: Sequence[str],
+        ready: Callable[[str], bool],
+        limit_bytes: int = 0,
+        hosts: Sequence[str] = (),
+        given: Mapping[str, Given] | None = None,
+    ) -> bool:
         """Start the process in a new session, unless it runs already, and wait until it is ready.
 
         Args:
             ready: returns whether the process is ready, given its log; it may also use other signs.
             limit_bytes: memory limit of each of its processes; 0: no limit.
+            hosts: other machines that it reaches without a proxy.
+            given: the user's options, for `given`.
 
         Returns:
             Whether this call started it.
@@ -56,7 +68,7 @@ class Service:
             begin = log.tell()
             process = subprocess.Popen(
                 [script(command[0]), *command[1:]],
-                env=environment(self.folder),
+                env=environment(self.folder, *hosts),
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -65,6 +77,7 @@ class Service:
                 preexec_fn=(lambda: limit_memory(limit_bytes)) if limit_bytes else None,
             )
         _children[process.pid] = process
+        self._given.write_text(json.dumps(given or {}), encoding="utf-8")
         self._file.write_text(json.dumps({"pid": process.pid, "since": _since(process.pid)}), encoding="utf-8")
         end = time.monotonic() + BOOT_S
         try:
@@ -88,6 +101,12 @@ class Service:
             return None
         return pid if _since(pid) == since and _state(pid) not in "ZX" else None
 
+    def given(self) -> dict[str, Given]:
+        """Return the options with which the process was last started."""
+        with suppress(OSError, ValueError):
+            return dict(json.loads(self._given.read_text(encoding="utf-8")))
+        return {}
+
     def stop(self) -> bool:
         """End the process and its session, with SIGTERM and then SIGKILL. Return whether it was running."""
         pid = self.pid()
@@ -108,6 +127,10 @@ class Service:
         return "\n".join([line for line in lines if line.strip()][-TAIL:])
 
     @property
+    def _given(self) -> Path:
+        return self.folder / "given.json"
+
+    @property
     def _file(self) -> Path:
         return self.folder / "pid.json"
 
@@ -117,8 +140,12 @@ def script(name: str) -> str:
     return str(Path(sysconfig.get_path("scripts"), name))
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """Return this environment, with Flower's home and the cache in a service's folder and one thread per process."""
+def environment(folder: Path, *hosts: str) -> dict[str, str]:
+    """Return this environment, with Flower's home and the cache in a service's folder and one thread per process.
+
+    Args:
+        hosts: other machines that are reached without a proxy.
+    """
     own = {
         "FLWR_HOME": str(folder / "home"),
         "XDG_CACHE_HOME": str(folder / "cache"),
@@ -129,7 +156,7 @@ def environment(folder: Path) -> dict[str, str]:
         "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]),
         "OMP_NUM_THREADS": "1",
     }
-    return {**os.environ, **own}
+    return direct(os.environ, *hosts) | own
 
 
 def limit_memory(limit_bytes: int) -> None:

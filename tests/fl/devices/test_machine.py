@@ -1,6 +1,5 @@
 """A client that is a real machine: what its node-config says, what is measured on it, and runs like the simulation."""
 
-import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,7 +15,7 @@ from fl.client_app import app
 from fl.config import Settings, SettingsError
 from fl.devices import machine as module
 from fl.devices.hardware import Hardware, Table, shares
-from fl.devices.machine import Machine, free_compute, free_memory
+from fl.devices.machine import Machine
 from fl.engines.engine import Engine, GridProxy
 from fl.engines.grid import LocalGrid
 from fl.messages import records
@@ -130,38 +129,6 @@ def test_what_a_machine_can_spare_worked_by_hand(tmp_path: Path, monkeypatch: py
         assert (now.link, now.compute, now.memory) == pytest.approx(expected)
         context = ClientContext(0, 1, 1, 0, ClientStateStore(tmp_path), machine=one)
         assert run.workload.limits(context) == now
-
-
-def test_background_load_takes_compute(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
-    for load, share in ((0.0, 1.0), (3.0, 1.0), (7.0, 0.5), (39.0, 0.1)):
-        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 99.0, 99.0))
-        assert free_compute() == pytest.approx(share)
-
-
-def test_free_memory_is_the_least_of_machine_container_and_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def write(name: str, text: str) -> None:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-
-    write("proc/meminfo", "MemTotal:  9000 kB\nMemAvailable:   5000 kB\n")
-    write("proc/self/status", "Name:\tpython\nVmData:\t 1000 kB\n")
-    monkeypatch.setattr(module.resource, "getrlimit", lambda what: (-1, -1))
-    assert free_memory(tmp_path) == 5000 * 1024
-    write("proc/self/cgroup", "0::/system.slice/driftfed.service\n")
-    group = "sys/fs/cgroup/system.slice/driftfed.service"
-    write(f"{group}/memory.current", "3000000\n")
-    write(f"{group}/memory.stat", "anon 5\ninactive_file 500000\nslab 7\n")
-    write(f"{group}/memory.max", "max\n")
-    assert free_memory(tmp_path) == 5000 * 1024
-    write(f"{group}/memory.max", "4000000\n")
-    assert free_memory(tmp_path) == 1_500_000
-    monkeypatch.setattr(module.resource, "getrlimit", lambda what: (2_024_000, 2_024_000))
-    assert free_memory(tmp_path) == 1_000_000
-    monkeypatch.undo()
-    assert free_memory() > 1e6  # on the machine that runs this
 
 
 def test_compute_is_timed_on_the_real_model_in_cpu_time(monkeypatch: pytest.MonkeyPatch) -> None:
