@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +30,7 @@ from experiments.deploy.flower import (
 from experiments.deploy.identity import DeployError, certificates, node_key
 from experiments.deploy.link import time_link
 from experiments.deploy.service import (
+    Given,
     Service,
     environment,
     for_devices_only,
@@ -37,6 +39,8 @@ from experiments.deploy.service import (
     script,
     services,
 )
+from experiments.hermetic import free_port
+from experiments.proxies import host_of, proxied
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -120,11 +124,17 @@ def superlink(
         if not (folder / name).is_file():
             raise DeployError(f"{folder / name} is missing: run `python -m experiments deploy certificates HOST` first")
     service, gate, control = Service(folder / "superlink"), Service(folder / "gate"), f"127.0.0.1:{control_port}"
+    given: dict[str, Given] = {"host": host, "port": port, "control-port": control_port}
+    if service.pid() and (changed := _changes(service, given)):
+        raise DeployError(
+            f"the SuperLink runs with {', '.join(f'--{option} {value}' for option, value in changed.items())}: "
+            "`deploy stop superlink gate` stops it, and the runs on it; then give this command again"
+        )
     command, door = superlink_command(folder, "127.0.0.1", control_port), gate_command(folder, host, port, control)
     if foreground:
         gate.start(door, ready=lambda log: True)
         _become(service, command)
-    _start(service, command, control, folder)
+    _start(service, command, control, folder, given)
     _start(gate, door, f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}", folder)
     _say(f"devices reach it on {host}:{port}; `flwr run` and `deploy register` on {control}, from this machine alone")
 
@@ -151,6 +161,10 @@ def connect(
         )
     path = write_connection(flower_home(), name, address, folder / "ca.crt")
     _say(f"{path}: connection '{name}' is {address}")
+    if names := proxied(os.environ, host_of(address)):
+        _say(
+            f"{', '.join(names)} would get what `flwr run` sends to it: `python -m experiments doctor` says what to do"
+        )
 
 
 @app.command()
@@ -199,7 +213,7 @@ def supernode(
         float, typer.Option("--limit-memory", help="Limit of memory, as a share of the large model; 0: none.", min=0)
     ] = 0.0,
     memory_mb: Annotated[int, typer.Option(help="Memory limit of each of its processes in MB; 0: none.", min=0)] = 0,
-    port: Annotated[int, typer.Option(help="Local port, different for each SuperNode of a machine.")] = 9094,
+    port: Annotated[int, typer.Option(help="Local port of its processes; 0: a free one.", min=0)] = 0,
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Do not return, as systemd and Docker need it.")
     ] = False,
@@ -217,27 +231,43 @@ def supernode(
     if data and not (Path(data).expanduser() / "classes.txt").is_file():
         raise DeployError(f"{data} is not a folder of local data: it has no classes.txt, see docs/deploy.md")
     service = Service(folder / "supernodes" / name)
-    if service.pid():
+    data = str(Path(data).expanduser().absolute()) if data else ""
+    given: dict[str, Given] = {
+        "superlink": superlink, "device": device, "class": device_class, "data": data, "link-mbit-s": link_mbit_s,
+        "mac-per-s": mac_per_s, "limit-link": limit_link, "limit-compute": limit_compute,
+        "limit-memory": limit_memory_, "memory-mb": memory_mb, "port": port,
+    }  # fmt: skip
+    changed = _changes(service, given)
+    if service.pid() and not changed:
         _say(f"SuperNode {name}, process {service.pid()}: runs already; stop it with `deploy stop {name}`")
         return
     if why := healthy(superlink, folder / "ca.crt"):
         raise DeployError(f"no SuperLink answers at {superlink}: {why}")
-    node: dict[str, str | int | float] = {
+    node: dict[str, Given] = {
         "partition-id": device,
         "device-class": device_class,
-        "data": str(Path(data).expanduser().absolute()) if data else "",
+        "data": data,
         "link-mbit-s": link_mbit_s or time_link(superlink, folder / "ca.crt"),
         "mac-per-s": mac_per_s,
         "limit-link": limit_link,
         "limit-compute": limit_compute,
         "limit-memory": limit_memory_,
     }
+    if service.pid():
+        _say(f"SuperNode {name}: restarts with {', '.join(f'--{option}' for option in changed)} changed")
+        service.stop()
     write_node(service, node)
-    command = supernode_command(folder, service, superlink, port)
+    port = port or free_port()
+    command, limit, hosts = (
+        supernode_command(folder, service, superlink, port),
+        memory_mb * 1_000_000,
+        [host_of(superlink)],
+    )
     if foreground:
-        _become(service, command, memory_mb * 1_000_000)
+        _say(f"SuperNode {name}: device {device}, local port {port}")
+        _become(service, command, limit, hosts)
     try:
-        service.start(command, ready=lambda log: ADMITTED in log, limit_bytes=memory_mb * 1_000_000)
+        service.start(command, lambda log: ADMITTED in log, limit, hosts, given)
     except DeployError as error:
         if REFUSED in str(error):
             raise DeployError(
@@ -245,7 +275,10 @@ def supernode(
                 "and was killed just now, the SuperLink still counts it as running: try again in a minute"
             ) from error
         raise
-    _say(f"SuperNode {name}, process {service.pid()}: started as device {device}, {node['link-mbit-s']:.1f} Mbit/s")
+    _say(
+        f"SuperNode {name}, process {service.pid()}: started as device {device}, {node['link-mbit-s']:.1f} Mbit/s, "
+        f"local port {port}"
+    )
 
 
 @app.command()
@@ -317,9 +350,16 @@ def unit(
     print(text, end="")
 
 
-def _start(service: Service, command: list[str], address: str, folder: Path) -> None:
+def _changes(service: Service, given: Mapping[str, Given]) -> dict[str, Given]:
+    """Return the options with which a service was started and that are others now. Args: given: those of now."""
+    return {option: value for option, value in service.given().items() if given.get(option) != value}
+
+
+def _start(
+    service: Service, command: list[str], address: str, folder: Path, given: Mapping[str, Given] | None = None
+) -> None:
     """Start a service and wait until it answers at ``address``."""
-    started = service.start(command, ready=lambda log: not healthy(address, folder / "ca.crt"))
+    started = service.start(command, lambda log: not healthy(address, folder / "ca.crt"), given=given)
     _say(f"{service.name}, process {service.pid()}: {'started' if started else 'runs already'}")
 
 
@@ -339,14 +379,14 @@ def _quoted(word: str) -> str:
     return f'"{word}"' if set(word) & set(" \t'\"\\;") else word
 
 
-def _become(service: Service, command: list[str], limit_bytes: int = 0) -> None:
+def _become(service: Service, command: list[str], limit_bytes: int = 0, hosts: Sequence[str] = ()) -> None:
     """Replace this process by the command, for systemd or Docker."""
     for part in ("home", "cache"):
         (service.folder / part).mkdir(parents=True, exist_ok=True)
     if limit_bytes:
         limit_memory(limit_bytes)
     os.chdir(service.folder)
-    os.execve(script(command[0]), command, environment(service.folder))
+    os.execve(script(command[0]), command, environment(service.folder, *hosts))
 
 
 def _resolved(folder: Path) -> Path:

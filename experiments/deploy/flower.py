@@ -9,11 +9,13 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
 from experiments.deploy.identity import DeployError
 from experiments.deploy.service import Service, script
+from experiments.proxies import direct, host_of
 
 REFUSED = "[code: 2004]"  # logged if the SuperLink does not know the key, or counts this SuperNode as running
 MARK = "=== "  # printed before the result of each key
@@ -85,15 +87,17 @@ def write_connection(home: Path, name: str, address: str, authority: Path) -> Pa
     return path
 
 
-def flower_home() -> Path:
-    return Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr").expanduser()
+def flower_home(environ: Mapping[str, str] = os.environ) -> Path:
+    return Path(environ.get("FLWR_HOME") or Path.home() / ".flwr").expanduser()
 
 
-def connections(home: Path) -> dict[str, object]:
+def connections(home: Path) -> dict[str, dict[str, Any]]:
+    """Return the connections of ``home/config.toml`` by name."""
     try:
-        return tomllib.loads((home / "config.toml").read_text(encoding="utf-8")).get("superlink", {})
+        found = tomllib.loads((home / "config.toml").read_text(encoding="utf-8")).get("superlink", {})
     except (OSError, tomllib.TOMLDecodeError):
         return {}
+    return {name: table for name, table in found.items() if isinstance(table, dict)}
 
 
 def admit(keys: Sequence[Path], connection: str, env: Mapping[str, str] | None = None) -> Iterator[tuple[Path, str]]:
@@ -102,7 +106,7 @@ def admit(keys: Sequence[Path], connection: str, env: Mapping[str, str] | None =
     Raises:
         DeployError: the SuperLink did not accept a key; the message quotes Flower.
     """
-    output = _run([sys.executable, "-c", REGISTER, connection, *map(str, keys)], env).split(MARK)[1:]
+    output = _run([sys.executable, "-c", REGISTER, connection, *map(str, keys)], connection, env).split(MARK)[1:]
     for path, words in zip_longest(keys, output, fillvalue=""):
         found = re.search(r'"node-id": "?(\d+)', words)
         if not found and "already in use" not in words:
@@ -116,7 +120,7 @@ def listed(connection: str) -> list[dict[str, str]]:
     Raises:
         DeployError: the SuperLink does not answer; the message quotes Flower.
     """
-    output = _flwr("supernode", "ls", connection, "--format", "json")
+    output = _run([script("flwr"), "supernode", "ls", connection, "--format", "json"], connection)
     try:
         nodes: list[dict[str, str]] = json.loads(output)["nodes"]
     except (ValueError, LookupError, TypeError):
@@ -124,16 +128,14 @@ def listed(connection: str) -> list[dict[str, str]]:
     return nodes
 
 
-def _flwr(*arguments: str) -> str:
-    return _run([script("flwr"), *arguments])
-
-
-def _run(command: Sequence[str], env: Mapping[str, str] | None = None) -> str:
-    """Run a command and return its output and errors."""
+def _run(command: Sequence[str], connection: str, env: Mapping[str, str] | None = None) -> str:
+    """Run a command that reaches the SuperLink of a connection, and return its output and errors."""
     quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "PYTHONUNBUFFERED": "1"}
+    environ = {**os.environ, **quiet, **(env or {})}
+    address = str(connections(flower_home(environ)).get(connection, {}).get("address", ""))
     done = subprocess.run(
         command,
-        env={**os.environ, **quiet, **(env or {})},
+        env=direct(environ, *filter(None, [host_of(address)])),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

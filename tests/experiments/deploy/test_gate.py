@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from experiments.deploy.commands import app
-from experiments.deploy.flower import ADMITTED, admit, supernode_command, write_connection, write_node
+from experiments.deploy.flower import admit, write_connection
 from experiments.deploy.identity import DeployError, node_key
-from experiments.deploy.service import Service, environment, script
+from experiments.deploy.service import environment, script
 from experiments.hermetic import free_port
 
 
@@ -101,13 +101,31 @@ def test_who_connects_to_the_port_of_devices_is_told_where_the_control_port_is(
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
 
 
-def test_a_supernode_is_admitted_through_the_port_of_devices(lab: tuple[Path, int, int], tmp_path: Path) -> None:
+def test_two_supernodes_of_a_machine_behind_a_dead_proxy(
+    lab: tuple[Path, int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, port, control = lab
-    node_key(folder, "pi0")
-    write_connection(tmp_path / "home", "lab", f"127.0.0.1:{control}", folder / "ca.crt")
-    list(admit([folder / "keys" / "pi0.pub"], "lab", {"FLWR_HOME": str(tmp_path / "home")}))
-    service = Service(folder / "supernodes" / "pi0")
-    write_node(service, {"partition-id": 0})
-    command = supernode_command(folder, service, f"127.0.0.1:{port}", free_port())
-    assert service.start(command, ready=lambda log: ADMITTED in log)
-    assert service.stop()
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name.upper(), "socks5://127.0.0.1:9")
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+
+    def deploy(*words: str) -> str:
+        said = CliRunner().invoke(app, [*words, "--folder", str(folder)], catch_exceptions=False)
+        assert said.exit_code == 0
+        return said.output
+
+    deploy("connect", f"127.0.0.1:{control}")
+    deploy("key", "pi0", "pi1")
+    assert deploy("register", "pi0", "pi1").count("registered, node ") == 2
+    start = ["supernode", "--superlink", f"localhost:{port}", "--link-mbit-s", "9"]
+    for device in ("0", "1"):
+        assert f"started as device {device}, " in deploy(*start, f"pi{device}", "--device", device)
+    assert deploy("status").count("online") == 2
+    assert "runs already" in deploy(*start, "pi1", "--device", "1")
+    again = deploy(*start, "pi1", "--device", "2")
+    assert "restarts with --device changed" in again and "started as device 2, " in again
+    assert (folder / "supernodes" / "pi1" / "node.toml").read_text().startswith("partition-id = 2\n")
+    with pytest.raises(DeployError, match=f"runs with --port {port}: `deploy stop superlink gate` stops it"):
+        deploy("superlink", "--port", str(free_port()), "--control-port", str(control))
+    assert deploy("stop", "pi0", "pi1").count("stopped") == 2
