@@ -1,9 +1,8 @@
 """`python -m experiments deploy`: set up a SuperLink and SuperNodes on your own machines."""
 
-import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -41,6 +40,7 @@ from experiments.deploy.service import (
 )
 from experiments.hermetic import free_port
 from experiments.proxies import host_of, proxied
+from fl.devices.registered import VARIABLE, Registered, dumps, read
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -131,11 +131,12 @@ def superlink(
             "`deploy stop superlink gate` stops it, and the runs on it; then give this command again"
         )
     command, door = superlink_command(folder, "127.0.0.1", control_port), gate_command(folder, host, port, control)
+    environ = environment(service.folder) | {VARIABLE: str(_list(folder))}
     if foreground:
         gate.start(door, ready=lambda log: True)
-        _become(service, command)
-    _start(service, command, control, folder, given)
-    _start(gate, door, f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}", folder)
+        _become(service, command, environ)
+    _start(service, command, environ, control, folder, given)
+    _start(gate, door, environment(gate.folder), f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}", folder)
     _say(f"devices reach it on {host}:{port}; `flwr run` and `deploy register` on {control}, from this machine alone")
 
 
@@ -172,22 +173,38 @@ def register(
     keys: Annotated[
         list[Path], typer.Argument(help="Public keys NAME.pub; of files in FOLDER/keys, the name is enough.")
     ],
+    device: Annotated[
+        int, typer.Option(help="Bind this one key to a device number; -1: it may claim any free number.", min=-1)
+    ] = -1,
     connection: Connection = "lab",
     folder: Folder = HOME,
 ) -> None:
     """Register SuperNodes at the SuperLink by their public keys. It refuses all others.
 
-    Example: [bold]python -m experiments deploy register pi0.pub pi1.pub[/bold]
+    With --device, a run accepts no other SuperNode as this device. A key that is registered already can be bound too.
+
+    Example: [bold]python -m experiments deploy register pi0.pub --device 0[/bold]
     """
     folder = _resolved(folder)
     paths = [public if public.is_file() else folder / "keys" / f"{public.stem}.pub" for public in keys]
     for public, path in zip(keys, paths, strict=True):
         if not path.is_file():
             raise DeployError(f"{public} is no public key: make NAME.pub with `deploy key NAME` on the device")
+    if device >= 0:
+        owner = next((about.name for about in _registered(folder).values() if about.device == device), paths[0].stem)
+        if len(paths) > 1 or owner != paths[0].stem:
+            why = "several keys were given" if len(paths) > 1 else f"it is {owner}'s"
+            raise DeployError(f"device {device} cannot be bound, {why}: give one key, and a number that no other has")
     for path, node in admit(paths, connection):
-        if node:
-            _remember(folder, node, path.stem)
-        _say(f"{path.stem}: {f'registered, node {node}' if node else 'was registered already'}")
+        known = _registered(folder)
+        ids = [int(node)] if node else [id_ for id_, about in known.items() if about.name == path.stem]
+        if device >= 0 and not ids:
+            raise DeployError(f"{path.stem} cannot be bound to a number: it was registered with another folder")
+        if node or device >= 0:
+            known[ids[-1]] = Registered(path.stem, device if device >= 0 else None)
+            write_whole(_list(folder), dumps(known))
+        said = f"registered, node {node}" if node else "was registered already"
+        _say(f"{path.stem}: {said}{f', bound to device {device}' if device >= 0 else ''}")
 
 
 @app.command()
@@ -258,16 +275,13 @@ def supernode(
         service.stop()
     write_node(service, node)
     port = port or free_port()
-    command, limit, hosts = (
-        supernode_command(folder, service, superlink, port),
-        memory_mb * 1_000_000,
-        [host_of(superlink)],
-    )
+    command, limit = supernode_command(folder, service, superlink, port), memory_mb * 1_000_000
+    environ = environment(service.folder, host_of(superlink))
     if foreground:
         _say(f"SuperNode {name}: device {device}, local port {port}")
-        _become(service, command, limit, hosts)
+        _become(service, command, environ, limit)
     try:
-        service.start(command, lambda log: ADMITTED in log, limit, hosts, given)
+        service.start(command, lambda log: ADMITTED in log, limit, environ, given)
     except DeployError as error:
         if REFUSED in str(error):
             raise DeployError(
@@ -292,9 +306,11 @@ def status(connection: Connection = "lab", folder: Folder = HOME) -> None:
         table.add_row(service.name, str(service.pid() or "stopped"), str(service.folder / "log"))
     console.print(table if table.row_count else f"nothing was started from {folder} yet")
     if connection in connections(flower_home()):
-        nodes, names = Table("SuperNode", "node", "status", box=None), _registered(folder)
+        nodes, known = Table("SuperNode", "node", "device", "status", box=None), _registered(folder)
         for node in listed(connection):
-            nodes.add_row(names.get(node["node-id"], "-"), node["node-id"], node["status"])
+            about = known.get(int(node["node-id"]), Registered("-"))
+            number = "any" if about.device is None else str(about.device)
+            nodes.add_row(about.name, node["node-id"], number, node["status"])
         console.print(
             nodes if nodes.row_count else f"'{connection}' has no SuperNode: add one with `deploy register NAME.pub`"
         )
@@ -356,21 +372,24 @@ def _changes(service: Service, given: Mapping[str, Given]) -> dict[str, Given]:
 
 
 def _start(
-    service: Service, command: list[str], address: str, folder: Path, given: Mapping[str, Given] | None = None
-) -> None:
+    service: Service, command: list[str], environ: Mapping[str, str], address: str, folder: Path,
+    given: Mapping[str, Given] | None = None,
+) -> None:  # fmt: skip
     """Start a service and wait until it answers at ``address``."""
-    started = service.start(command, lambda log: not healthy(address, folder / "ca.crt"), given=given)
+    started = service.start(command, lambda log: not healthy(address, folder / "ca.crt"), environ=environ, given=given)
     _say(f"{service.name}, process {service.pid()}: {'started' if started else 'runs already'}")
 
 
-def _registered(folder: Path) -> dict[str, str]:
-    """Return the names of SuperNodes that were registered here by node id, because Flower does not list names."""
-    path = folder / "registered.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def _list(folder: Path) -> Path:
+    return folder / "registered.json"
 
 
-def _remember(folder: Path, node: str, name: str) -> None:
-    write_whole(folder / "registered.json", json.dumps(_registered(folder) | {node: name}, indent=1))
+def _registered(folder: Path) -> dict[int, Registered]:
+    """Return the SuperNodes that were registered here by node id."""
+    try:
+        return read(_list(folder))
+    except ValueError as error:
+        raise DeployError(str(error)) from None
 
 
 def _quoted(word: str) -> str:
@@ -379,14 +398,14 @@ def _quoted(word: str) -> str:
     return f'"{word}"' if set(word) & set(" \t'\"\\;") else word
 
 
-def _become(service: Service, command: list[str], limit_bytes: int = 0, hosts: Sequence[str] = ()) -> None:
+def _become(service: Service, command: list[str], environ: Mapping[str, str], limit_bytes: int = 0) -> None:
     """Replace this process by the command, for systemd or Docker."""
     for part in ("home", "cache"):
         (service.folder / part).mkdir(parents=True, exist_ok=True)
     if limit_bytes:
         limit_memory(limit_bytes)
     os.chdir(service.folder)
-    os.execve(script(command[0]), command, environment(service.folder, *hosts))
+    os.execve(script(command[0]), command, environ)
 
 
 def _resolved(folder: Path) -> Path:

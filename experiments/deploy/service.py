@@ -42,7 +42,7 @@ class Service:
         command: Sequence[str],
         ready: Callable[[str], bool],
         limit_bytes: int = 0,
-        hosts: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
         given: Mapping[str, Given] | None = None,
     ) -> bool:
         """Start the process in a new session, unless it runs already, and wait until it is ready.
@@ -50,7 +50,7 @@ class Service:
         Args:
             ready: returns whether the process is ready, given its log; it may also use other signs.
             limit_bytes: memory limit of each of its processes; 0: no limit.
-            hosts: other machines that it reaches without a proxy.
+            environ: its environment; None: `environment` of its folder.
             given: the user's options, for `given`.
 
         Returns:
@@ -68,7 +68,7 @@ class Service:
             begin = log.tell()
             process = subprocess.Popen(
                 [script(command[0]), *command[1:]],
-                env=environment(self.folder, *hosts),
+                env=environment(self.folder) if environ is None else environ,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

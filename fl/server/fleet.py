@@ -4,10 +4,12 @@ In simulation any SuperNode can simulate any client, so their number (2 by Flowe
 deployment a SuperNode is the client whose number its node-config gives as ``partition-id``, and reports its hardware.
 """
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from logging import WARNING
+from pathlib import Path
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.logger import log
@@ -16,9 +18,11 @@ from flwr.serverapp import Grid
 from fl.config import SettingsError
 from fl.config.sections import Devices
 from fl.devices.hardware import Hardware
+from fl.devices.registered import VARIABLE, Registered, read
 from fl.messages import records
 
 TRIES = 3  # of asking a machine what it is
+REFUSED = "SuperNode %d says it is device %d, and takes no part: %s; see `deploy register --device`"
 HELLO_S = 300.0  # longest wait for that, and for the goodbye at the end of a run
 
 
@@ -27,14 +31,15 @@ class Fleet:
     """Node ids, assigned to clients in turn; in deployment one for each client.
 
     Args:
+        nodes: None in the place of a client that has none, and fails in every round.
         hardware: by client, if machines reported it.
     """
 
-    nodes: Sequence[int]
+    nodes: Sequence[int | None]
     hardware: Mapping[int, Hardware] = field(default_factory=dict)
 
-    def node(self, client: int) -> int:
-        """Return the node that answers for a client."""
+    def node(self, client: int) -> int | None:
+        """Return the node that answers for a client, if there is one."""
         return self.nodes[client % len(self.nodes)]
 
     @classmethod
@@ -61,36 +66,68 @@ class Fleet:
             )
         if devices.placement == "shared":
             return cls(ids)
-        found: dict[int, tuple[int, Hardware]] = {}
-        for _ in range(TRIES):  # a busy machine or SuperLink may lose a message
-            heard = {node for node, _ in found.values()}
-            silent = [node for node in ids if node not in heard]
-            if not silent or found.keys() >= set(range(devices.count)):
-                break
-            for node, device, hardware in _introductions(grid, silent, min(timeout_s, HELLO_S)):
-                if device in found:
-                    raise SettingsError(
-                        f"two SuperNodes have the partition-id {device}: every client needs a different one"
-                    )
-                found[device] = node, hardware
+        found = _found(grid, ids, devices.count, min(timeout_s, HELLO_S))
         missing = [device for device in range(devices.count) if device not in found]
-        if missing:
+        numbers = f"{', '.join(map(str, missing[:8]))}{' ...' if len(missing) > 8 else ''}"
+        if missing and (not found or len(ids) < devices.count):
             fewer = f"set devices.count = {missing[0]}, " if missing[0] else ""  # all before it are there
             raise SettingsError(
                 f"devices.placement = 'own' needs a SuperNode for each of the {devices.count} clients; none has the "
-                f"partition-id {', '.join(map(str, missing[:8]))}{' ...' if len(missing) > 8 else ''}: start them, "
-                f"{fewer}or use devices.placement = 'shared' in simulation"
+                f"partition-id {numbers}: start them, {fewer}or use devices.placement = 'shared' in simulation"
             )
-        own = [found[device] for device in range(devices.count)]
-        return cls([node for node, _ in own], {device: hardware for device, (_, hardware) in enumerate(own)})
+        if missing:  # the SuperNodes that should have the numbers are of no use, and must not end the run
+            log(WARNING, "the run goes on without clients: no usable SuperNode has the partition-id %s", numbers)
+        nodes = [found[device][0] if device in found else None for device in range(devices.count)]
+        return cls(nodes, {device: hardware for device, (_, hardware) in found.items()})
 
     def dismiss(self, grid: Grid, run: str, timeout_s: float) -> None:
         """Ask the machines to remove what they kept of a complete run. One that does not answer keeps it."""
         goodbye = ConfigRecord({"what": "goodbye", "run": run})
-        messages = [Message(RecordDict({records.TASK: goodbye}), node, "query") for node in self.nodes]
+        content, nodes = RecordDict({records.TASK: goodbye}), [node for node in self.nodes if node is not None]
+        messages = [Message(content.copy(), node, "query") for node in nodes]
         heard = [m for m in grid.send_and_receive(messages, timeout=min(timeout_s, HELLO_S)) if not m.has_error()]
         if len(heard) < len(messages):
             log(WARNING, "%d SuperNodes keep their files of run %s", len(messages) - len(heard), run)
+
+
+def _listed() -> dict[int, Registered]:
+    try:
+        return read(Path(os.environ[VARIABLE])) if os.environ.get(VARIABLE) else {}
+    except ValueError as error:  # no reason to end a run
+        log(WARNING, "no SuperNode is bound to a number: %s", error)
+        return {}
+
+
+def _found(grid: Grid, ids: Sequence[int], count: int, timeout_s: float) -> dict[int, tuple[int, Hardware]]:
+    """Return node and hardware by client. Of nodes that claim the same number one gets it, and the log names both.
+
+    It is the node whose key is bound to the number. If none is, it is the one that was registered first or, without a
+    list, the one with the lower id, so that it is the same one when the run continues.
+    """
+    listed = _listed()
+    owners = {about.device: node for node, about in listed.items() if about.device is not None}
+    seniority = {node: place for place, node in enumerate([*listed, *(node for node in ids if node not in listed)])}
+    found: dict[int, tuple[int, Hardware]] = {}
+    heard: set[int] = set()
+    for _ in range(TRIES):  # a busy machine or SuperLink may lose a message
+        silent = [node for node in ids if node not in heard]
+        if not silent or found.keys() >= set(range(count)):
+            break
+        for node, device, hardware in _introductions(grid, silent, timeout_s):
+            heard.add(node)
+            bound = listed[node].device if node in listed else None
+            rival = owners.get(device, found[device][0] if device in found else node)
+            if bound not in (None, device):
+                log(WARNING, REFUSED, node, device, f"its key is registered for device {bound}")
+            elif device >= count:
+                log(WARNING, REFUSED, node, device, f"the run has the devices 0 to {count - 1}")
+            elif (device in owners and rival != node) or seniority[rival] < seniority[node]:
+                log(WARNING, REFUSED, node, device, f"SuperNode {rival} is that device")
+            else:
+                if rival != node:
+                    log(WARNING, REFUSED, rival, device, f"SuperNode {node} is that device")
+                found[device] = node, hardware
+    return {device: found[device] for device in sorted(found)}
 
 
 def _introductions(grid: Grid, nodes: Sequence[int], timeout_s: float) -> Iterator[tuple[int, int, Hardware]]:

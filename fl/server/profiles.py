@@ -46,7 +46,8 @@ class Profiles:
         clients = list(clients)
         if self.method.asks == "nothing":
             return [Profile(client) for client in clients]
-        stale = [client for client in clients if not self._is_known(client, address(client).step)]
+        nodes = {client: node for client in clients if (node := replies.fleet.node(client)) is not None}
+        stale = [client for client in nodes if not self._is_known(client, address(client).step)]
         messages, answered = [], set()
         for client in stale:
             where: Address = address(client)
@@ -56,7 +57,7 @@ class Profiles:
             byte_count = records.size(content)
             replies.costs.bytes_down += byte_count
             self.clocks.spend(client, self.clocks.link(client, byte_count), for_own_model=True)
-            messages.append(Message(content, replies.fleet.node(client), "query", group_id=str(where.round)))
+            messages.append(Message(content, nodes[client], "query", group_id=str(where.round)))
         replies.sent = {client: message.metadata for client, message in zip(stale, messages, strict=True)}
         answers, lost = replies.read(engine.send_and_receive(messages, timeout=self.timeout_s))
         for client in lost:

@@ -307,6 +307,8 @@ class Rounds:
             return packed[id(state)]
 
         for client, task in sorted(tasks.items()):
+            if (node := self.fleet.node(client)) is None:
+                continue
             if id(task) not in contents:
                 values = self._address(client, server_round, moment).values() | task_values(task, self.method.models)
                 shared = RecordDict({records.TASK: ConfigRecord(values), **tensor_records(task.tensors, pack)})
@@ -317,7 +319,7 @@ class Rounds:
             content = shared.copy()
             content[records.TASK] = record = shared[records.TASK].copy()
             record["device"] = client  # type: ignore[assignment]
-            messages.append(Message(content, self.fleet.node(client), kind, group_id=str(server_round)))
+            messages.append(Message(content, node, kind, group_id=str(server_round)))
             sent[client] = messages[-1].metadata
             work.append(task.cost.macs * task.epochs * self.examples.get(client, self.settings.data.samples_max))
         self.replies.sent = sent

@@ -121,7 +121,13 @@ def test_two_supernodes_of_a_machine_behind_a_dead_proxy(
     start = ["supernode", "--superlink", f"localhost:{port}", "--link-mbit-s", "9"]
     for device in ("0", "1"):
         assert f"started as device {device}, " in deploy(*start, f"pi{device}", "--device", device)
-    assert deploy("status").count("online") == 2
+    assert "bound to device 2" in deploy("register", "pi1", "--device", "2")
+    with pytest.raises(DeployError, match="device 2 cannot be bound, it is pi1's"):
+        deploy("register", "pi0", "--device", "2")
+    with pytest.raises(DeployError, match="several keys were given: give one key"):
+        deploy("register", "pi0", "pi1", "--device", "0")
+    said = deploy("status").split()
+    assert said.count("online") == 2 and said.count("any") == said.count("2") == 1
     assert "runs already" in deploy(*start, "pi1", "--device", "1")
     again = deploy(*start, "pi1", "--device", "2")
     assert "restarts with --device changed" in again and "started as device 2, " in again

@@ -1,5 +1,6 @@
 """A client that is a real machine: what its node-config says, what is measured on it, and runs like the simulation."""
 
+import re
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,6 +17,7 @@ from fl.config import Settings, SettingsError
 from fl.devices import machine as module
 from fl.devices.hardware import Hardware, Table, shares
 from fl.devices.machine import Machine
+from fl.devices.registered import VARIABLE, Registered, dumps
 from fl.engines.engine import Engine, GridProxy
 from fl.engines.grid import LocalGrid
 from fl.messages import records
@@ -31,6 +33,7 @@ from models.nn.mlp import mlp
 from models.training.loop import Recipe
 from partitions import datasets
 from tests.fl.conftest import SMALL, resolved, without_clock
+from tests.fl.server.test_aggregation import PlainGrid
 
 WHOLE = Cost(params=250, bytes=1000, macs=500, memory=4000)
 NodeConfig = Callable[[int], dict[str, Any]]
@@ -186,21 +189,65 @@ def test_a_wrong_node_config_is_one_sentence() -> None:
 def test_missing_machines_are_named() -> None:
     run = resolved({"devices.placement": "own"})
     known, devices = as_drawn(run.settings), run.settings.devices
-
-    def config(node: int) -> dict[str, Any]:  # clients 5 ... 0: one does not know its link, one has another number
-        own = known(node)
-        return {**own, "partition-id": 7} if node == 1 else {**own, "link-mbit-s": 0} if node == 2 else own
-
     with (
-        machines(run, config) as grid,
-        pytest.raises(SettingsError, match="partition-id 3, 4: .* devices.count = 3,"),
+        LocalGrid(run.settings.flat(), 4, node_config=lambda node: known(5 - node)) as grid,  # clients 0 to 3
+        pytest.raises(SettingsError, match="partition-id 4, 5: .* devices.count = 4,"),
     ):
         Fleet.find(grid, devices, timeout_s=60, wait_s=0.5)
-    with (
-        machines(run, lambda node: known(node // 2)) as grid,
-        pytest.raises(SettingsError, match="two SuperNodes have the partition-id"),
-    ):
-        Fleet.find(grid, devices, timeout_s=60, wait_s=0.5)
+
+
+class Claiming:
+    """Node-configs of six clients, client n on node 5 - n, and of a seventh node that claims what it wants."""
+
+    def __init__(self, run: Run, node: int, **claim: Any):
+        self.known, self.node, self.claim = as_drawn(run.settings), node, claim
+
+    def __call__(self, node: int) -> dict[str, Any]:
+        return {**self.known(min(node, 5)), **(self.claim if node == self.node else {})}
+
+
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    said: list[str] = []
+    monkeypatch.setattr("fl.server.fleet.log", lambda level, text, *values: said.append(text % values))
+    return said
+
+
+@pytest.mark.parametrize(
+    ("node", "claim", "listed", "nodes", "said"),
+    [
+        (6, {"partition-id": 3}, {}, [5, 4, 3, 2, 1, 0], "SuperNode 6 says it is device 3.*SuperNode 2 is that device"),
+        (6, {"partition-id": 3}, {6: None, 2: None}, [5, 4, 3, 6, 1, 0], "SuperNode 2 .*SuperNode 6 is that device"),
+        (6, {"partition-id": 3}, {6: None, 2: 3}, [5, 4, 3, 2, 1, 0], "SuperNode 6 .*SuperNode 2 is that device"),
+        (2, {"partition-id": 0}, {2: 3}, [5, 4, 3, None, 1, 0], "SuperNode 2 .*its key is registered for device 3"),
+        (2, {"partition-id": 0}, {}, [2, 4, 3, None, 1, 0], "SuperNode 5 .*SuperNode 2 is that device"),
+        (2, {"partition-id": 9}, {}, [5, 4, 3, None, 1, 0], "SuperNode 2 .*the run has the devices 0 to 5"),
+        (2, {"partition-id": 4}, {1: 4, 77: 3}, [5, 4, 3, None, 1, 0], "SuperNode 2 .*SuperNode 1 is that device"),
+        (2, {"link-mbit-s": 0}, {}, [5, 4, 3, None, 1, 0], "does not say what.*without clients.* partition-id 3$"),
+    ],
+)  # fmt: skip
+def test_one_machine_takes_no_number_from_another_and_ends_no_run(
+    node: int, claim: dict[str, Any], listed: dict[int, int | None], nodes: list[int | None], said: str,
+    warnings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    run = resolved({"devices.placement": "own"})
+    (tmp_path / "list").write_text(dumps({node: Registered(f"pi{node}", device) for node, device in listed.items()}))
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "list"))
+    with LocalGrid(run.settings.flat(), max(node + 1, 6), node_config=Claiming(run, node, **claim)) as grid:
+        fleet = Fleet.find(grid, run.settings.devices, timeout_s=60)
+    assert fleet.nodes == nodes
+    assert re.search(said, " ".join(warnings))
+
+
+@pytest.mark.parametrize("wrap", [lambda grid: grid, PlainGrid], ids=["our engine", "Flower's default"])
+def test_a_run_goes_on_without_a_client_that_no_machine_is(tmp_path: Path, wrap: Callable[[LocalGrid], Any]) -> None:
+    run = resolved({"devices.placement": "own", "strategies": "fedavg,eclm", "cohort": 6, "eval.every": 1})
+    with LocalGrid(run.settings.flat(), 6, node_config=Claiming(run, 2, **{"partition-id": 4})) as grid:
+        play(tmp_path, wrap(grid), run)
+    rows = pd.read_csv(tmp_path / "rounds.csv")
+    assert {"fedavg", "eclm"} <= {*rows["method"]}
+    assert {*rows["failures"]} == {1} and {*rows["evaluated"]} == {5}
+    assert 3 not in {*pd.read_csv(tmp_path / "devices.csv")["device"]}
 
 
 def test_a_machine_whose_message_was_lost_is_asked_again() -> None:
