@@ -16,7 +16,6 @@ from experiments.deploy.flower import (
     ADMITTED,
     REFUSED,
     admit,
-    connections,
     flower_home,
     gate_command,
     listed,
@@ -305,17 +304,18 @@ def status(connection: Connection = "lab", folder: Folder = HOME) -> None:
     for service in services(folder):
         table.add_row(service.name, str(service.pid() or "stopped"), str(service.folder / "log"))
     console.print(table if table.row_count else f"nothing was started from {folder} yet")
-    if connection in connections(flower_home()):
-        nodes, known = Table("SuperNode", "node", "device", "status", box=None), _registered(folder)
+    nodes, known = Table("SuperNode", "node", "device", "status", box=None), _registered(folder)
+    try:
         for node in listed(connection):
             about = known.get(int(node["node-id"]), Registered("-"))
             number = "any" if about.device is None else str(about.device)
             nodes.add_row(about.name, node["node-id"], number, node["status"])
-        console.print(
-            nodes if nodes.row_count else f"'{connection}' has no SuperNode: add one with `deploy register NAME.pub`"
-        )
-    else:
-        _say(f"no connection '{connection}' on this machine: add it with `deploy connect`")
+    except DeployError as error:  # a SuperLink that is stopped, or none on a device
+        _say(str(error))
+        return
+    console.print(
+        nodes if nodes.row_count else f"'{connection}' has no SuperNode: add one with `deploy register NAME.pub`"
+    )
 
 
 @app.command()

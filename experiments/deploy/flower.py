@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import tomli_w
 
 from experiments.deploy.identity import DeployError
-from experiments.deploy.service import Service, script
+from experiments.deploy.service import Service, healthy, script
 from experiments.proxies import direct, host_of
 
 REFUSED = "[code: 2004]"  # logged if the SuperLink does not know the key, or counts this SuperNode as running
@@ -104,13 +105,13 @@ def admit(keys: Sequence[Path], connection: str, env: Mapping[str, str] | None =
     """Register public keys. Yield each with its node id, which is empty if the key was registered before.
 
     Raises:
-        DeployError: the SuperLink did not accept a key; the message quotes Flower.
+        DeployError: the SuperLink does not answer, or did not accept a key; the message quotes Flower.
     """
     output = _run([sys.executable, "-c", REGISTER, connection, *map(str, keys)], connection, env).split(MARK)[1:]
     for path, words in zip_longest(keys, output, fillvalue=""):
         found = re.search(r'"node-id": "?(\d+)', words)
         if not found and "already in use" not in words:
-            raise DeployError(f"{path} was not registered: {words.strip() or 'no answer'}")
+            raise DeployError(f"{path} was not registered: {_reason(words)}")
         yield Path(path), found[1] if found else ""
 
 
@@ -124,24 +125,43 @@ def listed(connection: str) -> list[dict[str, str]]:
     try:
         nodes: list[dict[str, str]] = json.loads(output)["nodes"]
     except (ValueError, LookupError, TypeError):
-        raise DeployError(f"the SuperLink '{connection}' does not list its SuperNodes: {output.strip()}") from None
+        raise DeployError(f"the SuperLink '{connection}' does not list its SuperNodes: {_reason(output)}") from None
     return nodes
 
 
 def _run(command: Sequence[str], connection: str, env: Mapping[str, str] | None = None) -> str:
-    """Run a command that reaches the SuperLink of a connection, and return its output and errors."""
+    """Run a command that needs the SuperLink of a connection, and return its output and errors.
+
+    Raises:
+        DeployError: there is no such connection, or no SuperLink answers.
+    """
     quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "PYTHONUNBUFFERED": "1"}
     environ = {**os.environ, **quiet, **(env or {})}
-    address = str(connections(flower_home(environ)).get(connection, {}).get("address", ""))
+    table = connections(flower_home(environ)).get(connection, {})
+    address, authority = str(table.get("address", "")), table.get("root-certificates")
+    if not address:
+        raise DeployError(f"no connection '{connection}' on this machine: add it with `deploy connect`")
+    if why := healthy(address, Path(authority) if authority else None):
+        raise DeployError(
+            f"the SuperLink '{connection}' does not answer at {address} ({why}): start it on the server with "
+            "`deploy superlink`"
+        )
     done = subprocess.run(
         command,
-        env=direct(environ, *filter(None, [host_of(address)])),
+        env=direct(environ, host_of(address)),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
     )
     return done.stdout
+
+
+def _reason(output: str) -> str:
+    """Return why Flower failed, from what it printed: JSON, or text."""
+    with suppress(ValueError, LookupError, TypeError):
+        output = str(json.loads(output)["error-message"])
+    return " ".join(output.split()) or "no answer"
 
 
 def write_whole(path: Path, text: str) -> None:

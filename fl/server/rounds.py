@@ -4,10 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from logging import WARNING
 from typing import Any
 
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common.logger import log
 from torch import Tensor
 
 from fl.devices.clock import link_seconds, train_seconds
@@ -30,10 +32,15 @@ from models.nn.blocks import never_negative
 from models.nn.body import gate_columns
 from models.submodel import FULL, Coverage
 from partitions import Purpose, rng
+from strategies.core.client import Limits
 from strategies.core.strategy import Profile, Strategy, TrainTask, Update
 
 AT_ONCE = 64  # clients that are delivered their models at the same time
 QUERY, TRAIN, EVALUATE_QUERY, EVALUATE = range(MOMENTS)  # the messages that a client may get in a round
+UNLIMITED = (
+    "%s: nothing limits %d of the %d devices of round 1, so what they are sent may be larger than FedAvg's model; "
+    "devices.link-budget-s, devices.train-budget-s or `deploy supernode --limit-link 0.5` limit a device"
+)
 
 
 @dataclass
@@ -133,6 +140,8 @@ class Rounds:
         self.cohort = len(cohort)
         asked = self._ask(engine, cohort, server_round, QUERY)
         self.costs.failures += len(cohort) - len(asked)
+        if server_round == 1 and self.settings.devices.placement == "own":
+            self._warn_if_unlimited(asked)
         tasks = self.method.configure_train(server_round, asked)
         messages, down = self._messages(tasks, server_round, "train", TRAIN)
         for client, byte_count in down.items():
@@ -143,6 +152,13 @@ class Rounds:
         updates = self._accept(replies, tasks, aggregator, down)
         self._measure(tasks, updates, aggregator.divergence)
         self._aggregate(server_round, tasks, updates, aggregator)
+
+    def _warn_if_unlimited(self, profiles: Sequence[Profile]) -> None:
+        """Warn of devices that can take more than the large model: what they are sent may be larger than FedAvg's."""
+        whole = Limits.shares(self.method.models.costs["dense"].whole, 1, 1, 1).vector
+        free = [p.client for p in profiles if p.limits is not None and (p.limits.vector >= whole).all()]
+        if free:
+            log(WARNING, UNLIMITED, self.name, len(free), len(profiles))
 
     def _aggregator(self, tasks: Mapping[int, TrainTask]) -> RoundAggregator:
         """Return an empty aggregator for the updates of a round."""

@@ -1,6 +1,7 @@
 """The connection entry, the link's speed, the unit: what the commands write and measure."""
 
 import http.server
+import re
 import shutil
 import subprocess
 import threading
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from experiments.deploy.commands import app
 from experiments.deploy.flower import write_connection
-from experiments.deploy.identity import DeployError
+from experiments.deploy.identity import DeployError, certificates, node_key
 from experiments.deploy.link import PAYLOAD, time_link
 
 
@@ -114,6 +115,20 @@ def test_a_unit_survives_odd_names_and_systemd_finds_nothing_wrong(tmp_path) -> 
 def test_what_is_missing_is_named(tmp_path, words, said) -> None:
     with pytest.raises(DeployError, match=said):
         CliRunner().invoke(app, [*words, "--folder", str(tmp_path)], catch_exceptions=False)
+
+
+def test_a_superlink_that_is_stopped_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "300")
+    for port, why in ((None, "no connection 'lab' on this machine"), (1, "does not answer at 127.0.0.1:1 .*Errno 111")):
+        if port:
+            write_connection(tmp_path, "lab", f"127.0.0.1:{port}", tmp_path / "ca.crt")
+            certificates(tmp_path, ["127.0.0.1"])
+        said = CliRunner().invoke(app, ["status", "--folder", str(tmp_path)])
+        assert said.exit_code == 0 and re.search(why, said.output) and "{" not in said.output
+        node_key(tmp_path, "pi0")
+        with pytest.raises(DeployError, match=why):
+            CliRunner().invoke(app, ["register", "pi0", "--folder", str(tmp_path)], catch_exceptions=False)
 
 
 def test_a_supernode_needs_its_key_and_its_data(tmp_path) -> None:

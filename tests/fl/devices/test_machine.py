@@ -239,6 +239,23 @@ def test_one_machine_takes_no_number_from_another_and_ends_no_run(
     assert re.search(said, " ".join(warnings))
 
 
+@pytest.mark.parametrize(("limit", "warned"), [(1.0, 1), (0.9, 0)])
+def test_devices_without_limits_are_a_warning(
+    limit: float, warned: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "free_memory", lambda: 1e12)
+    changes = {"devices.placement": "own", "strategies": "fedavg,eclm", "rounds": 1, "cohort": 6}
+    run = resolved(changes | {"devices.link-budget-s": 1e9, "devices.train-budget-s": 1e9})
+    shares = {"limit-link": 9.0, "limit-compute": 9.0, "limit-memory": limit}
+    known = as_drawn(run.settings)
+    with LocalGrid(run.settings.flat(), 6, node_config=lambda node: known(node) | shares) as grid:
+        play(tmp_path, grid, run)
+    said = [record.getMessage() for record in caplog.records if "nothing limits" in record.getMessage()]
+    assert len(said) == warned
+    if said:
+        assert said[0].startswith("eclm: nothing limits 6 of the 6 devices of round 1, so")
+
+
 @pytest.mark.parametrize("wrap", [lambda grid: grid, PlainGrid], ids=["our engine", "Flower's default"])
 def test_a_run_goes_on_without_a_client_that_no_machine_is(tmp_path: Path, wrap: Callable[[LocalGrid], Any]) -> None:
     run = resolved({"devices.placement": "own", "strategies": "fedavg,eclm", "cohort": 6, "eval.every": 1})
