@@ -108,14 +108,16 @@ class Service:
         return {}
 
     def stop(self) -> bool:
-        """End the process and its session, with SIGTERM and then SIGKILL. Return whether it was running."""
+        """End the process and all that it started, with SIGTERM and then SIGKILL. Return whether it was running."""
         pid = self.pid()
         if pid:
+            groups = _groups(pid)  # a SuperLink starts its SuperExec, and with it ServerApps, in another session
             for kind in (signal.SIGTERM, signal.SIGKILL):
-                with suppress(ProcessLookupError):
-                    os.killpg(pid, kind)
+                for group in groups:
+                    with suppress(ProcessLookupError):
+                        os.killpg(group, kind)
                 end = time.monotonic() + STOP_S
-                while lives(pid) and time.monotonic() < end:
+                while any(map(lives, groups)) and time.monotonic() < end:
                     time.sleep(0.05)
         self._file.unlink(missing_ok=True)
         for number in [number for number, child in _children.items() if child.poll() is not None]:
@@ -209,6 +211,19 @@ def services(folder: Path) -> list[Service]:
     """Return all services that were ever started from a deployment's folder."""
     found = [folder / "superlink", folder / "gate", *sorted((folder / "supernodes").glob("*"))]
     return [Service(path) for path in found if path.is_dir()]
+
+
+def _groups(pid: int) -> set[int]:
+    """Return the process groups of a process and of its descendants; only its own on a system without /proc."""
+    family, groups = {pid}, {pid}
+    parents = {int(path.name): _stat(int(path.name)) for path in Path("/proc").glob("[0-9]*")}
+    grown = True
+    while grown:
+        born = {child for child, stat in parents.items() if stat and int(stat[1]) in family} - family
+        family |= born
+        groups |= {int(parents[child][2]) for child in born}
+        grown = bool(born)
+    return groups
 
 
 def _since(pid: int) -> str:

@@ -12,6 +12,7 @@ from experiments.hermetic import lives
 
 WORK = "print('at work', flush=True); time.sleep(600)"
 CHILD = f"import subprocess, time; subprocess.Popen(['sleep', '600']); {WORK}"
+APART = f"import subprocess, time; print(subprocess.Popen(['sleep', '600'], start_new_session=True).pid); {WORK}"
 STUBBORN = f"import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); {WORK}"
 GRAB = """
 import time
@@ -43,6 +44,13 @@ def test_a_service_is_started_once_found_again_and_ends_with_its_children(tmp_pa
     assert not lives(pid)
     assert service.pid() is None
     assert not service.stop()
+
+
+def test_a_child_in_a_session_of_its_own_ends_too(tmp_path) -> None:
+    service = Service(tmp_path / "superlink")
+    assert service.start(["python", "-c", APART], at_work)
+    child = int((service.folder / "log").read_text().split()[0])
+    assert lives(child) and service.stop() and not lives(child)
 
 
 def test_a_service_that_ends_says_why(tmp_path) -> None:
