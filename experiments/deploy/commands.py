@@ -51,7 +51,7 @@ app = typer.Typer(
 
     device: [bold]deploy key pi0[/bold], then copy pi0.pub to the server, and the server's ca.crt to the device
 
-    server: [bold]deploy register pi0.pub[/bold]
+    server: [bold]deploy register pi0.pub --device 0[/bold]
 
     device: [bold]deploy supernode pi0 --superlink HOST:8000 --device 0[/bold]
 
