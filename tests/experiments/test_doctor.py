@@ -149,6 +149,8 @@ def test_the_exit_status_says_whether_a_run_can_start(
         monkeypatch.delenv(name)
     monkeypatch.setenv("FLWR_HOME", str(tmp_path))
     monkeypatch.setenv("DRIFTFED_DEPLOY", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("DRIFTFED_DATA", raising=False)
     monkeypatch.setattr(sys, "argv", ["experiments", "doctor", *words])
     with pytest.raises(SystemExit) as end:
         runpy.run_module("experiments", run_name="__main__")
