@@ -267,7 +267,11 @@ def _following(run: Run, out: Path, observe: Observe) -> Iterator[None]:
     def follow() -> None:
         while not stop.wait(0.5):
             counts: dict[tuple[int, str], int] = {}
-            for line in (out / "rounds.csv").read_text(encoding="utf-8").splitlines()[1:]:
+            try:
+                lines = (out / "rounds.csv").read_text(encoding="utf-8", errors="replace").splitlines()[1:]
+            except OSError:  # the folder was renamed; the run says so
+                continue
+            for line in lines:
                 cells = line.split(",")
                 if len(cells) > 4 and cells[1] == settings.setting and cells[2] in first:
                     counts[int(cells[3]), first[cells[2]]] = int(cells[4])

@@ -2,11 +2,14 @@
 
 import signal
 import sys
+import sysconfig
+import traceback
 
 import click
 import typer
 from rich.console import Console
 
+from experiments.cli.attack import attack
 from experiments.cli.data import data_app
 from experiments.cli.inspect import doctor, drift, privacy, settings
 from experiments.cli.measure import bench, soak
@@ -31,7 +34,7 @@ app = typer.Typer(
 
     Your own method and data: [bold]python -m experiments new my-app[/bold]""",
 )
-for command in (run, plot, merge, new, drift, settings, privacy, bench, soak, chat):
+for command in (run, plot, merge, new, drift, settings, privacy, bench, attack, soak, chat):
     app.command()(command)
 app.command("list")(list_)
 app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(doctor)
@@ -41,7 +44,10 @@ app.add_typer(spa_app, name="spa")
 
 
 def main() -> None:
-    """Run the command line. An error that the user can correct is one sentence and exit status 1; Ctrl-C is 130."""
+    """Run the command line. Every error is one sentence and exit status 1; Ctrl-C is 130.
+
+    ``python -X dev -m experiments ...`` shows the traceback of an error that is none of the user's input.
+    """
     errors = Console(stderr=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` stops in the same way as Ctrl-C
     try:
@@ -53,6 +59,24 @@ def main() -> None:
         errors.print("error:", style="red", end=" ")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
+    except Exception as error:
+        if sys.flags.dev_mode:
+            raise
+        errors.print("error:", style="red", end=" ")
+        errors.print(unexpected(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
     if code == INTERRUPTED:  # typer returns it after a KeyboardInterrupt
         errors.print("interrupted; the same command continues where it stopped", style="yellow")
     sys.exit(code)
+
+
+def unexpected(error: Exception) -> str:
+    """Say in one sentence where code failed, maybe the user's own: the last place that is in no installed package."""
+    frames = traceback.extract_tb(error.__traceback__)
+    packages = (sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"), "<")
+    own = [frame for frame in frames if not frame.filename.startswith(packages)] or frames
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return (
+        f"{own[-1].name} failed in {own[-1].filename}, line {own[-1].lineno}: {what}; correct it and repeat the same "
+        "command to continue, or see the traceback with: python -X dev -m experiments ..."
+    )

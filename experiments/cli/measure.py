@@ -57,9 +57,9 @@ def soak(
 
     Example: [bold]python -m experiments soak --devices 50 --rounds 40 --faults 0.3 --workers 2[/bold]
     """
+    from experiments.attacks.soak import Load
+    from experiments.attacks.soak import soak as run_soak
     from experiments.launch import progress_bar
-    from experiments.soak import Load
-    from experiments.soak import soak as run_soak
     from fl.server.run import Event
 
     with progress_bar(console, "rounds") as progress:

@@ -12,7 +12,17 @@ from experiments.studies.study import FILE, RUN_COLUMNS, Study, read_study
 from fl.config import flatten
 from fl.config.sections import SECTIONS
 from fl.engines.accelerator import gpu_name
-from fl.results.files import as_results_error, atomic_write, cell, config_text, csv_text, lock
+from fl.results.checks import CHECKSUMS, Sums, read_checks, write_checks
+from fl.results.files import (
+    ResultsError,
+    as_results_error,
+    atomic_write,
+    cell,
+    config_text,
+    csv_text,
+    lock,
+    whole_lines,
+)
 from fl.results.merge import merge_configs, plain
 from fl.results.versions import versions
 from fl.workloads.resolve import Run, default_tables, resolve
@@ -48,7 +58,8 @@ class StudyResults:
         try:
             with as_results_error(f"write to '{out}'"):
                 if overwrite:
-                    self.path.unlink(missing_ok=True)
+                    for path in (self.path, out / CHECKSUMS):
+                        path.unlink(missing_ok=True)
                 self._lines = self._read(study)
                 if self._lines:
                     config = merge_configs(out, config, flatten(default_tables()), SECTIONS)
@@ -66,6 +77,9 @@ class StudyResults:
         self._lines += [[self.experiment, setting, str(seed), *map(cell, astuple(row))] for row in rows]
         with as_results_error(f"write to '{self.path}'"):
             atomic_write(self.path, csv_text([self.columns, *self._lines]))
+        sums = Sums(self.path, whole_lines(self.path), methods=False)
+        runs = {(line[1], "", int(line[2])) for line in self._lines}
+        write_checks(self.path.parent, {(FILE, run): sums.of(run) for run in runs})
 
     def __enter__(self) -> Self:
         return self
@@ -75,6 +89,8 @@ class StudyResults:
 
     def _read(self, study: Study) -> list[list[str]]:
         if not self.path.exists():
+            if read_checks(self.path.parent):
+                raise ResultsError(f"'{self.path}' is gone; restore it or start anew (--overwrite)")
             return []
         read_study(self.path.parent, study)
         frame: pd.DataFrame = pd.read_csv(self.path, dtype=str, keep_default_na=False)

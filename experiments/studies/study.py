@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from experiments.summary import COLUMNS, Line, Paper, spread_lines
-from fl.results.files import ResultsError
+from fl.results.checks import Sums, read_checks, verify
+from fl.results.files import ResultsError, whole_lines
 
 if TYPE_CHECKING:
     from fl.workloads.resolve import Run  # loads torch, which tables and figures do not need
@@ -48,11 +49,13 @@ def read_study(out: Path, study: Study) -> pd.DataFrame:
     """Read ``study.csv`` of a results folder.
 
     Raises:
-        ResultsError: it is missing, damaged or not of this version.
+        ResultsError: it is missing, damaged, changed or not of this version.
     """
     path = out / FILE
     if not path.is_file():
         raise ResultsError(f"'{path}' does not exist; run the experiment first")
+    if checks := read_checks(out):
+        verify(path, Sums(path, whole_lines(path), methods=False), checks)
     types = {"experiment": str, "setting": str, "seed": int} | {f.name: f.type for f in fields(study.row)}
     try:
         frame = pd.read_csv(io.StringIO(path.read_text(encoding="utf-8")), keep_default_na=False, na_values=[""])

@@ -130,6 +130,8 @@ def connected(size: int, address: str) -> Iterator[None]:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if not address:
         options |= {"num_cpus": size or None, "include_dashboard": False}
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")  # if this process is killed, two agents
+        # of Ray look for the cluster for so long before they end; by default a minute
     host, _, port = address.rpartition(":")
     try:
         if port.isdigit():  # Ray itself would try for minutes

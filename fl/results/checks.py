@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fl.results.files import ResultsError, whole_lines
+from fl.results.files import ResultsError, as_results_error, atomic_write, csv_text, whole_lines
 from fl.results.rows import Run
 
 CHECKSUMS = "checksums.csv"
@@ -20,18 +20,20 @@ class Sums:
 
     Args:
         path: of the table; lines: its header and its rows, with their ends.
+        methods: whether each method is a run; False: the runs of a study, whose method is empty.
 
     Raises:
         ResultsError: a row has no setting, method and seed.
     """
 
-    def __init__(self, path: Path, lines: Sequence[str]) -> None:
+    def __init__(self, path: Path, lines: Sequence[str], methods: bool = True) -> None:
         self._of: dict[Run, tuple[int, Any]] = {}
         try:
             header, *rows = csv.reader(lines)
-            setting, method, seed = (header.index(name) for name in ("setting", "method", "seed"))
+            setting, seed = header.index("setting"), header.index("seed")
+            method = header.index("method") if methods else 0
             for row, line in zip(rows, lines[1:], strict=True):
-                self.add((row[setting], row[method], int(row[seed])), line)
+                self.add((row[setting], row[method] if methods else "", int(row[seed])), line)
         except (ValueError, IndexError, csv.Error) as error:
             raise ResultsError(f"'{path}' is damaged ({error}); restore it or start anew (--overwrite)") from error
 
@@ -68,6 +70,13 @@ def read_checks(out: Path) -> Checks:
         raise ResultsError(f"'{path}' is damaged ({error}); restore it or start anew (--overwrite)") from error
 
 
+def write_checks(out: Path, checks: Checks) -> None:
+    """Write the checksums of a folder."""
+    lines = [(name, *run, *check) for (name, run), check in sorted(checks.items())]
+    with as_results_error(f"write '{out / CHECKSUMS}'"):
+        atomic_write(out / CHECKSUMS, csv_text([COLUMNS, *lines]))
+
+
 def verify(path: Path, sums: Sums, checks: Mapping[tuple[str, Run], tuple[int, str]]) -> None:
     """Compare the lines of a table with those checksums that are of it.
 
@@ -78,8 +87,9 @@ def verify(path: Path, sums: Sums, checks: Mapping[tuple[str, Run], tuple[int, s
         now, is_ = sums.of(run) if file == path.name else (rows, digest)
         if (now, is_) != (rows, digest):
             setting, method, seed = run
+            of = f"{method} (setting '{setting}', seed {seed})" if method else f"setting '{setting}', seed {seed}"
             what = f"{now} rows instead of {rows}" if now != rows else "another content"
             raise ResultsError(
-                f"'{path}' was changed after the run of {method} (setting '{setting}', seed {seed}) was finished: it "
-                f"has {what}; restore the file or start anew (--overwrite)"
+                f"'{path}' was changed after the run of {of} was finished: it has {what}; "
+                "restore the file or start anew (--overwrite)"
             )

@@ -15,8 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from fl.results.checks import CHECKSUMS, Checks, Sums, read_checks, verify
-from fl.results.checks import COLUMNS as CHECK_COLUMNS
+from fl.results.checks import CHECKSUMS, Checks, Sums, read_checks, verify, write_checks
 from fl.results.files import (
     CHECKPOINTS,
     ResultsError,
@@ -114,7 +113,9 @@ class ResultsWriter:
                     elif any(file == name for file, _ in self._checks):
                         raise ResultsError(f"'{out / name}' is gone; restore it or start anew (--overwrite)")
                 self._write_config()
-                self._written = {_key(line) for line in self._table("rounds.csv").lines()}
+                self._table("rounds.csv")
+                keys = {name: set(self._keys(name)) for name in self._tables}
+                self._written = keys["rounds.csv"]
             except BaseException:
                 for table in self._tables.values():
                     table.close()
@@ -147,7 +148,7 @@ class ResultsWriter:
         run = (setting, method, int(seed))
         if run not in self.done():
             self._checks |= {(name, run): table.sums.of(run) for name, table in self._tables.items()}
-            self._write_checks()
+            write_checks(self.out, self._checks)
             seeds = self._config["finished"].setdefault(setting, {}).setdefault(method, [])
             seeds[:] = sorted([*seeds, int(seed)])
             self._write_config()
@@ -163,12 +164,18 @@ class ResultsWriter:
             round_ += 1
         return round_
 
+    def digest(self, setting: str, methods: Sequence[str], seed: int, round: int | None = None) -> str:
+        """Return a hash of the rows of some methods up to a round, in all tables; without a round, of all rows."""
+        sums = {name: table.sums if round is None else table.until(round) for name, table in self._tables.items()}
+        found = [(name, method, *of.of((setting, method, seed))) for name, of in sums.items() for method in methods]
+        return repr(sorted(row for row in found if row[2]))
+
     def rewind(self, setting: str, method: str, seed: int, round: int = -1) -> None:
         """Drop the rows of a run after ``round`` (by default all) and its finished mark, to run it again from there."""
         run = (setting, method, int(seed))
 
         def dropped(key: RowKey) -> bool:
-            return key[:3] == run and key[3] > round
+            return key[:3] == run and not 0 < key[3] <= round
 
         # The mark goes first. After a crash in between, the run is unfinished with spare rows: rows of a finished run
         # are never missing.
@@ -176,7 +183,7 @@ class ResultsWriter:
             self._config["finished"][setting][method].remove(run[2])
             self._write_config()
             self._checks = {key: check for key, check in self._checks.items() if key[1] != run}
-            self._write_checks()
+            write_checks(self.out, self._checks)
         for table in self._tables.values():
             table.drop(lambda line: dropped(_key(line)))
         self._written = {key for key in self._written if not dropped(key)}
@@ -213,15 +220,27 @@ class ResultsWriter:
                 raise
             return config
 
+    def _keys(self, name: str) -> Iterator[RowKey]:
+        """Yield the key of each row of a table.
+
+        Raises:
+            ResultsError: a row belongs to no run of this folder.
+        """
+        config = self._config
+        for line in self._table(name).lines():
+            setting, method, seed, _ = key = _key(line)
+            known = line["experiment"] == config["experiment"] and setting in config["settings"]
+            if not (known and method in config["methods"] and seed in config["seeds"]):
+                raise ResultsError(
+                    f"'{self.out / name}' has a row of no run of this folder (setting '{setting}', method '{method}', "
+                    f"seed {seed}); restore the file or start anew (--overwrite)"
+                )
+            yield key
+
     def _table(self, name: str) -> "_Table":
         if name not in self._tables:
             self._tables[name] = _Table(self.out / name, TABLES[name], self._checks)
         return self._tables[name]
-
-    def _write_checks(self) -> None:
-        lines = [(name, *run, *check) for (name, run), check in sorted(self._checks.items())]
-        with as_results_error(f"write '{self.out / CHECKSUMS}'"):
-            atomic_write(self.out / CHECKSUMS, csv_text([CHECK_COLUMNS, *lines]))
 
     def _write_config(self) -> None:
         with as_results_error(f"write '{self.out / 'config.toml'}'"):
@@ -269,6 +288,12 @@ class _Table:
                 raise
         for row, line in zip(rows, lines, strict=True):
             self.sums.add((row.setting, row.method, int(row.seed)), line)
+
+    def until(self, round: int) -> Sums:
+        """Return the sums of the rows up to a round."""
+        header, *lines = whole_lines(self.path)
+        early = [line for line, cells in zip(lines, self.lines(), strict=True) if _key(cells)[3] <= round]
+        return Sums(self.path, [header, *early])
 
     def lines(self) -> Iterator[dict[str, str]]:
         """Yield each row as column -> cell."""

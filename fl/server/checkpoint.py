@@ -1,14 +1,15 @@
 """What a run needs to continue after a crash: one file after every round, the last two kept, never a pickle.
 
 A checkpoint is a tree of plain values, arrays and the record types below. Arrays lie in a safetensors file, the rest as
-JSON in its header. It is written whole or not at all, and its name ends in a checksum of its bytes; if it is damaged,
-the run continues from the one before.
+JSON in its header. It is written whole or not at all, and its name ends in a checksum of its bytes and of the rows that
+the run had written; if either is damaged, the run continues from the one before.
 """
 
 import json
-import shutil
+import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from logging import WARNING
 from pathlib import Path
@@ -29,6 +30,8 @@ from models.costs import Cost
 from strategies.core.client import Limits
 from strategies.core.strategy import Profile, SubModel, TrainTask, Update
 
+RUN = re.compile("run-[0-9a-f]{16}")
+NAME = re.compile(r"\d{6}-[0-9a-f]{8}\.safetensors")
 VERSION = "3"  # raise it when what is saved changes its meaning
 RECORDS: dict[str, Any] = {
     kind.__name__: kind for kind in (Arrival, ClientScore, Cost, Limits, Profile, Score, SubModel, TrainTask, Update)
@@ -109,15 +112,20 @@ class Checkpoints:
 
     Args:
         results: folder of the results; run: a number for the run if it is new.
+        rows: ``rows(round)`` is a hash of the run's rows up to a round; without a round, of those written so far.
 
     Attributes:
         run: by which devices tell apart what they keep; stays the same until the run is complete.
     """
 
-    def __init__(self, results: Path, setting: str, method: str, seed: int, run: int):
-        self.folder = results / CHECKPOINTS / quote(setting, safe=" =,") / f"{method}-{seed}"
-        self._name = self.folder / "run"
-        self.run = self._name.read_text() if self.begun else f"{run:016x}"
+    def __init__(
+        self, results: Path, setting: str, method: str, seed: int, run: int,
+        rows: Callable[[int | None], str] = lambda round: "",
+    ):  # fmt: skip
+        self.folder, self.rows = results / CHECKPOINTS / quote(setting, safe=" =,") / f"{method}-{seed}", rows
+        kept = [path.name for path in self.folder.glob("run-*") if RUN.fullmatch(path.name)]
+        self._name = self.folder / min(kept, default=f"run-{run:016x}")  # an empty file: a name has no bits to flip
+        self.run = self._name.name.removeprefix("run-")
 
     @property
     def begun(self) -> bool:
@@ -127,7 +135,7 @@ class Checkpoints:
     def save(self, round_: int, data: bytes) -> None:
         """Keep what a run needs to go on after ``round_``, by `dumps`, and the checkpoint before."""
         with as_results_error(f"write a checkpoint to '{self.folder}'"):
-            atomic_write(self.folder / f"{round_:06d}-{zlib.crc32(data):08x}.safetensors", data)
+            atomic_write(self.folder / f"{round_:06d}-{self._checksum(data):08x}.safetensors", data)
         for _, path in self._files()[ROUNDS_BACK:]:
             path.unlink(missing_ok=True)
 
@@ -138,13 +146,13 @@ class Checkpoints:
         """
         with as_results_error(f"keep checkpoints in '{self.folder}'"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            atomic_write(self._name, self.run)
+            atomic_write(self._name, b"")
         for at, path in self._files():
             if at <= round_:
                 try:
                     data = path.read_bytes()
-                    if int(path.stem.partition("-")[2], 16) != zlib.crc32(data):
-                        raise ValueError("its bytes changed")
+                    if int(path.stem.partition("-")[2], 16) != self._checksum(data, at):
+                        raise ValueError("its bytes, or the rows of its rounds, changed")
                     return at, loads(data)
                 except (OSError, ValueError, KeyError, TypeError) as error:
                     log(WARNING, "the checkpoint %s is of no use (%s): going back to the one before", path, error)
@@ -152,12 +160,17 @@ class Checkpoints:
         return 0, None
 
     def clear(self) -> None:
-        """The run is complete."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        for folder in (self.folder.parent, self.folder.parent.parent):
-            if folder.is_dir() and not any(folder.iterdir()):
+        """The run is complete. Files that are none of its checkpoints stay."""
+        for path in (self._name, *(path for _, path in self._files())):
+            path.unlink(missing_ok=True)
+        for folder in (self.folder, self.folder.parent, self.folder.parent.parent):
+            with suppress(OSError):  # it is gone, or not empty
                 folder.rmdir()
+
+    def _checksum(self, data: bytes, round_: int | None = None) -> int:
+        return zlib.crc32(f"{self.run} {self.rows(round_)}".encode(), zlib.crc32(data))
 
     def _files(self) -> list[tuple[int, Path]]:
         """(round, file), the newest first."""
-        return sorted(((int(p.stem[:6]), p) for p in self.folder.glob("*-*.safetensors")), reverse=True)
+        found = (path for path in self.folder.glob("*.safetensors") if NAME.fullmatch(path.name) and path.is_file())
+        return sorted(((int(path.name[:6]), path) for path in found), reverse=True)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from logging import WARNING
 from pathlib import Path
 from typing import Any, Literal
@@ -108,7 +109,8 @@ def execute(run: Run, grid: Grid, results: ResultsWriter, observe: Observer = la
     fleet = Fleet.find(engine, settings.devices, settings.server.timeout_s)
     for seed in settings.seed_list:
         for name, method in run.methods.items():
-            checkpoints = Checkpoints(results.out, settings.setting, name, seed, grid.run.run_id)
+            rows = partial(results.digest, settings.setting, tuple(method.strategy.reports), seed)
+            checkpoints = Checkpoints(results.out, settings.setting, name, seed, grid.run.run_id, rows)
             if complete(run, results, name, seed):
                 observe(Event("skipped", seed, name, settings.rounds, settings.rounds))
             else:

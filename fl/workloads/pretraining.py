@@ -16,10 +16,8 @@ leaves the others valid.
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from logging import WARNING
@@ -30,11 +28,11 @@ import numpy as np
 import torch
 from flwr.common.logger import log
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fl.config import SettingsError
 from fl.config.sections import Pretrain
+from fl.workloads.state_file import read_state, write_state
 from fl.workloads.world import build_selector, class_frequencies, routing, tensors
 from models.costs import CostModel
 from models.elastic.nested import RATES, ordered_dropout, recalibrate_batch_norm, self_distillation
@@ -71,7 +69,7 @@ def cached(
     """
     path = address(name, decides, seed)
     try:
-        return load_file(path)
+        return read_state(path)
     except Exception as error:  # safetensors has an error type of its own for a damaged file
         if path.exists():
             log(WARNING, "the cached cloud model %s is unreadable (%s): it is trained again", path, error)
@@ -318,13 +316,7 @@ class Pretraining:
 
 def _keep(path: Path, state: State) -> None:
     """Write the file whole or not at all: two runs may write it at once, and a run works without it."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in state.items()}, temporary)
-        temporary.replace(path)
+        write_state(path, state)
     except (OSError, SafetensorError) as error:
         log(WARNING, "the cloud model is not kept in %s (%s): the next run trains it again", path, error)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)

@@ -8,21 +8,19 @@ client that receives moment t discards files of moment t or later. That lets a s
 messages again, and makes a message that arrives twice give the same answer twice.
 """
 
-import os
 import re
 import shutil
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from safetensors.torch import load_file, save_file
-
+from fl.workloads.state_file import read_state, write_state
 from models.submodel import State
 
 MOMENTS = 4  # in a round: query and train, query and evaluate
 ROUNDS_BACK = 2  # a server goes back by at most so many rounds: its newest checkpoint, and one to fall back on
 _PLAIN = re.compile(r"[a-z0-9][a-z0-9+-]*")
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
 
 class StateMissing(Exception):
@@ -51,15 +49,14 @@ class ClientStateStore:
         return store
 
     def save(self, name: str, state: State) -> None:
-        """Keep ``state`` under ``name``, whole or not at all, and as many older ones as the server may go back to."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f".{name}.{os.getpid()}.tmp"
-        try:
-            save_file({key: value.contiguous() for key, value in state.items()}, temporary)
-            temporary.replace(self.folder / f"{name}@{self.moment}.safetensors")
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        """Keep ``state`` under ``name``, whole or not at all, and as many older ones as the server may go back to.
+
+        Raises:
+            ValueError: the name, which a server may have chosen, would lead out of the folder.
+        """
+        if not _FILE.fullmatch(name):
+            raise ValueError(f"'{name[:40]}' is no name of a state")
+        write_state(self.folder / f"{name}@{self.moment}.safetensors", state)
         earliest = (self.moment // MOMENTS - ROUNDS_BACK + 1) * MOMENTS  # that the server may send again
         for _, path in [(made, path) for made, path in self._files(name) if made < earliest][:-1]:
             path.unlink(missing_ok=True)
@@ -75,14 +72,14 @@ class ClientStateStore:
             StateMissing: there is none, or it cannot be read.
         """
         try:
-            return load_file(self._files(name)[-1][1])
+            return read_state(self._files(name)[-1][1])
         except Exception as error:  # missing, damaged or of another format: all the same to the client
             raise StateMissing(f"client {self.folder.name} has no {name}") from error
 
     def _files(self, name: str) -> list[tuple[int, Path]]:
         """(moment, file) of what was kept under ``name``, the newest last."""
-        found = self.folder.glob(f"{name}@*.safetensors")
-        return sorted((int(path.stem.rpartition("@")[2]), path) for path in found)
+        found = ((path.stem.rpartition("@")[2], path) for path in self.folder.glob(f"{name}@*.safetensors"))
+        return sorted((int(made), path) for made, path in found if made.isdecimal())
 
 
 def forget(root: Path, run: str) -> None:

@@ -1,5 +1,6 @@
 """Help and errors, as a user sees them."""
 
+import re
 import runpy
 import subprocess
 import sys
@@ -101,6 +102,18 @@ def test_interrupted_while_modules_load(monkeypatch: pytest.MonkeyPatch) -> None
     assert end.value.code == 130
 
 
+def test_an_error_of_code_names_its_file_and_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be the user's own; one sentence, no traceback."""
+
+    def broken(*values: object) -> None:
+        raise ZeroDivisionError("of\nmine")
+
+    monkeypatch.setattr("experiments.finish.finish", broken)
+    code, _, errors = call("plot", ".")
+    assert code == 1 and errors.count("\n") == 1
+    assert re.match(rf"error: broken failed in {re.escape(__file__)}, line \d+: ZeroDivisionError: of mine; ", errors)
+
+
 def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
     for name, command in group.commands.items():
         whole = f"{path} {name}".strip()
@@ -114,7 +127,19 @@ def test_the_help_of_every_command_has_an_example() -> None:
     group = typer.main.get_command(app)
     assert isinstance(group, click.Group)
     found = dict(commands(group))
-    assert {"list", "run", "plot", "merge", "new", "settings", "drift", "bench", "soak", "chat"} <= found.keys()
+    assert {
+        "list",
+        "run",
+        "plot",
+        "merge",
+        "new",
+        "settings",
+        "drift",
+        "bench",
+        "attack",
+        "soak",
+        "chat",
+    } <= found.keys()
     assert {"data fetch", "deploy supernode", "spa train"} <= found.keys()
     for name, command in found.items():
         assert f"Example: [bold]python -m experiments {name}" in (command.help or ""), name

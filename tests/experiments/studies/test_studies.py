@@ -63,9 +63,24 @@ def test_a_damaged_file_is_one_sentence_and_stays(tmp_path, damage: str):
         results.add("NA", 1, [Toy("x", 1, 0.1)])
     (tmp_path / FILE).write_text(damage)
     for read in (lambda: read_study(tmp_path, TOY), lambda: StudyResults(tmp_path, TOY, runs())):
-        with pytest.raises(ResultsError, match="cannot be read|does not have the columns"):
+        with pytest.raises(ResultsError, match="cannot be read|is damaged|was changed"):
             read()
     assert (tmp_path / FILE).read_text() == damage
+
+
+def test_a_changed_a_doubled_and_a_lost_row_are_noticed(tmp_path):
+    with StudyResults(tmp_path, TOY, runs()) as results:
+        results.add("NA", 1, [Toy("x", 1, 0.1), Toy("y", 2, 0.2)])
+    path = tmp_path / FILE
+    header, first, second = path.read_text().splitlines(keepends=True)
+    for changed in ([header, first], [header, first, second, second], [header, first, second.replace("0.2", "0.3")]):
+        path.write_text("".join(changed))
+        for read in (lambda: read_study(tmp_path, TOY), lambda: StudyResults(tmp_path, TOY, runs())):
+            with pytest.raises(ResultsError, match="was changed after the run of setting 'NA', seed 1 was finished"):
+                read()
+    path.unlink()
+    with pytest.raises(ResultsError, match="is gone"):
+        StudyResults(tmp_path, TOY, runs())
 
 
 def test_overlap_of_routing_by_hand():

@@ -144,6 +144,44 @@ def test_a_checkpoint_of_rounds_whose_rows_are_lost_is_passed_over(tmp_path: Pat
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("table", ["rounds.csv", "devices.csv"])
+@pytest.mark.parametrize("line", [1, -1], ids=["the first row", "the last row"])
+def test_a_changed_row_of_an_unfinished_run_is_written_again(table: str, line: int, tmp_path: Path) -> None:
+    """A checkpoint is used only with the rows that it was written after."""
+    run = resolved({**TINY, "strategies": "fedavg", "eval.every": 1})
+    assert not killed(run, tmp_path / "whole", NEVER)
+    assert killed(run, tmp_path / "killed", NEVER - {3 * MOMENTS + 1})
+    path = tmp_path / "killed" / table
+    lines = path.read_text().splitlines()
+    lines[line] = lines[line][:-1] + ("1" if lines[line][-1] != "1" else "2")
+    path.write_text("\n".join(lines) + "\n")
+    assert not killed(run, tmp_path / "killed", NEVER)
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+def test_a_row_of_an_unknown_run_is_refused(tmp_path: Path) -> None:
+    run = resolved({**TINY, "strategies": "fedavg"})
+    assert killed(run, tmp_path / "killed", NEVER - {3 * MOMENTS + 1})
+    path = tmp_path / "killed" / "rounds.csv"
+    path.write_text(path.read_text().replace(",fedavg,", ",fedavh,", 1))
+    with pytest.raises(ResultsError, match=r"rounds.csv' has a row of no run of this folder .*method 'fedavh'"):
+        killed(run, tmp_path / "killed", NEVER)
+
+
+def test_foreign_files_among_checkpoints_stay(tmp_path: Path) -> None:
+    run = resolved({**TINY, "strategies": "fedavg"})
+    assert not killed(run, tmp_path / "whole", NEVER)
+    assert killed(run, tmp_path / "killed", NEVER - {3 * MOMENTS + 1})
+    (own,) = {path.parent for path in (tmp_path / "killed" / CHECKPOINTS).rglob("*.safetensors")}
+    foreign = {own / name for name in ("notes-x.safetensors", "000001-x.safetensors", "run-x", "notes.txt")}
+    for path in foreign:
+        path.write_text("mine")
+    (own / "000009-00000000.safetensors").mkdir()
+    assert not killed(run, tmp_path / "killed", NEVER)
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+    assert {path for path in own.iterdir() if path.is_file()} == foreign
+
+
 def same(a: object, b: object) -> bool:
     """Equal, also in type; a tuple comes back as a list."""
     if isinstance(a, torch.Tensor | np.ndarray):

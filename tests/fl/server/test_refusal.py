@@ -3,8 +3,8 @@ sent, it answers or says why not. DRIFTFED_FUZZ=10 tries ten times as much, --hy
 
 import math
 import os
-import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,32 +16,21 @@ from hypothesis import settings as budget
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from experiments.attacks.mutations import array, config, content, figure, model, report
+from experiments.attacks.replies import judge, lie, same
+from experiments.attacks.round import LIAR, OTHER, Lie, Round, sends, silent
 from fl.devices.clock import link_seconds, train_seconds
-from fl.engines.engine import Aggregator, GridProxy, add_reply
-from fl.engines.grid import LocalGrid
 from fl.messages import records
-from fl.messages.codec import Address
 from fl.results.files import cell
 from fl.results.reader import read_rounds
-from fl.server.checkpoint import dumps, loads
-from fl.server.costs import RoundCosts
-from fl.server.fleet import Fleet
-from fl.server.replies import Replies
-from fl.server.rounds import Rounds
-from fl.server.scores import ClientScore
+from fl.server.checkpoint import loads
 from fl.workloads.state_store import ClientStateStore
-from models.submodel import State
 from models.training.loop import MAX_LOSS
 from strategies.core.averaging import Mean
-from strategies.core.strategy import Profile, TrainTask, Update
-from tests.fl.conftest import resolved
+from strategies.core.strategy import TrainTask, Update
 
-LIAR, OTHER = 1, 2
 OTHERS = {0, 2, 3}
 LONGER = int(os.environ.get("DRIFTFED_FUZZ", "1"))
-
-Lie = Callable[[Message], Sequence[Message]]
-"""Makes the liar's replies to a message."""
 
 
 def fuzz(examples: int) -> budget:
@@ -50,145 +39,14 @@ def fuzz(examples: int) -> budget:
     return budget(max_examples=examples * LONGER, deadline=None, suppress_health_check=slow)
 
 
-class Replay(GridProxy):
-    """Answers messages as the clients did the first time, but for the liar's answers to one kind of message.
-
-    Args:
-        inner: the clients.
-
-    Attributes:
-        honest: replies by kind of message and client; asked: the first messages, in the same way.
-        lies: replies of the liar by kind of message.
-    """
-
-    def __init__(self, inner: LocalGrid):
-        super().__init__(inner)
-        self.honest: dict[tuple[str, int], RecordDict] = {}
-        self.asked: dict[tuple[str, int], Message] = {}
-        self.lies: dict[str, Lie] = {}
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        replies: list[Message] = []
-        for number, message in enumerate(messages):
-            message.metadata.__dict__["_message_id"] = str(number)
-            kind, client = message.metadata.message_type, message.metadata.dst_node_id
-            if (kind, client) not in self.honest:
-                (reply,) = self.inner.send_and_receive([message])
-                self.honest[kind, client], self.asked[kind, client] = RecordDict(dict(reply.content)), message
-            if client == LIAR and kind in self.lies:
-                replies += self.lies[kind](message)
-            else:
-                replies.append(self.answer(message))
-        return replies
-
-    def answer(self, message: Message) -> Message:
-        """The client's honest reply."""
-        content = self.honest[message.metadata.message_type, message.metadata.dst_node_id]
-        return Message(RecordDict(dict(content)), reply_to=message)
-
-
-class Parts(GridProxy):
-    """Aggregates as two worker processes do: each fills a copy of the empty aggregator. Every message has one reply."""
-
-    def aggregate(
-        self, messages: Iterable[Message], aggregator: Aggregator, timeout: float | None = None
-    ) -> list[Message]:
-        sent = list(messages)
-        parts = [pickle.loads(pickle.dumps(aggregator)) for _ in range(2)]
-        replies = [
-            add_reply(parts[number % 2], message, reply)
-            for number, (message, reply) in enumerate(zip(sent, self.send_and_receive(sent), strict=True))
-        ]
-        for part in reversed(parts):
-            aggregator.merge(pickle.loads(pickle.dumps(part.part())))
-        return replies
-
-
-class Round:
-    """One round of a method, to be run again and again with the same honest answers and other ones of the liar."""
-
-    def __init__(self, method: str, root: Path, **settings: object):
-        changes = {"devices.count": 4, "cohort": 4, "strategies": method, "devices.state-root": str(root), **settings}
-        self.run = resolved(changes)
-        self.grid = LocalGrid(self.run.settings.flat(), 4)
-        self.engine, self.method, self.root = Replay(self.grid), method, root
-        fleet = Fleet.find(self.grid, self.run.settings.devices, timeout_s=60)
-        self.rounds = Rounds(self.run, method, self.run.strategy(method, 1), fleet, "1")
-        self.before = dumps(self.rounds.state_dict())
-        self.rounds.train(1, self.engine)
-        self.after = dumps(self.rounds.state_dict())
-        self.rounds.evaluate(2, self.engine)
-
-    def content(self, kind: str) -> RecordDict:
-        """The liar's honest answer."""
-        return RecordDict(dict(self.engine.honest[kind, LIAR]))
-
-    def train(self, lie: Lie | None = None, parts: bool = False) -> tuple[RoundCosts, State]:
-        """What a round costs, and the model after it; without ``lie`` all clients are honest."""
-        self.rounds.load_state_dict(loads(self.before))
-        self.engine.lies = {"train": lie} if lie else {}
-        self.rounds.train(1, Parts(self.engine) if parts else self.engine)
-        return self.rounds.costs, self.rounds.method.model
-
-    def evaluate(self, lie: Lie) -> list[ClientScore]:
-        self.rounds.load_state_dict(loads(self.after))
-        self.engine.lies = {"evaluate": lie}
-        self.rounds.evaluate(2, self.engine)
-        return self.rounds.scores
-
-    def ask(self, lie: Lie) -> list[Profile]:
-        """The profiles of a server that knows none."""
-        self.rounds.load_state_dict({**loads(self.before), "profiles": {}, "equipped": set()})
-        self.engine.lies = {"query": lie}
-        self.rounds.replies = Replies(self.rounds.fleet)
-
-        def address(client: int) -> Address:
-            return Address("1", 4, self.method, client, 1, 1, 0, self.rounds.method.asks)
-
-        return self.rounds.profiles.ask(self.engine, range(4), address, self.rounds.replies)
-
-
 @pytest.fixture(scope="module", params=["fedavg", "heterofl", "eclm", "scaffold"])
 def round_(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
     yield Round(request.param, tmp_path_factory.mktemp("clients"))
 
 
-def sends(content: RecordDict) -> Lie:
-    """The liar sends this."""
-    return lambda message: [Message(RecordDict(dict(content)), reply_to=message)]
-
-
-def silent(message: Message) -> list[Message]:
-    return []
-
-
-def same(a: State, b: State) -> bool:
-    return all(torch.equal(a[name], value) for name, value in b.items())
-
-
-figures = st.floats() | st.lists(st.floats() | st.floats(0, 1), max_size=4) | st.integers(-9, 9)
-numbers = st.floats() | st.integers(-(2**63), 2**63 - 1)
-reports = st.dictionaries(
-    st.sampled_from(["device", "num-examples", "loss", "classes", "active.block.modules", "trained.x", "lost"])
-    | st.text(max_size=8),
-    numbers | st.lists(st.floats(), max_size=4) | st.lists(st.integers(-(2**63), 2**63 - 1), max_size=4),
-    max_size=6,
-).map(MetricRecord)
-blobs = st.builds(
-    Array,
-    st.sampled_from(["float32", "int64", "object", "<U9", "nonsense", ""]),
-    st.lists(st.integers(-1, 2**40), max_size=3).map(tuple),
-    st.sampled_from(["numpy.ndarray", "pickle", ""]),
-    st.binary(max_size=64) | st.binary(max_size=64).map(lambda tail: b"\x93NUMPY\x01\x00" + tail),
-)
-honest_arrays = st.sampled_from(
-    [np.zeros(3, np.float32), np.full((2, 2), np.nan), np.array("text"), np.zeros((0, 4)), np.array(7)]
-).map(Array)
-models = st.dictionaries(st.text(max_size=8), blobs | honest_arrays, max_size=3).map(ArrayRecord)
-configs = st.dictionaries(st.text(max_size=8), st.text(max_size=8) | st.booleans(), max_size=3).map(ConfigRecord)
-contents = st.dictionaries(
-    st.sampled_from([records.REPORT, records.MODEL, records.TASK, "other"]), reports | models | configs, max_size=3
-).map(RecordDict)
+dices = st.randoms(use_true_random=False)
+figures, reports, arrays = dices.map(figure), dices.map(report), dices.map(array)
+models, configs, contents = dices.map(model), dices.map(config), dices.map(content)
 
 
 @fuzz(40)
@@ -202,9 +60,9 @@ def test_no_answer_ends_the_run_or_reaches_the_model(round_: Round, data: st.Dat
         content[records.REPORT] = MetricRecord({**honest[records.REPORT], **data.draw(reports)})
         if data.draw(st.booleans()):
             name = data.draw(st.sampled_from([key for key in honest if key != records.REPORT]))
-            arrays = dict(honest[name])
-            arrays[data.draw(st.sampled_from([*arrays, "unknown"]))] = data.draw(blobs | honest_arrays)
-            content[name] = ArrayRecord(arrays)
+            of = dict(honest[name])
+            of[data.draw(st.sampled_from([*of, "unknown"]))] = data.draw(arrays)
+            content[name] = ArrayRecord(of)
     costs, model = round_.train(sends(content))
     assert costs.clients + costs.refused + costs.failures == 4 and costs.clients >= 3
     assert all(torch.isfinite(value).all() for value in model.values())
@@ -272,80 +130,12 @@ def test_an_answer_that_the_server_did_not_ask_for_is_refused(round_: Round, kin
     assert same(model, round_.train(None if kind == "twice" else silent)[1])
 
 
-Mutation = Callable[[st.DataObject, RecordDict], None]
-"""Changes a valid answer in one place."""
-
-
-def mutate_report(data: st.DataObject, content: RecordDict) -> None:
-    """Another value of a key, another key, or one key less."""
-    report = dict(content[records.REPORT])
-    key = data.draw(st.sampled_from([*report, "lost", "trained.x", "other"]))
-    value = data.draw(st.none() | figures | numbers)
-    content[records.REPORT] = MetricRecord(
-        {k: v for k, v in (report | {key: value}).items() if v is not None}  # type: ignore[arg-type]
-    )
-
-
-def mutate_array(data: st.DataObject, content: RecordDict) -> None:
-    """Other values, another type, another shape, another name, or nonsense."""
-    name = data.draw(st.sampled_from([name for name in content if isinstance(content[name], ArrayRecord)]))
-    arrays = dict(content[name])
-    key = data.draw(st.sampled_from(list(arrays)))
-    value = arrays.pop(key).numpy()
-    how = data.draw(st.sampled_from(["values", "some value", "type", "shape", "name", "nonsense", "none"]))
-    if how in ("values", "some value"):
-        value = value.copy()
-        entries = slice(None) if how == "values" else data.draw(st.integers(0, value.size - 1))
-        value.reshape(-1)[entries] = data.draw(st.sampled_from([math.nan, math.inf, -1.0, 1e30, -1e4, 0.5]))
-    elif how == "type":
-        value = value.astype(data.draw(st.sampled_from(["float64", "float16", "int64", "bool", "complex64"])))
-    elif how == "shape":
-        value = data.draw(st.sampled_from([value[None], value.reshape(-1), value[:1], value[..., :0], value.T]))
-    if how != "none":
-        arrays["other" if how == "name" else key] = data.draw(blobs) if how == "nonsense" else Array(value.copy())
-    content[name] = ArrayRecord(arrays)
-
-
-def mutate_records(data: st.DataObject, content: RecordDict) -> None:
-    """A record is lost, comes under another name, or is of another kind."""
-    name = data.draw(st.sampled_from(list(content)))
-    record = content.pop(name)
-    if data.draw(st.booleans()):
-        other = st.sampled_from([name, records.MODEL, records.REPORT, "tensors.variate", "tensors.other", "other"])
-        content[data.draw(other)] = data.draw(st.just(record) | reports | models | configs)
-
-
 @fuzz(18)
-@given(data=st.data())
-def test_both_ways_of_aggregation_judge_any_answer_alike(round_: Round, data: st.DataObject) -> None:
+@given(dice=dices)
+def test_both_ways_of_aggregation_judge_any_answer_alike(round_: Round, dice: random.Random) -> None:
     """And an answer that is counted as refused or as a failure leaves no trace in the model."""
-    content, metadata = round_.content("train"), dict[str, object]()
-    mutations = [mutate_report, mutate_array, mutate_records]  # in this order, for what a later one needs
-    for mutate in sorted(data.draw(st.lists(st.sampled_from(mutations), max_size=2, unique=True)), key=mutations.index):
-        mutate(data, content)
-    if data.draw(st.integers(0, 4)) == 0:
-        wrong = st.sampled_from([("_src_node_id", OTHER), ("_src_node_id", 77), ("_reply_to_message_id", "another")])
-        metadata = dict([data.draw(wrong)])
-
-    def lie(message: Message) -> list[Message]:
-        (reply,) = sends(content)(message)
-        reply.metadata.__dict__.update(metadata)
-        return [reply]
-
-    (one, whole), (two, merged) = round_.train(lie), round_.train(lie, parts=True)
-    assert (one.clients, one.refused, one.refused_answers, one.failures) == (
-        two.clients, two.refused, two.refused_answers, two.failures,
-    )  # fmt: skip
-    for name, value in whole.items():
-        torch.testing.assert_close(merged[name], value)
-    assert one.clients + one.refused + one.failures == 4 and one.clients >= 3
-    if one.clients == 3:
-        assert same(whole, round_.train(silent)[1])
-        assert same(merged, round_.train(silent_error, parts=True)[1])
-
-
-def silent_error(message: Message) -> list[Message]:
-    return [Message(Error(1, ""), reply_to=message)]
+    seen, fault = judge(round_, {LIAR: lie(dice, round_, LIAR)}, again_in_parts=dice.random() < 0.5)
+    assert not fault and seen
 
 
 @pytest.mark.parametrize("how", ["at once", "parts", "one by one"])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from experiments.soak import FAULTS, FaultyGrid, Load, SoakFailed, _check, soak
+from experiments.attacks.soak import FAULTS, FaultyGrid, Load, SoakFailed, _check, soak
 from fl.config import Settings
 from fl.engines.grid import LocalGrid
 from fl.results.files import ResultsError

@@ -15,6 +15,7 @@ from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from experiments.attacks import Attack, Figures, Show
 from fl.config import Settings
 from fl.engines.engine import Aggregator, GridProxy, as_engine
 from fl.engines.grid import LocalGrid
@@ -235,3 +236,20 @@ def _check(run: Run, out: Path, loads: dict[str, list[Load]], before: Load, left
             raise SoakFailed(f"open files grew: {before.files}, {early.files}, {late.files}, {after.files}")
     if after.processes > before.processes:
         raise SoakFailed(f"{after.processes - before.processes} processes were left behind")
+
+
+def attack(size: int, seed: int, folder: Path, show: Show) -> Figures:
+    """Soak three methods for so many rounds; the faults follow from their address, so the seed changes nothing."""
+    figures = Figures()
+    clients = max(8, min(500, 2 * size))
+    try:
+        found = soak(clients, size, 0.3, 1, folder, lambda event, load: show(f"{event.what} {event.at} of {event.of}"))
+    except ResultsError as error:
+        figures.add({}, str(error))
+        return figures
+    memory = {f"{method}: MB at the end": round(loads[-1].bytes / 1e6) for method, loads in found.loads.items()}
+    figures.add({"crashes": found.crashes, **memory}, tries=found.faults.total())
+    return figures
+
+
+ATTACKS = {"soak": Attack("faulty replies and crashes in many rounds", attack, {"smoke": 12, "full": 300}, "faults")}
