@@ -3,6 +3,7 @@
 import csv
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,7 @@ from experiments.cli.options import Folder
 from partitions.errors import UserError, lookup
 
 console = Console()
-COLUMNS = ("attack", "what", "unit", "tries", "survived", "faults", "seconds")
+COLUMNS = ("attack", "what", "unit", "tries", "survived", "faults", "seconds", "seen")
 
 
 class AttackFailed(UserError):
@@ -29,7 +30,9 @@ def attack(
     scale: Annotated[str, typer.Option(help="smoke: a few tries each; full: hours.")] = "smoke",
     size: Annotated[int, typer.Option(help="Size of each attack; 0: that of the scale.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="Another seed tries something else.")] = 1,
-    out: Annotated[Path, Folder(help="Folder for attacks.csv; the rows of other attacks stay.")] = Path("runs")
+    out: Annotated[Path, Folder(help="Folder for attacks.csv and attacks.md; the rows of other attacks stay.")] = Path(
+        "runs"
+    )
     / "attack",
 ) -> None:
     """Attack a run: kill it, damage its files, send it wrong replies. Show what it survived; exit 1 if not all.
@@ -55,7 +58,9 @@ def attack(
         rows[name] = [name, one.about, one.unit, *counts, seen]
         with as_results_error(f"write '{path}'"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(path, csv_text([(*COLUMNS, "seen"), *(rows[known] for known in ATTACKS if known in rows)]))
+            lines = [COLUMNS, *(tuple(rows[known]) for known in ATTACKS if known in rows)]
+            atomic_write(path, csv_text(lines))
+            atomic_write(path.with_suffix(".md"), _markdown(lines))
     console.print(table)
     if faults:
         raise AttackFailed("\n".join(faults))
@@ -63,6 +68,11 @@ def attack(
 
 def _show(status: Status, name: str, text: str) -> None:
     status.update(f"{name}: {text}")
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    head, *rows = lines
+    return "".join("| " + " | ".join(line) + " |\n" for line in (head, ["---"] * len(head), *rows))
 
 
 def _rows(path: Path) -> dict[str, list[str]]:

@@ -105,7 +105,7 @@ def test_interrupted_while_modules_load(monkeypatch: pytest.MonkeyPatch) -> None
 def test_an_error_of_code_names_its_file_and_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be the user's own; one sentence, no traceback."""
 
-    def broken(*values: object) -> None:
+    def broken(*values: object, **options: object) -> None:
         raise ZeroDivisionError("of\nmine")
 
     monkeypatch.setattr("experiments.finish.finish", broken)
