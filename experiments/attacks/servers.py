@@ -108,9 +108,9 @@ def hostile(dice: random.Random, honest: RecordDict, mark: Path) -> RecordDict:
         task[dice.choice(["run", "method", "what", "architecture"])] = dice.choice([*PATHS, *WHAT])
     if dice.random() < 0.3:
         task.pop(dice.choice(list(task)), None)
-    content[records.TASK] = ConfigRecord(task) if dice.random() < 0.97 else record(dice)
     if dice.random() < 0.3 and any(isinstance(of, ArrayRecord) for of in content.values()):
         mutate_array(dice, content)
+    content[records.TASK] = ConfigRecord(task) if dice.random() < 0.97 else record(dice)
     if dice.random() < 0.3:
         name = dice.choice([*PATHS, records.MODEL, records.SELECTOR, "tensors.variate", "tensors.x", word(dice)])
         payload = pickle.dumps(Evil(mark))
