@@ -18,6 +18,6 @@ VIEWS: dict[str, View] = {
     v.name: v for v in (eclm.FIG7, eclm.FIG8, eclm.FIG9, eclm.FIG11, spa.SPA_COSTS, spa.SPA_EFFECT)
 }
 
-OTHER = Experiment("", "", "rounds of an experiment that is not in the catalog", {}, {})
+OTHER = Experiment(name="", summary="rounds of an experiment that is not in the catalog", settings={}, cost={})
 
 __all__ = ["EXPERIMENTS", "OTHER", "SCALES", "VIEWS", "Experiment", "View"]

@@ -1,14 +1,13 @@
 """Experiments with modular models: the ECLM paper's table and figures, ECLM+, norms, held-out data and poisoning."""
 
 from experiments.catalog.experiment import SCALES, Experiment, Overrides, View, at_every_scale
-from experiments.catalog.tasks import ALL, FEATURE, PARTS, TURNED, setting
+from experiments.catalog.tasks import ALL, FEATURE, PARTS, TURNED, parts, setting
 
 # Quickstart and main: all methods on embedded HAR, under feature skew and under label skew.
 
 EMBEDDED: Overrides = {
     "data.name": "har-embedded", "model.name": "mlp", "devices.count": 46, "cohort": 10, "rounds": 20,
-    "rounds-per-step": 5,
-    "eval.every": 5, "strategies": "na,la,fedavg,heterofl,eclm,eclm-plus",
+    "rounds-per-step": 5, "eval.every": 5, "strategies": "na,la,fedavg,heterofl,eclm,eclm-plus",
 }  # fmt: skip
 SKEWS: dict[str, Overrides] = {
     "subject": {"data.partition": "subject", "drift.kind": "subject", "eclm.subtasks": "domain"},
@@ -16,13 +15,11 @@ SKEWS: dict[str, Overrides] = {
 }
 EMBEDDED_SMOKE: Overrides = {
     "devices.count": 12, "cohort": 4, "rounds": 4, "rounds-per-step": 2, "pretrain.dense-epochs": 4,
-    "pretrain.modular-epochs": 2,
-    "pretrain.ability-epochs": 2,
+    "pretrain.modular-epochs": 2, "pretrain.ability-epochs": 2,
 }  # fmt: skip
 
 QUICKSTART = Experiment(
     name="quickstart",
-    reference="",
     summary="all methods on embedded HAR: a device has the data of one person (subject) or 2 of 5 activities (m=2), "
     "which drift 3 times",
     common=EMBEDDED,
@@ -32,7 +29,6 @@ QUICKSTART = Experiment(
 )
 MAIN = Experiment(
     name="main",
-    reference="",
     summary="the experiment of `make run`: ECLM and its rivals on embedded HAR, 2 of 5 activities per device, which "
     "drift 3 times",
     common=EMBEDDED,
@@ -58,7 +54,8 @@ TABLE1 = Experiment(
     name="table1",
     reference="Table 1",
     summary="accuracy of every method on HAR, CIFAR-10, CIFAR-100 and Speech Commands at two degrees of label skew",
-    settings={scale: {part: {**setting(part, scale), "strategies": ALL} for part in PARTS[scale]} for scale in SCALES},
+    common={"strategies": ALL},
+    settings=parts(PARTS),
     cost={"smoke": "15 min", "cpu": "6 h", "paper": "GPU days"},
     plot="accuracy",
     table=("accuracy_mean", "accuracy_std", "accuracy_p10", "global_accuracy", "mb_per_device_round", "memory_mb"),
@@ -104,28 +101,23 @@ FIG9 = View(
 )
 HELD_OUT = Experiment(
     name="held-out",
-    reference="",
     summary="table1's methods on Fashion-MNIST, with other seeds and CIFAR-10's settings; no setting was tuned here",
+    common={"strategies": ALL},
     settings={
         scale: {
-            # 14 pixels: CIFAR-10's 16 do not divide 28
-            part: {
-                **setting(f"cifar10 {part}", scale), "strategies": ALL, "data.name": "fashion-mnist",
-                "data.image-size": 0 if scale == "paper" else 14,
-            }
+            part: {**setting(f"cifar10 {part}", scale), "data.name": "fashion-mnist", "data.image-size": pixels}
             for part in ("m=2", "m=5")
         }
-        for scale in SCALES
+        for scale, pixels in {"smoke": 14, "cpu": 14, "paper": 0}.items()  # CIFAR-10's 16 do not divide 28
     },
     cost={"smoke": "10 min", "cpu": "3 h", "paper": "GPU days"},
     seeds=(11, 12, 13),
     plot="accuracy",
     table=TABLE1.table,
-)  # fmt: skip
+)
 
 # ECLM+: the contribution of each change to ECLM; rivals also get the class prior.
 
-ABLATED = "na-prior,fedavg-prior,fjord-prior,eclm,eclm-prior,eclm-tailored,eclm-blend,eclm-plus"
 ABLATION_PARTS = ("har m=2", "cifar10 m=2", "cifar10 m=5")
 
 
@@ -137,16 +129,15 @@ def _longer(part: str, scale: str) -> Overrides:
 
 ABLATION = Experiment(
     name="ablation",
-    reference="",
     summary="from ECLM to ECLM+: class prior, tailored ability training and blended adaptation, one by one",
+    common={"strategies": "na-prior,fedavg-prior,fjord-prior,eclm,eclm-prior,eclm-tailored,eclm-blend,eclm-plus"},
     settings={
-        scale: {part: {**setting(part, scale), "strategies": ABLATED} for part in ABLATION_PARTS}
-        | {f"{part} longer": _longer(part, scale) for part in ABLATION_PARTS}
-        for scale in SCALES
+        scale: of_scale | {f"{part} longer": _longer(part, scale) for part in ABLATION_PARTS}
+        for scale, of_scale in parts(ABLATION_PARTS).items()
     },
     cost={"smoke": "8 min", "cpu": "70 min", "paper": "GPU days"},
     plot="accuracy",
-    table=("accuracy_mean", "accuracy_std", "accuracy_p10", "global_accuracy", "mb_per_device_round", "memory_mb"),
+    table=TABLE1.table,
     note="One step of tailored training makes two passes. In the settings 'longer' the server therefore trains the "
     "dense models for as many passes as ECLM+'s model, not for as many epochs. Compare them with ECLM+ of the setting "
     "without 'longer'.",
@@ -162,26 +153,21 @@ FEATURE_DRIFTS: dict[str, dict[str, Overrides]] = {
 }
 FEATURE_DRIFT = Experiment(
     name="feature-drift",
-    reference="",
     summary="images change, differently on each device or alike on all: knowing a device's classes is not enough",
+    common={"strategies": "na,na-prior,la,fedavg,fedavg-prior,eclm-plus"},
     settings={
-        scale: {
-            f"cifar10 m=5 {name}": {
-                **setting("cifar10 m=5", scale), "strategies": "na,na-prior,la,fedavg,fedavg-prior,eclm-plus", **drift,
-            }
-            for name, drift in drifts.items()
-        }
+        scale: {f"cifar10 m=5 {name}": {**setting("cifar10 m=5", scale), **drift} for name, drift in drifts.items()}
         for scale, drifts in FEATURE_DRIFTS.items()
     },
     cost={"smoke": "3 min", "cpu": "90 min", "paper": "GPU days"},
     plot="steps",
     table=("final_accuracy_mean", "accuracy_mean", "accuracy_p10", "mb_per_device_round", "memory_mb"),
     note="The final accuracy is that after the last shift. The server trains on the original images.",
-)  # fmt: skip
+)
 
 # Figs. 1, 10 and 11: many adaptation steps; each replaces a fifth (Fig. 1) or half of every device's data.
 
-FIG1_PART = {"smoke": "cifar10 m=2", "cpu": "cifar10 m=5", "paper": "cifar100 m=10"}
+FIG1_PARTS = {"smoke": ("cifar10 m=2",), "cpu": ("cifar10 m=5",), "paper": ("cifar100 m=10",)}
 FIG1_STEPS: dict[str, Overrides] = {
     "smoke": {},
     "cpu": {"rounds": 24, "rounds-per-step": 3, "eval.every": 3},
@@ -191,22 +177,15 @@ FIG1 = Experiment(
     name="fig1",
     reference="Fig. 1",
     summary="static full and sub-model, local adaptation, and a sub-model of the updated cloud model under drift",
-    settings={
-        scale: {
-            part: {
-                **setting(part, scale), "strategies": "na,la,eclm-static,eclm", "drift.fraction": 0.2,
-                **FIG1_STEPS[scale],
-            }
-        }
-        for scale, part in FIG1_PART.items()
-    },
+    common={"strategies": "na,la,eclm-static,eclm", "drift.fraction": 0.2},
+    settings=parts(FIG1_PARTS, FIG1_STEPS),
     cost={"smoke": "2 min", "cpu": "25 min", "paper": "GPU day"},
     plot="steps",
     table=("accuracy_mean", "final_accuracy_mean", "shift_drop", "adapt_s"),
     note="Paper: the static sub-model loses about 11 points as the data drift. Local adaptation stays about 10 points "
     "below the ideal: a sub-model of the cloud model after an update with the new data of all devices ('eclm-derive'). "
     "Fig. 1(b) is not repeated: it measures latency beside other programs on a Jetson Nano.",
-)  # fmt: skip
+)
 
 FIG10_STEPS: dict[str, Overrides] = {
     "smoke": {},
@@ -224,21 +203,13 @@ FIG10 = Experiment(
     name="fig10",
     reference="Fig. 10",
     summary="continuous adaptation: accuracy at each of many steps, with ECLM's two ablations",
-    settings={
-        scale: {
-            part: {
-                **setting(part, scale), "strategies": "la,an,eclm-local,eclm,eclm-plus", "eval.forgetting": True,
-                **FIG10_STEPS[scale],
-            }
-            for part in parts
-        }
-        for scale, parts in FIG10_PARTS.items()
-    },
+    common={"strategies": "la,an,eclm-local,eclm,eclm-plus", "eval.forgetting": True},
+    settings=parts(FIG10_PARTS, FIG10_STEPS),
     cost={"smoke": "20 s", "cpu": "2 h", "paper": "GPU days"},
     plot="steps",
     table=("accuracy_mean", "final_accuracy_mean", "shift_drop", "recovery_rounds", "recovered", "forgetting"),
     note=GAINS + "'eclm-derive' is the paper's 'w/o local adaptation', 'eclm-local' its 'w/o cloud'.",
-)  # fmt: skip
+)
 FIG11 = View(
     name="fig11",
     reference="Fig. 11",
@@ -255,10 +226,7 @@ FIG12 = Experiment(
     name="fig12",
     reference="Fig. 12",
     summary="which modules four CIFAR-10 classes activate, and along which paths",
-    settings={
-        scale: {task: setting(task, scale) for task in (("har",) if scale == "smoke" else ("cifar10",))}
-        for scale in SCALES
-    },
+    settings=parts({"smoke": ("har",), "cpu": ("cifar10",), "paper": ("cifar10",)}),
     cost={"smoke": "5 s", "cpu": "8 min", "paper": "GPU hours"},
     study="routing",
     plot="routing",
@@ -309,11 +277,9 @@ FIG14 = Experiment(
     name="fig14",
     reference="Fig. 14",
     summary="gradient divergence of devices' updates under growing label skew, FedAvg's global model and ECLM",
+    common={"strategies": "fedavg,eclm,eclm-plus"},
     settings={
-        scale: {
-            f"cifar10 {skew}": {**setting("cifar10", scale), "strategies": "fedavg,eclm,eclm-plus", **partition}
-            for skew, partition in FIG14_SKEWS.items()
-        }
+        scale: {f"cifar10 {skew}": {**setting("cifar10", scale), **keys} for skew, keys in FIG14_SKEWS.items()}
         for scale in SCALES
     },
     cost={"smoke": "3 min", "cpu": "30 min", "paper": "GPU day"},
@@ -371,10 +337,11 @@ FIG15B = Experiment(
     name="fig15b",
     reference="Fig. 15(b)",
     summary="accuracy against the number of modules in a layer",
+    common={"strategies": "eclm"},
     settings={
         scale: {
             f"{task} modules={modules}": {
-                **setting(task, scale), "strategies": "eclm", "eclm.modules": modules,
+                **setting(task, scale), "eclm.modules": modules,
                 "eclm.shrink": modules // 2 if scale == "paper" else modules,
                 "eclm.top-k": modules // 2 if scale == "paper" else modules * 7 // 8,
             }
@@ -394,35 +361,30 @@ FIG15C = Experiment(
     name="fig15c",
     reference="Fig. 15(c)",
     summary="time to accuracy against the number of devices in a round, ECLM and FedAvg",
+    common={"strategies": "fedavg,eclm,eclm-plus"},
     settings={
         scale: {
-            f"{task} cohort={cohort}": {
-                **setting(task, scale), "strategies": "fedavg,eclm,eclm-plus", "cohort": cohort, **BRIEF[scale],
-            }
-            for task in FIG15_TASKS[scale][:1]
-            for cohort in COHORTS[scale]
+            f"cifar10 m=2 cohort={cohort}": {**setting("cifar10 m=2", scale), "cohort": cohort, **BRIEF[scale]}
+            for cohort in cohorts
         }
-        for scale in SCALES
+        for scale, cohorts in COHORTS.items()
     },
     cost={"smoke": "3 min", "cpu": "1 h", "paper": "GPU day"},
     plot="speedup",
     table=("rounds_to_target", "min_to_target", "mb_to_target", "final_accuracy_mean"),
     sweep=True,
     note="Paper: from 20 to 80 devices per round, FedAvg becomes 1.06 times and ECLM 2.33 times faster.",
-)  # fmt: skip
+)
 
 # Normalisation: running statistics in sub-models and in aggregation (`models.nn.blocks.Norm`).
 
 NORM = Experiment(
     name="norm",
-    reference="",
     summary="group or batch norm under label skew: whole models and sub-models, as trained, aggregated and adapted",
+    common={"strategies": "na,fedavg,heterofl,eclm"},
     settings={
         scale: {
-            f"cifar10 m=2 {norm}": {
-                **setting("cifar10 m=2", scale), "strategies": "na,fedavg,heterofl,eclm", "model.norm": norm,
-            }
-            for norm in ("group", "batch")
+            f"cifar10 m=2 {norm}": {**setting("cifar10 m=2", scale), "model.norm": norm} for norm in ("group", "batch")
         }
         for scale in SCALES
     },
@@ -430,7 +392,7 @@ NORM = Experiment(
     seeds=(1, 2),
     plot="accuracy",
     table=("accuracy_mean", "accuracy_std", "accuracy_p10", "global_accuracy"),
-)  # fmt: skip
+)
 
 # Poisoned updates: accuracy that robust aggregation keeps, and its cost without an attack.
 
@@ -439,18 +401,14 @@ POISON_SCALE: dict[str, Overrides] = {"smoke": EMBEDDED_SMOKE, "cpu": {"devices.
 
 POISON = Experiment(
     name="poison",
-    reference="",
     summary="10 to 30 % of the devices reverse their update and multiply it by five: plain and robust aggregation",
     # No adaptation, so that the scores are those of the aggregated model.
-    common={**EMBEDDED, **SKEWS["subject"], "strategies": "fedavg,eclm", "client.adapt-epochs": 0},
+    common={
+        **EMBEDDED, **SKEWS["subject"], "strategies": "fedavg,eclm", "client.adapt-epochs": 0, "server.trim": 0.3,
+    },
     settings={
         scale: {
-            f"{rule} poisoned={share:g}": {
-                **POISON_SCALE[scale],
-                "server.robust": rule,
-                "poison.share": share,
-                "server.trim": 0.3,
-            }
+            f"{rule} poisoned={share:g}": {**POISON_SCALE[scale], "server.robust": rule, "poison.share": share}
             for rule in ("none", "norm-bound", "trimmed-mean", "median")  # `models.aggregation.robust.RULES`
             for share in shares
         }
@@ -462,4 +420,4 @@ POISON = Experiment(
     sweep=True,
     note="Scores are means over all devices, on their own data; poisoned devices report their true scores. No device "
     "adapts the model, so 'eclm' equals 'eclm-derive'.",
-)
+)  # fmt: skip

@@ -36,10 +36,10 @@ class Experiment:
     """
 
     name: str
-    reference: str
     summary: str
     settings: Mapping[str, Mapping[str, Overrides]]
     cost: Mapping[str, str]
+    reference: str = ""
     common: Overrides = field(default_factory=dict)
     seeds: Sequence[int] = (1, 2, 3)
     study: str = ""

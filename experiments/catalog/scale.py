@@ -1,20 +1,12 @@
 """Experiments on the machine instead of the method: measured latency, and the paper's testbed as a deployment."""
 
 from experiments.catalog.experiment import Experiment, at_every_scale
-from experiments.catalog.tasks import setting
+from experiments.catalog.tasks import parts
 
 LATENCY = Experiment(
     name="latency",
-    reference="",
     summary="training step, inference and peak memory of sub-models: measured on this CPU and estimated",
-    settings={
-        scale: {task: setting(task, scale) for task in tasks}
-        for scale, tasks in {
-            "smoke": ("har",),
-            "cpu": ("har", "cifar10"),
-            "paper": ("har", "cifar10", "cifar100", "speech"),
-        }.items()
-    },
+    settings=parts({"smoke": ("har",), "cpu": ("har", "cifar10"), "paper": ("har", "cifar10", "cifar100", "speech")}),
     cost={"smoke": "20 s", "cpu": "2 min", "paper": "30 min"},
     seeds=(1,),
     study="latency",
@@ -30,9 +22,9 @@ LOOPBACK = Experiment(
     "simulates them and gives the same rows",
     common={
         "data.name": "har-embedded", "data.partition": "subject", "drift.kind": "subject",
-        "eclm.subtasks": "domain", "model.name": "mlp",
-        "strategies": "la,fedavg,eclm", "devices.count": 20, "cohort": 10, "rounds": 4, "rounds-per-step": 2,
-        "eval.every": 2, "devices.hardware": "testbed",
+        "eclm.subtasks": "domain", "model.name": "mlp", "strategies": "la,fedavg,eclm",
+        "devices.count": 20, "cohort": 10, "rounds": 4, "rounds-per-step": 2, "eval.every": 2,
+        "devices.hardware": "testbed",
         "devices.background-load": 0.0,  # other programs load the real machine already
         "server.timeout-s": 1800.0, "eval.per-device": True,
     },

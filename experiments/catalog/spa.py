@@ -90,7 +90,6 @@ SPA_SIZE = Experiment(
 )
 SPA_FEDERATED = Experiment(
     name="spa-federated",
-    reference="",
     summary="plugins of non-IID, drifting persons: trained alone, averaged, averaged without the gate, and fine-tuned",
     settings={
         "smoke": _shared({"spa.tiny-steps": 20, "devices.count": 3, "spa.facts": 1, "rounds": 2, "rounds-per-step": 1}),
@@ -113,7 +112,6 @@ SPA_FEDERATED = Experiment(
 )
 SPA_GATE = Experiment(
     name="spa-gate",
-    reference="",
     summary="token accuracy against the share of tokens that the server asks the device about, by threshold and price",
     settings=SETTINGS,
     cost={"smoke": "20 s", "cpu": "5 min", "paper": "hours"},

@@ -9,7 +9,7 @@ adaptation, and the paper's models, module counts and image sizes. The paper lea
   original, as in the paper (25M parameters for VGG16, which has 15M).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from experiments.catalog.experiment import SCALES, Overrides
 
@@ -22,8 +22,7 @@ PAPER: Overrides = {
 }  # fmt: skip
 SMOKE: Overrides = {
     "devices.count": 8, "cohort": 3, "rounds": 2, "rounds-per-step": 1, "eval.every": 1, "client.adapt-epochs": 1,
-    "pretrain.dense-epochs": 1,
-    "pretrain.modular-epochs": 1, "pretrain.ability-epochs": 1,
+    "pretrain.dense-epochs": 1, "pretrain.modular-epochs": 1, "pretrain.ability-epochs": 1,
 }  # fmt: skip
 # Image tasks for two cores: a quarter of the width and images of 16 x 16 pixels.
 SMALL: Overrides = {
@@ -78,8 +77,7 @@ TASKS: Mapping[str, Mapping[str, Overrides]] = {
     "har": _scales(
         {
             "data.partition": "subject", "drift.kind": "subject", "eclm.subtasks": "domain", "model.name": "mlp",
-            "eclm.modules": 16,
-            "eclm.shrink": 8, "an.shrink": 8, "eclm.top-k": 8,
+            "eclm.modules": 16, "eclm.shrink": 8, "an.shrink": 8, "eclm.top-k": 8,
         },
         {
             "data.name": "har-embedded", "devices.count": 46, "cohort": 10, "rounds": 16, "rounds-per-step": 8,
@@ -124,3 +122,19 @@ def setting(name: str, scale: str) -> Overrides:
         return TASKS[task][scale]
     classes = int(partition.removeprefix("m="))
     return {**TASKS[task][scale], **SKEWED, "eclm.subtasks": "class", "m-classes.m": classes}
+
+
+def parts(
+    names: Mapping[str, Sequence[str]] | Sequence[str], changes: Mapping[str, Overrides] = {}
+) -> dict[str, dict[str, Overrides]]:
+    """Return the `setting` of several parts at every scale.
+
+    Args:
+        names: of the parts, by scale or the same at all of them.
+        changes: run-config keys that a scale changes in all its settings.
+    """
+    by_scale = names if isinstance(names, Mapping) else dict.fromkeys(SCALES, names)
+    return {
+        scale: {name: {**setting(name, scale), **changes.get(scale, {})} for name in of_scale}
+        for scale, of_scale in by_scale.items()
+    }

@@ -1,26 +1,32 @@
 """Experiments of the VQ workload (split transformer): federated text, E1 to E4, and the DCCT paper's Tables 2 to 7."""
 
+from functools import partial
+
 from experiments.catalog.experiment import SCALES, Experiment, Overrides, at_every_scale
+
+# The smallest texts, transformer and rounds.
+SMOKE: Overrides = {"vq.vocabulary": 500, "vq.tokens": 24, "vq.hidden": 32, "pretrain.dense-epochs": 1}
+SMOKE_CODES: Overrides = {"vq.width": 16, "vq.groups": 4, "vq.codes": 16}
+SMOKE_ROUNDS: Overrides = {
+    **SMOKE, "rounds-per-step": 1, "eval.every": 1, "data.samples-min": 20, "data.samples-max": 24,
+    "data.test-samples": 20,
+}  # fmt: skip
 
 # text: questions whose topics drift; codes, pooled codes or float16 cross the cut.
 
 TEXT = Experiment(
     name="text",
-    reference="",
     summary="a split transformer on questions, 2 topics per device: codes, pooled codes or float16 cross the cut",
     common={
         "workload": "vq", "data.name": "questions", "data.partition": "m-classes", "m-classes.m": 2,
         "drift.kind": "class-swap", "devices.count": 20, "cohort": 5, "rounds": 10, "rounds-per-step": 5,
-        "eval.every": 5,
-        "client.local-epochs": 1, "client.adapt-epochs": 2, "pretrain.dense-epochs": 10, "strategies": "na,la,fedavg",
+        "eval.every": 5, "client.local-epochs": 1, "client.adapt-epochs": 2, "pretrain.dense-epochs": 10,
+        "strategies": "na,la,fedavg",
     },
     settings=at_every_scale(
         {"codes": {}, "pooled": {"vq.pool": 4}, "float16": {"vq.codes": 0, "vq.up": "float16"}},
         smoke={
-            "devices.count": 4, "cohort": 2, "rounds": 2, "rounds-per-step": 1, "eval.every": 1, "data.samples-min": 20,
-            "data.samples-max": 24, "data.test-samples": 20, "client.adapt-epochs": 1, "pretrain.dense-epochs": 1,
-            "vq.vocabulary": 500,
-            "vq.tokens": 24, "vq.hidden": 32, "vq.width": 16, "vq.groups": 4, "vq.codes": 16,
+            **SMOKE_ROUNDS, **SMOKE_CODES, "devices.count": 4, "cohort": 2, "rounds": 2, "client.adapt-epochs": 1,
         },
     ),
     cost={"smoke": "30 s", "cpu": "15 min", "paper": "15 min"},
@@ -35,8 +41,7 @@ CENTRAL: Overrides = {
 }  # fmt: skip
 CENTRAL_SMOKE: Overrides = {
     "data.name": "questions", "data.proxy-fraction": 0.1, "vq.tokens": 24, "vq.vocabulary": 1000, "vq.hidden": 32,
-    "vq.lr": 0.003,
-    "pretrain.dense-epochs": 2, "pretrain.batch-size": 32,
+    "vq.lr": 0.003, "pretrain.dense-epochs": 2, "pretrain.batch-size": 32,
 }  # fmt: skip
 E1_CPU: Overrides = {
     "data.name": "sst2",
@@ -77,7 +82,6 @@ def _e1(scale: str) -> dict[str, Overrides]:
 
 VQ_E1 = Experiment(
     name="vq-e1",
-    reference="",
     summary="split transformer: accuracy against bytes, for codes, activations and the text itself",
     common=CENTRAL,
     settings={scale: _e1(scale) for scale in SCALES},
@@ -93,16 +97,11 @@ VQ_E1 = Experiment(
 # E2: the parts of the quantiser's training, and the federated codebook.
 
 E2_CPU: Overrides = {
-    "data.proxy-fraction": 0.2,
-    "vq.tokens": 48,
-    "vq.vocabulary": 4000,
-    "vq.hidden": 128,
-    "pretrain.dense-epochs": 6,
-}
+    "data.proxy-fraction": 0.2, "vq.tokens": 48, "vq.vocabulary": 4000, "vq.hidden": 128, "pretrain.dense-epochs": 6,
+}  # fmt: skip
 
 VQ_E2 = Experiment(
     name="vq-e2",
-    reference="",
     summary="training with codes from a fifth of the steps on: commitment, gradient estimator, codebook updates",
     common={**CENTRAL, **CENTRAL_SMOKE, "vq.codes": 64, "vq.groups": 8},
     settings=at_every_scale(
@@ -130,10 +129,8 @@ VQ_E2 = Experiment(
 
 TEN: Overrides = {
     "workload": "vq", "data.name": "questions", "data.proxy-fraction": 0.1, "drift.kind": "none",
-    "devices.count": 10, "cohort": 10,
-    "rounds": 6, "rounds-per-step": 6, "eval.every": 2, "client.local-epochs": 1, "client.adapt-epochs": 1,
-    "pretrain.dense-epochs": 6,
-    "vq.vocabulary": 4000, "strategies": "na,fedavg",
+    "devices.count": 10, "cohort": 10, "rounds": 6, "rounds-per-step": 6, "eval.every": 2, "client.local-epochs": 1,
+    "client.adapt-epochs": 1, "pretrain.dense-epochs": 6, "vq.vocabulary": 4000, "strategies": "na,fedavg",
 }  # fmt: skip
 TEN_SKEWS: dict[str, Overrides] = {
     "alpha=0.1": {"data.partition": "dirichlet", "dirichlet.alpha": 0.1},
@@ -141,15 +138,10 @@ TEN_SKEWS: dict[str, Overrides] = {
     "iid": {"data.partition": "iid"},
 }
 TEN_SCALE: dict[str, Overrides] = {
-    "smoke": {
-        "devices.count": 3, "cohort": 2, "rounds": 1, "rounds-per-step": 1, "eval.every": 1, "data.samples-min": 20,
-        "data.samples-max": 24, "data.test-samples": 20, "pretrain.dense-epochs": 1, "vq.vocabulary": 500,
-        "vq.tokens": 24, "vq.hidden": 32,
-        "vq.width": 16, "vq.groups": 4, "vq.codes": 16,
-    },
+    "smoke": {**SMOKE_ROUNDS, **SMOKE_CODES, "devices.count": 3, "cohort": 2, "rounds": 1},
     "cpu": {},
     "paper": {"rounds": 30, "rounds-per-step": 30, "eval.every": 5, "pretrain.dense-epochs": 20},
-}  # fmt: skip
+}
 E2_MERGES: dict[str, Overrides] = {
     "statistics": {},
     "vectors": {"vq.merge": "vectors"},
@@ -158,7 +150,6 @@ E2_MERGES: dict[str, Overrides] = {
 
 VQ_E2_MERGE = Experiment(
     name="vq-e2-merge",
-    reference="",
     summary="the codebook of ten devices: from the sum of their statistics, the mean of their codebooks, or not shared",
     common={**TEN, "strategies": "fedavg"},
     settings={
@@ -180,7 +171,6 @@ E3_CUTS: dict[str, Overrides] = {"codes": {}, "float16": {"vq.codes": 0, "vq.up"
 
 VQ_E3 = Experiment(
     name="vq-e3",
-    reference="",
     summary="the split transformer on ten devices with skewed, less skewed and IID topics; codes or float16",
     common=TEN,
     settings={
@@ -204,15 +194,13 @@ E4_CPU: Overrides = {
 
 VQ_E4 = Experiment(
     name="vq-e4",
-    reference="",
     summary="several tasks on one cloud stack: each alone, together with equal weights, together with GradNorm",
     common={**CENTRAL, "vq.codes": 0, "pretrain.batch-size": 32},
     settings={
         "smoke": {
             "questions": {
-                "vq.tasks": "questions,question-articles", "data.proxy-fraction": 0.03, "vq.tokens": 24,
-                "vq.vocabulary": 500,
-                "vq.hidden": 32, "pretrain.dense-epochs": 2,
+                **SMOKE, "vq.tasks": "questions,question-articles", "data.proxy-fraction": 0.03,
+                "pretrain.dense-epochs": 2,
             }
         },
         "cpu": {"glue": E4_CPU},
@@ -229,11 +217,7 @@ VQ_E4 = Experiment(
 )  # fmt: skip
 
 E4_TOGETHER: Overrides = {"vq.tasks": "questions,agnews", "devices.count": 8, "cohort": 8}
-E4_SMOKE: Overrides = {
-    "rounds": 1, "rounds-per-step": 1, "eval.every": 1, "data.samples-min": 20, "data.samples-max": 24,
-    "data.test-samples": 20,
-    "data.proxy-fraction": 0.1, "pretrain.dense-epochs": 1, "vq.vocabulary": 500, "vq.tokens": 24, "vq.hidden": 32,
-}  # fmt: skip
+E4_SMOKE: Overrides = {**SMOKE_ROUNDS, "rounds": 1}
 E4_TWO: Overrides = {**E4_SMOKE, "vq.tasks": "questions,question-articles", "devices.count": 4, "cohort": 4}
 E4_SMALL: Overrides = {"data.proxy-fraction": 0.1, "data.samples-min": 150, "data.samples-max": 150, "vq.tokens": 48}
 E4_WHOLE: dict[str, Overrides] = {
@@ -245,12 +229,10 @@ E4_WHOLE: dict[str, Overrides] = {
 
 VQ_E4_ROUNDS = Experiment(
     name="vq-e4-rounds",
-    reference="",
     summary="devices of two tasks average one cloud half, with and without GradNorm, or each task trains its own model",
     common={
         **TEN, "data.partition": "iid", "devices.count": 4, "cohort": 4, "vq.codes": 0, "vq.width": 0,
-        "vq.up": "float16",
-        "strategies": "na,la,fedavg",
+        "vq.up": "float16", "strategies": "na,la,fedavg",
     },
     settings={
         "smoke": {
@@ -273,23 +255,22 @@ VQ_E4_ROUNDS = Experiment(
 
 DCCT: Overrides = {**CENTRAL, "vq.codes": 0, "pretrain.batch-size": 32}
 DCCT_TABLE = ("score", "gap", "up", "down", "train_up", "probed")
+dcct = partial(Experiment, common=DCCT, seeds=(1, 2), study="boundary", plot="boundary", table=DCCT_TABLE)
 
 TINY: Overrides = {"vq.late": "256x1,256x8", "pretrain.dense-epochs": 4, "vq.vocabulary": 4000, "vq.tokens": 48}
 TINY_DATA: dict[str, dict[str, Overrides]] = {
     "smoke": {
         "questions": {
-            "data.name": "questions", "data.proxy-fraction": 0.05, "vq.tokens": 24, "vq.vocabulary": 500,
-            "vq.hidden": 32,
-            "vq.late": "16x4", "pretrain.dense-epochs": 1, "vq.pretrain-epochs": 1,
+            **SMOKE, "data.name": "questions", "data.proxy-fraction": 0.05, "vq.late": "16x4", "vq.pretrain-epochs": 1,
         }
     },
     "cpu": {
-        "sst2": {**TINY, "data.name": "sst2", "data.proxy-fraction": 0.03, "vq.pretrain-epochs": 4},
-        "agnews": {**TINY, "data.name": "agnews", "data.proxy-fraction": 0.15, "vq.pretrain-epochs": 4},
+        name: {**TINY, "data.name": name, "data.proxy-fraction": share, "vq.pretrain-epochs": 4}
+        for name, share in (("sst2", 0.03), ("agnews", 0.15))
     },
     "paper": {
-        "sst2": {**TINY, "data.name": "sst2", "data.proxy-fraction": 0.9, "vq.pretrain-epochs": 40},
-        "agnews": {**TINY, "data.name": "agnews", "data.proxy-fraction": 0.9, "vq.pretrain-epochs": 40},
+        name: {**TINY, "data.name": name, "data.proxy-fraction": 0.9, "vq.pretrain-epochs": 40}
+        for name in ("sst2", "agnews")
     },
 }  # fmt: skip
 GLUE: dict[str, dict[str, Overrides]] = {
@@ -297,8 +278,7 @@ GLUE: dict[str, dict[str, Overrides]] = {
     "cpu": {
         name: {
             "data.name": name, "data.proxy-fraction": 0.25, "vq.preset": "minilm", "pretrain.dense-epochs": 3,
-            "vq.tokens": 64,
-            "vq.late": "256x1,256x8,1024x12",
+            "vq.tokens": 64, "vq.late": "256x1,256x8,1024x12",
         }
         for name in ("cola", "mrpc", "rte", "stsb")
     },
@@ -306,8 +286,7 @@ GLUE: dict[str, dict[str, Overrides]] = {
 GLUE["paper"] = {name: {**keys, "data.proxy-fraction": 0.9} for name, keys in GLUE["cpu"].items()}
 SQUAD: Overrides = {
     "data.name": "squad", "data.proxy-fraction": 0.4, "vq.preset": "minilm", "pretrain.dense-epochs": 3,
-    "vq.tokens": 96,
-    "vq.late": "256x8,1024x12",
+    "vq.tokens": 96, "vq.late": "256x8,1024x12",
 }  # fmt: skip
 
 
@@ -322,11 +301,10 @@ def _sizes(share: float) -> dict[str, Overrides]:
     }
 
 
-VQ_TABLE2 = Experiment(
+VQ_TABLE2 = dcct(
     name="vq-table2",
     reference="DCCT, Tables 2, 5",
     summary="classes of sentences and news from scratch: no pretraining, masked tokens (T. 2), replaced tokens (T. 5)",
-    common=DCCT,
     settings={
         scale: {
             f"{name} {objective}": {**keys, "vq.pretrain": objective}
@@ -336,32 +314,22 @@ VQ_TABLE2 = Experiment(
         for scale, of_scale in TINY_DATA.items()
     },
     cost={"smoke": "1 min", "cpu": "15 min", "paper": "days"},
-    seeds=(1, 2),
-    study="boundary",
-    plot="boundary",
-    table=DCCT_TABLE,
     note="Bytes are payload per text. We pretrain and fine-tune on the same text; the paper pretrains on far more.",
 )
-VQ_TABLE3 = Experiment(
+VQ_TABLE3 = dcct(
     name="vq-table3",
     reference="DCCT, Tables 3, 4",
     summary="small GLUE tasks with MiniLM's layers: acceptability, paraphrase, entailment, similarity",
-    common=DCCT,
     settings=GLUE,
     cost={"smoke": "30 s", "cpu": "30 min", "paper": "days"},
-    seeds=(1, 2),
-    study="boundary",
-    plot="boundary",
-    table=DCCT_TABLE,
     note="score: Matthews' correlation (cola), Pearson's correlation (stsb), accuracy (mrpc, rte). The paper pretrains "
     "its encoders on masked tokens (Table 3) or replaced tokens (Table 4) of its own text; we use MiniLM unchanged. "
     "Bytes are payload per text.",
 )
-VQ_TABLE6 = Experiment(
+VQ_TABLE6 = dcct(
     name="vq-table6",
     reference="DCCT, Table 6",
     summary="sentence classes by model size: from scratch, then MiniLM's first four and all six layers",
-    common=DCCT,
     settings={
         "smoke": {
             name: {**TINY_DATA["smoke"]["questions"], "vq.hidden": hidden, "vq.cloud-layers": layers}
@@ -371,32 +339,24 @@ VQ_TABLE6 = Experiment(
         "paper": _sizes(0.9),
     },
     cost={"smoke": "20 s", "cpu": "20 min", "paper": "days"},
-    seeds=(1, 2),
-    study="boundary",
-    plot="boundary",
     table=(*DCCT_TABLE, "device", "cloud"),
     note="device, cloud: trained parameters on each side. Bytes are payload per text. The paper compares large models.",
 )
-VQ_TABLE7 = Experiment(
+VQ_TABLE7 = dcct(
     name="vq-table7",
     reference="DCCT, Table 7",
     summary="the span of a passage that answers a question, with MiniLM's layers; a synthetic task in smoke",
-    common=DCCT,
     settings={
         "smoke": {
             "find-the-span": {
                 "data.name": "find-the-span", "data.proxy-fraction": 0.9, "vq.tokens": 32, "vq.vocabulary": 300,
-                "vq.hidden": 32,
-                "vq.lr": 0.003, "vq.late": "16x4", "pretrain.dense-epochs": 5,
+                "vq.hidden": 32, "vq.lr": 0.003, "vq.late": "16x4", "pretrain.dense-epochs": 5,
             }
         },
         "cpu": {"squad": SQUAD},
         "paper": {"squad": {**SQUAD, "data.proxy-fraction": 0.9}},
     },
     cost={"smoke": "1 min", "cpu": "70 min", "paper": "days"},
-    seeds=(1, 2),
-    study="boundary",
-    plot="boundary",
     table=("accuracy", *DCCT_TABLE),
     note="accuracy: exact matches (EM). score: F1 of words. Both follow SQuAD's definition, against one reference "
     "answer. Passages have about 50 words, which is easier than whole paragraphs. Bytes are payload per text; the "
