@@ -82,24 +82,6 @@ class Registry(Mapping[str, T], Generic[T]):
     def _installed(self) -> dict[str, metadata.EntryPoint]:
         return {point.name: point for point in metadata.entry_points(group=self.group)}
 
-    def name_of(self, component: object) -> str:
-        """Return the name by which a run-config refers to a component object.
-
-        Raises:
-            UnknownName: it is defined in a script or inside a function, so worker processes cannot import it.
-        """
-        if isinstance(component, str):
-            return component
-        for name, known in self.builtin.items():
-            if known is component:
-                return name
-        path = f"{getattr(component, '__module__', '')}:{getattr(component, '__qualname__', '')}"
-        if path.startswith("__main__:") or "<" in path or path.endswith(":"):
-            raise UnknownName(
-                f"{self.kind} {component!r} cannot be imported by worker processes; define it at the top of a module"
-            )
-        return path
-
 
 def section_name(name: str) -> str:
     """Return the run-config section of a component: its name, or ``fed-hello`` for ``my_app.method:FedHello``."""

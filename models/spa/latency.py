@@ -1,15 +1,12 @@
 """Duration of generation: T_base + T_side + T_net (the paper's eqs. (4) to (6)).
 
 The paper's eq. (6), T_net = M * T_tcp, has no bandwidth, but its Table 2 implies one: 50 M (t0 + bytes / B) with
-float16 payloads, t0 = 3.83 ms and B = 1.03 Gb/s (`fit_link`; a test repeats the fit). An unbounded bandwidth gives eq.
+float16 payloads, t0 = 3.83 ms and B = 1.03 Gb/s (a test repeats the fit). An unbounded bandwidth gives eq.
 (6) again.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 
 @dataclass(frozen=True)
@@ -35,11 +32,3 @@ LINKS = {
     "wifi": Link(20e-3, 50e6, 50e6),
     "4g": Link(50e-3, 10e6, 10e6),
 }
-
-
-def fit_link(calls: Sequence[float], bytes_: Sequence[float], seconds: Sequence[float]) -> Link:
-    """Fit a link to measured seconds by relative error: least squares in t0 and 1 / B."""
-    measured = np.asarray(seconds, float)
-    terms = np.stack([np.asarray(calls, float), 8 * np.asarray(bytes_, float)], axis=1)
-    t0, per_bit = np.linalg.lstsq(terms / measured[:, None], np.ones(len(measured)), rcond=None)[0]
-    return Link(float(t0), float(1 / per_bit), float(1 / per_bit))

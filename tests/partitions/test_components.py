@@ -7,9 +7,8 @@ from textwrap import dedent
 import numpy as np
 import pytest
 
-from partitions import DATASETS, DRIFTS, PARTITIONS, DataError, UnknownName, World, fetch, import_, load, where
+from partitions import DRIFTS, PARTITIONS, DataError, UnknownName, World, fetch, import_, load, where
 from partitions.components import Registry, Section, options_of, section_name
-from partitions.datasets.source import Source
 
 MODULE = '''
 """A data set, a partition and a drift of a user."""
@@ -118,20 +117,6 @@ def test_an_unknown_path_is_one_sentence(outside: str, path: str, message: str) 
 def test_whether_a_name_is_known() -> None:
     assert "iid" in PARTITIONS and "nothing" not in PARTITIONS
     assert "some.module:Class" in PARTITIONS  # a path; it is imported on first use
-
-
-def test_names_of_components(outside: str) -> None:
-    for registry in (DATASETS, PARTITIONS, DRIFTS):
-        assert list(registry) and [registry.name_of(registry[name]) for name in registry] == list(registry)
-    for registry, name in ((DATASETS, "Rings"), (PARTITIONS, "Neighbours"), (DRIFTS, "Rotate")):
-        path = f"{outside}:{name}"
-        assert registry.name_of(registry[path]) == path == registry.name_of(path)
-
-    class Local(Source):
-        pass
-
-    with pytest.raises(UnknownName, match="cannot be imported by worker processes; define it at the top of a module"):
-        DATASETS.name_of(Local)
 
 
 def test_builtin_text_is_imported_on_first_use() -> None:

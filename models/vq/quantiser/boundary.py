@@ -203,8 +203,3 @@ def channels(
         Channel("logit-gradient", "up", CODINGS[answer], logits, per),
         Channel("gradient", "down", CODINGS[down], wire, "position"),
     )
-
-
-def codebook_bytes(groups: int, size: int, w: int) -> tuple[int, int]:
-    """Return the bytes of a round: the codebook down, and its statistics (counts and sums) up, in float32."""
-    return 4 * groups * size * w, 4 * groups * size * (w + 1)

@@ -155,22 +155,6 @@ class CodebookEMA:
         """
         return replace(self, running=self.running.scaled(positions / float(self.running.counts[0].sum())))
 
-    def state(self) -> dict[str, Tensor]:
-        """Return everything as tensors; `CodebookEMA.from_state` is the inverse."""
-        codebook = self.codebook
-        return {
-            "vectors": codebook.vectors,
-            "counts": self.running.counts,
-            "sums": self.running.sums,
-            "meta": torch.tensor([codebook.version, codebook.residual]),
-        }
-
-    @staticmethod
-    def from_state(state: dict[str, Tensor]) -> "CodebookEMA":
-        version, residual = state["meta"].tolist()
-        codebook = Codebook(state["vectors"], bool(residual), version)
-        return CodebookEMA(codebook, Statistics(state["counts"], state["sums"]))
-
     def _quotient(self) -> "CodebookEMA":
         counts, total = self.running.counts, self.running.counts.sum(1, keepdim=True)
         smooth = (counts + EPSILON) * total / (total + self.codebook.size * EPSILON)

@@ -14,7 +14,6 @@ from models.vq.quantiser.boundary import (
     Channel,
     StaleCodebook,
     channels,
-    codebook_bytes,
     pooled_length,
 )
 from models.vq.quantiser.codec import CODINGS, Codes
@@ -58,10 +57,6 @@ def test_counted_bytes_equal_the_formulas(lengths, K, m, p, gradients):
     assert boundary_.traffic.total(kind="framing") == 4 * HEADER.size
     for name in ("codes", "gradient", "logits", "tokens"):
         assert boundary_.payload(name, lengths) == boundary_.traffic.total(tensor=name)
-
-
-def test_bytes_of_a_round():
-    assert codebook_bytes(8, 256, 16) == (8 * 256 * 16 * 4, 8 * 256 * 17 * 4)
 
 
 def test_a_stale_codebook_is_refused():
