@@ -7,7 +7,6 @@ same numbers. A client is a person of `partitions.datasets.text.personas`, or a 
 """
 
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import cached_property, lru_cache
@@ -19,10 +18,11 @@ import torch
 from fl.config import Settings, SettingsError
 from fl.workloads.client_data import ClientData
 from fl.workloads.options import SPAOptions
-from fl.workloads.state_store import ClientStateStore, StateMissing
 from fl.workloads.workload import (
+    Answer,
     ClientContext,
     Half,
+    Messages,
     Method,
     Scored,
     SplitWorkload,
@@ -64,7 +64,6 @@ SCORES: dict[str, str] = {
 }
 TOKENS = 16  # of an answer, for the clock: what one example costs
 ADAM = 2  # numbers that AdamW keeps per parameter
-OPEN_ROUNDS = 64  # split rounds that a process keeps in memory; others are read from their stores
 
 
 class SPA(SplitWorkload):
@@ -79,9 +78,9 @@ class SPA(SplitWorkload):
     Options = SPAOptions
 
     def __init__(self, settings: Settings, options: SPAOptions, worlds: Worlds):
-        self.settings, self.options, self.worlds = settings, options, worlds
+        super().__init__(settings, worlds)
+        self.options = options
         self.people = lru_cache(maxsize=8)(self._people)
-        self.rounds: dict[Path, DeviceSide] = {}  # split rounds that this process is in the middle of
 
     def check(self, methods: Mapping[str, Method]) -> None:
         if self.settings.split == "messages" and self.training.joint:
@@ -166,50 +165,32 @@ class SPA(SplitWorkload):
     def replica(self, context: ClientContext, epochs: int, state: State) -> "SPAReplica":
         return SPAReplica(self, state)
 
-    def turn(
-        self, context: ClientContext, task: ClientTask, half: Half, steps: int, down: Mapping[str, bytes]
-    ) -> dict[str, bytes] | Trained:
-        """Return the answer to what came down; what the client needs to continue is stored after every step."""
-        store = ClientStateStore(context.store.folder / "split")  # a round that is repeated starts from nothing
+    def answer(self, context: ClientContext, task: ClientTask, half: Half, steps: int, down: Messages) -> Answer:
+        store = context.of_round
         if task.state is not None:
             store.save("start", self._load(context, task.state).state())
-            self.rounds.pop(store.folder, None)  # of a round that broke off
             examples = [asdict(example) for part in self._examples(context) for example in part]
             return {"frame": Frame("examples", {"examples": examples}).blob()}
         frame = Frame.of_blob(down["frame"])
         if frame.kind == "states":
             store.save("states", {"start": torch.tensor(frame.head["start"]), **frame.tensors})
-        side = self._open(context, task, store, steps - (frame.kind != "states"))
+        done = steps - (frame.kind != "states")
+
+        def rebuild() -> DeviceSide:
+            learn, calibrate = map(len, self._examples(context))
+            plugin = self.fresh(0).with_state(store.load("start"))
+            side = DeviceSide(plugin, self.training, learn, calibrate, task.epochs, _shuffling(context))
+            states = store.load("states")
+            side.load_states(Frame("states", {"start": states.pop("start").tolist()}, states))
+            if done:
+                side.restore(store.load("side"))
+            return side
+
+        side = self.opened(context, (done,), lambda side: (side.done,), rebuild)
         if up := side.respond(frame):
             store.save("side", side.state())
             return {"frame": up.blob()}
-        del self.rounds[store.folder]
-        shutil.rmtree(store.folder)
         return self._finished(context, task, side.plugin, side.learn, side.loss)
-
-    def _open(self, context: ClientContext, task: ClientTask, store: ClientStateStore, done: int) -> DeviceSide:
-        """Return the client's side with so many steps behind it, rebuilt if this process does not have it.
-
-        Another process may have taken the turns since this one had the last.
-
-        Raises:
-            StateMissing: the store holds no such moment.
-        """
-        found = self.rounds.get(store.folder)
-        if found is None or found.done != done:
-            learn, calibrate = map(len, self._examples(context))
-            plugin = self.fresh(0).with_state(store.load("start"))
-            found = DeviceSide(plugin, self.training, learn, calibrate, task.epochs, _shuffling(context))
-            states = store.load("states")
-            found.load_states(Frame("states", {"start": states.pop("start").tolist()}, states))
-            if done:
-                found.restore(store.load("side"))
-            if found.done != done:
-                raise StateMissing(f"client {context.client} has {found.done} steps behind it, not {done}")
-            if len(self.rounds) >= OPEN_ROUNDS:
-                self.rounds.clear()
-            self.rounds[store.folder] = found
-        return found
 
     # what server and clients build alike
 
@@ -323,7 +304,7 @@ class SPAReplica:
     def steps(self) -> int:
         return self.side.step if self.side else 0
 
-    def turn(self, up: Mapping[str, bytes]) -> dict[str, bytes]:
+    def turn(self, up: Messages) -> dict[str, bytes]:
         """Return what goes down, given what came up. ValueError, Broken: what came up does not belong here."""
         frame = Frame.of_blob(up["frame"])
         if self.side is None:

@@ -5,11 +5,9 @@ With ``split = "messages"`` `fl.server.split` keeps the cloud's half in the Serv
 the same two sides of `models.vq.session`, so they give the same numbers.
 """
 
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,10 +20,12 @@ from fl.workloads.classify import change
 from fl.workloads.client_data import ClientData
 from fl.workloads.options import VQOptions
 from fl.workloads.pretraining import cached
-from fl.workloads.state_store import ClientStateStore, StateMissing
+from fl.workloads.state_store import ClientStateStore
 from fl.workloads.workload import (
+    Answer,
     ClientContext,
     Half,
+    Messages,
     Method,
     Scored,
     SplitWorkload,
@@ -61,7 +61,6 @@ from strategies.core.pretrained import PretrainedModels
 from strategies.core.strategy import Measure, Strategy
 
 MOST_TASKS = 8
-OPEN_ROUNDS = 64  # split rounds that a process keeps in memory; others are read from their stores
 STUDIED = ("residual", "pretrain", "late", "learn")  # options that only studies use
 
 
@@ -83,11 +82,9 @@ class VQ(SplitWorkload):
     Options = VQOptions
 
     def __init__(self, settings: Settings, options: VQOptions, worlds: Worlds):
-        self.settings, self.options = settings, options
-        self.tasks = TaskWorlds(options, replace(worlds, tokenise=self._tokenise))
-        self.worlds = self.tasks.worlds[0]
+        self.options, self.tasks = options, TaskWorlds(options, replace(worlds, tokenise=self._tokenise))
+        super().__init__(settings, self.tasks.worlds[0])
         self._network = lru_cache(maxsize=4)(self._fresh)  # one per process, overwritten by every client
-        self.rounds: dict[Path, OpenRound] = {}  # split rounds that this process is in the middle of
 
     def _tokenise(self, data: Dataset, proxy: np.ndarray) -> Dataset:
         tokenizer = minilm_tokenizer() if self.options.preset == "minilm" else None  # None: trained on the proxy
@@ -376,57 +373,36 @@ class VQ(SplitWorkload):
         side = CloudSide(end, RoundAddress(context.seed, context.round, context.client))
         return VQReplica(body, epochs, side, {name: state[name] for name in body.device_entries()})
 
-    def turn(
-        self, context: ClientContext, task: ClientTask, half: Half, steps: int, down: Mapping[str, bytes]
-    ) -> dict[str, bytes] | Trained:
-        """Return the answer to what came down; what the client needs to continue is stored after every step."""
-        store = ClientStateStore(context.store.folder / "split")  # a round that is repeated starts from nothing
+    def answer(self, context: ClientContext, task: ClientTask, half: Half, steps: int, down: Messages) -> Answer:
+        store = context.of_round
         if task.state is not None:
             store.save("start", task.state)
-            self.rounds.pop(store.folder, None)  # of a round that broke off
-        now = self._open(context, half, store, steps, down)
-        if up := now.side.respond(down):
-            if "logits" in down:
-                store.save("counters", now.side.counters())
-            return up
-        self.rounds.pop(store.folder)
-        shutil.rmtree(store.folder)
-        trained = self._finished(now.body, now.side, now.ema)
-        return replace(trained, state=device_state(now.body, now.body.state()))
-
-    def _open(
-        self, context: ClientContext, half: Half, store: ClientStateStore, steps: int, down: Mapping[str, bytes]
-    ) -> "OpenRound":
-        """Return the client's side as it was when the server sent ``down``, rebuilt if this process does not have it.
-
-        Another process may have taken the turns since this one had the last.
-
-        Raises:
-            StateMissing: the store holds no such moment.
-        """
-        answered = "gradient" in down and self.options.labels == "device"
+        done, answered = steps - ("gradient" in down), "gradient" in down and self.options.labels == "device"
         address = RoundAddress(context.seed, context.round, context.client)
-        progress = address, steps - ("gradient" in down), bool(down), answered
-        found = self.rounds.get(store.folder)
-        if len(self.rounds) > OPEN_ROUNDS:
-            self.rounds.clear()
-        if found is None or found.side.progress != progress:
+
+        def rebuild() -> OpenRound:
             body = self._fresh()
             body.load_state_dict(store.load("start"), strict=False)
             end, _, ema = self.ends(body)
             client = self._client(context)
             side = self._side(client, half(client), end, body.weight)
-            if progress[1]:
+            if done:
                 side.restore(store.load("side"))
             if down:
                 side.respond({})
             if answered:
                 side.restore_counters(store.load("counters"))
-            if side.progress != progress:
-                raise StateMissing(f"client {context.client} has {side.steps_done} steps behind it, not {progress[1]}")
             side.on_step = lambda own: store.save("side", own.state())
-            found = self.rounds[store.folder] = OpenRound(side, body, ema)
-        return found
+            return OpenRound(side, body, ema)
+
+        at = done, (address, done, bool(down), answered)
+        now = self.opened(context, at, lambda now: (now.side.steps_done, now.side.progress), rebuild)
+        if up := now.side.respond(down):
+            if "logits" in down:
+                store.save("counters", now.side.counters())
+            return up
+        trained = self._finished(now.body, now.side, now.ema)
+        return replace(trained, state=device_state(now.body, now.body.state()))
 
 
 class TaskWorlds:
@@ -495,7 +471,7 @@ class VQReplica:
     def steps(self) -> int:
         return self.side.step
 
-    def turn(self, up: Mapping[str, bytes]) -> dict[str, bytes]:
+    def turn(self, up: Messages) -> dict[str, bytes]:
         """Return what goes down, given what came up. ValueError, StaleCodebook: what came up does not belong here."""
         return self.side.respond(up)
 

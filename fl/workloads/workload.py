@@ -1,16 +1,18 @@
 """What a workload is: what the cloud prepares, and the client's side of a round. It knows no method and no engine."""
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from fl.config import Settings, SettingsError
 from fl.devices.hardware import Shares
 from fl.devices.machine import Machine
-from fl.workloads.state_store import ClientStateStore
+from fl.workloads.state_store import ClientStateStore, StateMissing
 from fl.workloads.world import Worlds
 from models.costs import Cost
 from models.modular.model import Progress
@@ -20,6 +22,9 @@ from partitions.components import Section
 from strategies.core.client import ClientTask, ClientTrainer
 from strategies.core.pretrained import PretrainedModels
 from strategies.core.strategy import Measure, Strategy
+
+R = TypeVar("R")
+OPEN_ROUNDS = 64  # split rounds that a process keeps in memory; others are read from their stores
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,11 @@ class ClientContext:
     store: ClientStateStore
     look_back: bool = False
     machine: Machine | None = None
+
+    @property
+    def of_round(self) -> ClientStateStore:
+        """What the client needs to continue a split round. A round that is repeated starts from nothing."""
+        return ClientStateStore(self.store.folder / "split")
 
     def noise(self, what: int) -> np.random.Generator:
         """Return a generator of noise. A real device draws it from its system, so the server cannot repeat it."""
@@ -178,6 +188,16 @@ class Workload(ABC):
         """Score a model on the client's current distribution, as delivered and after ``task.epochs`` of adaptation."""
 
 
+Messages = Mapping[str, bytes]
+"""What crosses the cut of a split model, in one direction."""
+
+Answer = dict[str, bytes] | Trained
+"""A client's messages, or at the end what it trained."""
+
+Moment = tuple[Any, ...]
+"""A point within a round: completed steps, and anything else that tells points apart."""
+
+
 class Replica(Protocol):
     """The server's side of one client's round of split training."""
 
@@ -189,7 +209,7 @@ class Replica(Protocol):
     def steps(self) -> int:
         """How many steps the round has had so far."""
 
-    def turn(self, up: Mapping[str, bytes]) -> dict[str, bytes]:
+    def turn(self, up: Messages) -> dict[str, bytes]:
         """Return what goes down next, given what came up. ValueError: what came up does not belong here."""
 
     def whole(self, trained: State) -> State:
@@ -200,16 +220,21 @@ class Replica(Protocol):
 
 
 class SplitWorkload(Workload):
-    """A workload whose model has a cut; `fl.server.split` runs the two sides over messages."""
+    """A workload whose model has a cut; `fl.server.split` runs the two sides over messages.
+
+    Attributes:
+        rounds: the clients' sides of split rounds that this process is in the middle of.
+    """
+
+    def __init__(self, settings: Settings, worlds: Worlds):
+        self.settings, self.worlds = settings, worlds
+        self.rounds: dict[Path, Any] = {}
 
     @abstractmethod
     def replica(self, context: ClientContext, epochs: int, state: State) -> Replica:
         """Return the server's side of a round that starts from the whole model ``state``."""
 
-    @abstractmethod
-    def turn(
-        self, context: ClientContext, task: ClientTask, half: Half, steps: int, down: Mapping[str, bytes]
-    ) -> dict[str, bytes] | Trained:
+    def turn(self, context: ClientContext, task: ClientTask, half: Half, steps: int, down: Messages) -> Answer:
         """Return the client's answer to what came down; at the end what it trained.
 
         Each turn may run in another process, or in one that was just started.
@@ -217,6 +242,40 @@ class SplitWorkload(Workload):
         Args:
             steps: that the server has behind it.
         """
+        folder = context.of_round.folder
+        if task.state is not None:
+            self.rounds.pop(folder, None)  # of a round that broke off
+        answer = self.answer(context, task, half, steps, down)
+        if isinstance(answer, Trained):
+            del self.rounds[folder]
+            shutil.rmtree(folder)
+        return answer
+
+    @abstractmethod
+    def answer(self, context: ClientContext, task: ClientTask, half: Half, steps: int, down: Messages) -> Answer:
+        """Return what `turn` returns, and keep in `ClientContext.of_round` what the client needs to continue."""
+
+    def opened(self, context: ClientContext, at: Moment, reached: Callable[[R], Moment], rebuild: Callable[[], R]) -> R:
+        """Return the client's side as it was when the server sent its message, rebuilt if this process lacks it.
+
+        Another process may have taken the turns since this one had the last.
+
+        Args:
+            at: that moment; reached: the moment of a side.
+
+        Raises:
+            StateMissing: the store holds no such moment.
+        """
+        folder = context.of_round.folder
+        found: R | None = self.rounds.get(folder)
+        if found is None or reached(found) != at:
+            found = rebuild()
+            if (now := reached(found)) != at:
+                raise StateMissing(f"client {context.client} has {now[0]} steps behind it, not {at[0]}")
+            if len(self.rounds) >= OPEN_ROUNDS:
+                self.rounds.clear()
+            self.rounds[folder] = found
+        return found
 
 
 def refuse_whole_models(settings: Settings, methods: Mapping[str, Method]) -> None:
