@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("fl", "strategies", "models", "partitions", "experiments")
 CORE = {  # source: its tests, the fast ones first
     "models/submodel.py": "models/test_submodel.py models/elastic/test_nested.py",
     "models/modular/derive.py": "models/modular/test_derive.py",
@@ -31,7 +32,7 @@ CORE = {  # source: its tests, the fast ones first
     "partitions/world.py": "partitions/test_partition_world.py",
     "fl/messages/records.py": "fl/messages fl/server/test_refusal.py",
     "fl/server/arrivals.py": "fl/server/test_arrivals.py",
-    "strategies/eclm.py": "strategies/test_strategies.py",
+    "strategies/eclm.py": "strategies/test_strategies.py fl/server/test_candidates.py",
 }
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -71,7 +72,9 @@ def mutants(tree: ast.Module) -> Iterator[tuple[ast.expr | ast.stmt, Callable[[]
 
 
 def hints(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield the type hints and decorators of a node, which no test runs."""
+    """Yield the type hints and decorators of a node, and the ``strict`` of a zip, which only guards."""
+    if isinstance(node, ast.keyword) and node.arg == "strict":
+        yield node.value
     for field in ("annotation", "returns"):
         if isinstance(hint := getattr(node, field, None), ast.AST):
             yield hint
@@ -99,8 +102,10 @@ def main() -> int:
     options = parser.parse_args()
     killed = total = 0
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "tree"
-        shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns(".*", "results", "__pycache__", "runs"))
+        place = Path(folder)
+        for name in ("pyproject.toml", "data", "tests", *PACKAGES):
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, place / name)
         for source, tests in CORE.items():
             if options.only not in source:
                 continue

@@ -24,7 +24,9 @@ def test_mlp_by_hand() -> None:
     assert price.params == 1285
     assert price.bytes == 4 * 1285
     assert price.macs == 1232
-    assert price.memory >= 3 * 4 * 1285
+    body, x, y = ARCHITECTURES["mlp"].whole(), torch.zeros(1, 20), torch.zeros(1, dtype=torch.long)
+    assert price.memory == 3 * 4 * 1285 + loss_bytes(body, x, y)  # parameters, gradients, momentum, activations
+    assert price.memory - cost(ARCHITECTURES["mlp"], ARCHITECTURES["mlp"].sizes, 1, 0).memory == 4 * 1285
 
 
 def test_conv_by_hand() -> None:

@@ -256,6 +256,14 @@ def test_values_out_of_range(toy, options, message):
         world(toy, **options)
 
 
+def test_values_at_the_edge_of_their_range(toy):
+    """One sample for training and one for test, drift of nothing and of everything, and the largest proxy."""
+    for fraction in (0.0, 1.0):
+        w = world(toy, samples=(1, 1), test_samples=1, drift_fraction=fraction, drift_steps=1)
+        assert (len(w.draw(0, 1).train), len(w.draw(0, 1).test)) == (1, 1)
+    assert len(world(toy, proxy_fraction=0.99).draw(0, 0).train)
+
+
 def test_components_that_do_not_fit(toy):
     bare = Dataset("bare", toy.x_train, toy.y_train, toy.x_test, toy.y_test, toy.classes)
     with pytest.raises(
