@@ -30,7 +30,7 @@ from fl.workloads.state_store import MOMENTS
 from models.costs import BACKWARD
 from models.nn.blocks import never_negative
 from models.nn.body import gate_columns
-from models.submodel import FULL, Coverage
+from models.submodel import FULL, Coverage, axis_names
 from partitions import Purpose, rng
 from strategies.core.client import Limits
 from strategies.core.strategy import Profile, Strategy, TrainTask, Update
@@ -254,7 +254,7 @@ class Rounds:
         if divergence is not None:
             self.costs.divergence = divergence.value(self._parameters)
             modules = {*costs.layers, *costs.bypass} if costs else set()
-            cut = [name for name in self._parameters if modules & set(self.method.axes[name])]
+            cut = [name for name in self._parameters if modules & axis_names(self.method.axes[name])]
             self.costs.module_divergence = divergence.value(cut)
         if updates and self.method.architecture == "modular":
             columns = [self._columns(tasks[client].model.coverage) for client in updates]

@@ -14,6 +14,7 @@ from fl.config import SettingsError
 from fl.config.sections import Client, Data, Drift, Model
 from models.elastic.supernet import elastic
 from models.modular.selector import Routing, Selector
+from models.nn.any_module import architecture_of
 from models.nn.body import Architecture, Family, gate_columns
 from models.training.loop import Precision, Recipe
 from partitions import Dataset, LocalData, Schedule, World, load
@@ -126,7 +127,7 @@ def build_architectures(
     """
     own = model_options(data, section, family, options)
     try:
-        dense = family(data.input_shape, data.num_classes, **own)
+        dense = architecture_of(family, data.input_shape, data.num_classes, **own)
         cut = dense.modular(modular.modules, modular.shrink, modular.residual)
         return {"dense": dense, "modular": cut, "supernet": elastic(dense, slices)}
     except ValueError as error:
@@ -145,7 +146,9 @@ def model_options(data: Dataset, section: Model, family: Family, options: Sectio
     takes, own = inspect.signature(family).parameters, dict(options)
     for key, parameter in (("width", "width"), ("norm", "norm"), ("module_layers", "layers")):
         value, default = getattr(section, key), Model.model_fields[key].default
-        if parameter in takes and (value or parameter == "norm"):
+        if (parameter in takes or (key == "module_layers" and "input_shape" not in takes)) and (
+            value or parameter == "norm"
+        ):
             own[parameter] = value
         elif value != default:
             raise SettingsError(

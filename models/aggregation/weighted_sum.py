@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.submodel import Axes, Coverage, State, consecutive, entry_index
+from models.submodel import Axes, Coverage, Dimension, Joined, State, consecutive, covered, entry_index
 
 CHUNK = 1 << 18  # values converted at a time: two megabytes, the fastest size in measurements
 
@@ -48,32 +48,48 @@ class WeightedSum:
                 ``weight`` (ECLM: the importance of each module).
         """
         index_weights = index_weights or {}
-        ranges = {axis: consecutive(indices) for axis, indices in coverage.items()}
+        cuts: dict[Dimension, tuple[Tensor | None, tuple[int, int] | None, Tensor | None]] = {}
         buffer = torch.empty(CHUNK, dtype=torch.float64)
         for name, value in part.items():
-            names = self._axes[name]
-            partial = any(axis in index_weights or axis in coverage for axis in names)
+            dimensions = self._axes[name]
+            for dimension in dimensions:
+                if dimension not in cuts:
+                    kept, own = covered(dimension, coverage), None
+                    if isinstance(dimension, Joined) and dimension.names & index_weights.keys():
+                        own = dimension.weights(index_weights, coverage, weight)
+                    elif isinstance(dimension, str) and dimension in index_weights:
+                        own = index_weights[dimension]
+                    cuts[dimension] = kept, None if kept is None else consecutive(kept), own
+            partial = any(cuts[d][0] is not None or cuts[d][2] is not None for d in dimensions)
             total, weights = self.total[name], self._entry_weights(name) if partial else self.weight[name]
-            scattered = []  # axes whose indices are not consecutive, or have their own weights
-            for dim, axis in enumerate(names):
-                range_ = ranges.get(axis) if axis is not None else None
-                if axis in index_weights or (axis in coverage and range_ is None):
+            scattered = []  # dimensions whose indices are not consecutive, or have their own weights
+            for dim, dimension in enumerate(dimensions):
+                kept, range_, own = cuts[dimension]
+                if own is not None or (kept is not None and range_ is None):
                     scattered.append(dim)
                 elif range_ is not None:
                     total, weights = total.narrow(dim, *range_), weights.narrow(dim, *range_)
             if not scattered:
                 _add(total, value, weight, buffer)
                 weights += weight
-            elif len(scattered) == 1:
-                (dim,) = scattered
-                axis = names[dim]
-                indices = coverage.get(axis, torch.arange(value.shape[dim]))  # type: ignore[arg-type]
-                index_weight = index_weights[axis].tolist() if axis in index_weights else [weight] * len(indices)  # type: ignore[index]
+                continue
+            (dim, *others) = scattered
+            kept, _, own = cuts[dimensions[dim]]
+            indices = torch.arange(value.shape[dim]) if kept is None else kept
+            if others:
+                self._add_scattered(name, value, coverage, weight, {d: cuts[dimensions[d]][2] for d in scattered})
+            elif isinstance(dimensions[dim], Joined):
+                shape = [-1 if d == dim else 1 for d in range(value.dim())]
+                each = (torch.full([len(indices)], float(weight)) if own is None else own).double().reshape(shape)
+                total.index_add_(dim, indices, value.double() * each)
+                weights.index_add_(
+                    dim, indices, each.expand([len(indices) if d == dim else n for d, n in enumerate(weights.shape)])
+                )
+            else:
+                index_weight = [weight] * len(indices) if own is None else own.tolist()
                 for i, (index, w) in enumerate(zip(indices.tolist(), index_weight, strict=True)):
                     _add(total.select(dim, index), value.select(dim, i), w, buffer)
                     weights.select(dim, index).add_(w)
-            else:
-                self._add_scattered(name, value, coverage, weight, index_weights)
 
     def _entry_weights(self, name: str) -> Tensor:
         """Return a parameter's weights, expanded along its named axes and of length 1 along the others."""
@@ -84,16 +100,15 @@ class WeightedSum:
         return self.weight[name]
 
     def _add_scattered(
-        self, name: str, value: Tensor, coverage: Coverage, weight: float, index_weights: Mapping[str, Tensor]
+        self, name: str, value: Tensor, coverage: Coverage, weight: float, own: Mapping[int, Tensor | None]
     ) -> None:
         names, total, weights = self._axes[name], self.total[name], self.weight[name]
         w: float | Tensor = weight
-        for dim, axis in enumerate(names):
-            if axis is not None and axis in index_weights:
-                w = index_weights[axis].to(total.dtype).reshape([-1 if d == dim else 1 for d in range(len(names))])
-        index, narrow = entry_index(names, coverage, total.shape), entry_index(names, coverage, weights.shape)
-        total[index] += w * value.to(total.dtype)
-        weights[narrow] += w
+        for dim, each in own.items():
+            if each is not None:
+                w = each.to(total.dtype).reshape([-1 if d == dim else 1 for d in range(len(names))])
+        total[entry_index(names, coverage, total.shape)] += w * value.to(total.dtype)
+        weights[entry_index(names, coverage, weights.shape)] += w
 
     def merge(self, other: "WeightedSum") -> None:
         """Add all sub-models of another sum."""

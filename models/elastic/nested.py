@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from models.nn.blocks import Norm, running_statistics, torch_batch_norms
+from models.nn.blocks import channel_groups, running_statistics, torch_batch_norms
 from models.nn.body import Architecture, Body, device_of
 from models.submodel import Axes, Coverage, Sizes, covered_sizes, extract
 from models.training.loop import Extra, to_float32
@@ -21,20 +21,11 @@ from models.training.loop import Extra, to_float32
 RATES = (1.0, 0.5, 0.25, 0.125, 0.0625)  # HeteroFL's five widths, a to e
 
 
-def channel_groups(architecture: Architecture) -> dict[str, int]:
-    """Return, per axis, how many channels must be cut together.
-
-    A group norm computes the same in a slice only if the slice contains whole groups.
-    """
+def groups_of(architecture: Architecture) -> dict[str, int]:
+    """Return `channel_groups` of an architecture."""
     with torch.device("meta"):
         body = architecture.part({})
-    axes, groups = body.axes(), dict.fromkeys(architecture.sizes, 1)
-    for name, norm in body.named_modules():
-        if isinstance(norm, Norm) and norm.kind == "group":
-            axis = axes[f"{name}.weight"][1]
-            assert axis is not None
-            groups[axis] = math.lcm(groups[axis], norm.weight.numel() // norm.groups)
-    return groups
+    return channel_groups(architecture.sizes, body.axes(), body)
 
 
 def width(architecture: Architecture, rate: float, offset: int = 0) -> Coverage:
@@ -50,7 +41,7 @@ def width(architecture: Architecture, rate: float, offset: int = 0) -> Coverage:
     """
     fixed = {"classes", *architecture.part({}).layers}
     coverage = {}
-    for axis, group in channel_groups(architecture).items():
+    for axis, group in groups_of(architecture).items():
         size = architecture.sizes[axis]
         count = min(size, group * math.ceil(rate * size / group))
         if axis not in fixed and count < size:
@@ -117,7 +108,7 @@ def ordered_dropout(
         generator: draws the rates and offsets.
         rolling: draw windows with a random start instead of prefixes, for FedRolex.
     """
-    groups = channel_groups(architecture)
+    groups = groups_of(architecture)
     offsets = max(size // groups[axis] for axis, size in architecture.sizes.items()) if rolling else 1
     coverages = {(rate, offset): width(architecture, rate, offset) for rate in rates for offset in range(offsets)}
 

@@ -20,7 +20,7 @@ from models.costs import CostModel
 from models.elastic.nested import RandomSubmodel, recalibrate_batch_norm
 from models.modular.modularize import modularize
 from models.nn.body import Architecture, Body
-from models.submodel import Coverage, State, extract
+from models.submodel import Coverage, State, axis_names, extract
 from models.training.loop import Extra, score, to_float32
 
 Path = tuple[int, ...]
@@ -49,9 +49,9 @@ def grow(dense: Architecture, state: State, slices: int) -> State:
     body = modular.part({})
     axes, norm = body.axes(), {layer: torch.zeros(slices) for layer in body.layers}
     for name, value in modular_state.items():
-        for dim, axis in enumerate(axes[name]):
-            if axis in norm:
-                norm[axis] += value.abs().movedim(dim, 0).flatten(1).sum(1)
+        for dim, dimension in enumerate(axes[name]):
+            for axis in axis_names([dimension]) & norm.keys():  # modules come first in a dimension that they share
+                norm[axis] += value.abs().movedim(dim, 0).reshape(slices, -1).sum(1)
     ranked = {layer: values.argsort(descending=True, stable=True) for layer, values in norm.items()}
     order = {layer: torch.cat([best[:k].sort().values for k in branches(slices)]) for layer, best in ranked.items()}
     return extract(modular_state, axes, order)

@@ -3,7 +3,7 @@
 import torch
 
 from models.nn.body import Architecture, hidden_axis
-from models.submodel import State
+from models.submodel import State, axis_names, extract
 
 
 def modularize(
@@ -34,14 +34,15 @@ def modularize(
     axes, layers = body.axes(), {layer: hidden_axis(layer) for layer in body.layers}
     modular_state = {}
     for name, value in state.items():
-        layer = next((a for a in axes[name] if a in layers), None)
+        layer = next((a for a in axis_names(axes[name]) if a in layers), None)
         if layer is None:
             modular_state[name] = value.clone()
             continue
-        axis, inner = axes[name].index(layer), axes[name].index(layers[layer])
+        # own networks have modules in a dimension of their own; in other networks they share that of the channels
+        dim = next(d for d, one in enumerate(axes[name]) if layer in axis_names([one]))
         width = modular.sizes[layers[layer]]
-        slices = [value.narrow(inner, (i % shrink) * width, width) for i in range(modules)]
-        modular_state[name] = torch.cat(slices, dim=axis)
+        slices = [{layers[layer]: (i % shrink) * width + torch.arange(width)} for i in range(modules)]
+        modular_state[name] = torch.cat([extract({name: value}, axes, one)[name] for one in slices], dim)
     # Only residual modules have no counterpart in the dense model; their initial values are not random.
     new = modular.whole().state() if residual else {}
     return modular, modular_state | {name: value for name, value in new.items() if name not in modular_state}

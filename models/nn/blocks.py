@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.submodel import Axes
+from models.submodel import Axes, Dimension, Sizes, axis_names
 from models.training.descent import Descent
 
 Execution = Literal["auto", "fused", "dispatch"]
@@ -136,6 +136,23 @@ def running_statistics(module: nn.Module) -> tuple[list[Tensor], float]:
     return [], 1.0
 
 
+def channel_groups(sizes: Sizes, axes: Axes, network: nn.Module) -> dict[str, int]:
+    """Return, per axis, how many channels must be cut together.
+
+    A group norm computes the same in a slice only if the slice contains whole groups.
+    """
+    groups = dict.fromkeys(sizes, 1)
+    for name, norm in network.named_modules():
+        size, dimension = 1, None
+        if isinstance(norm, Norm) and norm.kind == "group":
+            size, dimension = norm.weight.numel() // norm.groups, axes[f"{name}.weight"][1]
+        elif isinstance(norm, nn.GroupNorm) and norm.affine:
+            size, dimension = norm.num_channels // norm.num_groups, axes[f"{name}.weight"][0]
+        for axis in axis_names([dimension]):
+            groups[axis] = math.lcm(groups[axis], size)
+    return groups
+
+
 def never_negative(network: nn.Module) -> frozenset[str]:
     """Name the entries of ``network.state_dict()`` that no training makes negative, such as running variances.
 
@@ -210,7 +227,7 @@ class Bypass(nn.Module):
 
 def _bypass_axes(
     module: Bypass | None, bypass: str, inputs: str | None, outputs: str
-) -> dict[str, tuple[str | None, ...]]:
+) -> dict[str, tuple[Dimension, ...]]:
     axes = {} if module is None else module.axes(bypass, inputs, outputs)
     return {f"bypass.{name}": names for name, names in axes.items()}
 
@@ -284,7 +301,7 @@ class LinearBlock(Block):
 
     def axes(self, modules: str, hidden: str, inputs: str | None, outputs: str, bypass: str) -> Axes:
         """Name the axes of each parameter."""
-        axes: dict[str, tuple[str | None, ...]] = {
+        axes: dict[str, tuple[Dimension, ...]] = {
             "first": (modules, hidden, inputs),
             "first_bias": (modules, hidden),
             "second": (outputs, modules, hidden),
@@ -351,7 +368,7 @@ class ConvBlock(Block):
 
     def axes(self, modules: str | None, hidden: str, inputs: str | None, outputs: str, bypass: str) -> Axes:
         """Name the axes of each parameter."""
-        axes: dict[str, tuple[str | None, ...]] = {
+        axes: dict[str, tuple[Dimension, ...]] = {
             "first": (modules, hidden, inputs, None, None),
             "second": (outputs, modules, hidden, None, None),
         }

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from models.nn.blocks import ConvBlock, Norm, he_init
 from models.nn.body import Architecture, Body, Shape, last_stages
-from models.submodel import Axes, Sizes
+from models.submodel import Axes, Dimension, Sizes
 
 Groups = Annotated[int, Field(ge=1, description="groups per group norm of the whole model")]
 
@@ -56,7 +56,7 @@ class Residual(nn.Module):
         return F.relu(y + x)
 
     def axes(self, modules: str | None, hidden: str, inputs: str, outputs: str, bypass: str) -> Axes:
-        axes: dict[str, tuple[str | None, ...]] = {}
+        axes: dict[str, tuple[Dimension, ...]] = {}
         block_axes = self.block.axes(modules, hidden, inputs, outputs, bypass)
         axes |= {f"block.{name}": a for name, a in block_axes.items()}
         axes |= {f"norm.{name}": a for name, a in self.norm.axes(None, outputs).items()}
@@ -119,7 +119,7 @@ class ResNet(Body):
         return self.head(x.mean((2, 3)))
 
     def axes(self) -> Axes:
-        axes: dict[str, tuple[str | None, ...]] = {"stem": ("stage1.out", None, None, None)}
+        axes: dict[str, tuple[Dimension, ...]] = {"stem": ("stage1.out", None, None, None)}
         axes |= {f"stem_norm.{name}": a for name, a in self.stem_norm.axes(None, "stage1.out").items()}
         for s, stage in enumerate(self.stages, start=1):
             for b, block in enumerate(stage.children()):

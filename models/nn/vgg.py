@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from models.nn.blocks import ConvBlock, Norm, he_init, pool2
 from models.nn.body import Architecture, Body, Shape, last_stages
 from models.nn.resnet import Groups
-from models.submodel import Axes, Sizes
+from models.submodel import Axes, Dimension, Sizes
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class VGG(Body):
         return self.head(x.mean((2, 3)))
 
     def axes(self) -> Axes:
-        axes: dict[str, tuple[str | None, ...]] = {"stem": ("stem", None, None, None)}
+        axes: dict[str, tuple[Dimension, ...]] = {"stem": ("stem", None, None, None)}
         axes |= {f"stem_norm.{name}": a for name, a in self.stem_norm.axes(None, "stem").items()}
         inputs = "stem"
         for b, block in enumerate(self.blocks, start=1):

@@ -1,0 +1,239 @@
+"""Networks of the user: axes that are found, sub-models that compute what the whole does without the other channels."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.aggregation.weighted_sum import WeightedSum
+from models.costs import CostModel
+from models.elastic.nested import width
+from models.modular.modularize import modularize
+from models.nn.any_module import AnyBody, architecture_of, from_module
+from models.submodel import Coverage, Joined, extract
+
+
+class Picture(nn.Module):
+    """Residual, depthwise and grouped convolutions, a concatenation, a bare parameter, pixels that are flattened."""
+
+    def __init__(self, num_classes: int = 3, norm: str = "batch"):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(32) if norm == "batch" else nn.Identity()
+        self.wide, self.depthwise = nn.Conv2d(32, 64, 1), nn.Conv2d(64, 64, 3, padding=1, groups=64)
+        self.wide_norm = nn.BatchNorm2d(64) if norm == "batch" else nn.Identity()
+        self.narrow = nn.Conv2d(64, 32, 1)
+        self.scale = nn.Parameter(torch.rand(40, 1, 1))
+        self.side = nn.Conv2d(3, 16, 3, padding=1)
+        self.joined = nn.Conv2d(48, 40, 3, padding=1)
+        self.head = nn.Linear(40 * 4, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stem = F.relu(self.norm(self.stem(x)))
+        h = self.narrow(F.relu(self.wide_norm(self.depthwise(self.wide(stem)))))
+        h = torch.cat([stem + h, F.relu(self.side(x))], dim=1)
+        return self.head(F.adaptive_max_pool2d(F.relu(self.joined(h) * self.scale), 2).flatten(1))
+
+
+class Words(nn.Module):
+    """A transformer block, whose attention stays whole, on vectors."""
+
+    def __init__(self, num_classes: int = 3):
+        super().__init__()
+        self.attention = nn.TransformerEncoderLayer(16, 2, 64, batch_first=True)
+        self.head = nn.Linear(16, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.attention(x).mean(1))
+
+
+class Series(nn.Module):
+    """A recurrent layer, which stays whole, before a perceptron with a layer norm."""
+
+    def __init__(self, num_classes: int = 3):
+        super().__init__()
+        self.read = nn.LSTM(4, 12, batch_first=True)
+        self.head = nn.Sequential(nn.Linear(12, 20), nn.LayerNorm(20), nn.ReLU(), nn.Linear(20, num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.read(x)[0][:, -1])
+
+
+PICTURE, WORDS = (3, 6, 6), (5, 16)
+
+
+def randomised(body: AnyBody) -> AnyBody:
+    """Give a network random parameters, and running statistics that are not their initial values."""
+    for name, value in body.state_dict().items():
+        if value.is_floating_point():
+            value.copy_(torch.rand(value.shape) + 0.5 if name.endswith("var") else torch.randn(value.shape) / 4)
+    return body.eval()
+
+
+def random_part(sizes: dict[str, int], seed: int) -> Coverage:
+    """Return some indices of every axis but those of classes and modules."""
+    generator = np.random.default_rng(seed)
+    return {
+        axis: torch.from_numpy(np.sort(generator.choice(n, int(generator.integers(1, n + 1)), replace=False)))
+        for axis, n in sizes.items()
+        if axis != "classes" and not axis.endswith(".modules")
+    }
+
+
+class Scaled(Picture):
+    """torch-pruning takes this concatenation for a sum: its channels must stay whole, and everything else be right."""
+
+    def __init__(self, num_classes: int = 3):
+        super().__init__(num_classes)
+        self.before = nn.Parameter(torch.rand(32, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.cat([self.norm(self.stem(x)) * self.before, F.relu(self.side(x))], dim=1)
+        h = F.relu(self.joined(h) * self.scale)
+        return self.head(F.adaptive_max_pool2d(h, 2).flatten(1))
+
+
+@pytest.mark.parametrize("make", [Picture, Scaled])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_sub_model_is_the_whole_with_the_other_channels_zeroed(make: type[Picture], seed: int) -> None:
+    """Cut, run, and merge into zeros, for any set of channels."""
+    torch.manual_seed(seed)
+    architecture = from_module(make, PICTURE, 3)
+    body, x = randomised(architecture.whole()), torch.randn(4, *PICTURE)  # type: ignore[arg-type]
+    coverage = random_part(dict(architecture.sizes), seed)
+    part = architecture.part(coverage).eval()
+    part.load_state_dict(extract(body.state(), body.axes(), coverage))
+    merged = WeightedSum(body.axes(), body.state())
+    merged.add(part.state(), coverage, 2.0)
+    zeroed = architecture.part({}).eval()
+    zeroed.load_state_dict(merged.finish({name: torch.zeros_like(value) for name, value in body.state().items()}))
+    torch.testing.assert_close(zeroed(x), part(x))
+
+
+def test_what_belongs_together_is_one_axis() -> None:
+    body = from_module(Picture, PICTURE, 3).part({})
+    axes = body.axes()
+    assert axes["net.stem.weight"] == ("stem", None, None, None)
+    assert axes["net.narrow.bias"] == ("stem",) and axes["net.scale"] == ("joined", None, None)
+    assert axes["net.norm.running_var"] == ("stem",) and axes["net.norm.num_batches_tracked"] == ()
+    wide = Joined(((("wide.modules", 1), ("wide.hidden", 64)),))  # what ECLM cuts into modules
+    assert axes["net.wide.weight"][0] == axes["net.depthwise.bias"][0] == axes["net.narrow.weight"][1] == wide
+    assert axes["net.joined.weight"][1] == Joined(((("stem", 32),), (("side", 16),)))
+    assert axes["net.head.weight"] == ("classes", Joined(((("joined", 40), (None, 4)),)))
+
+
+@pytest.mark.parametrize("modules", [4, 8])
+def test_eclm_cuts_layers_into_modules_that_gates_switch(modules: int) -> None:
+    dense = from_module(Picture, PICTURE, 3)
+    body, x = randomised(dense.whole()), torch.randn(5, *PICTURE)  # type: ignore[arg-type]
+    modular, state = modularize(dense, body.state(), modules, modules)
+    whole = modular.part({}).eval()
+    whole.load_state_dict(state)
+    assert whole.layers == ("wide.modules",)
+    assert torch.equal(whole(x, [torch.ones(5, modules)]), body(x))
+    kept = torch.tensor([1, 3])
+    part = modular.part({"wide.modules": kept}).eval()
+    part.load_state_dict(extract(state, whole.axes(), {"wide.modules": kept}))
+    gates = torch.zeros(5, modules)
+    gates[:, kept] = torch.tensor([0.5, 2.0])
+    torch.testing.assert_close(part(x, [gates[:, kept]]), whole(x, [gates]))
+
+
+def test_importance_weighs_the_channels_of_each_module() -> None:
+    """By hand: two clients hold modules 0, 1 and 1, 2 of three modules with two channels each."""
+    axes = {"w": (Joined(((("l.modules", 3), ("l.hidden", 2)),)), None), "b": ("out",)}
+    like = {"w": torch.zeros(6, 1), "b": torch.zeros(1)}
+    total = WeightedSum(axes, like)
+    for modules, weights, value in (([0, 1], [1.0, 3.0], 1.0), ([1, 2], [1.0, 2.0], 5.0)):
+        part = {"w": torch.full((4, 1), value), "b": torch.tensor([value])}
+        total.add(part, {"l.modules": torch.tensor(modules)}, 1.0, {"l.modules": torch.tensor(weights)})
+    mean = total.finish(like)
+    assert mean["w"].flatten().tolist() == [1, 1, 2, 2, 5, 5]  # (3 * 1 + 1 * 5) / 4 = 2
+    assert mean["b"].item() == 3
+
+
+@pytest.mark.parametrize("make", [Words, Series])
+def test_what_cannot_be_cut_stays_whole_and_says_why(make: Callable[[], nn.Module]) -> None:
+    shape = WORDS if make is Words else (7, 4)
+    architecture = from_module(make, shape, 3)
+    body = architecture.whole()
+    assert isinstance(body, AnyBody)
+    half = architecture.part(width(architecture, 0.5))
+    attention, wide = (
+        ("attention.self_attn.in_proj_weight", "attention.linear1")
+        if make is Words
+        else ("read.weight_ih_l0", "head.0")
+    )
+    assert body.axes()[f"net.{attention}"] == (None, None)
+    assert half.get_submodule(f"net.{wide}").weight.shape[0] == (32 if make is Words else 10)
+    assert half(torch.randn(2, *shape)).shape == (2, 3)
+    if make is Words:
+        assert any("attention keeps the width of its heads" in why for why in body.found.whole.values())
+
+
+class Fixed(nn.Module):
+    """Its forward has a width written into it."""
+
+    def __init__(self, num_classes: int = 3):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 24), nn.Linear(24, 10)
+        self.head = nn.Linear(10, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.second(F.relu(self.first(x)).view(-1, 2, 12).flatten(1))))
+
+
+def test_an_axis_that_does_not_run_in_half_stays_whole() -> None:
+    body = from_module(Fixed, (4,), 3).whole()
+    assert isinstance(body, AnyBody)
+    assert "first" not in body.sizes and body.sizes["second"] == 10
+    assert "first" in body.found.whole
+
+
+class Two(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+@pytest.mark.parametrize(
+    "module, message",
+    [
+        (Two(), r"does not run on one batch of shape \(2, 4\) \(TypeError: .*its forward must take one float32 tensor"),
+        (nn.Linear(4, 5), r"returns \(2, 5\) for a batch of 2; it must return logits \(2, 3\)"),
+        (nn.LSTM(4, 3), "returns tuple"),
+        (nn.Linear(4, 3).double(), "RuntimeError: .*must take one float32 tensor"),
+    ],
+)
+def test_modules_that_do_not_classify_are_refused(module: nn.Module, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_module(module, (4,), 3)
+
+
+def test_seeds_initialise_and_pretrained_weights_stay() -> None:
+    architecture = from_module(Picture, PICTURE, 3)
+    before = torch.random.get_rng_state()
+    first, again, other = (architecture.whole(seed).state()["net.stem.weight"] for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    trained = Picture()
+    assert torch.equal(from_module(trained, PICTURE, 3).whole(5).state()["net.stem.weight"], trained.stem.weight)
+
+
+def test_costs_of_modules_add_up() -> None:
+    modular = from_module(Picture, PICTURE, 3).modular(8, 8)
+    costs = CostModel(modular, batch_size=4)
+    alone = CostModel(from_module(Picture, PICTURE, 3), batch_size=4).whole
+    assert costs.whole.params == alone.params and costs.whole.macs == alone.macs
+    assert costs.of({"wide.modules": 8}).params == costs.whole.params
+
+
+def test_torchvision_networks_are_named_in_the_run_config() -> None:
+    from torchvision.models import resnet18
+
+    architecture = architecture_of(resnet18, (3, 32, 32), 10, layers=3)
+    whole, half = (sum(v.numel() for v in architecture.part(width(architecture, r)).parameters()) for r in (1.0, 0.5))
+    assert len(architecture.part({}).layers) == 3
+    assert 3.9 < whole / half < 4.1
