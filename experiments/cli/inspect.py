@@ -55,6 +55,48 @@ def settings(
                 console.print(Padding(text, (0, 0, 0, 4), expand=False))
 
 
+def inspect(
+    model: Annotated[str, typer.Argument(help="A model's name, or 'package.module:make' of your own.")],
+    shape: Annotated[str, typer.Option(help="Shape of one sample.", metavar="C,H,W")] = "3,32,32",
+    classes: Annotated[int, typer.Option(help="Number of classes.", min=2)] = 10,
+) -> None:
+    """Show what can be cut in a model: its axes, its layers of modules, and what each width costs.
+
+    Example: [bold]python -m experiments inspect torchvision.models:resnet18[/bold]
+
+    A network of your own: [bold]python -m experiments inspect my_app.net:Net --shape 1,28,28[/bold]
+    """
+    from models.costs import cost
+    from models.elastic.nested import RATES, width
+    from models.nn.any_module import AnyBody, architecture_of
+    from models.nn.registry import MODELS
+    from models.submodel import axis_names, covered_sizes
+
+    try:
+        sample = tuple(int(n) for n in shape.split(","))
+    except ValueError as error:
+        raise SettingsError(f"--shape = '{shape}' is no shape: write numbers, e.g. 3,32,32") from error
+    try:
+        architecture = architecture_of(MODELS[model], sample, classes)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"{model}: {error}") from error
+    body = architecture.part({})
+    table = Table("axis", "length", "parameters with it", box=None)
+    for axis, length in architecture.sizes.items():
+        names = [name for name, dims in body.axes().items() if axis in axis_names(dims)]
+        table.add_row(axis, str(length), ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else ""))
+    console.print(table)
+    console.print(f"\nlayers that ECLM cuts into modules: {', '.join(body.layers) or 'none'}", highlight=False)
+    for name, why in body.found.whole.items() if isinstance(body, AnyBody) else ():
+        console.print(f"whole: {name}, because {why}", highlight=False, markup=False)
+    table = Table("\nwidth", "\nparameters", "MMAC for\none sample", "MB to train\nbatches of 16", box=None)
+    for rate in RATES:
+        price = cost(architecture, covered_sizes(architecture.sizes, width(architecture, rate)), 16)
+        numbers = f"{price.params:,.0f}", f"{price.macs / 1e6:.3g}", f"{price.memory / 1e6:.3g}"
+        table.add_row(f"{rate:g}", *numbers)
+    console.print("", table)
+
+
 def drift(
     set_: Changes = [],  # noqa: B006
     devices: Annotated[int, typer.Option(help="Draw the first so many devices.", min=1)] = 6,
