@@ -29,7 +29,7 @@ def test_the_network_of_the_page_runs_by_its_commands(tmp_path: Path) -> None:
     rounds = pd.read_csv(tmp_path / "results" / "rounds.csv")
     assert set(rounds["method"]) == {"fedavg", "fedavg+ft", "heterofl", "heterofl+ft", "eclm-derive", "eclm"}
     assert (rounds["failures"] == 0).all() and (rounds["refused"] == 0).all()
-    last = rounds[rounds["round"] == rounds["round"].max()].set_index("method")["accuracy_mean"]
+    last = rounds[rounds["round"] == rounds["round"].max()].groupby("method")["accuracy_mean"].mean()
     assert last["fedavg"] > 0.6 and last["eclm"] > 0.8
     sent = rounds.groupby("method")["bytes_up"].sum()
     assert sent["heterofl"] < sent["fedavg"] and sent["eclm"] < sent["fedavg"]

@@ -161,7 +161,9 @@ class Checkpoints:
 
     def clear(self) -> None:
         """The run is complete. Files that are none of its checkpoints stay."""
-        for path in (self._name, *(path for _, path in self._files())):
+        cut_off = self.folder.glob(".*.tmp")  # by a kill while they were written
+        own = [path for path in cut_off if re.fullmatch(rf"\.({NAME.pattern}|{RUN.pattern})\.\d+\.tmp", path.name)]
+        for path in (self._name, *own, *(path for _, path in self._files())):
             path.unlink(missing_ok=True)
         for folder in (self.folder, self.folder.parent, self.folder.parent.parent):
             with suppress(OSError):  # it is gone, or not empty

@@ -173,7 +173,8 @@ def test_foreign_files_among_checkpoints_stay(tmp_path: Path) -> None:
     assert not killed(run, tmp_path / "whole", NEVER)
     assert killed(run, tmp_path / "killed", NEVER - {3 * MOMENTS + 1})
     (own,) = {path.parent for path in (tmp_path / "killed" / CHECKPOINTS).rglob("*.safetensors")}
-    foreign = {own / name for name in ("notes-x.safetensors", "000001-x.safetensors", "run-x", "notes.txt")}
+    foreign = {own / name for name in ("notes-x.safetensors", "000001-x.safetensors", "run-x", "notes.txt", ".x.tmp")}
+    (own / ".000001-00000000.safetensors.77.tmp").write_text("a write that a kill cut off")
     for path in foreign:
         path.write_text("mine")
     (own / "000009-00000000.safetensors").mkdir()

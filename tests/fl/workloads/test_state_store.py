@@ -69,11 +69,11 @@ def test_no_message_can_name_a_folder_elsewhere(name: str, tmp_path: Path) -> No
 def test_a_client_whose_disk_is_full_keeps_what_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ClientStateStore.of(tmp_path, "1", "la", 0, 5, 4).save("model", {"w": torch.ones(1)})
 
-    def full(state: dict, path: Path) -> None:
+    def full(state: dict, path: Path, metadata: dict) -> None:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fl.workloads.state_store.save_file", full)
+    monkeypatch.setattr("fl.workloads.state_file.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         ClientStateStore.of(tmp_path, "1", "la", 0, 5, 8).save("model", {"w": torch.zeros(1)})
     store = ClientStateStore.of(tmp_path, "1", "la", 0, 5, 8)

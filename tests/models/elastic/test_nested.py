@@ -9,7 +9,7 @@ from torch.func import functional_call
 from models.elastic.nested import (
     RATES,
     RandomSubmodel,
-    channel_groups,
+    groups_of,
     ordered_dropout,
     recalibrate_batch_norm,
     self_distillation,
@@ -29,9 +29,9 @@ RESNET = resnet18((3, 8, 8), 3, width=16)  # 8 groups a layer: of 2, 4, 8 and 16
 
 
 def test_channels_are_cut_in_norm_groups() -> None:
-    assert set(channel_groups(MLP).values()) == {1}
-    assert set(channel_groups(resnet18((3, 8, 8), 3, width=16, norm="batch")).values()) == {1}
-    found = channel_groups(RESNET)
+    assert set(groups_of(MLP).values()) == {1}
+    assert set(groups_of(resnet18((3, 8, 8), 3, width=16, norm="batch")).values()) == {1}
+    found = groups_of(RESNET)
     assert [found[f"stage{s}.out"] for s in (1, 2, 3, 4)] == [2, 4, 8, 16]
     assert [found[f"stage{s}.hidden"] for s in (1, 2, 3, 4)] == [2, 4, 8, 16]
     assert found["stage1.modules"] == found["classes"] == 1
