@@ -331,7 +331,7 @@ def time_training(model: Architecture, how: Recipe, whole: Cost) -> float:
     generator, order = torch.Generator().manual_seed(0), rng(0, Purpose.PROFILE)
     body = model.build(model.sizes, generator)
     n = TIMED_BATCHES * how.batch_size
-    x = torch.randn(n, *model.input_shape, generator=generator)
+    x = torch.rand(n, *model.input_shape, generator=generator)  # valid for an embedding, too
     y = torch.randint(model.sizes["classes"], (n,), generator=generator)
     fit(body, x, y, how, 1, order)  # the first pass also allocates memory
     samples, begun = 0, time.process_time()

@@ -6,28 +6,44 @@ the module with smaller layers. What cannot be cut stays whole, and `Found.whole
 
 import copy
 import inspect
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 
 from models.nn.blocks import channel_groups
 from models.nn.body import Architecture, Body, Shape, hidden_axis
-from models.submodel import Axes, Dimension, Joined, Sizes, extract
+from models.submodel import (
+    Axes,
+    Coverage,
+    Dimension,
+    Joined,
+    Sizes,
+    State,
+    axis_names,
+    covered_sizes,
+    entry_index,
+    extract,
+)
 
 T = TypeVar("T")
 Make = Callable[[], nn.Module]
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CHANNEL_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 NARROW = 32  # layers with fewer channels, such as those of squeeze and excitation, are not cut into modules
-NORMS = (*CHANNEL_NORMS, nn.GroupNorm, nn.LayerNorm)
+LAYER_NORMS = (nn.LayerNorm, nn.RMSNorm)
+NORMS = (*CHANNEL_NORMS, nn.GroupNorm, *LAYER_NORMS)
+MIXED = "with some of its channels, the model does not compute what it computes with zeros in the others"
+UNGATED = "switching its channels off does not equal cutting them"
 LEAVE_WHOLE = {
     nn.MultiheadAttention: "attention keeps the width of its heads",
     nn.RNNBase: "recurrent layers keep their width",
@@ -68,9 +84,9 @@ class AnyBody(Body):
         self.net, self.found, self.layers = net, found, tuple(found.readers)
         self.gates: dict[str, Tensor] = {}
         for layer, reader in found.readers.items():
-            net.get_submodule(reader).register_forward_pre_hook(Gate(self, layer))
+            net.get_submodule(reader).register_forward_pre_hook(Gate(self, layer), with_kwargs=True)
         if found.head and not any(isinstance(module, NORMS) for module in net.modules()):
-            net.get_submodule(found.head).register_forward_pre_hook(Scaler(self))
+            net.get_submodule(found.head).register_forward_pre_hook(Scaler(self), with_kwargs=True)
 
     def forward(self, x: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
         self.gates = {} if gates is None else dict(zip(self.layers, gates, strict=True))
@@ -90,13 +106,13 @@ class Gate:
     body: AnyBody
     layer: str
 
-    def __call__(self, reader: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def __call__(self, reader: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs | None:
         if self.layer not in self.body.gates:
             return None
-        x, *others = args
+        (x,) = *args, *kwargs.values()
         gates = self.body.gates[self.layer].repeat_interleave(self.body.sizes[hidden_axis(self.layer)], dim=1)
         channels = x.dim() - 1 if isinstance(reader, nn.Linear) else 1
-        return x * gates.reshape([n if d in (0, channels) else 1 for d, n in enumerate(x.shape)]), *others
+        return (x * gates.reshape([n if d in (0, channels) else 1 for d, n in enumerate(x.shape)]),), {}
 
 
 @dataclass
@@ -105,9 +121,9 @@ class Scaler:
 
     body: AnyBody
 
-    def __call__(self, head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        x, *others = args
-        return x / self.body.rate, *others
+    def __call__(self, head: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
+        (x,) = *args, *kwargs.values()
+        return (x / self.body.rate,), {}
 
 
 def from_module(make: nn.Module | Make, input_shape: Shape, classes: int, layers: int = 0) -> Architecture:
@@ -123,7 +139,13 @@ def from_module(make: nn.Module | Make, input_shape: Shape, classes: int, layers
     Raises:
         ValueError: the module does not accept such a batch or does not return such logits, or has fewer layers.
     """
-    template = make if isinstance(make, nn.Module) else _seeded(make, 0)
+
+    def initialised(seed: int) -> nn.Module:
+        return (
+            copy.deepcopy(make) if isinstance(make, nn.Module) else _seeded(partial(_filled, make, input_shape), seed)
+        )
+
+    template = make if isinstance(make, nn.Module) else initialised(0)
     found = find_axes(template, input_shape, classes, layers)
 
     def build(sizes: Sizes, generator: torch.Generator | None) -> AnyBody:
@@ -131,11 +153,12 @@ def from_module(make: nn.Module | Make, input_shape: Shape, classes: int, layers
             raise ValueError(f"a module of your own has no residual modules: {unknown[0]}")
         body = AnyBody(resize(template, found, sizes), found, sizes)
         if generator is not None:
-            net = copy.deepcopy(template) if isinstance(make, nn.Module) else _seeded(make, generator.initial_seed())
-            whole = {f"net.{name}": value for name, value in net.state_dict().items()}
-            axes = AnyBody(net, found, found.sizes).axes()
-            narrower = {axis: torch.arange(n) for axis, n in sizes.items() if n < found.sizes[axis]}
-            body.load_state_dict(extract(whole, axes, narrower))
+            counts = {axis: n for axis, n in sizes.items() if axis not in found.readers}
+            counts |= {
+                hidden: sizes[layer] * sizes[hidden] for layer in found.readers for hidden in [hidden_axis(layer)]
+            }
+            repeated = {axis: torch.arange(n) % found.sizes[axis] for axis, n in counts.items()}
+            body.net.load_state_dict(extract(initialised(generator.initial_seed()).state_dict(), found.axes, repeated))
         return body
 
     return Architecture(build, found.sizes, input_shape)
@@ -178,6 +201,15 @@ def _seeded(make: Callable[[], T], seed: int) -> T:
         return make()
 
 
+def _filled(make: Make, input_shape: Shape) -> nn.Module:
+    """Make a module, and let its lazy parameters take their shapes from one sample."""
+    net = make()
+    if any(is_lazy(value) for value in (*net.parameters(), *net.buffers())):
+        with _evaluation(net), torch.no_grad():
+            net(torch.zeros(1, *input_shape))
+    return net
+
+
 def resize(template: nn.Module, found: Found, sizes: Sizes) -> nn.Module:
     """Return a copy of a module whose layers have other sizes; parameters and buffers are zeros."""
     kept = template.state_dict(keep_vars=True)
@@ -206,7 +238,7 @@ def resize(template: nn.Module, found: Found, sizes: Sizes) -> nn.Module:
             assert isinstance(old, nn.GroupNorm)
             module.num_groups = old.num_groups * len(weight) // old.num_channels
             module.num_channels = len(weight)
-        elif isinstance(module, nn.LayerNorm):
+        elif isinstance(module, LAYER_NORMS):
             module.normalized_shape = tuple(weight.shape)
         elif isinstance(module, nn.Embedding):
             module.embedding_dim = weight.shape[1]
@@ -256,31 +288,47 @@ class Group:
 
 def find_axes(net: nn.Module, input_shape: Shape, classes: int, layers: int = 0) -> Found:
     """Find the axes of a module; arguments and errors as in `from_module`."""
-    x, whole = torch.zeros(2, *input_shape), dict[str, str]()
-    with _evaluation(net):
-        order = _execution(net, x, classes)
+    x = torch.randint(0, 2, (2, *input_shape), generator=torch.Generator().manual_seed(0)).float()
+    with _evaluation(net), torch.random.fork_rng(devices=[]):
+        order, whole = _execution(net, x, classes), dict[str, str]()
+        for name, value in net.state_dict().items():
+            if not isinstance(value, Tensor) or value.dtype == torch.bool or not value.isfinite().all():
+                raise ValueError(
+                    f"{name} in the model's state is not a tensor of finite numbers: "
+                    "use register_buffer with persistent=False, and no get_extra_state"
+                )
         try:
             groups = _groups(net, x, order, classes)
         except Exception as error:  # a graph that the library cannot follow: only the whole module is trained
             groups, whole = {}, {"the model": f"its layers could not be followed ({_first_line(error)})"}
-        labels = _labels(net, groups)
+        if not torch.equal(_logits(net, x, classes), _logits(net, x, classes)):
+            groups, whole = {}, {"the model": "its logits are random in evaluation: dropout needs self.training"}
+        _copy(net, x, classes)
         whole |= {axis: why for axis, group in groups.items() if (why := _uncuttable(net, group))}
+        labels, shared = _labels(net, {axis: group for axis, group in groups.items() if axis not in whole})
+        whole |= shared
+        while True:
+            found = _found(net, groups, labels, whole, {}, classes)
+            refused = {axis: why for axis, why in found.whole.items() if axis not in whole}
+            if not (refused := refused or _failing(net, found, x, classes)):
+                break
+            whole |= refused
         readers = _readers(net, groups, whole, order)
+        found = _found(net, groups, labels, whole, readers, classes)
+        whole |= {layer: why for layer in readers if (why := _ungated(net, found, layer, x))}
+        readers = {layer: reader for layer, reader in readers.items() if layer not in whole}
         if layers > len(readers):
             raise ValueError(f"model.module-layers = {layers}: the model has {len(readers)} such layers")
-        readers = dict(list(readers.items())[-layers:])
-        while True:
-            readers = {layer: name for layer, name in readers.items() if layer.removesuffix(".modules") not in whole}
-            found = _found(net, groups, labels, whole, readers)
-            refused = {axis: why for axis, why in found.whole.items() if axis not in whole}
-            refused = refused or _failing(net, found, x, classes)
-            if not refused:
-                return found
-            whole |= refused
+        return _found(net, groups, labels, whole, dict(list(readers.items())[-layers:]), classes)
 
 
 def _found(
-    net: nn.Module, groups: Mapping[str, Group], labels: Labels, whole: Mapping[str, str], readers: Mapping[str, str]
+    net: nn.Module,
+    groups: Mapping[str, Group],
+    labels: Labels,
+    whole: Mapping[str, str],
+    readers: Mapping[str, str],
+    classes: int,
 ) -> Found:
     """Return the axes without those in ``whole``, to which channels are added that `Joined` cannot describe."""
     factors: dict[str, tuple[tuple[str, int], ...]] = {}
@@ -290,13 +338,14 @@ def _found(
             factors[axis] = (
                 ((f"{axis}.modules", 1), (f"{axis}.hidden", group.size)) if modular else ((axis, group.size),)
             )
+    first = _first_names(net)
     axes: dict[str, tuple[Dimension, ...]] = {}
     mixed: dict[str, str] = {}
     for name, value in net.state_dict().items():
         dimensions: list[Dimension] = []
         for dim, length in enumerate(value.shape):
             parts: list[tuple[tuple[str | None, int], ...]] = []
-            entries = labels.get((name, dim), [None] * length)
+            entries = labels.get((first[name], dim), [None] * length)
             for axis, run in groupby(entries, key=lambda label: label[0] if label else ""):
                 channels = [label[1] if label else 0 for label in run]
                 part = (
@@ -308,9 +357,10 @@ def _found(
             simple = len(parts) == 1 and len(parts[0]) == 1
             dimensions.append(parts[0][0][0] if simple else Joined(tuple(parts)))
         axes[name] = tuple(dimensions)
-    head = groups["classes"].names("out")[0] if "classes" in groups else ""
+    heads = groups["classes"].names("out") if "classes" in factors else []
+    head = heads[0] if len(heads) == 1 and isinstance(net.get_submodule(heads[0]), (*PLAIN, nn.Linear)) else ""
     sizes = {axis: size for own in factors.values() for axis, size in own}
-    return Found(axes, sizes, readers, head, {**whole, **mixed})
+    return Found(axes, {**sizes, "classes": classes}, readers, head, {**whole, **mixed})
 
 
 def _part(
@@ -339,31 +389,80 @@ def _evaluation(net: nn.Module) -> Iterator[None]:
 
 
 def _execution(net: nn.Module, x: Tensor, classes: int) -> list[str]:
-    """Run a module, and return the names of its layers in order of execution.
-
-    Raises:
-        ValueError: it does not run on ``x``, or does not return logits.
-    """
+    """Run a module as `_logits` does, and return the names of its layers in order of execution."""
     order: list[str] = []
     hooks = [
         module.register_forward_hook(lambda module, args, out, name=name: order.append(name))
         for name, module in net.named_modules()
     ]
     try:
+        _logits(net, x, classes)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return order
+
+
+def _logits(net: nn.Module, x: Tensor, classes: int) -> Tensor:
+    """Run a module.
+
+    Raises:
+        ValueError: it does not run on ``x``, or does not return logits.
+    """
+    model = "the model in training" if net.training else "the model"
+    try:
         with torch.no_grad():
             out = net(x)
     except Exception as error:
         raise ValueError(
-            f"the model does not run on one batch of shape {tuple(x.shape)} ({_first_line(error)}); "
+            f"{model} does not run on one batch of shape {tuple(x.shape)} ({_first_line(error)}); "
             "its forward must take one float32 tensor"
         ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
     if not isinstance(out, Tensor) or out.shape != (len(x), classes):
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise ValueError(f"the model returns {got} for a batch of {len(x)}; it must return logits {(len(x), classes)}")
-    return order
+        raise ValueError(f"{model} returns {got} for a batch of {len(x)}; it must return logits {(len(x), classes)}")
+    return out
+
+
+def _copy(net: nn.Module, x: Tensor, classes: int) -> None:
+    """Copy a module and run the copy, also in training.
+
+    Raises:
+        ValueError: it cannot be copied, does not train, or computes something else than the module.
+    """
+    try:
+        other = copy.deepcopy(net)
+    except Exception as error:
+        raise ValueError(f"the model cannot be copied ({_first_line(error)}): copy.deepcopy must work") from error
+    other.load_state_dict(_random(net))
+    with torch.no_grad():
+        own = _seeded(
+            partial(functional_call, net, {**dict(other.named_parameters()), **dict(other.named_buffers())}, x), 0
+        )
+    if not _close(_seeded(partial(_logits, other, x, classes), 0), own):
+        raise ValueError(
+            "a copy of the model does not compute what the model computes: "
+            "use methods instead of lambdas or functions that refer to the model, also as hooks"
+        )
+    _logits(other.train(), x, classes)
+
+
+def _random(net: nn.Module) -> State:
+    """Return a state with random parameters and running statistics, so that each channel has its own effect."""
+    trained, state = {name for name, _ in net.named_parameters(remove_duplicate=False)}, State()
+    generator = torch.Generator().manual_seed(0)
+    for name, value in net.state_dict().items():
+        if name not in trained and not name.endswith(("running_mean", "running_var")):
+            state[name] = value.clone()
+        elif value.dim() > 1:
+            state[name] = torch.randn(value.shape, generator=generator) * (2 / value[0].numel()) ** 0.5
+        else:
+            state[name] = torch.rand(value.shape, generator=generator) + 0.5
+    return state
+
+
+def _close(out: Tensor, expected: Tensor) -> bool:
+    return torch.allclose(out, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
 def _first_line(error: Exception) -> str:
@@ -389,11 +488,11 @@ def _groups(net: nn.Module, x: Tensor, order: list[str], classes: int) -> dict[s
                 group.members.append((names[id(target)], side, list(member.idxs), list(member.root_idxs)))
             elif id(target) in bare:
                 group.members.append((bare[id(target)], "bare", list(member.idxs), list(member.root_idxs)))
-        first = min((name for name in group.names("out") if name in order), key=order.index, default="")
-        if first:
+        first = min((name for name in group.names("out") if name in order), key=order.index, default=None)
+        if first is not None:
             groups[first] = group
-    last = next((name for name in reversed(order) if name in groups), "")
-    if last and groups[last].size == classes and not groups[last].names("in"):
+    last = next((name for name in reversed(order) if name in groups), None)
+    if last is not None and groups[last].size == classes and not groups[last].names("in"):
         groups["classes"] = groups.pop(last)
     return groups
 
@@ -413,21 +512,36 @@ def _dimensions(net: nn.Module, name: str, side: str) -> list[tuple[str, int]]:
     return vectors
 
 
-def _labels(net: nn.Module, groups: Mapping[str, Group]) -> Labels:
-    """Return which channel each entry of each dimension is."""
-    state, labels = net.state_dict(), Labels()
+def _members(net: nn.Module, group: Group) -> Iterator[tuple[str, int, list[int], list[int]]]:
+    """Yield each parameter and dimension with channels of a group, their positions there, and the channels."""
+    state, first = net.state_dict(), _first_names(net)
+    for name, side, positions, channels in group.members:
+        if side == "bare":
+            own = [(name, max((d for d, n in enumerate(state[name].shape) if n > 1), default=-1))]
+        else:
+            own = [pair for pair in _dimensions(net, name, side) if pair[0] in state and state[pair[0]].dim()]
+        for key, dim in own:
+            if state[key].numel() > 1:  # a single number belongs to all channels
+                yield first[key], dim, positions, channels
+
+
+def _first_names(net: nn.Module) -> dict[str, str]:
+    """Return the first name of each entry of the state: tied parameters have several."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(value), name) for name, value in net.state_dict(keep_vars=True).items()}
+
+
+def _labels(net: nn.Module, groups: Mapping[str, Group]) -> tuple[Labels, dict[str, str]]:
+    """Return which channel each entry of each dimension is, and the axes of entries that are several channels."""
+    state, labels, shared = net.state_dict(), Labels(), dict[str, str]()
     for axis, group in groups.items():
-        for name, side, positions, channels in group.members:
-            if side == "bare":
-                own = [(name, max((d for d, n in enumerate(state[name].shape) if n > 1), default=0))]
-            else:
-                own = _dimensions(net, name, side)
-            for key, dim in own:
-                if key in state:
-                    entries = labels.setdefault((key, dim), [None] * state[key].shape[dim])
-                    for position, channel in zip(positions, channels, strict=True):
-                        entries[position] = axis, channel
-    return labels
+        for key, dim, positions, channels in _members(net, group):
+            entries = labels.setdefault((key, dim), [None] * state[key].shape[dim])
+            for position, channel in zip(positions, channels, strict=True):
+                if (other := entries[position]) not in (None, (axis, channel)):
+                    shared |= dict.fromkeys((axis, other[0]), f"{key} is used for different channels")
+                entries[position] = axis, channel
+    return labels, shared
 
 
 def _uncuttable(net: nn.Module, group: Group) -> str:
@@ -439,10 +553,17 @@ def _uncuttable(net: nn.Module, group: Group) -> str:
         for kind, why in LEAVE_WHOLE.items():
             if isinstance(module, kind):
                 return f"{name}: {why}"
-        if isinstance(module, (*PLAIN, *TRANSPOSED)) and 1 < module.groups < module.in_channels:
+        grouped = isinstance(module, (*PLAIN, *TRANSPOSED)) and module.groups > 1
+        if grouped and not (isinstance(module, PLAIN) and module.groups == module.in_channels == module.out_channels):
             return f"{name}: a grouped convolution keeps its width"
+        if isinstance(module, nn.GroupNorm) and not module.affine:
+            return f"{name}: a group norm without parameters keeps its width"
         if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) > 1:
             return f"{name}: a layer norm over several dimensions keeps its width"
+    state = net.state_dict()
+    for key, dim, positions, _ in _members(net, group):
+        if max(positions, default=0) >= state[key].shape[dim]:
+            return f"its channels could not be found in dimension {dim} of {key}"
     return ""
 
 
@@ -477,23 +598,74 @@ def _width(net: nn.Module, name: str, side: str) -> int:
 
 
 def _failing(net: nn.Module, found: Found, x: Tensor, classes: int) -> dict[str, str]:
-    """Return the axes that cannot be halved, and why: a network with half of the channels must run."""
-    together = channel_groups(found.sizes, found.axes, net)
-    fixed = {*found.readers, "classes"}
-    half = {
-        a: min(n, g * math.ceil(n / 2 / g)) for a, n in found.sizes.items() if a not in fixed for g in [together[a]]
-    }
+    """Return the axes that cannot be cut, and why: half of the channels must compute what zeros in the others do."""
+    together, coverage = channel_groups(found.sizes, found.axes, net), dict[str, Tensor]()
+    generator = torch.Generator().manual_seed(0)
+    for axis in sorted(axis_names(d for dimensions in found.axes.values() for d in dimensions)):
+        size, group = found.sizes[axis], together[axis]
+        order = torch.randperm(-(-size // group), generator=generator)
+        kept = (order[: -(-len(order) // 2), None] * group + torch.arange(group)).flatten()
+        coverage[axis] = kept[kept < size]
+    if "classes" in coverage:  # never cut, but in any order
+        coverage["classes"] = torch.arange(classes).roll(1)
 
-    def why(axes: Sequence[str]) -> str:
-        sizes = {**found.sizes, **{axis: half[axis] for axis in axes}}
-        try:
-            cut = resize(net, found, sizes)
-            _execution(cut.eval(), x, classes)
-        except Exception as error:
-            return _first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
-        return ""
+    def why(axes: Iterable[str]) -> str:
+        return _mixed(net, found, {axis: coverage[axis] for axis in axes}, x, classes)
 
-    if not (reason := why(list(half))):
+    if not coverage or not (reason := why(coverage)):
         return {}
-    refused = {axis: reason for axis in half if (reason := why([axis]))}
-    return {axis.removesuffix(".hidden"): each for axis, each in (refused or dict.fromkeys(half, reason)).items()}
+    return {axis: one for axis in coverage if (one := why([axis]))} or dict.fromkeys(coverage, reason)
+
+
+def _mixed(net: nn.Module, found: Found, coverage: Coverage, x: Tensor, classes: int) -> str:
+    """Return why a sub-model does not compute what the whole does with zeros in all other channels; else nothing."""
+    values = _random(net)
+    part, zeroed = extract(values, found.axes, coverage), dict(values)
+    for name, value in values.items():
+        if axis_names(found.axes[name]):
+            zeroed[name] = torch.zeros_like(value)
+            zeroed[name][entry_index(found.axes[name], coverage, value.shape)] = part[name]
+    try:
+        out, expected = (
+            _logits(_without_layer_norms(resize(net, found, sizes), state), x, classes)
+            for sizes, state in ((covered_sizes(found.sizes, coverage), part), (found.sizes, zeroed))
+        )
+    except Exception as error:
+        return _first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+    order = coverage.get("classes", torch.arange(classes))
+    return "" if _close(out, expected[:, order]) else MIXED
+
+
+def _without_layer_norms(net: nn.Module, state: State) -> nn.Module:
+    """Load a state, and let layer norms, which mix channels, only scale and shift each channel."""
+    net.load_state_dict(state)
+    for module in net.modules():
+        if isinstance(module, LAYER_NORMS) and module.weight is not None:
+            module.register_forward_hook(
+                lambda norm, args, out: (
+                    args[0] * norm.weight + (0 if getattr(norm, "bias", None) is None else norm.bias)
+                )
+            )
+    return net.eval()
+
+
+def _ungated(net: nn.Module, found: Found, layer: str, x: Tensor) -> str:
+    """Return why gates cannot switch the channels of a layer, here of one module each; else nothing."""
+    hidden = hidden_axis(layer)
+    count, alone = found.sizes[hidden], replace(found, readers={layer: found.readers[layer]}, head="")
+    kept = torch.randperm(count, generator=torch.Generator().manual_seed(0))[: count // 2]
+    whole, part = (
+        AnyBody(resize(net, found, sizes), alone, sizes).eval()
+        for n in (count, len(kept))
+        for sizes in [{**found.sizes, layer: n, hidden: 1}]
+    )
+    whole.net.load_state_dict(_random(net))
+    part.load_state_dict(extract(whole.state(), whole.axes(), {layer: kept}))
+    gates = torch.ones(len(x), count)
+    gates[0] = torch.zeros(count).index_fill(0, kept, 1.0)
+    try:
+        with torch.no_grad():
+            out, expected = whole(x, [gates]), torch.cat([part(x)[:1], whole(x)[1:]])
+    except Exception as error:
+        return _first_line(error)
+    return "" if _close(out, expected) else UNGATED

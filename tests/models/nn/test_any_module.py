@@ -1,6 +1,10 @@
 """Networks of the user: axes that are found, sub-models that compute what the whole does without the other channels."""
 
+import copy
+import threading
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +14,10 @@ from torch import Tensor, nn
 
 from models.aggregation.weighted_sum import WeightedSum
 from models.costs import CostModel
-from models.elastic.nested import width
+from models.elastic.nested import groups_of, width
 from models.modular.modularize import modularize
 from models.nn.any_module import AnyBody, architecture_of, from_module
+from models.nn.body import Architecture
 from models.submodel import Coverage, Joined, extract
 
 
@@ -83,6 +88,23 @@ def random_part(sizes: dict[str, int], seed: int) -> Coverage:
     }
 
 
+def assert_parts_are_exact(architecture: Architecture, seed: int) -> None:
+    """Cut, run, and merge into zeros, for channels drawn by the seed."""
+    body, x = randomised(architecture.whole()), torch.randn(4, *architecture.input_shape)  # type: ignore[arg-type]
+    groups = groups_of(architecture)
+    coverage = random_part({axis: n // groups[axis] for axis, n in architecture.sizes.items()}, seed)
+    coverage = {a: (kept[:, None] * groups[a] + torch.arange(groups[a])).flatten() for a, kept in coverage.items()}
+    part = architecture.part(coverage).eval()
+    part.load_state_dict(extract(body.state(), body.axes(), coverage))
+    merged = WeightedSum(body.axes(), body.state())
+    merged.add(part.state(), coverage, 2.0)
+    for name, value in merged.finish(body.state()).items():
+        assert torch.equal(value, body.state()[name])
+    zeroed = architecture.part({}).eval()
+    zeroed.load_state_dict(merged.finish({name: torch.zeros_like(value) for name, value in body.state().items()}))
+    torch.testing.assert_close(zeroed(x), part(x))
+
+
 class Scaled(Picture):
     """torch-pruning takes this concatenation for a sum: its channels must stay whole, and everything else be right."""
 
@@ -99,18 +121,8 @@ class Scaled(Picture):
 @pytest.mark.parametrize("make", [Picture, Scaled])
 @pytest.mark.parametrize("seed", range(5))
 def test_a_sub_model_is_the_whole_with_the_other_channels_zeroed(make: type[Picture], seed: int) -> None:
-    """Cut, run, and merge into zeros, for any set of channels."""
     torch.manual_seed(seed)
-    architecture = from_module(make, PICTURE, 3)
-    body, x = randomised(architecture.whole()), torch.randn(4, *PICTURE)  # type: ignore[arg-type]
-    coverage = random_part(dict(architecture.sizes), seed)
-    part = architecture.part(coverage).eval()
-    part.load_state_dict(extract(body.state(), body.axes(), coverage))
-    merged = WeightedSum(body.axes(), body.state())
-    merged.add(part.state(), coverage, 2.0)
-    zeroed = architecture.part({}).eval()
-    zeroed.load_state_dict(merged.finish({name: torch.zeros_like(value) for name, value in body.state().items()}))
-    torch.testing.assert_close(zeroed(x), part(x))
+    assert_parts_are_exact(from_module(make, PICTURE, 3), seed)
 
 
 def test_what_belongs_together_is_one_axis() -> None:
@@ -198,6 +210,43 @@ class Two(nn.Module):
         return x + y
 
 
+class Closure(nn.Module):
+    """Its function refers to the module, so a copy would use the layers of the original."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.run = lambda x: self.a(x).relu()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.run(x))
+
+
+class Extra(nn.Linear):
+    def get_extra_state(self) -> dict[str, int]:
+        return {}
+
+
+class Masked(nn.Linear):
+    def __init__(self, mask: Tensor):
+        super().__init__(4, 3)
+        self.register_buffer("mask", mask)
+
+
+class Locked(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(4, 3)
+        self.lock = threading.Lock()
+
+
+class Auxiliary(nn.Linear):
+    """Returns two results in training."""
+
+    def forward(self, x: Tensor) -> Any:
+        out = super().forward(x)
+        return (out, out) if self.training else out
+
+
 @pytest.mark.parametrize(
     "module, message",
     [
@@ -205,6 +254,12 @@ class Two(nn.Module):
         (nn.Linear(4, 5), r"returns \(2, 5\) for a batch of 2; it must return logits \(2, 3\)"),
         (nn.LSTM(4, 3), "returns tuple"),
         (nn.Linear(4, 3).double(), "RuntimeError: .*must take one float32 tensor"),
+        (Closure(), "a copy of the model does not compute what the model computes: use methods"),
+        (Locked(), "the model cannot be copied .*lock"),
+        (Extra(4, 3), "_extra_state in the model's state is not a tensor of finite numbers"),
+        (Masked(torch.ones(4, dtype=torch.bool)), "mask in the model's state .*persistent=False"),
+        (Masked(torch.tensor(-torch.inf)), "mask in the model's state .*persistent=False"),
+        (Auxiliary(4, 3), "the model in training returns tuple"),
     ],
 )
 def test_modules_that_do_not_classify_are_refused(module: nn.Module, message: str) -> None:
@@ -237,3 +292,129 @@ def test_torchvision_networks_are_named_in_the_run_config() -> None:
     whole, half = (sum(v.numel() for v in architecture.part(width(architecture, r)).parameters()) for r in (1.0, 0.5))
     assert len(architecture.part({}).layers) == 3
     assert 3.9 < whole / half < 4.1
+
+
+class Small(nn.Module):
+    """Layers by name; each test gives its own forward."""
+
+    def __init__(self, forward: Callable[..., Tensor], **layers: nn.Module):
+        super().__init__()
+        self.run = forward
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self, x)
+
+
+def tied() -> nn.Module:
+    layers = {"a": nn.Linear(8, 32), "b": nn.Linear(32, 32), "c": nn.Linear(32, 32), "head": nn.Linear(32, 3)}
+    net = Small(lambda n, x: n.head(n.c(n.b(n.a(x).relu()).relu()).relu()), **layers)
+    net.c.weight = net.b.weight
+    return net
+
+
+def between(function: Callable[[Tensor], Tensor], reads: int = 32) -> nn.Module:
+    """A function of 32 channels between two layers."""
+    layers = {"a": nn.Linear(8, 32), "b": nn.Linear(reads, 40), "head": nn.Linear(40, 3)}
+    return Small(lambda n, x: n.head(n.b(function(n.a(x).relu())).relu()), **layers)
+
+
+def picture(*layers: nn.Module, reads: int = 32) -> nn.Module:
+    """Layers on 32 channels of a picture."""
+    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(nn.Conv2d(2, 32, 3), *layers, nn.Conv2d(reads, 40, 1), nn.ReLU(), *pool, nn.Linear(40, 3))
+
+
+def reordered() -> nn.Module:
+    layers = {"a": nn.Conv2d(2, 32, 3, padding=1), "b": nn.Linear(32 * 16, 40), "head": nn.Linear(40, 3)}
+    return Small(lambda n, x: n.head(n.b(n.a(x).relu().permute(0, 2, 3, 1).flatten(1)).relu()), **layers)
+
+
+def with_input() -> nn.Module:
+    layers = {"a": nn.Linear(8, 32), "b": nn.Linear(40, 40), "head": nn.Linear(40, 3)}
+    return Small(lambda n, x: n.head(n.b(torch.cat([x, n.a(x).relu()], 1)).relu()), **layers)
+
+
+@pytest.mark.parametrize(
+    "make, shape, whole",
+    [
+        (tied, (8,), {"a", "b", "c"}),
+        (reordered, (2, 4, 4), {"a"}),
+        (with_input, (8,), {"a"}),
+        (partial(between, lambda h: h + h.flip(1)), (8,), {"a"}),
+        (partial(between, lambda h: h.softmax(1)), (8,), {"a"}),
+        (partial(between, lambda h: h.cumsum(1)), (8,), {"a"}),
+        (partial(between, lambda h: F.glu(h), 16), (8,), {"a"}),
+        (partial(between, lambda h: h.unflatten(1, (2, 16)).transpose(1, 2).flatten(1)), (8,), {"a"}),
+        (partial(picture, nn.PReLU()), (2, 4, 4), set()),
+        (partial(picture, nn.GroupNorm(4, 32)), (2, 4, 4), set()),
+        (partial(picture, nn.GroupNorm(4, 32, affine=False)), (2, 4, 4), {"0"}),
+        (partial(picture, nn.InstanceNorm2d(32, affine=True)), (2, 4, 4), set()),
+        (partial(picture, nn.LocalResponseNorm(5, 1.0)), (2, 4, 4), {"0"}),
+        (partial(picture, nn.Conv2d(32, 64, 1, groups=32), reads=64), (2, 4, 4), {"0", "1"}),
+        (partial(picture, nn.ConvTranspose2d(32, 24, 2), nn.ReLU(), reads=24), (2, 4, 4), set()),
+        (partial(picture, nn.ConvTranspose2d(32, 32, 2, groups=32), nn.ReLU()), (2, 4, 4), {"0"}),
+        (partial(picture, nn.PixelShuffle(2), reads=8), (2, 4, 4), {"0"}),
+    ],
+)
+def test_channels_that_depend_on_each_other_stay_whole(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], whole: set[str]
+) -> None:
+    architecture = from_module(make, shape, 3)
+    body = architecture.part({})
+    assert isinstance(body, AnyBody) and set(body.found.whole) == whole
+    for seed in range(3):
+        assert_parts_are_exact(architecture, seed)
+
+
+def folded() -> nn.Module:
+    """Pixels become samples, so that the gates of a sample do not fit."""
+    layers = {"a": nn.Linear(8, 32), "b": nn.Linear(32, 40), "head": nn.Linear(40, 3)}
+    return Small(lambda n, x: n.head(n.b(n.a(x.flatten(0, 1)).relu()).relu().unflatten(0, (-1, 2)).sum(1)), **layers)
+
+
+def summed() -> nn.Module:
+    """The channels are also read without a layer."""
+    layers = {"a": nn.Linear(8, 32), "b": nn.Linear(32, 3)}
+    return Small(lambda n, x: n.b(h := n.a(x).relu()) + F.pad(h.sum(1, keepdim=True), (0, 2)), **layers)
+
+
+@pytest.mark.parametrize("make, shape", [(folded, (2, 8)), (summed, (8,))])
+def test_channels_that_gates_cannot_switch_are_no_modules(make: Callable[[], nn.Module], shape: tuple[int]) -> None:
+    architecture = from_module(make, shape, 3)
+    body = architecture.part({})
+    assert isinstance(body, AnyBody) and "a.modules" not in body.layers
+    assert_parts_are_exact(architecture, 0)
+
+
+def test_logits_that_are_random_in_evaluation_leave_the_model_whole() -> None:
+    body = from_module(partial(between, lambda h: F.dropout(h)), (8,), 3).part({})
+    assert isinstance(body, AnyBody) and "dropout needs self.training" in body.found.whole["the model"]
+    assert body.sizes == {"classes": 3}
+
+
+def test_lazy_layers_take_their_shapes_from_a_sample() -> None:
+    make = partial(nn.Sequential, nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(3))
+    first, again, other = (
+        from_module(lambda: copy.deepcopy(make()), (4,), 3).whole(seed).state()["net.0.weight"] for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_modular_networks_have_initial_weights() -> None:
+    """As `modularize` cuts them: the slices of the dense network, repeated if there are more modules than slices."""
+    dense = from_module(Picture, PICTURE, 3)
+    _, expected = modularize(dense, dense.whole(3).state(), 8, 4)
+    found = dense.modular(8, 4).whole(3).state()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_layers_may_be_called_with_their_input_by_name() -> None:
+    layers = {"a": nn.Linear(8, 32), "b": nn.Linear(32, 40), "head": nn.Linear(40, 3)}
+    run = lambda n, x: n.head(input=n.b(input=n.a(input=x).relu()).relu())  # noqa: E731
+    dense = from_module(Small(run, **layers), (8,), 3)
+    body, x = dense.whole().eval(), torch.randn(2, 8)
+    assert body.layers == ("a.modules", "b.modules")
+    assert torch.equal(body(x, [torch.ones(2, 1)] * 2), body(x))
+    assert torch.equal(body(x, [torch.ones(2, 1), torch.zeros(2, 1)]), layers["head"].bias.expand(2, 3))
