@@ -212,8 +212,8 @@ def _filled(make: Make, input_shape: Shape) -> nn.Module:
 
 def resize(template: nn.Module, found: Found, sizes: Sizes) -> nn.Module:
     """Return a copy of a module whose layers have other sizes; parameters and buffers are zeros."""
-    kept = template.state_dict(keep_vars=True)
-    memo: dict[int, Any] = {}
+    kept, place = template.state_dict(keep_vars=True), torch.get_default_device()
+    memo: dict[int, Any] = {id(buffer): buffer.detach().to(place, copy=True) for buffer in template.buffers()}
     for name, value in kept.items():
         shape = [_length(d, n, sizes) for d, n in zip(found.axes[name], value.shape, strict=True)]
         zeros = torch.zeros(shape, dtype=value.dtype)
@@ -425,10 +425,10 @@ def _logits(net: nn.Module, x: Tensor, classes: int) -> Tensor:
 
 
 def _copy(net: nn.Module, x: Tensor, classes: int) -> None:
-    """Copy a module and run the copy, also in training.
+    """Copy a module and run the copy, also in training and without numbers.
 
     Raises:
-        ValueError: it cannot be copied, does not train, or computes something else than the module.
+        ValueError: one of these fails, or the copy computes something else than the module.
     """
     try:
         other = copy.deepcopy(net)
@@ -445,6 +445,16 @@ def _copy(net: nn.Module, x: Tensor, classes: int) -> None:
             "use methods instead of lambdas or functions that refer to the model, also as hooks"
         )
     _logits(other.train(), x, classes)
+    state = net.state_dict()
+    with torch.device("meta"):
+        shapes = resize(net, Found({name: (None,) * value.dim() for name, value in state.items()}, {}), {}).eval()
+    try:
+        shapes(x.to("meta"))
+    except Exception as error:
+        raise ValueError(
+            f"the model does not run on shapes without numbers, which count its costs ({_first_line(error)}): "
+            "its tensors must be parameters or buffers, and forward must not read their values"
+        ) from error
 
 
 def _random(net: nn.Module) -> State:

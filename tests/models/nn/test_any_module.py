@@ -239,6 +239,13 @@ class Locked(nn.Linear):
         self.lock = threading.Lock()
 
 
+class Chooses(nn.Linear):
+    """Chooses what to compute by the values of a batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.sum() > 0 else -x)
+
+
 class Auxiliary(nn.Linear):
     """Returns two results in training."""
 
@@ -260,6 +267,7 @@ class Auxiliary(nn.Linear):
         (Masked(torch.ones(4, dtype=torch.bool)), "mask in the model's state .*persistent=False"),
         (Masked(torch.tensor(-torch.inf)), "mask in the model's state .*persistent=False"),
         (Auxiliary(4, 3), "the model in training returns tuple"),
+        (Chooses(4, 3), "does not run on shapes without numbers"),
     ],
 )
 def test_modules_that_do_not_classify_are_refused(module: nn.Module, message: str) -> None:
@@ -418,3 +426,11 @@ def test_layers_may_be_called_with_their_input_by_name() -> None:
     assert body.layers == ("a.modules", "b.modules")
     assert torch.equal(body(x, [torch.ones(2, 1)] * 2), body(x))
     assert torch.equal(body(x, [torch.ones(2, 1), torch.zeros(2, 1)]), layers["head"].bias.expand(2, 3))
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_buffers_move_with_the_network(persistent: bool) -> None:
+    net = between(lambda h: h)
+    net.register_buffer("scale", torch.full((8,), 2.0), persistent)
+    net.run = lambda n, x: n.head(n.b(n.a(x * n.scale).relu()))  # type: ignore[assignment]
+    assert CostModel(from_module(net, (8,), 3), batch_size=4).whole.macs == 8 * 32 + 32 * 40 + 40 * 3
