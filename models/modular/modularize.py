@@ -34,15 +34,13 @@ def modularize(
     axes, layers = body.axes(), {layer: hidden_axis(layer) for layer in body.layers}
     modular_state = {}
     for name, value in state.items():
-        layer = next((a for a in axis_names(axes[name]) if a in layers), None)
-        if layer is None:
-            modular_state[name] = value.clone()
-            continue
-        # own networks have modules in a dimension of their own; in other networks they share that of the channels
-        dim = next(d for d, one in enumerate(axes[name]) if layer in axis_names([one]))
-        width = modular.sizes[layers[layer]]
-        slices = [{layers[layer]: (i % shrink) * width + torch.arange(width)} for i in range(modules)]
-        modular_state[name] = torch.cat([extract({name: value}, axes, one)[name] for one in slices], dim)
+        for layer in sorted(axis_names(axes[name]) & layers.keys()):  # two if one layer of modules reads another
+            # own networks have modules in a dimension of their own; in other networks they share that of the channels
+            dim = next(d for d, one in enumerate(axes[name]) if layer in axis_names([one]))
+            width = modular.sizes[layers[layer]]
+            slices = [{layers[layer]: (i % shrink) * width + torch.arange(width)} for i in range(modules)]
+            value = torch.cat([extract({name: value}, axes, one)[name] for one in slices], dim)
+        modular_state[name] = value.clone()
     # Only residual modules have no counterpart in the dense model; their initial values are not random.
     new = modular.whole().state() if residual else {}
     return modular, modular_state | {name: value for name, value in new.items() if name not in modular_state}

@@ -410,11 +410,12 @@ def test_lazy_layers_take_their_shapes_from_a_sample() -> None:
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-def test_modular_networks_have_initial_weights() -> None:
+@pytest.mark.parametrize("make, shape", [(Picture, PICTURE), (partial(between, lambda h: h), (8,))])
+def test_modular_networks_have_initial_weights(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
     """As `modularize` cuts them: the slices of the dense network, repeated if there are more modules than slices."""
-    dense = from_module(Picture, PICTURE, 3)
-    _, expected = modularize(dense, dense.whole(3).state(), 8, 4)
-    found = dense.modular(8, 4).whole(3).state()
+    dense = from_module(make, shape, 3)
+    modular, expected = modularize(dense, dense.whole(3).state(), 8, 4)
+    found = modular.whole(3).state()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
