@@ -19,6 +19,11 @@ class UnknownName(UserError, ValueError):
     """A registry has no entry of this name."""
 
 
+def one_line(error: BaseException) -> str:
+    """Return the first line of what an error of other code says."""
+    return next(iter(str(error).splitlines()), "")
+
+
 LONGEST_LIST = 40  # with more known names than this, the message lists similar names only
 
 

@@ -105,7 +105,11 @@ def import_(name: str, files: list[Path], root: str | Path | Root | None = None)
     if not files:
         raise DataError(f"name the files to import {name} from: `python -m experiments data import {name} FILES`")
     for file in files:
-        if not Path(file).exists():
+        try:
+            there = Path(file).exists()
+        except OSError:  # the name is too long
+            there = False
+        if not there:
             raise DataError(f"{file} does not exist; correct the path to import {name}")
     return source.import_files([Path(file) for file in files], folders.target)
 

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 from partitions.datasets import store
-from partitions.errors import DataError
+from partitions.errors import DataError, one_line
 
 
 def extract_folder(source: Path, wanted: str, target: Path) -> Path:
@@ -56,11 +56,12 @@ def unpack(source: Path, scratch: Path) -> list[Path]:
         else:
             with tarfile.open(source) as archive:
                 archive.extractall(scratch, filter="data")  # refuses paths that lead outside
-    except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise DataError(f"{source} is not a readable zip or tar archive ({error}); download it again") from error
-    for inner in sorted(scratch.rglob("*.zip")):
-        with zipfile.ZipFile(inner) as archive:
-            archive.extractall(scratch)
+        for inner in sorted(scratch.rglob("*.zip")):
+            with zipfile.ZipFile(inner) as archive:
+                archive.extractall(scratch)
+    except Exception as error:  # archives and their decompressors share no error for wrong bytes
+        what = f"{source} is not a readable zip or tar archive ({one_line(error)})"
+        raise DataError(f"{what}; download it again") from error
     return [scratch]
 
 

@@ -3,14 +3,13 @@
 import runpy
 import sys
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
 from partitions.dataset import Dataset
 from partitions.datasets.source import Source
 from partitions.datasets.text.reading import TextFile
-from partitions.errors import DataError
+from partitions.errors import DataError, one_line
 from partitions.root import Root
 
 TEST_EVERY = 5  # one of this many samples is for the test
@@ -74,8 +73,9 @@ def _read(reader: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         x, y = runpy.run_path(str(reader))["read"](reader.parent)
         return np.asarray(x), np.asarray(y)
-    except Exception as error:  # the user's code may raise anything
-        what = "has no function read(folder)" if error.args == ("read",) else f"{type(error).__name__}: {error}"
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        said = f"{type(error).__name__}: {one_line(error)}"
+        what = "has no function read(folder)" if error.args == ("read",) else said
         raise DataError(f"{reader}: {what}; it must return x and y (docs/deploy.md)") from error
     finally:
         sys.path.remove(str(reader.parent))
@@ -87,9 +87,11 @@ def _files(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     for path in sorted(folder.glob("*.npz")):
         try:
             with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                parts.append(_checked(path, file["x"], file["y"]))
-        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
-            raise DataError(f"{path} is damaged or lacks x or y ({error}): repair it or move it away") from error
+                x, y = file["x"], file["y"]
+        except Exception as error:  # numpy, zipfile and the decompressors share no error for wrong bytes
+            what = f"{path} is damaged or lacks x or y ({one_line(error)})"
+            raise DataError(f"{what}: repair it or move it away") from error
+        parts.append(_checked(path, x, y))
         if parts[0][0].shape[1:] != parts[-1][0].shape[1:] or parts[0][0].dtype != parts[-1][0].dtype:
             raise DataError(f"{path}: x has another shape or type than the files before it: move it away")
     if not parts:

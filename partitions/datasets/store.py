@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from partitions.errors import DataError
+from partitions.errors import DataError, one_line
 
 METADATA = "about.json"  # written last, so a folder that has it is complete
 
@@ -38,7 +38,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         return arrays, json.loads((file := path / METADATA).read_text())
     except (OSError, ValueError, EOFError) as error:
         raise DataError(
-            f"{file} cannot be read ({str(error).splitlines()[0]}): delete {path}, and fetch or import the data again"
+            f"{file} cannot be read ({one_line(error)}): delete {path}, and fetch or import the data again"
         ) from error
 
 

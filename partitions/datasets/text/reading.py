@@ -2,13 +2,12 @@
 
 import json
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from partitions.errors import DataError
+from partitions.errors import DataError, one_line
 
 SHOWN = 40  # characters of a wrong line in an error
 
@@ -23,7 +22,7 @@ class TextFile:
     @property
     def name(self) -> str:
         """Its name in error messages."""
-        return self.member or str(self.path)
+        return f"{self.member} in {self.path}" if self.member else str(self.path)
 
     def text(self) -> str:
         """Return the whole text, without a byte order mark.
@@ -38,8 +37,8 @@ class TextFile:
                 return archive.read(self.member).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise DataError(f"{self.name} is not readable text ({error}); save it as UTF-8") from error
-        except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{self.name} cannot be read ({error})") from error
+        except Exception as error:  # zipfile and the decompressors share no error for wrong bytes
+            raise DataError(f"{self.name} cannot be read ({one_line(error)})") from error
 
     def lines(self) -> Iterator[tuple[int, str]]:
         """Yield the number, from 1, and the text of each line that is not blank.
@@ -82,7 +81,7 @@ class TextFile:
         for number, line in self.lines():
             where = f"{self.name}, line {number}"
             try:
-                row = json.loads(line)
+                row = json.loads(line, object_pairs_hook=_without_doubles)
                 line.encode()
                 json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair is no character
             except (ValueError, RecursionError) as error:
@@ -92,29 +91,44 @@ class TextFile:
             yield where, row
 
 
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; ValueError if it has a key twice, because readers differ in which one they take."""
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
 def text_files(files: Sequence[Path]) -> dict[str, TextFile]:
     """Find files in archives and folders. What macOS adds to them, and other hidden files, are left out.
 
     Returns:
-        Files by their path in the archive or folder, or else by their name.
+        Files by their whole path, which for a member is that of the archive and its own.
 
     Raises:
-        DataError: an archive is not complete.
+        DataError: an archive is not complete, or has two members of one name.
     """
     found: dict[str, TextFile] = {}
-    for file in files:
+    for file in map(Path.absolute, files):
         if file.is_dir():
-            inside = (path for path in sorted(file.rglob("*")) if path.is_file())
-            found |= {path.relative_to(file.parent).as_posix(): TextFile(path) for path in inside}
-        elif zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                found |= {name: TextFile(file, name) for name in archive.namelist() if not name.endswith("/")}
-        elif file.suffix == ".zip":
-            raise DataError(f"{file} is no complete zip archive; download it again")
+            inside = [(path.relative_to(file), TextFile(path)) for path in sorted(file.rglob("*")) if path.is_file()]
+        elif zipfile.is_zipfile(file) or file.suffix == ".zip":
+            inside = [(Path(name), TextFile(file, name)) for name in _members(file)]
         else:
-            found[file.name] = TextFile(file)
-    return {name: file for name, file in found.items() if not _hidden(name)}
+            inside = [(Path(), TextFile(file))]
+        found |= {(file / name).as_posix(): text for name, text in inside if not _hidden(name)}
+    return found
 
 
-def _hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in Path(name).parts)
+def _members(path: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if not name.endswith("/")]
+    except Exception as error:  # zipfile lets errors of wrong bytes through
+        raise DataError(f"{path} is no complete zip archive; download it again") from error
+    if len({*names}) < len(names):
+        raise DataError(f"{path} has two files of one name; extract it, and name the right files")
+    return names
+
+
+def _hidden(name: Path) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.parts)

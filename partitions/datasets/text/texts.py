@@ -38,7 +38,9 @@ class Example:
             kinds = (str, int) if key == label else (str,)
             if not isinstance(row[key], kinds) or isinstance(row[key], bool):
                 raise DataError(f"{where}: {key} is {row[key]!r:.40}, not text")
-        return cls([row[key] for key in texts], str(row[label]), where)
+        if not (name := str(row[label]).strip()):
+            raise DataError(f"{where}: {label} is empty; write one")
+        return cls([row[key] for key in texts], name, where)
 
     def grade(self) -> float:
         """Return the label as a number.
@@ -180,7 +182,11 @@ def ag_news(files: list[Path]) -> dict[str, list[Example]]:
 
 
 def _find(found: Mapping[str, TextFile], name: str) -> TextFile | None:
-    return next((file for path, file in found.items() if f"/{path}".endswith(f"/{name}")), None)
+    """Return the file with this end of its path, None if there is none; DataError if there are two."""
+    fitting = [file for path, file in found.items() if path.endswith(f"/{name}")]
+    if len(fitting) > 1:
+        raise DataError(f"{fitting[0].name} and {fitting[1].name} are both {name}: name one of them")
+    return fitting[0] if fitting else None
 
 
 def user_files(files: list[Path]) -> dict[str, list[Example]]:

@@ -1,6 +1,7 @@
 """The user's own data: format and order of the files, and messages about errors in them."""
 
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,27 @@ def test_the_message_says_what_is_wrong(folder, arrays, message) -> None:
         load(folder)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize(
+    "x",
+    [
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (6, 3)}",  # and no numbers
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (6, 10000000000000)}",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (6, 1000000000000000000000000)}",
+        b"{'descr': '<f4', 'shape': (((",
+        b"{'descr': " + b"(" * 6000 + b")" * 6000 + b"}",
+    ],
+)
+def test_no_npz_file_is_a_traceback(folder, x: bytes, method: int) -> None:
+    with zipfile.ZipFile(folder / "a.npz", "w", method) as file:
+        file.writestr("x.npy", b"\x93NUMPY\x01\x00" + len(x).to_bytes(2, "little") + x)
+    whole = (folder / "a.npz").read_bytes()
+    for place, damage in ((0, b""), (6, b"\x01"), (8, b"\x63"), (40, b"\xff" * 8), (len(whole) - 60, b"\xff" * 8)):
+        (folder / "a.npz").write_bytes(whole[:place] + damage + whole[place + len(damage) :])
+        with pytest.raises(DataError, match=r"^\S*a.npz is damaged or lacks x or y \(.*\): repair it or move it away$"):
+            load(folder)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -130,6 +152,8 @@ def test_classes_are_lines_without_gaps(folder, content: bytes, message: str) ->
         ("def read(folder): return 5", "reader.py: TypeError"),
         ("import nothing_of_this_name", "reader.py: ModuleNotFoundError"),
         ("def read(", "reader.py: SyntaxError"),
+        ("raise SystemExit(3)", "reader.py: SystemExit: 3; it must return"),
+        ("raise ValueError('a\\nb')", "reader.py: ValueError: a; it must return"),
     ],
 )
 def test_a_reader_that_fails_is_named(folder, code: str, message: str) -> None:

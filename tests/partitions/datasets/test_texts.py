@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -102,19 +103,23 @@ def test_the_users_own_texts(data_root, tmp_path: Path) -> None:
         ("own-text", "a.jsonl", '{"text": "a", "label": "b"}', "leave own-text no example for the train part"),
         ("own-text", "a.tsv", "label\ttext\nx\ta\tb\n", "a.tsv, line 2: 3 cells, 2 columns"),
         ("own-text", "a.tsv", "label\tlabel\nx\ta\n", "two columns have the same name"),
+        ("own-text", "a.jsonl", '{"text": "a", "text": "b", "label": "c"}', "line 1 is no JSON .*a key is there twice"),
+        ("own-text", "a.tsv", "label\ttext\n \ta\n", "a.tsv, line 2: label is empty"),
+        ("own-text", "a" * 300, None, "does not exist; correct the path"),
         ("own-text", "a.zip", b"PK\x03\x04 half of an archive", "is no complete zip archive; download it again"),
         ("own-text", "a.tsv", b"\xff\xfe\x00", "is not readable text"),
     ],
 )
 def test_other_files_are_rejected(data_root, tmp_path: Path, name: str, file: str, content, message: str) -> None:
-    (tmp_path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    if content is not None:
+        (tmp_path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=message):
         import_(name, [tmp_path / file], data_root)
     with pytest.raises(DataError, match="is not on this machine .* data import"):
         load(name, data_root)
 
 
-@pytest.mark.parametrize("score", ["nan", "inf", "high", "-1", "1e9", ""])
+@pytest.mark.parametrize("score", ["nan", "inf", "high", "-1", "1e9"])
 def test_a_score_is_a_number(data_root, tmp_path: Path, score: str) -> None:
     folder = tmp_path / "GLUE" / "STS-B"
     folder.mkdir(parents=True)
@@ -152,6 +157,42 @@ def test_what_macos_adds_is_left_out(data_root, tmp_path: Path) -> None:
             archive.writestr(name, b"\x00\x05\x16\x07\xff")
     import_("own-text", [tmp_path / "mine.zip"], data_root)
     assert load("own-text", data_root).x_train.tolist() == [["a"], ["b"]]
+
+
+def zipped(path: Path, names: list[str], method: int = zipfile.ZIP_STORED) -> Path:
+    """Write a zip whose members are TSV files with one example each, the name of the archive as text."""
+    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(path, "w", method) as archive:
+        for name in names:
+            archive.writestr(name, f"label\ttext\nx\t{path.stem}\ny\t{path.stem}\n")
+    return path
+
+
+def test_files_of_one_name_are_all_read(data_root, tmp_path: Path) -> None:
+    files = [zipped(tmp_path / f"{name}.zip", ["train.tsv"]) for name in "ab"]
+    for name in "cd":
+        files.append(tmp_path / name / "train.tsv")
+        files[-1].parent.mkdir()
+        files[-1].write_text(f"label\ttext\nx\t{name}\n")
+    examples = texts.user_files(files)["train"]
+    assert [each.texts for each in examples] == [["a"], ["a"], ["b"], ["b"], ["c"], ["d"]]
+    with pytest.raises(DataError, match=r"a.zip and train.tsv in .*b.zip are both train.tsv: name one of them"):
+        import_("agnews", files[:2], data_root)
+    with pytest.raises(DataError, match="twice.zip has two files of one name"):
+        import_("own-text", [zipped(tmp_path / "twice.zip", ["a.tsv", "a.tsv"])], data_root)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_zip_is_named_wherever_the_damage_is(tmp_path: Path, method: int) -> None:
+    file = zipped(tmp_path / "mine.zip", ["train.tsv"], method)
+    whole, good = file.read_bytes(), texts.user_files([file])
+    for place in range(len(whole)):
+        for damage in (b"\xff", b"\x63\x00\x63\x00"):
+            file.write_bytes(whole[:place] + damage + whole[place + len(damage) :])
+            try:
+                found = texts.user_files([file])
+                assert [each.texts for each in found["train"]] in ([each.texts for each in good["train"]], [])
+            except DataError as error:
+                assert "mine.zip" in str(error) and "\n" not in str(error)
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-16", "surrogatepass")))
