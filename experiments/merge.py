@@ -8,6 +8,7 @@ import pandas as pd
 
 from fl.config import Settings, flatten
 from fl.config.sections import SECTIONS
+from fl.results.checks import read_checks
 from fl.results.files import ResultsError, refuse_beside
 from fl.results.reader import finished, read_config, read_devices, read_measures, read_rounds
 from fl.results.rows import DeviceRow, MeasureRow, Row, Run
@@ -31,8 +32,11 @@ def merge(folders: Sequence[Path], out: Path, replace: bool = False) -> None:
         config, rounds = read_config(folder), read_rounds(folder)
         if not (runs := finished(config)):
             raise ResultsError(f"'{folder}' has no complete run; finish one first: run its experiment again")
-        devices = read_devices(folder) if (folder / "devices.csv").exists() else rounds[:0]
-        measures = read_measures(folder) if (folder / "measures.csv").exists() else rounds[:0]
+        tables = {file for file, _ in read_checks(folder)}
+        devices, measures = (
+            read(folder) if name in tables or (folder / name).exists() else rounds[:0]
+            for name, read in {"devices.csv": read_devices, "measures.csv": read_measures}.items()
+        )
         what = (config["experiment"], config["settings"], config["seeds"], config["methods"])
         defaults = flatten(Settings().complete())
         with ResultsWriter(out, *what, made=config["versions"], defaults=defaults, general=SECTIONS) as results:

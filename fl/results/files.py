@@ -81,9 +81,10 @@ def whole_lines(path: Path) -> list[str]:
     """Return the lines of a file with their ends. A last line without an end is left out: a crash cut it off.
 
     Raises:
-        ResultsError: the file is not text.
+        ResultsError: the file cannot be read, or is not text.
     """
-    text = path.read_bytes()
+    with as_results_error(f"read '{path}'"):
+        text = path.read_bytes()
     try:
         return [line + "\n" for line in text[: text.rfind(b"\n") + 1].decode().split("\n")[:-1]]
     except UnicodeDecodeError as error:

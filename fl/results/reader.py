@@ -3,7 +3,7 @@
 import csv
 import io
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired
 
@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 from fl.results.checks import Sums, read_checks, verify
 from fl.results.files import ResultsError, whole_lines
 from fl.results.rows import DeviceRow, MeasureRow, Row, Run, TableRow, column_types
+from partitions.errors import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,9 +68,33 @@ def read_config(out: Path) -> dict[str, Any]:
         raise ResultsError(f"'{out}' has no readable config.toml beside its results: {error}") from error
 
 
+def refuse_other_runs(path: Path, runs: Iterable[tuple[str, Run]], config: Mapping[str, Any]) -> None:
+    """Compare the runs of a table, each with the name of its experiment, with the config of its folder.
+
+    Raises:
+        ResultsError: a row belongs to no run of the folder, or ``rounds.csv`` has no row of a finished run.
+    """
+    found = set()
+    for experiment, run in runs:
+        setting, method, seed = run
+        known = experiment == config["experiment"] and setting in config["settings"]
+        if not (known and method in config["methods"] and seed in config["seeds"]):
+            raise ResultsError(
+                f"'{path}' has a row of no run of this folder ({experiment}, setting '{setting}', method '{method}', "
+                f"seed {seed}); restore the file or start anew (--overwrite)"
+            )
+        found.add(run)
+    if path.name == "rounds.csv" and (lost := sorted({*finished(config)} - found)):
+        setting, method, seed = lost[0]
+        raise ResultsError(
+            f"'{path}' has no row of {method} (setting '{setting}', seed {seed}), which is finished; restore the file "
+            "or start anew (--overwrite)"
+        )
+
+
 def finished(config: Mapping[str, Any]) -> list[Run]:
     """Return the finished runs of a results folder, given its config."""
-    marks = config["finished"].items()
+    marks = config.get("finished", {}).items()
     return [(setting, method, seed) for setting, of in marks for method, seeds in of.items() for seed in seeds]
 
 
@@ -92,10 +117,13 @@ def _read(path: Path, kind: type[TableRow]) -> "pd.DataFrame":
             keep_default_na=False,  # by default, pandas reads a method or setting named 'NA' as a missing number
             na_values={name: [""] for name, of in columns.items() if of is float},
         )
-    except ValueError as error:
-        raise ResultsError(f"'{path}' has a line that cannot be read: {error}") from error
+    except (ValueError, OverflowError) as error:
+        raise ResultsError(f"'{path}' has a line that cannot be read: {one_line(error)}") from error
     keys = [*KEYS, *(name for name in ("device", "measure") if name in columns)]
     if len(twice := frame[frame.duplicated(keys)]):
         row = ", ".join(f"{key} {value}" for key, value in twice[keys].iloc[0].items())
         raise ResultsError(f"'{path}' has a row twice ({row}); remove one of them")
+    if (path.parent / "config.toml").exists():
+        runs = frame[["experiment", "setting", "method", "seed"]].drop_duplicates().itertuples(index=False)
+        refuse_other_runs(path, ((experiment, tuple(run)) for experiment, *run in runs), read_config(path.parent))
     return frame

@@ -28,7 +28,7 @@ from fl.results.files import (
     whole_lines,
 )
 from fl.results.merge import merge_configs, plain
-from fl.results.reader import finished
+from fl.results.reader import finished, refuse_other_runs
 from fl.results.rows import AnyRow, DeviceRow, MeasureRow, Row, RowKey, Run, TableRow, column_types
 from fl.results.versions import versions
 
@@ -114,7 +114,7 @@ class ResultsWriter:
                         raise ResultsError(f"'{out / name}' is gone; restore it or start anew (--overwrite)")
                 self._write_config()
                 self._table("rounds.csv")
-                keys = {name: set(self._keys(name)) for name in self._tables}
+                keys = {name: self._keys(name) for name in self._tables}
                 self._written = keys["rounds.csv"]
             except BaseException:
                 for table in self._tables.values():
@@ -220,22 +220,15 @@ class ResultsWriter:
                 raise
             return config
 
-    def _keys(self, name: str) -> Iterator[RowKey]:
-        """Yield the key of each row of a table.
+    def _keys(self, name: str) -> set[RowKey]:
+        """Return the keys of the rows of a table.
 
         Raises:
-            ResultsError: a row belongs to no run of this folder.
+            ResultsError: a row belongs to no run of this folder, or a finished run has no row.
         """
-        config = self._config
-        for line in self._table(name).lines():
-            setting, method, seed, _ = key = _key(line)
-            known = line["experiment"] == config["experiment"] and setting in config["settings"]
-            if not (known and method in config["methods"] and seed in config["seeds"]):
-                raise ResultsError(
-                    f"'{self.out / name}' has a row of no run of this folder (setting '{setting}', method '{method}', "
-                    f"seed {seed}); restore the file or start anew (--overwrite)"
-                )
-            yield key
+        lines = [(line["experiment"], _key(line)) for line in self._table(name).lines()]
+        refuse_other_runs(self.out / name, ((experiment, key[:3]) for experiment, key in lines), self._config)
+        return {key for _, key in lines}
 
     def _table(self, name: str) -> "_Table":
         if name not in self._tables:

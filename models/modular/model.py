@@ -208,7 +208,8 @@ def targets(loads: Sequence[np.ndarray], slack: float, kappa2: int) -> list[np.n
             except ValueError:
                 kappa1 *= 1.5  # terminates: a limit of T or more admits every mask
         masked_load = load_TN * mask
-        targets_.append(masked_load / masked_load.sum(1, keepdims=True))
+        total = masked_load.sum(1, keepdims=True)  # 0 for a sub-task without samples
+        targets_.append(np.divide(masked_load, total, out=np.zeros_like(masked_load), where=total > 0))
     return targets_
 
 

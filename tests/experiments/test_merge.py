@@ -74,3 +74,17 @@ def test_merge_refuses_conflicting_folders(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="does not exist|no readable config"):
         merge([tmp_path / "nowhere"], out)
     assert (out / "rounds.csv").read_bytes() == rounds
+
+
+@pytest.mark.parametrize("name", ["devices.csv", "measures.csv"])
+def test_merge_refuses_a_folder_that_lost_a_table(tmp_path: Path, name: str) -> None:
+    (write(tmp_path / "a", (1,)) / name).unlink()
+    with pytest.raises(ResultsError, match=f"{name}' does not exist"):
+        merge([tmp_path / "a"], tmp_path / "out")
+
+
+def test_merge_of_a_config_without_finished_runs(tmp_path: Path) -> None:
+    config = write(tmp_path / "a", (1,)) / "config.toml"
+    config.write_text(config.read_text().replace("[finished", "[versions_of"))
+    with pytest.raises(ResultsError, match="has no complete run"):
+        merge([tmp_path / "a"], tmp_path / "out")

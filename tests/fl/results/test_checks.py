@@ -44,6 +44,38 @@ def test_a_lost_a_doubled_and_a_changed_row_are_named(folder: Path, name: str) -
         open_(folder)
 
 
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize(
+    ("old", "new"), [("fedavg", "evil"), ("m=2", "m=9"), (",0,", ",7,"), ("toy", "other"), (",0,", f",{9**30},")]
+)
+def test_a_row_of_another_run_is_named(folder: Path, name: str, old: str, new: str) -> None:
+    path = folder / name
+    path.write_text(
+        path.read_text() + path.read_text().splitlines()[-1].replace("na", "fedavg").replace(old, new, 1) + "\n"
+    )
+    for read in (READERS[name], open_):
+        with pytest.raises(ResultsError, match=rf"^\S*{name}' (has a row of no run|has a line that|was changed)"):
+            read(folder)
+
+
+def test_a_finished_run_without_rows_is_named(folder: Path) -> None:
+    (folder / CHECKSUMS).unlink()
+    lines = (folder / "rounds.csv").read_text().splitlines(keepends=True)
+    (folder / "rounds.csv").write_text("".join(line for line in lines if "fedavg" not in line))
+    for read in (read_rounds, open_):
+        with pytest.raises(ResultsError, match=r"has no row of fedavg \(setting 'm=2', seed 0\), which is finished"):
+            read(folder)
+
+
+@pytest.mark.parametrize("name", [CHECKSUMS, "rounds.csv"])
+def test_a_folder_in_place_of_a_file_is_one_sentence(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    for read in (read_rounds, open_):
+        with pytest.raises(ResultsError, match=name):
+            read(folder)
+
+
 def test_a_doubled_row_of_an_unfinished_run_is_not_plotted(folder: Path) -> None:
     path = folder / "rounds.csv"
     lines = path.read_text().splitlines(keepends=True)

@@ -6,14 +6,15 @@ import pytest
 from fl.results.files import ResultsError
 from fl.results.reader import read_rounds
 from fl.results.rows import COLUMNS
-from tests.fl.results.examples import open_, row
+from fl.results.writer import ResultsWriter
+from tests.fl.results.examples import SETTINGS, row
 
 
 def test_round_trip(tmp_path):
     scored = row(
         2, step=1, devices=3, bytes_up=10**15, virtual_s=1.5, evaluated=3, accuracy_mean=2 / 3, accuracy_p10=0.0
     )
-    with open_(tmp_path) as results:
+    with ResultsWriter(tmp_path, "toy", SETTINGS, [0], ["fedavg", "NA", "na"]) as results:
         results.append([row(1), scored])
         results.append([row(1, method="NA"), row(1, method="na")])  # names that pandas would read as missing numbers
     frame = read_rounds(tmp_path)

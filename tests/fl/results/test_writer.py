@@ -145,7 +145,7 @@ def test_resume_gives_the_same_bytes(tmp_path):
 
 
 def test_rewind_to_the_start_unmarks_the_run_and_spares_others(tmp_path):
-    with open_(tmp_path) as results:
+    with open_(tmp_path, seeds=(0, 1)) as results:
         results.append([row(1), row(2), row(1, method="na"), row(1, setting="m=5"), row(1, seed=1)])
         results.finish("m=2", "fedavg", 0)
         results.finish("m=2", "na", 0)

@@ -41,6 +41,11 @@ def test_targets_keep_the_best_modules_and_sum_to_one() -> None:
     np.testing.assert_allclose(target[1], [0, 2 / 9, 7 / 9])
 
 
+def test_a_subtask_without_samples_has_no_target() -> None:
+    (target,) = targets([np.array([[0.5, 0.3, 0.2], [0, 0, 0]])], slack=3.0, kappa2=2)
+    assert target[0].sum() == pytest.approx(1) and target[1].tolist() == [0, 0, 0]
+
+
 def test_mapping_is_the_mean_softmax_of_a_subtask() -> None:
     logits = torch.log(torch.tensor([[1.0, 3.0], [3.0, 1.0], [1.0, 1.0]]))
     (found,) = mapping([logits], torch.tensor([0, 0, 1]), 2)
