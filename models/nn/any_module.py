@@ -651,12 +651,16 @@ def _without_layer_norms(net: nn.Module, state: State) -> nn.Module:
     net.load_state_dict(state)
     for module in net.modules():
         if isinstance(module, LAYER_NORMS) and module.weight is not None:
-            module.register_forward_hook(
-                lambda norm, args, out: (
-                    args[0] * norm.weight + (0 if getattr(norm, "bias", None) is None else norm.bias)
-                )
-            )
+            module.register_forward_hook(_scale_and_shift)
     return net.eval()
+
+
+def _scale_and_shift(norm: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+    x, weight, bias = args[0], norm.weight, getattr(norm, "bias", None)
+    assert isinstance(weight, Tensor)
+    first = x.shape[-weight.dim() :] != weight.shape  # channels come first, as in torchvision's LayerNorm2d
+    shape = [1, -1, *[1] * (x.dim() - 2)] if first else list(weight.shape)
+    return x * weight.reshape(shape) + (0 if bias is None else bias.reshape(shape))
 
 
 def _ungated(net: nn.Module, found: Found, layer: str, x: Tensor) -> str:

@@ -435,3 +435,14 @@ def test_buffers_move_with_the_network(persistent: bool) -> None:
     net.register_buffer("scale", torch.full((8,), 2.0), persistent)
     net.run = lambda n, x: n.head(n.b(n.a(x * n.scale).relu()))  # type: ignore[assignment]
     assert CostModel(from_module(net, (8,), 3), batch_size=4).whole.macs == 8 * 32 + 32 * 40 + 40 * 3
+
+
+def test_layer_norms_with_channels_first_are_cut() -> None:
+    from torchvision.models.convnext import LayerNorm2d
+
+    net = nn.Sequential(
+        nn.Conv2d(3, 32, 1), LayerNorm2d(32), nn.ReLU(), nn.Conv2d(32, 24, 1), LayerNorm2d(24),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 3),
+    )  # fmt: skip
+    architecture = from_module(net, (3, 8, 8), 3)
+    assert architecture.sizes == {"0": 32, "3": 24, "classes": 3}
