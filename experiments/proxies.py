@@ -43,7 +43,7 @@ def host_of(address: str) -> str:
 
 def _entries(exceptions: str) -> list[str]:
     """Return host names, and addresses without brackets."""
-    return [entry.strip().strip("[]") for entry in exceptions.split(",") if entry.strip()]
+    return [entry for part in exceptions.split(",") if (entry := part.strip().strip("[]"))]
 
 
 def _is_socks(name: str, value: str) -> bool:

@@ -37,7 +37,7 @@ class Root:
             return explicit
         chosen = [(str(explicit), "the data root (data.root or --root)")] if explicit else []
         chosen += [(os.environ[ENVIRONMENT], ENVIRONMENT)] if os.environ.get(ENVIRONMENT) else []
-        named = tuple(Path(text).expanduser().absolute() for text, _ in chosen)
+        named = tuple(absolute(text) for text, _ in chosen)
         for folder, (_, origin) in zip(named, chosen, strict=True):
             if create and folder == named[0]:
                 create_folder(folder)
@@ -45,6 +45,17 @@ class Root:
                 raise DataError(f"{origin} is {folder}, which is not an existing folder; create it or correct the name")
         found = (*named, installed_folder(), checkout_folder(), cache_folder())
         return cls(found, named[0] if named else cache_folder())
+
+
+def absolute(path: str | Path) -> Path:
+    """Return an absolute path, which need not exist; DataError if there can be none of this name."""
+    try:
+        found = Path(path).expanduser().absolute()
+        found.exists()  # an error if the name is too long
+        return found
+    except (RuntimeError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "there is no such user"
+        raise DataError(f"'{path}' cannot be opened ({reason}); correct the name") from error
 
 
 def create_folder(folder: Path) -> None:

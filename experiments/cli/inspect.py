@@ -11,6 +11,7 @@ from rich.text import Text
 
 from experiments.cli.options import Changes, Folder, changes_of
 from fl.config import Settings, SettingsError
+from partitions.root import absolute
 
 console = Console()
 
@@ -119,7 +120,7 @@ def drift(
     if isinstance(world, LocalData):
         raise SettingsError("devices.placement = 'own' leaves the data on the devices: leave it out to draw a drift")
     rows = shares(world, min(devices, run.settings.devices.count), steps)
-    folder = out.expanduser().absolute()
+    folder = absolute(out)
     with as_results_error(f"write to '{folder}'"):
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(folder / "drift.csv", csv_text([rows.columns, *rows.itertuples(index=False, name=None)]))

@@ -13,6 +13,7 @@ from rich.console import Console
 from experiments.cli.options import FolderArgument
 from fl.config import SettingsError
 from fl.results.files import as_results_error
+from partitions.root import absolute
 
 FILES = {
     "pyproject.toml": "pyproject.toml",
@@ -35,7 +36,7 @@ def new(
 
     Example: [bold]python -m experiments new my-app[/bold]
     """
-    folder = folder.expanduser().absolute()
+    folder = absolute(folder)
     write_app(folder)
     console.print(f"{folder}: read README.md, then try", highlight=False, soft_wrap=True)
     console.print(f"cd {folder} && python -m experiments run .", style="bold", highlight=False, soft_wrap=True)

@@ -16,6 +16,7 @@ from experiments.cli.app import app_settings, is_app
 from experiments.cli.options import Changes, Folder, FolderArgument, changes_of
 from fl.config import Settings, SettingsError
 from partitions import lookup
+from partitions.root import absolute
 
 console = Console()
 Svg = Annotated[bool, typer.Option("--svg", help="Also write each figure as SVG.")]
@@ -87,7 +88,7 @@ def run(
 
     lookup("engine", engine or "local", ENGINES)
     if found is None:
-        project = Path(name).expanduser().resolve()
+        project = absolute(name).resolve()
         if scale or settings_:
             raise SettingsError("--scale and --settings select parts of an experiment of `list`; an app has neither")
         one = app_settings(project, changes | ({"seeds": seeds} if seeds else {}))
@@ -106,7 +107,7 @@ def run(
             "devices.placement = 'own' does not fit `run`, which simulates devices: use --engine loopback to deploy "
             "them on this machine, or `flwr run` for devices that are deployed (docs/deploy.md)"
         )
-    folder = (out or folder).expanduser().absolute()
+    folder = absolute(out or folder)
     if experiment.study:
         from experiments.studies import STUDIES
 
@@ -125,7 +126,7 @@ def plot(folder: Annotated[Path, FolderArgument(help="A results folder.")], svg:
     """
     from experiments.finish import finish
 
-    finish(folder.expanduser().absolute(), console, svg=svg)
+    finish(absolute(folder), console, svg=svg)
 
 
 def merge(
@@ -142,7 +143,7 @@ def merge(
     from experiments.finish import finish
     from experiments.merge import merge as merge_folders
 
-    folder = out.expanduser().absolute()
+    folder = absolute(out)
     merge_folders([one.expanduser().absolute() for one in folders], folder, replace)
     finish(folder, console)
 

@@ -40,6 +40,7 @@ from experiments.deploy.service import (
 from experiments.hermetic import free_port
 from experiments.proxies import host_of, proxied
 from fl.devices.registered import VARIABLE, Registered, dumps, read
+from partitions.root import absolute
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -244,10 +245,10 @@ def supernode(
         raise DeployError(f"{folder / 'ca.crt'} is missing: copy it from the server")
     if not (folder / "keys" / name).is_file():
         raise DeployError(f"'{name}' has no key: run `python -m experiments deploy key {name}`, and register NAME.pub")
-    if data and not (Path(data).expanduser() / "classes.txt").is_file():
+    if data and not (absolute(data) / "classes.txt").is_file():
         raise DeployError(f"{data} is not a folder of local data: it has no classes.txt, see docs/deploy.md")
     service = Service(folder / "supernodes" / name)
-    data = str(Path(data).expanduser().absolute()) if data else ""
+    data = str(absolute(data)) if data else ""
     given: dict[str, Given] = {
         "superlink": superlink, "device": device, "class": device_class, "data": data, "link-mbit-s": link_mbit_s,
         "mac-per-s": mac_per_s, "limit-link": limit_link, "limit-compute": limit_compute,
@@ -409,7 +410,7 @@ def _become(service: Service, command: list[str], environ: Mapping[str, str], li
 
 
 def _resolved(folder: Path) -> Path:
-    return folder.expanduser().absolute()
+    return absolute(folder)
 
 
 def _say(text: str) -> None:

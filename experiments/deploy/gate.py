@@ -31,7 +31,13 @@ def gate(superlink: str, authority: Path) -> Starlette:
         superlink: host:port of the SuperLink; authority: certificate of the authority that signed its certificate.
     """
     context = ssl.create_default_context(cafile=str(authority))
-    client = httpx.AsyncClient(base_url=f"https://{superlink}", verify=context, timeout=None, trust_env=False)
+    client = httpx.AsyncClient(
+        base_url=f"https://{superlink}",
+        verify=context,
+        timeout=None,
+        limits=httpx.Limits(max_connections=None),  # with a limit, strangers that send half a request keep devices out
+        trust_env=False,
+    )
 
     def passed_on(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         return [(name.lower(), value) for name, value in headers if name.lower() not in NOT_PASSED_ON]

@@ -20,7 +20,7 @@ from partitions.datasets.text.questions import Questions
 from partitions.datasets.text.squad import Squad
 from partitions.datasets.text.texts import TEXTS
 from partitions.errors import DataError, UnknownName
-from partitions.root import Root
+from partitions.root import Root, absolute
 
 DATASETS: Registry[Source | type[Source]] = Registry("data set", "driftfed.datasets", {
     "har-embedded": HarEmbedded(),
@@ -105,11 +105,7 @@ def import_(name: str, files: list[Path], root: str | Path | Root | None = None)
     if not files:
         raise DataError(f"name the files to import {name} from: `python -m experiments data import {name} FILES`")
     for file in files:
-        try:
-            there = Path(file).exists()
-        except OSError:  # the name is too long
-            there = False
-        if not there:
+        if not absolute(file).exists():
             raise DataError(f"{file} does not exist; correct the path to import {name}")
     return source.import_files([Path(file) for file in files], folders.target)
 

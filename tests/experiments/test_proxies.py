@@ -46,7 +46,9 @@ def test_flowers_http_client_goes_around_the_proxy(
 
 
 def test_what_the_user_excepts_is_kept_and_hosts_are_added() -> None:
-    found = direct({"no_proxy": "a, [fd00::7]", "NO_PROXY": "b,a", "https_proxy": DEAD, "X": "1"}, "lab", "[fd00::8]")
+    found = direct(
+        {"no_proxy": "a, [fd00::7], [", "NO_PROXY": "b,a", "https_proxy": DEAD, "X": "1"}, "lab", "[fd00::8]"
+    )
     assert found["no_proxy"] == found["NO_PROXY"] == "a,fd00::7,b,127.0.0.1,localhost,::1,lab,fd00::8"
     assert found["https_proxy"] == DEAD and found["X"] == "1"
 

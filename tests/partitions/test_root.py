@@ -110,3 +110,11 @@ def test_fetch_creates_the_folder_and_keeps_existing_data(data_root, tmp_path):
     present.write_bytes(b"")
     assert fetch("har-embedded", tmp_path / "new") == present
     assert (tmp_path / "new").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("~nobody-of-this-name/data", "there is no such user"), ("x" * 300, "File name too long")]
+)
+def test_a_name_that_cannot_be_is_no_folder(name: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Root.at(name)

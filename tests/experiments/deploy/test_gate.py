@@ -4,7 +4,7 @@ import http.client
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -66,6 +66,19 @@ def test_devices_reach_the_superlink(ask: Callable) -> None:
     assert ask("GET", "/health")[0] == 200
     status, body = ask("POST", "/v1/fleet/activate-node")  # without a key: it is Flower that refuses
     assert status != 403 and body != b"this port is for SuperNodes"
+
+
+def test_strangers_that_send_half_a_request_keep_no_device_out(lab: tuple[Path, int, int], ask: Callable) -> None:
+    folder, port, _ = lab
+    context = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+    with ExitStack() as open_:
+        for _ in range(120):
+            slow = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=context)
+            open_.enter_context(closing(slow))
+            slow.putrequest("POST", "/v1/fleet/pull-messages")
+            slow.putheader("Content-Length", "9")
+            slow.endheaders(b"0")
+        assert ask("GET", "/health")[0] == 200
 
 
 def test_a_stranger_registers_no_key_and_runs_nothing(lab: tuple[Path, int, int], tmp_path: Path) -> None:
