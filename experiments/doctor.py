@@ -79,7 +79,10 @@ def packages(
 
 def cores(count: int | None = None) -> Finding:
     """Check how many cores this process may use."""
-    count = _cores() if count is None else count
+    if count is None:
+        from fl.devices import load
+
+        count = len(load.cores())
     if count > 1:
         return Finding("ok", "cores", f"{count}, so {count} worker processes simulate clients")
     return Finding("warn", "cores", "1", "a run simulates one client at a time; give this container or job more cores")
@@ -244,10 +247,6 @@ def _requirements() -> list[str]:
 
     requirements: list[str] = tomllib.loads(path.read_text(encoding="utf-8"))["project"]["dependencies"]
     return requirements
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_free(port: int) -> bool:

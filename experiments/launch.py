@@ -27,8 +27,8 @@ from experiments.hermetic import flwr_run
 from experiments.studies.results import StudyResults
 from experiments.studies.study import Study
 from fl.config import Settings, SettingsError
+from fl.devices.load import cores
 from fl.engines.grid import LocalGrid, WorkerGrid
-from fl.engines.processes import cores
 from fl.results.files import refuse_beside
 from fl.results.rows import Row
 from fl.server.run import Event, complete, execute, open_results

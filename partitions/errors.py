@@ -21,7 +21,7 @@ class UnknownName(UserError, ValueError):
 
 def one_line(error: BaseException) -> str:
     """Return the first line of what an error of other code says."""
-    return next(iter(str(error).splitlines()), "")
+    return next(iter(str(error).strip().splitlines()), "")
 
 
 LONGEST_LIST = 40  # with more known names than this, the message lists similar names only

@@ -16,6 +16,7 @@ from rich.table import Table
 from experiments.attacks import ATTACKS, SCALES, find
 from experiments.cli.options import Folder
 from partitions.errors import UserError, lookup
+from partitions.root import absolute
 
 console = Console()
 COLUMNS = ("attack", "what", "unit", "tries", "survived", "faults", "seconds", "seen")
@@ -43,7 +44,7 @@ def attack(
 
     lookup("scale", scale, dict.fromkeys(SCALES))
     chosen = {name: find(name) for name in names or ATTACKS}
-    path, faults = out.expanduser().absolute() / "attacks.csv", []
+    path, faults = absolute(out) / "attacks.csv", []
     rows = _rows(path)
     table = Table("attack", "tries", "survived", "faults found", "seconds", "seen", box=None)
     for name, one in chosen.items():

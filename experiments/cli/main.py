@@ -55,15 +55,12 @@ def main() -> None:
     except click.ClickException as error:  # unknown or missing options: click's words
         error.show()
         sys.exit(error.exit_code)
-    except UserError as error:
-        errors.print("error:", style="red", end=" ")
-        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
     except Exception as error:
-        if sys.flags.dev_mode:
+        foreseen = isinstance(error, UserError)
+        if sys.flags.dev_mode and not foreseen:
             raise
         errors.print("error:", style="red", end=" ")
-        errors.print(unexpected(error), markup=False, highlight=False, soft_wrap=True)
+        errors.print(str(error) if foreseen else unexpected(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     if code == INTERRUPTED:  # typer returns it after a KeyboardInterrupt
         errors.print("interrupted; the same command continues where it stopped", style="yellow")

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from experiments.bench import BENCHMARKS, about, find
 from experiments.cli.options import Folder
+from partitions.root import absolute
 
 console = Console()
 
@@ -28,7 +29,7 @@ def bench(
     Example: [bold]python -m experiments bench w1 --blocks 3 --out runs/bench[/bold]
     """
     from experiments.bench.table import Options
-    from fl.engines.processes import cores
+    from fl.devices.load import cores
 
     for name in names or ():
         find(name)
@@ -68,7 +69,7 @@ def soak(
         def show(event: Event, load: Load) -> None:
             progress.update(task, advance=1, description=f"{event.what}  {load.bytes / 1e6:.0f} MB, {load.files} files")
 
-        result = run_soak(devices, rounds, faults, workers, out.expanduser().absolute(), show)
+        result = run_soak(devices, rounds, faults, workers, absolute(out), show)
     table = Table("method", "MB early", "MB late", "open files", box=None)
     for method, loads in result.loads.items():
         early, late = loads[len(loads) // 4], loads[-1]

@@ -144,7 +144,7 @@ def merge(
     from experiments.merge import merge as merge_folders
 
     folder = absolute(out)
-    merge_folders([one.expanduser().absolute() for one in folders], folder, replace)
+    merge_folders([absolute(one) for one in folders], folder, replace)
     finish(folder, console)
 
 

@@ -17,6 +17,7 @@ import tomli_w
 from experiments.deploy.identity import DeployError
 from experiments.deploy.service import Service, healthy, script
 from experiments.proxies import direct, host_of
+from fl.results.files import atomic_write
 
 REFUSED = "[code: 2004]"  # logged if the SuperLink does not know the key, or counts this SuperNode as running
 MARK = "=== "  # printed before the result of each key
@@ -167,6 +168,4 @@ def _reason(output: str) -> str:
 def write_whole(path: Path, text: str) -> None:
     """Write a whole file or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    atomic_write(path, text)

@@ -28,7 +28,7 @@ from experiments.deploy.service import BOOT_S, Service, healthy, limit_memory
 from experiments.hermetic import Group, free_port, private_folder, submit
 from fl.config import Settings
 from fl.devices.hardware import Table, shares
-from fl.devices.machine import free_memory
+from fl.devices.load import cores, free_memory
 
 AT_ONCE = 4  # SuperNodes that start together: more would wait for each other until they time out
 START_S = 600.0  # longest start of these SuperNodes
@@ -63,7 +63,7 @@ def loopback_run(
 
 def at_once() -> int:
     """Return how many messages may be open at a time."""
-    return PER_CORE * len(os.sched_getaffinity(0))
+    return PER_CORE * len(cores())
 
 
 @dataclass(frozen=True)
@@ -119,13 +119,13 @@ def deployment(
         say(f"SuperLink at {site.address}; registering {len(names)} keys")
         env = {"FLWR_HOME": str(folder / "home")}
         list(admit([folder / "keys" / f"{name}.pub" for name in names], "loopback", env))
-        cores, table = sorted(os.sched_getaffinity(0)), Table.of(settings.devices.hardware)
+        usable, table = sorted(cores()), Table.of(settings.devices.hardware)
         for first in range(0, len(names), AT_ONCE):
             say(f"starting SuperNodes {first + 1} to {min(first + AT_ONCE, len(names))} of {len(names)}")
             with ExitStack() as logs:
                 started = []
                 for device in range(first, min(first + AT_ONCE, len(names))):
-                    memory_gb, core = table.draw(seed, device).ram_gb, cores[device % len(cores)]
+                    memory_gb, core = table.draw(seed, device).ram_gb, usable[device % len(usable)]
                     node = node_config(settings, seed, device)
                     started.append(logs.enter_context(site.supernode(names[device], node, memory_gb, core)))
                 for log in started:

@@ -8,10 +8,14 @@ from pathlib import Path
 NO_LIMIT = 2**62  # bytes; a kernel without a limit reports more than this
 
 
+def cores() -> set[int]:
+    """Return the cores that this process may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
 def free_compute() -> float:
     """Return the share of a core that a new process gets, 0 to 1, beside the load of the last minute."""
-    cores = len(os.sched_getaffinity(0))
-    return min(1.0, cores / (os.getloadavg()[0] + 1))
+    return min(1.0, len(cores()) / (os.getloadavg()[0] + 1))
 
 
 def free_memory(root: Path = Path("/")) -> float:

@@ -16,15 +16,11 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from fl.devices.load import cores
 from fl.engines.worker_pool import Worker, WorkerDied, WorkerPool
 from fl.engines.worker_server import ENVIRONMENT, WorkerServer, import_path
 
 FORKS = sys.platform == "linux"  # elsewhere libraries that torch uses do not survive a fork
-
-
-def cores() -> set[int]:
-    """Return the cores that this process may use."""
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def warm() -> None:

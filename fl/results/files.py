@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,15 +41,28 @@ def as_results_error(what: str) -> Iterator[None]:
 
 def atomic_write(path: Path, content: str | bytes) -> None:
     """Write a whole file or nothing. Readers see the old file or the new one, also after a crash."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary file that takes the place of ``path`` at the end. After an error, ``path`` is as it was."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def cut_off(folder: Path, name: re.Pattern[str]) -> list[Path]:
+    """Return the temporary files of `replacing` that a kill has left of files of such a name."""
+    found = ((path, re.fullmatch(r"\.(.+)\.\d+\.tmp", path.name)) for path in folder.glob(".*.tmp"))
+    return [path for path, match in found if match and name.fullmatch(match[1])]
 
 
 def csv_text(lines: Iterable[Iterable[object]]) -> str:

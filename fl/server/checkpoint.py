@@ -22,7 +22,7 @@ from flwr.common.logger import log
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from fl.results.files import CHECKPOINTS, as_results_error, atomic_write
+from fl.results.files import CHECKPOINTS, as_results_error, atomic_write, cut_off
 from fl.server.arrivals import Arrival
 from fl.server.scores import ClientScore, Score
 from fl.workloads.state_store import ROUNDS_BACK
@@ -161,8 +161,7 @@ class Checkpoints:
 
     def clear(self) -> None:
         """The run is complete. Files that are none of its checkpoints stay."""
-        cut_off = self.folder.glob(".*.tmp")  # by a kill while they were written
-        own = [path for path in cut_off if re.fullmatch(rf"\.({NAME.pattern}|{RUN.pattern})\.\d+\.tmp", path.name)]
+        own = [*cut_off(self.folder, NAME), *cut_off(self.folder, RUN)]
         for path in (self._name, *own, *(path for _, path in self._files())):
             path.unlink(missing_ok=True)
         for folder in (self.folder, self.folder.parent, self.folder.parent.parent):

@@ -10,8 +10,8 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 
 from fl.config import Settings
+from fl.devices.load import cores
 from fl.engines.grid import LocalGrid
-from fl.engines.processes import cores
 from fl.server.run import Event, execute, open_results
 from fl.workloads.resolve import from_flower, resolve
 

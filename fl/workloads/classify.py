@@ -7,7 +7,6 @@ process and overwritten in place; what belongs to a client lies in its store.
 import hashlib
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from fl.config import Settings
 from fl.devices.hardware import Shares, Table, shares
 from fl.engines.accelerator import client_place, cloud_place
 from fl.engines.batching import Fit, fitted
+from fl.results.files import atomic_write
 from fl.workloads.client_data import ClientData
 from fl.workloads.pretraining import Pretraining, code_of
 from fl.workloads.workload import ClientContext, Half, Scored, Trained, Workload, scored_steps
@@ -203,9 +203,7 @@ class Classify(Workload):
         rate = time_training(model, how, whole)
         with suppress(OSError):  # then the next process measures again
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(json.dumps({"mac_per_s": rate, "whole": whole.vector}), encoding="utf-8")
-            temporary.replace(path)
+            atomic_write(path, json.dumps({"mac_per_s": rate, "whole": whole.vector}))
         return rate, whole
 
 

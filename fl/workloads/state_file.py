@@ -1,14 +1,13 @@
 """Files of tensors that notice a changed bit: safetensors with a checksum of names, types, shapes and values."""
 
-import os
 import zlib
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from fl.results.files import replacing
 from models.submodel import State
 
 CHECKSUM = "checksum"
@@ -21,14 +20,9 @@ def write_state(path: Path, state: State) -> None:
         OSError, SafetensorError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     state = {name: value.contiguous() for name, value in state.items()}
-    try:
+    with replacing(path) as temporary:
         save_file(state, temporary, {CHECKSUM: _checksum(state)})
-        temporary.replace(path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def read_state(path: Path) -> State:

@@ -32,6 +32,7 @@ from models.submodel import (
     entry_index,
     extract,
 )
+from partitions.errors import one_line
 
 T = TypeVar("T")
 Make = Callable[[], nn.Module]
@@ -300,7 +301,7 @@ def find_axes(net: nn.Module, input_shape: Shape, classes: int, layers: int = 0)
         try:
             groups = _groups(net, x, order, classes)
         except Exception as error:  # a graph that the library cannot follow: only the whole module is trained
-            groups, whole = {}, {"the model": f"its layers could not be followed ({_first_line(error)})"}
+            groups, whole = {}, {"the model": f"its layers could not be followed ({_said(error)})"}
         if not torch.equal(_logits(net, x, classes), _logits(net, x, classes)):
             groups, whole = {}, {"the model": "its logits are random in evaluation: dropout needs self.training"}
         _copy(net, x, classes)
@@ -415,7 +416,7 @@ def _logits(net: nn.Module, x: Tensor, classes: int) -> Tensor:
             out = net(x)
     except Exception as error:
         raise ValueError(
-            f"{model} does not run on one batch of shape {tuple(x.shape)} ({_first_line(error)}); "
+            f"{model} does not run on one batch of shape {tuple(x.shape)} ({_said(error)}); "
             "its forward must take one float32 tensor"
         ) from error
     if not isinstance(out, Tensor) or out.shape != (len(x), classes):
@@ -433,7 +434,7 @@ def _copy(net: nn.Module, x: Tensor, classes: int) -> None:
     try:
         other = copy.deepcopy(net)
     except Exception as error:
-        raise ValueError(f"the model cannot be copied ({_first_line(error)}): copy.deepcopy must work") from error
+        raise ValueError(f"the model cannot be copied ({_said(error)}): copy.deepcopy must work") from error
     other.load_state_dict(_random(net))
     with torch.no_grad():
         own = _seeded(
@@ -452,7 +453,7 @@ def _copy(net: nn.Module, x: Tensor, classes: int) -> None:
         shapes(x.to("meta"))
     except Exception as error:
         raise ValueError(
-            f"the model does not run on shapes without numbers, which count its costs ({_first_line(error)}): "
+            f"the model does not run on shapes without numbers, which count its costs ({_said(error)}): "
             "its tensors must be parameters or buffers, and forward must not read their values"
         ) from error
 
@@ -475,8 +476,8 @@ def _close(out: Tensor, expected: Tensor) -> bool:
     return torch.allclose(out, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _groups(net: nn.Module, x: Tensor, order: list[str], classes: int) -> dict[str, Group]:
@@ -641,7 +642,7 @@ def _mixed(net: nn.Module, found: Found, coverage: Coverage, x: Tensor, classes:
             for sizes, state in ((covered_sizes(found.sizes, coverage), part), (found.sizes, zeroed))
         )
     except Exception as error:
-        return _first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+        return _said(error.__cause__ if isinstance(error.__cause__, Exception) else error)
     order = coverage.get("classes", torch.arange(classes))
     return "" if _close(out, expected[:, order]) else MIXED
 
@@ -681,5 +682,5 @@ def _ungated(net: nn.Module, found: Found, layer: str, x: Tensor) -> str:
         with torch.no_grad():
             out, expected = whole(x, [gates]), torch.cat([part(x)[:1], whole(x)[1:]])
     except Exception as error:
-        return _first_line(error)
+        return _said(error)
     return "" if _close(out, expected) else UNGATED
