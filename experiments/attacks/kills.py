@@ -25,11 +25,13 @@ class Target:
 
     Args:
         engine: of the run; workers: its worker processes; victims: those processes of a command that may be killed.
+        misses: so many runs of a try may end before something is killed; then the attack has failed.
     """
 
     engine: str
     victims: Victims
     workers: int = 2
+    misses: int = 4
 
 
 def main(command: Command, processes: list[Process]) -> list[Process]:
@@ -68,16 +70,17 @@ def attack(target: Target, size: int, seed: int, folder: Path, show: Show) -> Fi
     show("a run that is not killed")
     command = _start(target, whole)
     start = _first_row(command, whole)
-    code, text, seconds = command.wait()
+    lifetime = _lifetime(target, command)
+    code, text, _ = command.wait()
     if code:
         figures.add({}, f"the run fails without an attack: {text[-300:]}")
         return figures
     for at in range(size):
         dice = random.Random(f"{seed} {target.engine} {at}")
         show(f"try {at + 1} of {size}, {figures.seen['kills']} kills")
-        fault = _try(target, dice, folder / "killed", whole, (start, seconds - start), figures)
+        fault = _try(target, dice, folder / "killed", whole, (start, lifetime), figures)
         figures.add({}, fault and f"try {at} of seed {seed}: {fault}")
-        shutil.rmtree(folder / "killed")
+        shutil.rmtree(folder / "killed", ignore_errors=True)
     return figures
 
 
@@ -94,35 +97,50 @@ def _first_row(command: Command, folder: Path) -> float:
     return time.monotonic() - command.started
 
 
+def _lifetime(target: Target, command: Command) -> float:
+    """Return for how many seconds from now on a command has something to kill: figures are drawn without workers."""
+    begun = time.monotonic()
+    while target.victims(command, command.processes()):
+        time.sleep(0.05)
+    return time.monotonic() - begun
+
+
 def _try(
     target: Target, dice: random.Random, folder: Path, whole: Path, spans: tuple[float, float], figures: Figures
 ) -> str:  # fmt: skip
     """Kill, start again, and so on; then let the command end. Return what is wrong.
 
     Args:
-        spans: seconds until the first row, and from then to the end.
+        spans: seconds until the first row, and from then on with something to kill.
     """
     killed: list[Command] = []
-    for _ in range(dice.randint(1, KILLS)):
+    wanted, kills, misses = dice.randint(1, KILLS), 0, 0
+    while kills < wanted and misses < target.misses:
         command = _start(target, folder)
         begun = target.victims in (workers, actors) or dice.random() < 0.75
         if begun:
             _first_row(command, folder)
         time.sleep(dice.random() * spans[begun])
         choice = target.victims(command, command.processes())
-        if not choice:  # it has none yet, or has ended
-            code, text, _ = command.wait()
-        else:
+        if choice:
             victim = dice.choice(sorted(choice, key=lambda process: process.pid))
             command.kill(victim.pid)
-            figures.seen["kills"] += 1
+            kills += 1
             if victim.pid == command.main.pid:
                 killed.append(command)
                 continue
-            code, text, _ = command.wait()
+        code, text, _ = command.wait()
         if code and (wrong := sentence(text)):
             return wrong
         figures.seen.update(["errors of one sentence"] if code else [])
+        if not choice and kills:
+            break  # the run is complete
+        if not choice:
+            misses += 1
+            shutil.rmtree(folder)
+    figures.seen["kills"] += kills
+    if not kills:
+        return "nothing could be killed"
     command = _start(target, folder)
     code, text, _ = command.wait()
     left = [process for one in [*killed, command] for process in one.left()]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from experiments.attacks import ATTACKS, find
+from experiments.attacks import ATTACKS, find, kills
+from experiments.attacks.kills import Target
 from experiments.cli.attack import AttackFailed, attack
 from fl.server.aggregation import RoundAggregator
 from fl.workloads.state_store import ClientStateStore
@@ -20,6 +21,13 @@ COMMANDS = ("kill-main", "writers")  # these start processes; the attacks that a
 def test_what_is_attacked_survives(name: str, tmp_path: Path) -> None:
     found = find(name).run(TINY.get(name, 1), 7, tmp_path, lambda text: None)
     assert found.tries >= 1 and found.survived == found.tries and not found.faults
+    assert found.seen["kills"] or not name.startswith("kill-")
+
+
+def test_an_attack_that_kills_nothing_has_not_been_survived(tmp_path: Path) -> None:
+    nobody = Target("local", lambda command, processes: [], misses=1)
+    found = kills.attack(nobody, 1, 7, tmp_path, lambda text: None)
+    assert found.survived == 0 and found.faults == ["try 0 of seed 7: nothing could be killed"]
 
 
 def test_every_attack_has_a_size_for_each_scale() -> None:
