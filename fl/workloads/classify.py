@@ -162,11 +162,11 @@ class Classify(Workload):
         client = LocalClient.of(self, context)
         trainer = half(client)
         model = trainer.select(task.state)
-        tests = [client.samples("test", step) for step in scored_steps(context)]
+        tests = [(*client.samples("test", step), step) for step in scored_steps(context)]
 
         def scores() -> list[tuple[float, float, float]]:
             """For the current test draw, and the one before if that is asked."""
-            found = [client.score(trainer, model, x, y) for x, y in tests]
+            found = [client.score(trainer, model, x, y, step) for x, y, step in tests]
             return [(s.accuracy, s.balanced_accuracy, s.loss_sum / max(1, s.samples.sum())) for s in found]
 
         delivered = adapted = scores()
@@ -307,9 +307,11 @@ class LocalClient(ClientData):
         model.state = model.network.state()
         return loss
 
-    def score(self, trainer: ClientTrainer, model: LocalModel, x: Tensor, y: Tensor) -> Score:
-        """Score the model on samples (n, ...) of classes (n,)."""
-        shares = trainer.class_shares() if trainer.correction == "prior" else None
+    def score(
+        self, trainer: ClientTrainer, model: LocalModel, x: Tensor, y: Tensor, step: int | None = None
+    ) -> Score:
+        """Score the model on samples (n, ...) of classes (n,) of a step, by default the current one."""
+        shares = trainer.class_shares(step) if trainer.correction == "prior" else None
         return score(model.loaded(), x, y, self.classes, trainer.gates(model, x), shares)
 
 

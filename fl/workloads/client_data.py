@@ -61,9 +61,12 @@ class ClientData:
         x, y = tensors(world.data, split, getattr(draw, split))
         return corrupt(x, getattr(draw, f"{split}_corruptions")), y
 
-    def class_shares(self, reference: Sequence[float]) -> Tensor:
-        """Return (classes,) shares of the classes in the training data, relative to ``reference`` if that is given."""
+    def class_shares(self, reference: Sequence[float], step: int | None = None) -> Tensor:
+        """Return (classes,) shares of the classes in the training data of a step, by default the current one.
+
+        They are relative to ``reference`` if that is given.
+        """
         world = self.world
-        labels = world.data.labels("train", world.draw(self.number, self.step).train)
+        labels = world.data.labels("train", world.draw(self.number, self.step if step is None else step).train)
         own = torch.from_numpy(np.bincount(labels, minlength=world.data.num_classes) / len(labels))
         return (own / torch.tensor(reference, dtype=own.dtype).clamp(min=1e-6) if len(reference) else own).float()

@@ -331,16 +331,18 @@ class VQ(SplitWorkload):
         client, store = self._client(context), context.store
         trainer = half(client)
         body = self._load(task.state if task.state is not None else store.load("model"), store)
-        tests = [client.samples("test", step) for step in scored_steps(context)]
-        own = trainer.class_shares() if trainer.correction == "prior" else None
+        steps, prior = scored_steps(context), trainer.correction == "prior"
+        tests = [(*client.samples("test", step), trainer.class_shares(step) if prior else None) for step in steps]
         found: dict[Measure, list[tuple[float, float, float]]] = {}
         measures: dict[Measure, Mapping[str, float]] = {}
 
         def score(which: Measure) -> None:
             one, two, _ = self.ends(body)
-            logits = [correct_logits(infer(one, two, tokens_from_ids(ids)), own, "prior") for ids, _ in tests]
-            found[which] = [_score(of, y) for of, (_, y) in zip(logits, tests, strict=True)]
-            lengths = [n for ids, _ in tests for n in tokens_from_ids(ids).lengths.tolist()]
+            found[which] = [
+                _score(correct_logits(infer(one, two, tokens_from_ids(ids)), shares, "prior"), y)
+                for ids, y, shares in tests
+            ]
+            lengths = [n for ids, *_ in tests for n in tokens_from_ids(ids).lengths.tolist()]
             values = measured(one.boundary.traffic, "infer", len(lengths))
             values["tokens_up"] = Codes(body.shape.vocabulary).size(lengths, 1) / len(lengths) + LENGTH.size
             if self.options.tasks:

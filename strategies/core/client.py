@@ -133,8 +133,11 @@ class Client(Protocol):
     def limits(self) -> Limits:
         """Return what the client can afford now."""
 
-    def class_shares(self, reference: Sequence[float]) -> Tensor:
-        """Return (classes,) the client's class shares, relative to ``reference`` if that is given."""
+    def class_shares(self, reference: Sequence[float], step: int | None = None) -> Tensor:
+        """Return (classes,) the client's class shares in a step, by default the current one.
+
+        They are relative to ``reference`` if that is given.
+        """
 
     def load(self, task: ClientTask, state: State, active: Coverage = FULL) -> LocalModel:
         """Return a sub-model of the sizes in ``task``, or its part ``active``.
@@ -182,9 +185,10 @@ class ClientTrainer:
         own = {"training_network", "begin", "correct_gradients"}
         return not own & self.hooks()
 
-    def class_shares(self) -> Tensor | None:
-        """Return the client's class shares (classes,), if its logits are corrected by them."""
-        return None if self.correction == "none" else self.client.class_shares(self.task.options.get("shares", ()))
+    def class_shares(self, step: int | None = None) -> Tensor | None:
+        """Return the client's class shares (classes,) in a step, if its logits are corrected by them."""
+        reference = self.task.options.get("shares", ())
+        return None if self.correction == "none" else self.client.class_shares(reference, step)
 
     def profile(self) -> dict[str, Any]:
         """Return what the server asked for in a query, beside the limits."""
