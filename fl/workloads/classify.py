@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fl.config import Settings
+from fl.config import Settings, SettingsError
 from fl.devices.hardware import Shares, Table, shares
 from fl.engines.accelerator import client_place, cloud_place
 from fl.engines.batching import Fit, fitted
@@ -35,7 +35,7 @@ from models.nn.body import Architecture, Body, Family
 from models.submodel import FULL, Coverage, State, covered_sizes, extract
 from models.training.batched import ClientBatch
 from models.training.loop import Recipe, Score, fit, score
-from partitions import Purpose, rng
+from partitions import LocalData, Purpose, rng
 from partitions.components import Section
 from partitions.root import cache_folder
 from strategies.core.client import ClientTask, ClientTrainer, Limits, LocalModel
@@ -110,6 +110,10 @@ class Classify(Workload):
             SettingsError, partitions.DataError: as `prepare` does.
         """
         world, settings = self.worlds(seed), self.settings
+        if self.modular.subtasks == "domain" and world.data.domain_train is None:
+            raise SettingsError(f"eclm.subtasks = 'domain' needs samples with domains, {world.data.name} has none")
+        if self.modular.subtasks == "groups" and isinstance(world, LocalData):
+            raise SettingsError("eclm.subtasks = 'groups' needs to know all clients' classes: only in simulation")
         model = settings.model.model_dump() | self.family_options.model_dump() | {"code": code_of(self.family)}
         return Pretraining(
             world, seed, self.architectures, model, settings.pretrain, self.modular, self.slices,
@@ -307,9 +311,7 @@ class LocalClient(ClientData):
         model.state = model.network.state()
         return loss
 
-    def score(
-        self, trainer: ClientTrainer, model: LocalModel, x: Tensor, y: Tensor, step: int | None = None
-    ) -> Score:
+    def score(self, trainer: ClientTrainer, model: LocalModel, x: Tensor, y: Tensor, step: int | None = None) -> Score:
         """Score the model on samples (n, ...) of classes (n,) of a step, by default the current one."""
         shares = trainer.class_shares(step) if trainer.correction == "prior" else None
         return score(model.loaded(), x, y, self.classes, trainer.gates(model, x), shares)

@@ -157,7 +157,8 @@ class Pretraining:
             what["slices"] = self.slices
         if name in ("modular", "tailored"):
             what["modular"] = self.modular.model_dump(include=set(ModularOptions.model_fields))
-            if self.modular.subtasks == "groups" and isinstance(self.world, World):
+            if self.modular.subtasks == "groups":
+                assert isinstance(self.world, World)
                 what["clients"] = [repr(self.world.partition), list(self.world.samples), self.clients]
         return what
 
@@ -276,7 +277,8 @@ class Pretraining:
     def _subtasks(self, y: Tensor) -> tuple[Tensor, int]:
         """Return the sub-task of each proxy sample, of classes y (n,), and their number (ECLM 4.3, step 1)."""
         world, data = self.world, self.world.data
-        if self.modular.subtasks == "domain" and data.domain_train is not None:
+        if self.modular.subtasks == "domain":
+            assert data.domain_train is not None  # `Classify.pretraining` has looked
             return torch.from_numpy(data.domain_train[world.proxy()]).long(), len(data.domains)
         if self.modular.subtasks == "groups":
             draws = (world.draw(client, 0).train for client in range(min(self.clients, SURVEYED)))

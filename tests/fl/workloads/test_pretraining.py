@@ -1,5 +1,6 @@
 """Pretrained cloud models: trained only when a method asks for them, each kept under everything that decides it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fl.config import SettingsError
 from fl.workloads.classify import Classify
 from fl.workloads.pretraining import Pretraining, address
 from strategies.core.pretrained import PretrainedModels
@@ -110,6 +112,13 @@ def test_a_setting_changes_only_the_files_of_the_models_that_it_decides(
 ) -> None:
     assert {name for name in NAMES if file_of(name) != file_of(name, changes)} == touched
     assert all(file_of(name, seed=2) != file_of(name) for name in NAMES)
+
+
+def test_sub_tasks_that_the_data_do_not_have_are_refused(cache: Path) -> None:
+    found = workload({"eclm.subtasks": "domain", "data.partition": "iid", "drift.kind": "resample"})
+    vars(found.worlds)["dataset"] = replace(found.worlds.dataset, domain_train=None, domain_test=None, domains=())
+    with pytest.raises(SettingsError, match="needs samples with domains, har-embedded has none"):
+        found.pretraining(1)
 
 
 def test_sub_tasks_of_classes_that_occur_together_depend_on_the_clients_classes(cache: Path) -> None:
