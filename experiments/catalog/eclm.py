@@ -378,17 +378,20 @@ FIG15C = Experiment(
 
 # Normalisation: running statistics in sub-models and in aggregation (`models.nn.blocks.Norm`).
 
+NORMS: dict[str, Overrides] = {
+    "group": {},
+    "batch": {"model.norm": "batch"},
+    "frozen": {"model.norm": "batch", "client.frozen-statistics": True},
+}
 NORM = Experiment(
     name="norm",
     summary="group or batch norm under label skew: whole models and sub-models, as trained, aggregated and adapted",
     common={"strategies": "na,fedavg,heterofl,eclm"},
     settings={
-        scale: {
-            f"cifar10 m=2 {norm}": {**setting("cifar10 m=2", scale), "model.norm": norm} for norm in ("group", "batch")
-        }
+        scale: {f"cifar10 m=2 {norm}": {**setting("cifar10 m=2", scale), **keys} for norm, keys in NORMS.items()}
         for scale in SCALES
     },
-    cost={"smoke": "5 min", "cpu": "1 h", "paper": "GPU day"},
+    cost={"smoke": "8 min", "cpu": "90 min", "paper": "GPU day"},
     seeds=(1, 2),
     plot="accuracy",
     table=("accuracy_mean", "accuracy_std", "accuracy_p10", "global_accuracy"),

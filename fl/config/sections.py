@@ -69,6 +69,9 @@ class Client(Section):
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty")
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
+    frozen_statistics: bool = Field(
+        False, description="batch norm normalises by its running statistics, also in training, and keeps them"
+    )
     upload_change: float = Field(
         0.0, ge=0, description="smallest relative change of the trained parameters that a client uploads"
     )

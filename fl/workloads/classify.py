@@ -31,6 +31,7 @@ from fl.workloads.world import Worlds, build_architectures, build_selector, loca
 from models.costs import BACKWARD, Cost, CostModel
 from models.modular.model import ModularModel, Progress
 from models.modular.selector import Routing, Selector
+from models.nn.blocks import freeze_statistics
 from models.nn.body import Architecture, Body, Family
 from models.submodel import FULL, Coverage, State, covered_sizes, extract
 from models.training.batched import ClientBatch
@@ -68,8 +69,8 @@ class Classify(Workload):
         self.family, self.family_options, self.modular, self.slices = family, family_options, modular, slices
         self.client = settings.client
         self.recipe = local_recipe(settings.client, settings.precision)
-        if settings.client.optimizer == "sgd":
-            self.provides = type(self).provides | {"sgd"}
+        offers = {"sgd": self.recipe.optimizer == "sgd", "batch-statistics": not self.recipe.frozen_statistics}
+        self.provides = type(self).provides | {name for name, offered in offers.items() if offered}
         self.network = lru_cache(maxsize=16)(self._network)  # networks of this many sizes at once stay in memory
         self.selector = lru_cache(maxsize=4)(self._selector)
 
@@ -114,6 +115,8 @@ class Classify(Workload):
             raise SettingsError(f"eclm.subtasks = 'domain' needs samples with domains, {world.data.name} has none")
         if self.modular.subtasks == "groups" and isinstance(world, LocalData):
             raise SettingsError("eclm.subtasks = 'groups' needs to know all clients' classes: only in simulation")
+        if self.recipe.frozen_statistics and not freeze_statistics(self.architectures["dense"].part(FULL)):
+            raise SettingsError("client.frozen-statistics = true needs a model with batch norm: model.norm = 'batch'")
         model = settings.model.model_dump() | self.family_options.model_dump() | {"code": code_of(self.family)}
         return Pretraining(
             world, seed, self.architectures, model, settings.pretrain, self.modular, self.slices,

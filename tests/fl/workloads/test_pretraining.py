@@ -121,6 +121,13 @@ def test_sub_tasks_that_the_data_do_not_have_are_refused(cache: Path) -> None:
         found.pretraining(1)
 
 
+def test_frozen_statistics_need_a_batch_norm(cache: Path) -> None:
+    with pytest.raises(SettingsError, match="client.frozen-statistics = true needs a model with batch norm"):
+        prepare(1, {"client.frozen-statistics": True})
+    with pytest.raises(SettingsError, match="strategy 'fjord' needs batch norm that trains on each batch"):
+        resolved({"strategies": "fjord", "client.frozen-statistics": True})
+
+
 def test_sub_tasks_of_classes_that_occur_together_depend_on_the_clients_classes(cache: Path) -> None:
     """Five classes, two on a client: a sub-task has two or three of them, and each sub-task has its row of targets."""
     grouped = {
