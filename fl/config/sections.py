@@ -131,7 +131,7 @@ class Poison(Section):
 class Devices(Section):
     """The devices that clients run on."""
 
-    count: int = Field(46, ge=1, description="clients that exist")
+    count: int = Field(46, ge=1, le=10**7, description="clients that exist")
     hardware: Literal["phones", "boards", "testbed", "all"] = Field("phones", description="device classes")
     limit_low: float = Field(
         0.2, gt=0, description="budget of the weakest device, as a share of the large model's cost"
