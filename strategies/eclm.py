@@ -52,7 +52,12 @@ class ModularOptions(Section):
         "class", description="what a sub-task is: a class, classes that occur together on clients, or a subject"
     )
     kappa1: float = Field(1.25, gt=0, description="load limit of a module, as a multiple of the even load")
-    kappa2: int = Field(4, ge=1, description="most modules per sub-task")
+    kappa2: int = Field(
+        0,
+        ge=0,
+        description="most modules per sub-task; 0: as many as an average client can hold of a layer, divided by the "
+        "sub-tasks of the median client",
+    )
 
 
 class SelectiveClient(ClientTrainer):

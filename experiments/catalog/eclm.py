@@ -7,7 +7,7 @@ from experiments.catalog.tasks import ALL, FEATURE, PARTS, TURNED, parts, settin
 
 EMBEDDED: Overrides = {
     "data.name": "har-embedded", "model.name": "mlp", "devices.count": 46, "cohort": 10, "rounds": 20,
-    "rounds-per-step": 5, "eval.every": 5, "strategies": "na,la,fedavg,heterofl,eclm,eclm-plus",
+    "rounds-per-step": 5, "eval.every": 5, "strategies": "na,la,fedavg,heterofl,eclm,eclm-plus", "eclm.kappa2": 4,
 }  # fmt: skip
 SKEWS: dict[str, Overrides] = {
     "subject": {"data.partition": "subject", "drift.kind": "subject", "eclm.subtasks": "domain"},

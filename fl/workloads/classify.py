@@ -29,10 +29,11 @@ from fl.workloads.pretraining import Pretraining, code_of
 from fl.workloads.workload import ClientContext, Half, Scored, Trained, Workload, scored_steps
 from fl.workloads.world import Worlds, build_architectures, build_selector, local_recipe, routing, tensors
 from models.costs import BACKWARD, Cost, CostModel
+from models.modular.derive import choose_many
 from models.modular.model import ModularModel, Progress
 from models.modular.selector import Routing, Selector
 from models.nn.blocks import freeze_statistics
-from models.nn.body import Architecture, Body, Family
+from models.nn.body import Architecture, Body, Family, gate_columns
 from models.submodel import FULL, Coverage, State, covered_sizes, extract
 from models.training.batched import ClientBatch
 from models.training.loop import Recipe, Score, fit, score
@@ -120,8 +121,19 @@ class Classify(Workload):
         model = settings.model.model_dump() | self.family_options.model_dump() | {"code": code_of(self.family)}
         return Pretraining(
             world, seed, self.architectures, model, settings.pretrain, self.modular, self.slices,
-            settings.devices.count, cloud_place(settings.accelerator), settings.precision, progress,
+            settings.devices.count, self.held, cloud_place(settings.accelerator), settings.precision, progress,
         )  # fmt: skip
+
+    @cached_property
+    def held(self) -> float:
+        """Modules of a layer that a client of average limits can hold, mean over the layers."""
+        costs, devices = self.costs["modular"], self.settings.devices
+        share = (devices.limit_low + devices.limit_high) / 2
+        free = share * (1 - devices.background_load / 2)
+        limits = Limits.shares(self.costs["dense"].whole, share, free, free)
+        alike = {layer: np.ones(len(gate_columns(costs.architecture.sizes, layer))) for layer in costs.layers}
+        (chosen,) = choose_many(costs, [alike], [limits.vector], Limits.names)
+        return float(np.mean([len(kept) for kept in chosen.values()])) if chosen else 1.0
 
     def global_accuracy(self, method: Strategy) -> float:
         data = self.worlds(method.seed).data

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -119,6 +120,24 @@ def test_sub_tasks_that_the_data_do_not_have_are_refused(cache: Path) -> None:
     vars(found.worlds)["dataset"] = replace(found.worlds.dataset, domain_train=None, domain_test=None, domains=())
     with pytest.raises(SettingsError, match="needs samples with domains, har-embedded has none"):
         found.pretraining(1)
+
+
+@pytest.mark.parametrize(("partition", "subtasks"), [({"m-classes.m": 1}, 1), ({"m-classes.m": 2}, 2)])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+def test_an_average_client_can_hold_the_modules_of_its_sub_tasks(
+    partition: dict[str, Any], subtasks: int, share: float
+) -> None:
+    """Modules of a layer that fit the share of the dense model, over one or two (nearly equal) sub-tasks."""
+    skewed = {"data.partition": "m-classes", "drift.kind": "class-swap", "devices.background-load": 0, **partition}
+    found = workload({**skewed, "devices.limit-low": share - 0.1, "devices.limit-high": share + 0.1, "eclm.kappa2": 0})
+    limit = share * np.array(found.costs["dense"].whole.vector[1:])
+    costs = found.costs["modular"]
+    (layer,) = costs.layers
+    counts = range(1, costs.architecture.sizes[layer] + 1)
+    fits = [n for n in counts if (np.array(costs.of({layer: n}).vector[1:]) <= limit).all()]
+    assert found.held == max(fits)
+    assert found.pretraining(1).kappa2 in {max(1, max(fits) // subtasks), max(1, int(max(fits) / (0.9 * subtasks)))}
+    assert workload({**skewed, "eclm.kappa2": 3}).pretraining(1).kappa2 == 3
 
 
 def test_frozen_statistics_need_a_batch_norm(cache: Path) -> None:
