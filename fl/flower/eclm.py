@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fl.config.sections import Pretrain
 from fl.flower.client import CAPACITY, SELECTOR
 from fl.flower.network import PLAN, Plan, Routes, build
-from fl.flower.strategies import Capacities, Cutting, Network, Part
+from fl.flower.strategies import Capacities, Cutting, Network, Part, proxy_samples
 from fl.messages import records
 from models.costs import CostModel
 from models.modular.model import ModularModel, enhance, train_end_to_end
@@ -67,10 +67,23 @@ class ECLM(Cutting):
             raise ValueError("ECLM needs a layer of at least 32 channels that one other layer reads: use HeteroFL")
         self.options = eclm.ECLM.Options(modules=modules, shrink=modules, top_k=modules if proxy is None else top_k)
         eclm.ECLM.check(self.options, BUDGET)
-        self.proxy, self.pretrain, self.seed, self.query_every = proxy, pretrain or Pretrain(), seed, query_every
+        self.proxy = None if proxy is None else self._labelled(proxy)
+        self.pretrain, self.seed, self.query_every = pretrain or Pretrain(), seed, query_every
         self.modular = self.architecture.modular(modules, modules)
         self.axes = {name.removeprefix("net."): axes for name, axes in self.modular.part(FULL).axes().items()}
         self.method: eclm.ECLM | None = None
+
+    def _labelled(self, proxy: Any) -> tuple[Tensor, Tensor]:
+        if not isinstance(proxy, tuple) or len(proxy) != 2:
+            raise ValueError("ECLM's proxy data are a pair: proxy=(x, y)")
+        x, y, classes = (
+            proxy_samples(proxy[0], self.input_shape),
+            torch.as_tensor(proxy[1]),
+            self.found.sizes["classes"],
+        )
+        if y.shape != (len(x),) or y.is_floating_point() or not ((y >= 0) & (y < classes)).all():
+            raise ValueError(f"y of the proxy data must be {len(x)} classes from 0 to {classes - 1}")
+        return x, y.long()
 
     def prepare(self, arrays: ArrayRecord) -> ArrayRecord:
         state = records.unpack(super().prepare(arrays))
@@ -84,6 +97,7 @@ class ECLM(Cutting):
             self._train(model, *self.proxy)
         costs = {"modular": CostModel(self.modular, BATCH)}
         models = PretrainedModels({"modular": self.modular}, costs, {"modular": lambda: model})
+        self.profiles.clear()  # importance is that of another selector
         self.method = eclm.ECLM(models, BUDGET, self.seed, self.options)
         return records.pack(under(body.state(), "net."))
 

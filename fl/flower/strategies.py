@@ -348,6 +348,18 @@ def _capacity(node: int, capacity: Any) -> float:
     return float(capacity)
 
 
+def proxy_samples(x: Any, input_shape: Shape) -> Tensor:
+    """Return samples on the server.
+
+    Raises:
+        ValueError: they are none of the network.
+    """
+    got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+    if not isinstance(x, Tensor) or not len(x) or x.shape[1:] != input_shape or not x.is_floating_point():
+        raise ValueError(f"proxy samples are {got}: give a tensor of floats with shape (n, {str(input_shape)[1:]}")
+    return x
+
+
 class HeteroFL(Cutting):
     """HeteroFL: a node trains a network of its capacity's share of the width (`strategies.heterofl`).
 
@@ -368,7 +380,7 @@ class HeteroFL(Cutting):
         **options: Any,
     ):
         super().__init__(net, input_shape, capacities, **options)
-        self.proxy = proxy
+        self.proxy = None if proxy is None else proxy_samples(proxy, self.input_shape)
 
     def coverage(self, server_round: int, rate: float) -> Coverage:
         """Return what the sub-model of a rate keeps."""

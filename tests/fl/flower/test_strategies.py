@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import strategy as flower
 from torch import nn
 
+from fl.config.sections import Pretrain
 from fl.flower import ECLM, FedAvg, FedRolex, FjORD, HeteroFL, load_submodel, profile, reply
 from tests.fl.flower.apps import (
     SHAPE,
@@ -311,6 +312,10 @@ class Whole(nn.Module):
         (lambda: ECLM(Tiny, (2,)), "ECLM needs a layer of at least 32 channels .*use HeteroFL"),
         (lambda: ECLM(Net, SHAPE, modules=3), "shrink = 3 does not divide"),
         (lambda: FedAvg().load(arrays()), "no network to load"),
+        (lambda: HeteroFL(Net, SHAPE, proxy=data(0)), r"are tuple: give a tensor of floats with shape \(n, 3"),
+        (lambda: HeteroFL(Net, SHAPE, proxy=torch.zeros(4, 5)), r"proxy samples are \(4, 5\): give"),
+        (lambda: ECLM(Net, SHAPE, proxy=data(0)[0]), r"are a pair: proxy=\(x, y\)"),
+        (lambda: ECLM(Net, SHAPE, proxy=(data(0)[0], torch.full((48,), 4))), "48 classes from 0 to 3"),
     ],
 )  # fmt: skip
 def test_wrong_networks_are_one_sentence(make: Callable[[], Any], sentence: str) -> None:
@@ -339,3 +344,17 @@ def test_eclm_without_samples_is_one_sentence() -> None:
         pytest.raises(ValueError, match="`return profile.message, context, x.` with"),
     ):
         ECLM(Net, SHAPE, **QUIET).start(engine, arrays(), 1)
+
+
+class Rows(nn.Sequential):
+    """A perceptron with batch norm, which refuses one sample in training."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(6, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 3))
+
+
+def test_eclm_trains_on_proxy_data_whose_last_batch_is_one_sample() -> None:
+    x, y = torch.randn(65, 6), torch.arange(65) % 3
+    pretrain = Pretrain(modular_epochs=1, ability_epochs=1, batch_size=64)
+    prepared = ECLM(Rows, (6,), proxy=(x, y), pretrain=pretrain).prepare(arrays(Rows))
+    assert int(prepared["1.num_batches_tracked"].numpy()) == 2
