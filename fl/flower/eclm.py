@@ -10,9 +10,10 @@ from flwr.serverapp import Grid
 from torch import Tensor, nn
 
 from fl.config.sections import Pretrain
+from fl.flower.averaging import Network, Part
 from fl.flower.client import CAPACITY, SELECTOR
+from fl.flower.cutting import Capacities, Cutting, proxy_samples
 from fl.flower.network import PLAN, Plan, Routes, build
-from fl.flower.strategies import Capacities, Cutting, Network, Part, proxy_samples
 from fl.messages import records
 from models.costs import CostModel
 from models.modular.model import ModularModel, enhance, train_end_to_end

@@ -1,6 +1,5 @@
-"""The server half: strategies for Flower's `Strategy.start` that send each client the sub-model that it can afford."""
+"""Flower's FedAvg, with each reply validated before it may touch the model."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,19 +13,14 @@ from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flower
 from torch import Tensor, nn
 
-from fl.flower.client import CAPACITY, METRICS, NEEDS_SAMPLES
-from fl.flower.network import PLAN, Plan, build, made
+from fl.flower.network import Plan, build, made
 from fl.messages import records
 from models.aggregation.weighted_sum import WeightedSum
-from models.elastic.nested import RATES, recalibrate_batch_norm, width
-from models.nn.any_module import AnyBody, count_classes, from_module
 from models.nn.blocks import never_negative
-from models.nn.body import Shape, cpu_state
-from models.submodel import FULL, Axes, Coverage, State, axis_names, covered_sizes, extract
+from models.nn.body import Shape
+from models.submodel import FULL, Axes, Coverage, State
 
 Network = nn.Module | Callable[[], nn.Module]
-Capacities = Mapping[int, float] | Callable[[int], float | None]
-MISUSE = re.compile(f"No query function registered|{re.escape(NEEDS_SAMPLES)}")  # errors of the app, not of a client
 
 
 @dataclass(frozen=True)
@@ -155,7 +149,7 @@ class FedAvg(flower.FedAvg):
                 part = self.sent[node]  # a node that was not asked has none
                 total.add(self._update(content, part), part.coverage, self._weight(content), part.index_weights)
             except Exception as error:  # no reply may end the run; `add` does not fail after `_update`
-                _refuse("aggregate_train", node, error)
+                refuse("aggregate_train", node, error)
             else:
                 contents.append(content)
         if not contents:
@@ -187,14 +181,14 @@ class FedAvg(flower.FedAvg):
                     raise ValueError("it has answered already")
                 found[node] = reply.content, self._metrics(reply.content)
             except Exception as error:  # no reply may end the run
-                _refuse(phase, node, error)
+                refuse(phase, node, error)
         usual = Counter(metrics for _, metrics in found.values()).most_common(1)
         valid = []
         for node, (content, metrics) in found.items():
             if metrics == usual[0][0]:
                 valid.append((node, content))
             else:
-                _refuse(phase, node, f"its metrics are {_names(metrics)}, those of others {_names(usual[0][0])}")
+                refuse(phase, node, f"its metrics are {_names(metrics)}, those of others {_names(usual[0][0])}")
         log(INFO, "%s: %d valid replies", phase, len(valid))
         return valid
 
@@ -241,7 +235,7 @@ def _nodes(messages: Iterable[Message]) -> list[int]:
     return [message.metadata.dst_node_id for message in messages]
 
 
-def _refuse(phase: str, node: int, why: object) -> None:
+def refuse(phase: str, node: int, why: object) -> None:
     known = not isinstance(why, Exception) or isinstance(why, ValueError)
     said = str(why) if known else f"{type(why).__name__}: {why}"
     log(WARNING, "%s: the reply of node %d is not used: %s", phase, node, records.short(said))
@@ -249,186 +243,3 @@ def _refuse(phase: str, node: int, why: object) -> None:
 
 def _names(metrics: Iterable[tuple[str, Any]]) -> list[str]:
     return [records.short(name) for name, _ in metrics]
-
-
-class Cutting(FedAvg):
-    """A strategy that cuts sub-models out of a network.
-
-    Args:
-        net, input_shape: as of `FedAvg`.
-        capacities: share of the model that each node can afford, in (0, 1], by node id or as a function of it. Nodes
-            that it does not name, or returns None for, are asked by a query (`fl.flower.client.profile`).
-        options: those of `FedAvg`.
-
-    Raises:
-        ValueError: the network does not run on samples of this shape, or has no channels that can be cut.
-    """
-
-    net: nn.Module
-
-    def __init__(
-        self,
-        net: Network,
-        input_shape: Shape,
-        capacities: Capacities | None = None,
-        **options: Any,
-    ):
-        super().__init__(net, **options)
-        self.input_shape = tuple(input_shape)
-        classes = count_classes(self.net, self.input_shape)
-        self.architecture = from_module(self.net, self.input_shape, classes)
-        body = self.architecture.part(FULL)
-        assert isinstance(body, AnyBody)
-        self.found, self.axes = body.found, body.found.axes
-        if not axis_names(d for dimensions in self.axes.values() for d in dimensions) - {"classes"}:
-            why = "; ".join(f"{axis}: {reason}" for axis, reason in self.found.whole.items())
-            raise ValueError(f"no channels of the network can be cut ({why or 'it has no hidden layer'}): use FedAvg")
-        self.capacities = capacities.get if isinstance(capacities, Mapping) else capacities
-        self.profiles: dict[int, dict[str, Any]] = {}  # answers by node
-
-    def summary(self) -> None:
-        super().summary()
-        for axis, why in self.found.whole.items():
-            log(INFO, "\t%s stays whole: %s", axis, why)
-
-    def part(
-        self, state: State, coverage: Coverage, plan: Plan, index_weights: Mapping[str, Tensor] | None = None
-    ) -> Part:
-        """Return a part of the model, given its parameters."""
-        content = {self.arrayrecord_key: records.pack(state), PLAN: plan.record()}
-        return Part(coverage, state, content, index_weights or {})
-
-    def ask(self, grid: Grid, nodes: Iterable[int], content: Mapping[str, Any] | None = None) -> None:
-        """Fill ``profiles`` with the answers of the nodes that are not there; nodes that fail are asked again later.
-
-        Raises:
-            ValueError: no ClientApp answers queries, or a capacity is impossible.
-        """
-        given = {node: self._given(node) for node in nodes if node not in self.profiles}
-        if content is None:
-            self.profiles |= {node: {CAPACITY: capacity} for node, capacity in given.items() if capacity is not None}
-        asked = [node for node in given if node not in self.profiles]
-        messages = [Message(RecordDict(dict(content or {})), node, "query") for node in asked]
-        replies = list(grid.send_and_receive(messages, timeout=self.timeout)) if messages else []
-        for reply in replies:
-            node = reply.metadata.src_node_id
-            try:
-                if reply.has_error():
-                    raise ValueError(records.last_words(reply.error))
-                if node not in asked:
-                    raise ValueError("it was not asked")
-                answer = dict(reply.content.metric_records[METRICS])
-                answer[CAPACITY] = _capacity(node, given[node] if given[node] is not None else answer[CAPACITY])
-                self.profiles[node] = self.read(node, answer)
-            except Exception as error:  # no reply may end the run
-                _refuse("query", node, error)
-        if replies and all(reply.has_error() and MISUSE.search(reply.error.reason or "") for reply in replies):
-            raise ValueError(
-                "the ClientApp does not answer queries: add `@app.query()` with "
-                + ("`return profile(message, context)`, or give `capacities`" if content is None else NEEDS_SAMPLES)
-            )
-
-    def read(self, node: int, answer: dict[str, Any]) -> dict[str, Any]:
-        """Return what is kept of the answer of a node to a query.
-
-        Raises:
-            ValueError, KeyError, TypeError: it is impossible.
-        """
-        return answer
-
-    def _given(self, node: int) -> float | None:
-        """Return the capacity that the user gives a node."""
-        capacity = self.capacities(node) if self.capacities else None
-        return None if capacity is None else _capacity(node, capacity)
-
-
-def _capacity(node: int, capacity: Any) -> float:
-    if not isinstance(capacity, int | float) or not 0 < capacity <= 1:
-        raise ValueError(f"the capacity of node {node} is {capacity!r:.80}: it must be a number above 0 and at most 1")
-    return float(capacity)
-
-
-def proxy_samples(x: Any, input_shape: Shape) -> Tensor:
-    """Return samples on the server.
-
-    Raises:
-        ValueError: they are none of the network.
-    """
-    got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-    if not isinstance(x, Tensor) or not len(x) or x.shape[1:] != input_shape or not x.is_floating_point():
-        raise ValueError(f"proxy samples are {got}: give a tensor of floats with shape (n, {str(input_shape)[1:]}")
-    return x
-
-
-class HeteroFL(Cutting):
-    """HeteroFL: a node trains a network of its capacity's share of the width (`strategies.heterofl`).
-
-    Each entry is averaged by examples over the clients that have it. With capacity 1 everywhere it is FedAvg.
-
-    Args:
-        proxy: (n, ...) samples on the server. They give sub-models and the new model their own running statistics
-            (static batch norm). Without them, running statistics are averaged like parameters.
-        net, input_shape, capacities, options: as of `Cutting`.
-    """
-
-    def __init__(
-        self,
-        net: Network,
-        input_shape: Shape,
-        capacities: Capacities | None = None,
-        proxy: Tensor | None = None,
-        **options: Any,
-    ):
-        super().__init__(net, input_shape, capacities, **options)
-        self.proxy = None if proxy is None else proxy_samples(proxy, self.input_shape)
-
-    def coverage(self, server_round: int, rate: float) -> Coverage:
-        """Return what the sub-model of a rate keeps."""
-        return width(self.architecture, rate)
-
-    def plan(self, rate: float, evaluate: bool) -> Plan:
-        """Return the plan of the sub-model of a rate."""
-        return Plan(rate=rate, head=self.found.head)
-
-    def parts(
-        self, server_round: int, state: State, nodes: Sequence[int], grid: Grid, evaluate: bool = False
-    ) -> dict[int, Part]:
-        self.ask(grid, nodes)
-        rates: dict[int, float] = {node: self.profiles[node][CAPACITY] for node in nodes if node in self.profiles}
-        made = dict[float, Part]()
-        for rate in set(rates.values()):
-            coverage = self.coverage(server_round, rate)
-            own = extract(state, self.found.axes, coverage)
-            made[rate] = self.part(self.finish(own) if evaluate else own, coverage, self.plan(rate, evaluate))
-        return {node: made[rate] for node, rate in rates.items()}
-
-    def finish(self, state: State) -> State:
-        """Return a part of the model, or all of it, with running statistics of the proxy data."""
-        if self.proxy is None:
-            return state
-        network = build(self.net, state, Plan())
-        recalibrate_batch_norm(network, self.proxy)
-        return cpu_state(network)
-
-
-class FjORD(HeteroFL):
-    """FjORD: a node trains all widths up to its own, one drawn for every batch (`strategies.fjord`).
-
-    The widths are HeteroFL's, 1, 1/2, 1/4, 1/8 and 1/16, as far as they are below the capacity, and the capacity.
-    """
-
-    def plan(self, rate: float, evaluate: bool) -> Plan:
-        plan = super().plan(rate, evaluate)
-        if evaluate:
-            return plan
-        rates = [rate, *(one for one in RATES if one < rate)]
-        sizes = {one: covered_sizes(self.found.sizes, width(self.architecture, one)) for one in rates}
-        axes = {name: tuple(dimensions) for name, dimensions in self.found.axes.items()}
-        return plan.model_copy(update={"axes": axes, "sizes": sizes[rate], "widths": list(sizes.items())})
-
-
-class FedRolex(HeteroFL):
-    """FedRolex: HeteroFL whose sub-models are windows that advance by one channel a round (`strategies.fedrolex`)."""
-
-    def coverage(self, server_round: int, rate: float) -> Coverage:
-        return width(self.architecture, rate, server_round - 1)
