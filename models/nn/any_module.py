@@ -324,6 +324,8 @@ def find_axes(net: nn.Module, input_shape: Shape, classes: int, layers: int = 0)
                 )
         try:
             groups = _groups(net, x, order, classes)
+        except ModuleNotFoundError:  # torch-pruning
+            raise
         except Exception as error:  # a graph that the library cannot follow: only the whole module is trained
             groups, whole = {}, {"the model": f"its layers could not be followed ({_said(error)})"}
         if not torch.equal(_logits(net, x, classes), _logits(net, x, classes)):
