@@ -69,7 +69,8 @@ def inspect(
     """
     from models.costs import cost
     from models.elastic.nested import RATES, width
-    from models.nn.any_module import AnyBody, architecture_of
+    from models.nn.any_body import AnyBody
+    from models.nn.any_module import architecture_of
     from models.nn.registry import MODELS
     from models.submodel import axis_names, covered_sizes
 

@@ -15,7 +15,8 @@ from fl.flower.client import CAPACITY, METRICS, NEEDS_SAMPLES
 from fl.flower.network import PLAN, Plan, build
 from fl.messages import records
 from models.elastic.nested import RATES, recalibrate_batch_norm, width
-from models.nn.any_module import AnyBody, count_classes, from_module
+from models.nn.any_body import AnyBody
+from models.nn.any_module import count_classes, from_module
 from models.nn.body import Shape, cpu_state
 from models.submodel import FULL, Coverage, State, axis_names, covered_sizes, extract
 

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from models.elastic.nested import RandomSubmodel
 from models.modular.selector import Routing, Selector
-from models.nn.any_module import AnyBody, Found, reshape, resize
+from models.nn.any_body import AnyBody, Found, reshape, resize
 from models.submodel import Coverage, Dimension, Sizes, State
 from partitions.errors import one_line
 
@@ -26,7 +26,7 @@ class Routes(BaseModel):
     Args:
         input_shape, layers, embed: as in `models.modular.selector.Selector`.
         top_k, scale: as in `models.modular.selector.Routing`.
-        readers: as in `models.nn.any_module.Found`.
+        readers: as in `models.nn.any_body.Found`.
         modules: numbers of the modules that the sub-model has, by layer.
     """
 
@@ -51,7 +51,7 @@ class Plan(BaseModel):
 
     Args:
         rate: share of the width; head: the layer that returns the logits. A network without norms divides what that
-            layer reads by the rate (`models.nn.any_module.Scaler`).
+            layer reads by the rate (`models.nn.any_body.Scaler`).
         axes, sizes: of the sub-model, where its parts are named: FjORD, ECLM.
         widths: rates to draw in training, and the axis sizes of their sub-models: FjORD.
         routes: of ECLM.

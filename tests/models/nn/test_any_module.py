@@ -16,7 +16,8 @@ from models.aggregation.weighted_sum import WeightedSum
 from models.costs import CostModel
 from models.elastic.nested import groups_of, width
 from models.modular.modularize import modularize
-from models.nn.any_module import AnyBody, architecture_of, from_module
+from models.nn.any_body import AnyBody
+from models.nn.any_module import architecture_of, from_module
 from models.nn.body import Architecture
 from models.submodel import Coverage, Joined, extract
 
