@@ -1,7 +1,7 @@
 """Commands that train nothing: the machine, the keys of a run-config, the drift of the data, the privacy of noise."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,6 +12,9 @@ from rich.text import Text
 from experiments.cli.options import Changes, Folder, changes_of
 from fl.config import Settings, SettingsError
 from partitions.root import absolute
+
+if TYPE_CHECKING:
+    from models.nn.body import Architecture
 
 console = Console()
 
@@ -60,6 +63,7 @@ def inspect(
     model: Annotated[str, typer.Argument(help="A model's name, or 'package.module:make' of your own.")],
     shape: Annotated[str, typer.Option(help="Shape of one sample.", metavar="C,H,W")] = "3,32,32",
     classes: Annotated[int, typer.Option(help="Number of classes.", min=2)] = 10,
+    out: Annotated[Path | None, typer.Option(help="Draw the layers into this file.", metavar="FILE.png")] = None,
 ) -> None:
     """Show what can be cut in a model: its axes, its layers of modules, and what each width costs.
 
@@ -74,6 +78,8 @@ def inspect(
     from models.nn.registry import MODELS
     from models.submodel import axis_names, covered_sizes
 
+    if out is not None and out.suffix != ".png":
+        raise SettingsError(f"--out = '{out}' is no name of a picture: write --out {out.stem or 'model'}.png")
     try:
         sample = tuple(int(n) for n in shape.split(","))
     except ValueError as error:
@@ -97,6 +103,20 @@ def inspect(
         numbers = f"{price.params:,.0f}", f"{price.macs / 1e6:.3g}", f"{price.memory / 1e6:.3g}"
         table.add_row(f"{rate:g}", *numbers)
     console.print("", table)
+    if out is not None:
+        _draw(architecture, model, absolute(out))
+
+
+def _draw(architecture: "Architecture", model: str, out: Path) -> None:
+    """Draw the layers of a model into a file."""
+    from experiments.plots.cuts import cuts, layers
+    from experiments.plots.style import save
+    from fl.results.files import as_results_error
+
+    with as_results_error(f"write to '{out}'"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save(cuts(layers(architecture), model), out.parent, out.stem)
+    console.print(str(out), style="dim", highlight=False, soft_wrap=True)
 
 
 def drift(

@@ -42,6 +42,9 @@ class Model(Section):
         ge=0,
         description="stages cut into modules, counted from the last, of convolutional models; 0: as in the paper",
     )
+    module_names: str = Field(
+        "", description="layers cut into modules, of a network of your own: names or patterns, e.g. 'features.*,head'"
+    )
 
 
 class Pretrain(Section):

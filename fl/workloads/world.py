@@ -144,9 +144,10 @@ def model_options(data: Dataset, section: Model, family: Family, options: Sectio
     if data.text:
         raise SettingsError(f"model.name = '{name}' needs numbers, {data.name} holds text: choose workload = 'vq'")
     takes, own = inspect.signature(family).parameters, dict(options)
-    for key, parameter in (("width", "width"), ("norm", "norm"), ("module_layers", "layers")):
+    of_modules = {"module_layers": "layers", "module_names": "module_names"}
+    for key, parameter in {"width": "width", "norm": "norm", **of_modules}.items():
         value, default = getattr(section, key), Model.model_fields[key].default
-        if (parameter in takes or (key == "module_layers" and "input_shape" not in takes)) and (
+        if (parameter in takes or (key in of_modules and "input_shape" not in takes)) and (
             value or parameter == "norm"
         ):
             own[parameter] = value

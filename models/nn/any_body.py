@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.nn.attention import count_heads
 from models.nn.body import Body, hidden_axis
 from models.submodel import Axes, Dimension, Joined, Sizes
 
@@ -144,6 +145,7 @@ def reshape(template: nn.Module, shapes: Mapping[str, Sequence[int]]) -> nn.Modu
             module.embedding_dim = weight.shape[1]
         elif isinstance(module, nn.PReLU):
             module.num_parameters = len(weight)
+    count_heads(net, template)
     return net
 
 

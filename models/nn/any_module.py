@@ -22,7 +22,9 @@ from models.submodel import Sizes, extract
 Make = Callable[[], nn.Module]
 
 
-def from_module(make: nn.Module | Make, input_shape: Shape, classes: int, layers: int = 0) -> Architecture:
+def from_module(
+    make: nn.Module | Make, input_shape: Shape, classes: int, layers: int = 0, module_names: str = ""
+) -> Architecture:
     """Return the architecture of a module that was not written for this project.
 
     Args:
@@ -31,16 +33,18 @@ def from_module(make: nn.Module | Make, input_shape: Shape, classes: int, layers
         input_shape: shape of one sample; the module takes a float32 batch (B, *input_shape).
         classes: the module returns logits (B, classes).
         layers: ECLM cuts only the last so many of the layers that it can cut into modules; 0: all.
+        module_names: ECLM cuts only layers with these names, as ``inspect`` prints them; patterns such as
+            ``"features.*,head"``. Empty: all.
 
     Raises:
-        ValueError: the module does not accept such a batch or does not return such logits, or has fewer layers.
+        ValueError: the module does not accept such a batch or does not return such logits, or lacks such layers.
     """
 
     def initialised(seed: int) -> nn.Module:
         return copy.deepcopy(make) if isinstance(make, nn.Module) else seeded(partial(_filled, make, input_shape), seed)
 
     template = make if isinstance(make, nn.Module) else initialised(0)
-    found = find_axes(template, input_shape, classes, layers)
+    found = find_axes(template, input_shape, classes, layers, module_names)
 
     def build(sizes: Sizes, generator: torch.Generator | None) -> AnyBody:
         if unknown := [axis for axis in sizes if axis not in found.sizes]:
@@ -59,14 +63,19 @@ def from_module(make: nn.Module | Make, input_shape: Shape, classes: int, layers
 
 
 def architecture_of(
-    family: Callable[..., Any], input_shape: Shape, classes: int, layers: int = 0, **options: Any
+    family: Callable[..., Any],
+    input_shape: Shape,
+    classes: int,
+    layers: int = 0,
+    module_names: str = "",
+    **options: Any,
 ) -> Architecture:
     """Call a model's function, or a class of modules.
 
     Args:
         family: ``family(input_shape, classes, **options)``, or with the number of classes as ``num_classes`` alone. It
             returns an `Architecture`, or an `nn.Module` whose axes are to be found.
-        layers: as in `from_module`.
+        layers, module_names: as in `from_module`.
 
     Raises:
         ValueError: the model has no such layers, or does not work as `from_module` needs it.
@@ -83,9 +92,11 @@ def architecture_of(
         make = partial(make, layers=layers)
     made = seeded(make, 0)
     if not isinstance(made, Architecture):
-        return from_module(make, input_shape, classes, layers)
+        return from_module(make, input_shape, classes, layers, module_names)
     if layers and "layers" not in names:
         raise ValueError(f"model.module-layers = {layers} is not an option of this model: leave it out")
+    if module_names:
+        raise ValueError(f"model.module-names = '{module_names}' is not an option of this model: leave it out")
     return made
 
 

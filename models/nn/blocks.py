@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.nn.attention import attention
 from models.submodel import Axes, Dimension, Sizes, axis_names
 from models.training.descent import Descent
 
@@ -139,7 +140,8 @@ def running_statistics(module: nn.Module) -> tuple[list[Tensor], float]:
 def channel_groups(sizes: Sizes, axes: Axes, network: nn.Module) -> dict[str, int]:
     """Return, per axis, how many channels must be cut together.
 
-    A group norm computes the same in a slice only if the slice contains whole groups.
+    A group norm computes the same in a slice only if the slice contains whole groups, an attention only if it contains
+    whole heads.
     """
     groups = dict.fromkeys(sizes, 1)
     for name, norm in network.named_modules():
@@ -148,6 +150,8 @@ def channel_groups(sizes: Sizes, axes: Axes, network: nn.Module) -> dict[str, in
             size, dimension = norm.weight.numel() // norm.groups, axes[f"{name}.weight"][1]
         elif isinstance(norm, nn.GroupNorm) and norm.affine:
             size, dimension = norm.num_channels // norm.num_groups, axes[f"{name}.weight"][0]
+        elif heads := attention(norm):
+            size, dimension = heads.head, axes[f"{name}.{heads.reader}.weight".lstrip(".")][1]
         for axis in axis_names([dimension]):
             groups[axis] = math.lcm(groups[axis], size)
     return groups

@@ -5,6 +5,7 @@ are then compared with the whole module, with zeros in the other channels: an ax
 """
 
 import copy
+import fnmatch
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from models.nn.any_body import CHANNEL_NORMS, LAYER_NORMS, PLAIN, TRANSPOSED, AnyBody, Found, resize
+from models.nn.attention import attentions
 from models.nn.blocks import channel_groups
 from models.nn.body import Shape, hidden_axis
 from models.submodel import Coverage, Dimension, Joined, State, axis_names, covered_sizes, entry_index, extract
@@ -26,10 +28,7 @@ T = TypeVar("T")
 NARROW = 32  # layers with fewer channels, such as those of squeeze and excitation, are not cut into modules
 MIXED = "with some of its channels, the model does not compute what it computes with zeros in the others"
 UNGATED = "switching its channels off does not equal cutting them"
-LEAVE_WHOLE = {
-    nn.MultiheadAttention: "attention keeps the width of its heads",
-    nn.RNNBase: "recurrent layers keep their width",
-}
+RECURRENT = "recurrent layers keep their width"
 Label = tuple[str, int] | None  # of one entry of a dimension: its axis and its channel
 Labels = dict[tuple[str, int], list[Label]]  # by parameter and dimension
 
@@ -42,21 +41,23 @@ class Group:
         size: how many.
         members: layers or bare parameters that have them: name, side ('out', 'in' or 'bare'), and for each entry its
             position there and its channel.
+        heads: it has those of an attention written by hand.
     """
 
     size: int
     members: list[tuple[str, str, list[int], list[int]]] = field(default_factory=list)
+    heads: bool = False
 
     def names(self, side: str) -> list[str]:
         """Return the members on one side."""
         return [name for name, own, _, _ in self.members if own == side]
 
 
-def find_axes(net: nn.Module, input_shape: Shape, classes: int, layers: int = 0) -> Found:
+def find_axes(net: nn.Module, input_shape: Shape, classes: int, layers: int = 0, names: str = "") -> Found:
     """Find the axes of a module; arguments and errors as in `from_module`."""
     x = torch.randint(0, 2, (2, *input_shape), generator=torch.Generator().manual_seed(0)).float()
     with evaluation(net), torch.random.fork_rng(devices=[]):
-        order, whole = _execution(net, x, classes), dict[str, str]()
+        order, whole, traced = _execution(net, x, classes), dict[str, str](), list[Group]()
         for name, value in net.state_dict().items():
             if not isinstance(value, Tensor) or value.dtype == torch.bool or not value.isfinite().all():
                 raise ValueError(
@@ -64,31 +65,60 @@ def find_axes(net: nn.Module, input_shape: Shape, classes: int, layers: int = 0)
                     "use register_buffer with persistent=False, and no get_extra_state"
                 )
         try:
-            groups = _groups(net, x, order, classes)
+            traced = _traced(net, x)
         except ModuleNotFoundError:  # torch-pruning
             raise
         except Exception as error:  # a graph that the library cannot follow: only the whole module is trained
-            groups, whole = {}, {"the model": f"its layers could not be followed ({_said(error)})"}
+            whole = {"the model": f"its layers could not be followed ({_said(error)})"}
         if not torch.equal(logits(net, x, classes), logits(net, x, classes)):
-            groups, whole = {}, {"the model": "its logits are random in evaluation: dropout needs self.training"}
+            traced, whole = [], {"the model": "its logits are random in evaluation: dropout needs self.training"}
         weights = _random(net)
         _copy(net, weights, x, classes)
-        whole |= {axis: why for axis, group in groups.items() if (why := _uncuttable(net, group))}
-        labels, shared = _labels(net, {axis: group for axis, group in groups.items() if axis not in whole})
-        whole |= shared
-        while True:
-            found = _found(net, groups, labels, whole, {}, classes)
-            refused = {axis: why for axis, why in found.whole.items() if axis not in whole}
-            if not (refused := refused or _failing(net, found, weights, x, classes)):
-                break
-            whole |= refused
+        groups = _named(_with_heads(net, traced), order, classes)
+        labels, refused = _checked(net, groups, weights, x, classes)
+        if any(groups[axis].heads for axis in refused):  # what is around the heads may be cut without them
+            groups = _named(traced, order, classes)
+            labels, refused = _checked(net, groups, weights, x, classes)
+        whole |= refused
         readers = _readers(net, groups, whole, order)
         found = _found(net, groups, labels, whole, readers, classes)
         whole |= _ungated(net, found, weights, x)
         readers = {layer: reader for layer, reader in readers.items() if layer not in whole}
+        readers = {layer: readers[layer] for layer in _chosen(list(readers), names, whole)}
         if layers > len(readers):
             raise ValueError(f"model.module-layers = {layers}: the model has {len(readers)} such layers")
+        whole |= {name: RECURRENT for name, module in net.named_modules() if isinstance(module, nn.RNNBase)}
         return _found(net, groups, labels, whole, dict(list(readers.items())[-layers:]), classes)
+
+
+def _chosen(layers: list[str], names: str, whole: Mapping[str, str]) -> list[str]:
+    """Return the module layers whose names match one of the patterns, all if there is no pattern."""
+    patterns = [name.strip().removesuffix(".modules") for name in names.split(",") if name.strip()]
+    short = {layer: layer.removesuffix(".modules") for layer in layers}
+    for pattern in patterns:
+        if not fnmatch.filter(short.values(), pattern):
+            why = whole.get(f"{pattern}.modules", whole.get(pattern))
+            raise ValueError(
+                f"model.module-names = '{names}': ECLM cannot cut '{pattern}' into modules"
+                + (f", because {why}" if why else "")
+                + f"; choose from {', '.join(short.values()) or 'nothing: leave it out'}"
+            )
+    return [layer for layer in layers if not patterns or any(fnmatch.fnmatchcase(short[layer], p) for p in patterns)]
+
+
+def _checked(
+    net: nn.Module, groups: Mapping[str, Group], weights: State, x: Tensor, classes: int
+) -> tuple[Labels, dict[str, str]]:
+    """Return the labels of the groups that can be cut, and why others cannot."""
+    whole = {axis: why for axis, group in groups.items() if (why := _uncuttable(net, group))}
+    labels, shared = _labels(net, {axis: group for axis, group in groups.items() if axis not in whole})
+    whole |= shared
+    while True:
+        found = _found(net, groups, labels, whole, {}, classes)
+        refused = {axis: why for axis, why in found.whole.items() if axis not in whole}
+        if not (refused := refused or _failing(net, found, weights, x, classes)):
+            return labels, whole
+        whole |= refused
 
 
 def _found(
@@ -256,8 +286,8 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {one_line(error)}"
 
 
-def _groups(net: nn.Module, x: Tensor, order: list[str], classes: int) -> dict[str, Group]:
-    """Return the groups of channels by axis; an axis has the name of the first layer that makes its channels."""
+def _traced(net: nn.Module, x: Tensor) -> list[Group]:
+    """Return the groups of channels that torch-pruning finds."""
     import torch_pruning
 
     graph = torch_pruning.DependencyGraph()
@@ -265,7 +295,7 @@ def _groups(net: nn.Module, x: Tensor, order: list[str], classes: int) -> dict[s
         graph.build_dependency(net, x, verbose=False)
     names = {id(module): name for name, module in net.named_modules()}
     bare = {id(parameter): name for name, parameter in net.named_parameters()}
-    groups: dict[str, Group] = {}
+    groups = []
     for items in graph.get_all_groups():
         group = Group(len(items[0].idxs))
         for member in items:
@@ -275,6 +305,32 @@ def _groups(net: nn.Module, x: Tensor, order: list[str], classes: int) -> dict[s
                 group.members.append((names[id(target)], side, list(member.idxs), list(member.root_idxs)))
             elif id(target) in bare:
                 group.members.append((bare[id(target)], "bare", list(member.idxs), list(member.root_idxs)))
+        groups.append(group)
+    return groups
+
+
+def _with_heads(net: nn.Module, groups: list[Group]) -> list[Group]:
+    """Return the groups with the heads of attentions written by hand in the group of the channels that these read."""
+    groups = [replace(group, members=list(group.members)) for group in groups]
+    for name, found in attentions(net):
+        makers, reader = [f"{name}.{maker}".lstrip(".") for maker in found.makers], f"{name}.{found.reader}".lstrip(".")
+        width = _width(net, reader, "in")
+        stream = next((group for group in groups if {*makers} & {*group.names("in")} and group.size == width), None)
+        if stream is None:
+            continue
+        groups = [g for g in groups if g is stream or not ({*makers} & {*g.names("out")} or reader in g.names("in"))]
+        for layer, side, length in (
+            *((maker, "out", _width(net, maker, "out")) for maker in makers), (reader, "in", width),
+        ):  # fmt: skip
+            stream.members.append((layer, side, list(range(length)), [n % width for n in range(length)]))
+        stream.heads = True
+    return groups
+
+
+def _named(traced: list[Group], order: list[str], classes: int) -> dict[str, Group]:
+    """Return groups by axis; an axis has the name of the first layer that makes its channels."""
+    groups: dict[str, Group] = {}
+    for group in traced:
         first = min((name for name in group.names("out") if name in order), key=order.index, default=None)
         if first is not None:
             groups[first] = group
@@ -296,6 +352,10 @@ def _dimensions(net: nn.Module, name: str, side: str) -> list[tuple[str, int]]:
         return [(f"{prefix}weight", 1), vectors[1]] if side == "out" else vectors[:1]
     if isinstance(module, nn.Embedding):
         return [(f"{prefix}weight", 1)]
+    if isinstance(module, nn.MultiheadAttention):
+        inner = [("in_proj_weight", 0), ("in_proj_weight", 1), ("in_proj_bias", 0)]
+        outer = [("out_proj.weight", 0), ("out_proj.weight", 1), ("out_proj.bias", 0)]
+        return [(f"{prefix}{key}", dim) for key, dim in inner + outer]
     return vectors
 
 
@@ -309,7 +369,12 @@ def _members(net: nn.Module, group: Group) -> Iterator[tuple[str, int, list[int]
             own = [pair for pair in _dimensions(net, name, side) if pair[0] in state and state[pair[0]].dim()]
         for key, dim in own:
             if state[key].numel() > 1:  # a single number belongs to all channels
-                yield first[key], dim, positions, channels
+                # queries, keys and values of torch's attention are one parameter
+                copies = 3 if key.endswith((".in_proj_weight", ".in_proj_bias")) and dim == 0 else 1
+                whole = (
+                    [n + copy * group.size for copy in range(copies) for n in positions] if copies > 1 else positions
+                )
+                yield first[key], dim, whole, channels * copies
 
 
 def _first_names(net: nn.Module) -> dict[str, str]:
@@ -337,9 +402,10 @@ def _uncuttable(net: nn.Module, group: Group) -> str:
         if side == "bare":
             continue
         module = net.get_submodule(name)
-        for kind, why in LEAVE_WHOLE.items():
-            if isinstance(module, kind):
-                return f"{name}: {why}"
+        if isinstance(module, nn.RNNBase):
+            return f"{name}: {RECURRENT}"
+        if isinstance(module, nn.MultiheadAttention) and (not module._qkv_same_embed_dim or module.bias_k is not None):
+            return f"{name}: attention with kdim, vdim or add_bias_kv keeps its width"
         grouped = isinstance(module, (*PLAIN, *TRANSPOSED)) and module.groups > 1
         if grouped and not (isinstance(module, PLAIN) and module.groups == module.in_channels == module.out_channels):
             return f"{name}: a grouped convolution keeps its width"
@@ -448,16 +514,15 @@ def _ungated(net: nn.Module, found: Found, weights: State, x: Tensor) -> dict[st
     whole = AnyBody(resize(net, found, of_one), replace(found, head=""), of_one).eval()
     whole.net.load_state_dict(weights)
 
-    def why(layers: Iterable[str]) -> str:
+    def why(*layers: str) -> str:
         coverage = {layer: kept[layer] for layer in layers}
-        part = AnyBody(
-            resize(net, found, sizes := covered_sizes(of_one, coverage)), replace(found, readers={}, head=""), sizes
-        ).eval()
+        sizes = covered_sizes(of_one, coverage)
+        part = AnyBody(resize(net, found, sizes), replace(found, readers={}, head=""), sizes).eval()
         part.load_state_dict(extract(whole.state_dict(), whole.axes(), coverage))
-        gates = [torch.ones(len(x), count) for count in counts.values()]
-        for layer, gate in zip(counts, gates, strict=True):
-            if layer in coverage:
-                gate[0] = torch.zeros(counts[layer]).index_fill(0, kept[layer], 1.0)
+        gates = [torch.ones(len(x), counts[layer]) for layer in layers]
+        for layer, gate in zip(layers, gates, strict=True):
+            gate[0] = torch.zeros(counts[layer]).index_fill(0, kept[layer], 1.0)
+        whole.layers = layers  # the others have no gates
         try:
             with torch.no_grad():
                 out, expected = whole(x, gates), torch.cat([part(x)[:1], whole(x)[1:]])
@@ -465,6 +530,6 @@ def _ungated(net: nn.Module, found: Found, weights: State, x: Tensor) -> dict[st
             return _said(error)
         return "" if _close(out, expected) else UNGATED
 
-    if not counts or not why(counts):
+    if not counts or not why(*counts):
         return {}
-    return {layer: one for layer in counts if (one := why([layer]))}
+    return {layer: one for layer in counts if (one := why(layer))}

@@ -28,7 +28,7 @@ def test_samples_that_cannot_be_shrunk_are_a_mistake_in_the_settings() -> None:
 
 
 def test_a_model_is_given_only_the_options_that_it_takes_and_that_were_set() -> None:
-    for key, value in {"module_layers": 2, "norm": "batch"}.items():
+    for key, value in {"module_layers": 2, "module_names": "head", "norm": "batch"}.items():
         said = f"^model.{key.replace('_', '-')} = {value!r} is not an option of model.name = 'mlp': leave it out$"
         with pytest.raises(SettingsError, match=said):
             chosen((6,), name="mlp", **{key: value})
