@@ -110,7 +110,9 @@ def options_of(component: object, leave_out: tuple[str, ...] = ()) -> type[Secti
 @lru_cache(maxsize=64)
 def _options_of_function(function: Callable[..., Any], leave_out: tuple[str, ...]) -> type[Section]:
     parameters = inspect.signature(function, eval_str=True).parameters.values()
-    fields: dict[str, Any] = {
-        p.name: (p.annotation, p.default) for p in parameters if p.default is not p.empty and p.name not in leave_out
-    }
+    fields: dict[str, Any] = {}
+    for p in parameters:
+        if p.default is not p.empty and p.name not in leave_out:
+            guessed = type(p.default) if isinstance(p.default, bool | int | float | str) else Any
+            fields[p.name] = guessed if p.annotation is p.empty else p.annotation, p.default
     return create_model(f"{function.__name__} options", __base__=Section, **fields)

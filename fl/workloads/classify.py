@@ -128,6 +128,8 @@ class Classify(Workload):
     def held(self) -> float:
         """Modules of a layer that a client of average limits can hold, mean over the layers."""
         costs, devices = self.costs["modular"], self.settings.devices
+        if not costs.layers:
+            return 1.0
         share = (devices.limit_low + devices.limit_high) / 2
         free = share * (1 - devices.background_load / 2)
         limits = Limits.shares(self.costs["dense"].whole, share, free, free)

@@ -44,6 +44,7 @@ from models.modular.selector import Selector
 from models.modular.subtasks import co_occurring
 from models.modular.tailor import tailor
 from models.nn.body import Architecture, Body, cpu_state
+from models.nn.find_axes import NARROW
 from models.submodel import FULL, Coverage, State, under
 from models.training.loop import Augment, Extra, Precision, Recipe, fit, flip_and_shift
 from partitions import LocalData, Purpose, World, rng
@@ -324,7 +325,11 @@ class Pretraining:
 
     def _require_layers(self, method: str) -> None:
         if not self.architectures["modular"].part(FULL).layers:
-            raise SettingsError(f"{method} needs a model with module layers, and this model has none: choose another")
+            raise SettingsError(
+                f"{method} needs a model with module layers, and this model has none: choose another model or other "
+                f"strategies, or give a network of your own a layer of at least {NARROW} channels, a multiple of 8 "
+                "(`python -m experiments inspect` shows what can be cut)"
+            )
 
     def _generator(self, phase: int) -> np.random.Generator:
         return rng(self.seed, Purpose.OFFLINE, phase)

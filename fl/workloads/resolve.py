@@ -28,7 +28,8 @@ from strategies.adaptivenet import AdaptiveNet
 from strategies.core.strategy import Budget, Strategy
 from strategies.eclm import ECLM, ModularOptions
 
-GENERAL_MODEL_OPTIONS = ("width", "norm", "layers")  # parameters of a model that the section ``model`` sets
+# parameters of a model that the section ``model`` and the data set
+GENERAL_MODEL_OPTIONS = ("width", "norm", "layers", "num_classes")
 REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
     "data.partition": ("partition", PARTITIONS),
     "drift.kind": ("drift", DRIFTS),

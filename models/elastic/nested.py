@@ -23,9 +23,14 @@ RATES = (1.0, 0.5, 0.25, 0.125, 0.0625)  # HeteroFL's five widths, a to e
 
 def groups_of(architecture: Architecture) -> dict[str, int]:
     """Return `channel_groups` of an architecture."""
-    with torch.device("meta"):
-        body = architecture.part({})
+    body = _shapes(architecture)
     return channel_groups(architecture.sizes, body.axes(), body)
+
+
+def _shapes(architecture: Architecture) -> Body:
+    """Return the whole model without numbers."""
+    with torch.device("meta"):
+        return architecture.part({})
 
 
 def width(architecture: Architecture, rate: float, offset: int = 0) -> Coverage:
@@ -39,9 +44,9 @@ def width(architecture: Architecture, rate: float, offset: int = 0) -> Coverage:
         rate: share of the width, in (0, 1].
         offset: start of the window, in norm groups.
     """
-    fixed = {"classes", *architecture.part({}).layers}
-    coverage = {}
-    for axis, group in groups_of(architecture).items():
+    body, coverage = _shapes(architecture), {}
+    fixed = {"classes", *body.layers}
+    for axis, group in channel_groups(architecture.sizes, body.axes(), body).items():
         size = architecture.sizes[axis]
         count = min(size, group * math.ceil(rate * size / group))
         if axis not in fixed and count < size:

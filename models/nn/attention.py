@@ -33,8 +33,10 @@ class Attention:
 def attention(module: nn.Module) -> Attention | None:
     """Return where the heads of a module are: it knows their number and has layers of matching widths."""
     count = next((name for name in COUNTS if type(vars(module).get(name)) is int), None)
+    if count is None:
+        return None
     linear = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
-    if count is None or not linear:
+    if not linear:
         return None
     (*makers, reader), heads = linear, vars(module)[count]
     width = linear[reader].in_features

@@ -155,6 +155,10 @@ def test_options_of_a_class_and_of_a_function(outside: str) -> None:
     with pytest.raises(ValueError, match="valid integer"):
         options(local_epochs="many")
     assert options_of(np.ndarray) is Section
+    untyped = options_of(lambda width=8, act=print, name=None: None, leave_out=("name",))
+    assert untyped(width=9).model_dump() == {"width": 9, "act": print}
+    with pytest.raises(ValueError, match="valid integer"):
+        untyped(width="many")
 
 
 def test_section_names() -> None:

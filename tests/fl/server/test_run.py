@@ -472,9 +472,10 @@ def test_a_model_of_the_users_with_torchs_batch_norm(play, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["eclm", "eclm-plus", "an"])
-def test_a_method_that_cuts_modules_needs_module_layers(play, tmp_path, strategy: str) -> None:
-    with pytest.raises(SettingsError, match="needs a model with module layers, and this model has none"):
-        play(tmp_path, {**PLAIN, "strategies": strategy})
+@pytest.mark.parametrize("model", ["plain", "narrow"])
+def test_a_method_that_cuts_modules_needs_module_layers(play, tmp_path, model: str, strategy: str) -> None:
+    with pytest.raises(SettingsError, match="needs a model with module layers, and this model has none: choose "):
+        play(tmp_path, {**PLAIN, "model.name": f"tests.fl.workloads.plain_model:{model}", "strategies": strategy})
 
 
 def test_a_folder_that_cannot_be_written_is_named_before_anything_starts(play, tmp_path) -> None:

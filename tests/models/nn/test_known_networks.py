@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,10 +17,12 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.models.vgg import VGG, make_layers
 from torchvision.models.vision_transformer import VisionTransformer
 
-from models.elastic.nested import width
+from models.costs import cost
+from models.elastic.nested import RATES, width
 from models.modular.modularize import modularize
 from models.nn.any_module import from_module
-from models.submodel import extract
+from models.nn.resnet import resnet18
+from models.submodel import State, covered_sizes, extract
 from tests.models.nn.test_any_module import assert_parts_are_exact, randomised
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "bring-your-own.md"
@@ -57,11 +58,18 @@ def odd() -> nn.Module:
     return nn.Sequential(nn.Linear(9, 37), nn.ReLU(), nn.Linear(37, 51), nn.Tanh(), nn.Linear(51, 3))
 
 
-def of_timm(name: str, **options: Any) -> nn.Module:
+def of_timm(name: str) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of its import, which uses torch.jit
-        from timm import create_model
-    return create_model(name, num_classes=3, embed_dim=24, **options)
+        from timm import models
+    blocks = {
+        "block_layer": models.mlp_mixer.ResBlock,
+        "norm_layer": models.mlp_mixer.Affine,
+        "num_blocks": 2,
+        "mlp_ratio": 4,
+    }
+    own = {"depth": 2, "num_heads": 3} if name == "VisionTransformer" else blocks
+    return getattr(models, name)(img_size=16, patch_size=8, num_classes=3, embed_dim=24, **own)
 
 
 IMAGE = (3, 16, 16)
@@ -78,10 +86,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         partial(ConvNeXt, [CNBlockConfig(32, 64, 1), CNBlockConfig(64, None, 1)], 0, 1, 3), IMAGE,
     ),
     "torchvision vit_b_16": (partial(VisionTransformer, 16, 8, 2, 3, 24, 48, num_classes=3), IMAGE),
-    "timm vit_tiny": (
-        partial(of_timm, "vit_tiny_patch16_224", img_size=16, patch_size=8, depth=2, num_heads=3), IMAGE,
-    ),
-    "timm resmlp_12": (partial(of_timm, "resmlp_12_224", img_size=32), (3, 32, 32)),
+    "timm vit_tiny": (partial(of_timm, "VisionTransformer"), IMAGE),
+    "timm resmlp_12": (partial(of_timm, "MlpMixer"), IMAGE),
     "1-D convolutions": (convolutions, (4, 24)),
     "LSTM": (Series, (6, 4)),
     "perceptron with odd widths": (odd, (9,)),
@@ -115,3 +121,47 @@ def test_sub_models_are_exact_and_the_table_is_right(name: str) -> None:
     with torch.no_grad():
         torch.testing.assert_close(whole(x, [torch.ones(3, 4)] * layers), body(x))
         torch.testing.assert_close(part(x, [on[:, kept]] * layers), whole(x, [on] * layers), rtol=1e-4, atol=1e-4)
+
+
+def theirs() -> nn.Module:
+    """torchvision's ResNet18 with the stem and the norms of ours."""
+    net = ResNet(BasicBlock, [2, 2, 2, 2], 3, norm_layer=partial(nn.GroupNorm, 8))
+    net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    return net
+
+
+def as_ours(state: State, like: State) -> State:
+    """Return the parameters of torchvision's ResNet18 under the names of ours."""
+    names = {"net.conv1.weight": "stem", "net.bn1": "stem_norm", "net.fc": "head"}
+    for block in (f"{s}.{b}" for s in range(4) for b in range(2)):
+        before = f"net.layer{int(block[0]) + 1}.{block[2]}"
+        names |= {
+            f"{before}.conv1.weight": f"stages.{block}.block.first",
+            f"{before}.bn1": f"stages.{block}.block.norm",
+        }
+        names |= {f"{before}.conv2.weight": f"stages.{block}.block.second", f"{before}.bn2": f"stages.{block}.norm"}
+        names |= {f"{before}.downsample.0.weight": f"stages.{block}.project"}
+        names |= {f"{before}.downsample.1": f"stages.{block}.project_norm"}
+    own = {}
+    for name, value in state.items():
+        layer, _, kind = name.rpartition(".")
+        ours = names[name] if name in names else f"{names[layer]}.{kind}"
+        own[ours] = value.reshape(like[ours].shape)
+    return own
+
+
+@pytest.mark.parametrize("rate", RATES[:4])
+def test_a_network_that_is_found_equals_the_same_network_written_for_this_project(rate: float) -> None:
+    torch.manual_seed(0)
+    found, own, x = from_module(theirs(), IMAGE, 3), resnet18(IMAGE, 3), torch.randn(3, *IMAGE)
+    whole = randomised(found.whole())  # type: ignore[arg-type]
+    kept = width(found, rate), width(own, rate)
+    parts = found.part(kept[0]).eval(), own.part(kept[1]).eval()
+    parts[0].load_state_dict(extract(whole.state(), whole.axes(), kept[0]))
+    of_ours = as_ours(whole.state(), own.part({}).state())
+    parts[1].load_state_dict(extract(of_ours, own.part({}).axes(), kept[1]))
+    with torch.no_grad():
+        torch.testing.assert_close(parts[0](x), parts[1](x))
+    prices = [cost(of, covered_sizes(of.sizes, cut), 16) for of, cut in zip((found, own), kept, strict=True)]
+    assert prices[0].params == prices[1].params and prices[0].macs == prices[1].macs
+    assert prices[0].memory == pytest.approx(prices[1].memory, rel=0.1)
