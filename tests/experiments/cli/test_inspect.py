@@ -1,15 +1,31 @@
-"""Commands `settings`, `drift` and `privacy`."""
+"""Commands `settings`, `inspect`, `drift` and `privacy`."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from torch import Tensor, nn
 
 from experiments.cli.tree import branch
+from experiments.plots.cuts import layers
 from fl.config import flatten
 from fl.workloads.resolve import default_tables
+from models.nn.any_module import from_module
+from models.nn.resnet import resnet18
 
 Call = Callable[..., tuple[object, str, str]]
+
+
+class Series(nn.Module):
+    """A recurrent layer, which stays whole, one that is cut into modules, and a narrow one."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.read = nn.LSTM(4, 24, batch_first=True)
+        self.wide, self.narrow, self.head = nn.Linear(24, 64), nn.Linear(64, 21), nn.Linear(21, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.narrow(self.wide(self.read(x)[0][:, -1]).relu()).relu())
 
 
 def test_settings_explains_every_key_of_every_component() -> None:
@@ -37,6 +53,26 @@ def test_settings_as_tables_for_pyproject(call: Call) -> None:
     pytest.importorskip("fl.workloads.tables")
     _, printed, _ = call("settings", "--toml")
     assert "[tool.flwr.app.config.drift]" in printed
+
+
+def test_inspect_prints_and_draws_what_can_be_cut(tmp_path: Path, call: Call) -> None:
+    words = ["inspect", "tests.experiments.cli.test_inspect:Series", "--shape", "7,4", "--classes", "3"]
+    code, printed, errors = call(*words, "--out", str(tmp_path / "new" / "layers.png"))
+    assert code in (0, None), errors
+    assert "modules: wide.modules" in printed and "whole: read, because recurrent layers keep" in printed
+    assert (tmp_path / "new" / "layers.png").stat().st_size > 5_000
+    assert "is no name of a picture: write --out layers.png" in call(*words, "--out", "layers.svg")[2]
+    rows = layers(from_module(Series(3), (7, 4), 3))
+    assert rows["layer"].tolist() == ["read", "wide", "narrow", "head"]
+    assert rows["kind"].tolist() == ["whole", "modules", "modules", "cut"]
+    assert rows["axes"].tolist() == ["", "wide", "narrow, wide", "classes, narrow"]
+    assert rows["parameters"].sum() == sum(parameter.numel() for parameter in Series(3).parameters())
+
+
+def test_layers_of_a_network_of_this_project_are_drawn() -> None:
+    rows = layers(resnet18((3, 8, 8), 3, width=8, layers=1))
+    assert rows["layer"].tolist()[0] == "(the model)" and set(rows["why"]) == {""}
+    assert rows.set_index("layer")["kind"][["stages.0.0.block", "stages.3.1.block"]].tolist() == ["cut", "modules"]
 
 
 def test_drift_draws_the_shares_of_the_world(tmp_path: Path, call: Call) -> None:
