@@ -15,6 +15,7 @@ from fl.flower.client import CAPACITY, SELECTOR
 from fl.flower.cutting import Capacities, Cutting, proxy_samples
 from fl.flower.network import PLAN, Plan, Routes, build
 from fl.messages import records
+from fl.workloads.pretraining import UNKNOWN
 from models.costs import CostModel
 from models.modular.model import ModularModel, enhance, train_end_to_end
 from models.modular.selector import Routing, Selector
@@ -109,7 +110,7 @@ class ECLM(Cutting):
         train_end_to_end(model, x, y, recipe, p.modular_epochs, generator, o.balance)
         enhance(
             model, x, y, y, self.found.sizes["classes"], recipe, p.ability_epochs, generator,
-            o.ability, o.kappa1, o.kappa2,
+            o.ability, o.kappa1, o.kappa2 or UNKNOWN,
         )  # fmt: skip
 
     def plan(self, coverage: Coverage) -> Plan:
