@@ -1,4 +1,4 @@
-"""docs/bring-your-own.md does what it says: its network runs by its commands, from a folder outside the project."""
+"""docs/bring-your-own.md does what it says: its code runs by its commands, from a folder outside the project."""
 
 import os
 import re
@@ -8,24 +8,33 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = (ROOT / "docs" / "bring-your-own.md").read_text()
+MODEL, DATA = (ROOT / "docs" / "bring-your-own.md").read_text().split("\n# Bring your own data\n")
+
+
+def write_blocks(page: str, folder: Path) -> list[str]:
+    """Write the page's files to a folder, and return its commands."""
+    for name, content in re.findall(r"`([\w/]+\.py)`\n\n```python\n(.*?)```", page, re.DOTALL):
+        (folder / name).write_text(content)
+    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    return [line for block in blocks for line in block.replace("\\\n", " ").strip().splitlines()]
+
+
+def run(command: str, folder: Path) -> str:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    words = [sys.executable, *shlex.split(command)[1:]]
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
 
 
 def test_the_network_of_the_page_runs_by_its_commands(tmp_path: Path) -> None:
-    ((name, content),) = re.findall(r"`([\w/]+\.py)`\n\n```python\n(.*?)```", PAGE, re.DOTALL)
-    (tmp_path / name).write_text(content)
-    ((commands,)) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
-    inspect, run = commands.replace("\\\n", " ").strip().splitlines()
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    said = []
-    for line in (inspect, f"{run} --out results --workers 1"):
-        command = [sys.executable, *shlex.split(line)[1:]]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        said.append(done.stdout)
-    assert "layers that ECLM cuts into modules: wide.modules" in said[0] and "whole:" not in said[0]
+    inspect, train = write_blocks(MODEL, tmp_path)
+    said = run(inspect, tmp_path)
+    assert "layers that ECLM cuts into modules: wide.modules" in said and "whole:" not in said
+    run(f"{train} --out results --workers 1", tmp_path)
     rounds = pd.read_csv(tmp_path / "results" / "rounds.csv")
     assert set(rounds["method"]) == {"fedavg", "fedavg+ft", "heterofl", "heterofl+ft", "eclm-derive", "eclm"}
     assert (rounds["failures"] == 0).all() and (rounds["refused"] == 0).all()
@@ -33,3 +42,17 @@ def test_the_network_of_the_page_runs_by_its_commands(tmp_path: Path) -> None:
     assert last["fedavg"] > 0.6 and last["eclm"] > 0.8
     sent = rounds.groupby("method")["bytes_up"].sum()
     assert sent["heterofl"] < sent["fedavg"] and sent["eclm"] < sent["fedavg"]
+
+
+def test_the_data_of_the_page_run_by_its_commands(tmp_path: Path) -> None:
+    pytest.importorskip("flwr_datasets")
+    make, *commands = write_blocks(DATA, tmp_path)
+    run(make, tmp_path)
+    for number, command in enumerate(commands):
+        run(f"{command} --out results{number} --workers 1 --set eval.per-device=true --set strategies=fedavg", tmp_path)
+        rounds = pd.read_csv(tmp_path / f"results{number}" / "rounds.csv")
+        assert (rounds["failures"] == 0).all() and (rounds["refused"] == 0).all()
+        assert rounds[rounds["round"] == rounds["round"].max()]["accuracy_mean"].min() > 0.5
+    for number in (0, 1):
+        devices = pd.read_csv(tmp_path / f"results{number}" / "devices.csv")
+        assert set(devices["device"]) == set(range(8)) and devices["samples"].between(57, 63).all()
