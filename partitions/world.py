@@ -10,10 +10,10 @@ from partitions.apportion import apportion
 from partitions.corruptions import CorruptedRows, Corruption, Corruptions
 from partitions.dataset import Dataset
 from partitions.drifts.drift import Drift, Shift
-from partitions.partitioners.partitioner import Partition
+from partitions.partitioners.partitioner import Assignment, Partition
 from partitions.proxy import choose_proxy
 from partitions.rng import Purpose, rng
-from partitions.sampling import replace_samples, sample, sizes
+from partitions.sampling import renew_samples, replace_samples, sample, sample_own_first, sizes, without
 from partitions.schedule import Schedule
 
 CACHE = 32_768  # device states in memory, about 1 kB each
@@ -101,6 +101,7 @@ class World:
         drift_fraction: share of a device's samples that a shift replaces, 0 to 1.
         schedule: the steps at which data drift.
         drift_steps: number of steps over which a shift is spread; 1: abrupt.
+        devices: number of devices, for partitions that assign samples to each; 0: as many as there are.
 
     Raises:
         ValueError: a value is out of range, or data set, partition and drift do not fit together.
@@ -116,6 +117,7 @@ class World:
     drift_fraction: float = 0.5
     schedule: Schedule = EVERY_STEP
     drift_steps: int = 1
+    devices: int = 0
     _states: dict[tuple[int, int], State] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -152,7 +154,13 @@ class World:
                 "another drift.kind or data.name"
             )
         self.partition.check(self.frequencies)
-        self.drift.check(self.partition, self.frequencies)
+        self.drift.check(self._assignment or self.partition, self.frequencies)
+        kind = type(self.drift)
+        if self._own and kind.replaces and (kind.walk, kind.alter) == (Drift.walk, Drift.alter):
+            raise ValueError(
+                f"drift {drift} only draws new samples, and devices of partition {partition} have no other ones: use "
+                "another drift.kind"
+            )
 
     # The pool
 
@@ -166,7 +174,18 @@ class World:
 
     @cached_property
     def _proxy(self) -> np.ndarray:
+        if self.data.proxy is not None:
+            return self.data.proxy
         return choose_proxy(self.data, self.proxy_fraction, rng(self.seed, Purpose.PROXY))
+
+    @cached_property
+    def _assignment(self) -> Assignment | None:
+        return self.partition.assign(self.data, self.pool(), self.seed, self.devices)
+
+    @property
+    def _own(self) -> bool:
+        """Whether devices have data of their own: samples that no other device has, for training and for the test."""
+        return self._assignment is not None and len(self._assignment.test) > 0
 
     @property
     def cell_names(self) -> tuple[str, ...]:
@@ -191,15 +210,25 @@ class World:
 
     @cached_property
     def _test_cells(self) -> list[np.ndarray]:
-        cell = np.asarray(self.data.y_test if self.partition.cells == "label" else self.data.domain_test)
-        return group_by_cell(np.arange(len(cell)), cell, len(self.cell_names))
+        return group_by_cell(np.arange(len(self._test_cell)), self._test_cell, len(self.cell_names))
+
+    @property
+    def _test_cell(self) -> np.ndarray:
+        return np.asarray(self.data.y_test if self.partition.cells == "label" else self.data.domain_test)
 
     # A device
 
     def size(self, device: int) -> int:
         """Return a device's number of training samples at every step; it gets fewer if the pool is too small."""
+        if self._assignment:
+            return len(self._assignment.train[device])
         low, high = self.samples
         return int(rng(self.seed, Purpose.DRAW, device).integers(low, high + 1))
+
+    @property
+    def most_samples(self) -> int:
+        """Return the largest number of training samples of a device."""
+        return max(map(len, self._assignment.train)) if self._assignment else self.samples[1]
 
     def distribution(self, device: int, step: int) -> np.ndarray:
         """Return the probability of each cell (K,)."""
@@ -209,13 +238,13 @@ class World:
         """Return a device's samples at a step.
 
         The test samples follow the current distribution, and stay the same while it does. There are ``test_samples`` of
-        them, or fewer if the cells of the distribution do not contain enough.
+        them, or fewer if the cells of the distribution do not contain enough. A device with data of its own has its own
+        test samples until its distribution changes, and then as many that follow the distribution.
         """
         state, event = self._state(device, step), self._event(step)
 
         def test() -> tuple[np.ndarray, Corruptions]:
-            counts = apportion(self.test_samples, state.p, sizes(self._test_cells))
-            drawn = sample(rng(self.seed, Purpose.TEST, device, state.since), self._test_cells, counts)
+            drawn = self._test(device, state)
             return drawn, self._corruptions(device, event, 1, drawn, np.ones(len(drawn), bool))
 
         if not self.drift.pictures:
@@ -225,6 +254,21 @@ class World:
             for entered in np.unique(state.entered).tolist()
         ]
         return Draw(state.indices.copy(), sum(parts, ()), test)
+
+    def _test(self, device: int, state: State) -> np.ndarray:
+        cells, total, own = self._test_cells, self.test_samples, np.empty(0, np.int64)
+        if self._assignment and self._own:
+            own = self._assignment.test[device]
+            total = len(own)
+            if not state.since:
+                return own
+        counts = apportion(total, state.p, sizes(cells))
+        generator = rng(self.seed, Purpose.TEST, device, state.since)
+        if not len(own):
+            return sample(generator, cells, counts)
+        mine = group_by_cell(own, self._test_cell[own], len(cells))
+        others = [without(cell, some) for cell, some in zip(cells, mine, strict=True)]
+        return sample_own_first(generator, mine, others, counts)
 
     def _corruptions(self, device: int, event: int, split: int, samples: np.ndarray, chosen: np.ndarray) -> Corruptions:
         """Return the corruption of the ``chosen`` (n,) ones of ``samples`` (n,) if they entered at step ``event``."""
@@ -267,12 +311,16 @@ class World:
     def _context(self, device: int, k: int) -> np.ndarray:
         """Return the k-th distribution (K,) that the partition chooses for a device."""
         address = (Purpose.CONTEXT, device, k) if k else (Purpose.CONTEXT, device)
-        p = self.partition.initial(rng(self.seed, *address), device + k, self.frequencies)
-        return self._checked(p, self.partition)
+        chooser = self._assignment or self.partition
+        p = chooser.initial(rng(self.seed, *address), device + k, self.frequencies)
+        return self._checked(p, chooser)
 
     def _first(self, device: int) -> State:
         p = self._context(device, 0)
-        indices = self._replace(device, 0, p, np.empty(0, np.int64), self.drift_fraction)
+        if self._assignment:
+            indices = self._assignment.train[device].copy()
+        else:
+            indices = self._replace(device, 0, p, np.empty(0, np.int64), self.drift_fraction)
         return State(p, 0, None, indices, np.zeros(len(indices), np.int32), (Target(p, None),) * self.drift_steps)
 
     def _next(self, device: int, step: int, before: State) -> State:
@@ -287,8 +335,17 @@ class World:
         p, corruption = mean(targets)
         since = before.since if np.array_equal(p, before.p) else step
         moves = self.schedule.count(step) - self.schedule.count(step - self.drift_steps)
-        indices = self._replace(device, step, p, before.indices, self.drift_fraction * moves / self.drift_steps)
+        fraction = self.drift_fraction * moves / self.drift_steps
         known = dict(zip(before.indices.tolist(), before.entered.tolist(), strict=True))
+        if self._assignment and self._own:
+            kept, new = renew_samples(
+                rng(self.seed, Purpose.DRAW, device, step), before.indices, self.cell, self._train_cells,
+                self._assignment.train[device], p, fraction,
+            )  # fmt: skip
+            indices = np.concatenate([kept, new])
+            known |= dict.fromkeys(new.tolist(), step)
+        else:
+            indices = self._replace(device, step, p, before.indices, fraction)
         entered = np.array([known.get(index, step) for index in indices.tolist()], np.int32)
         return State(p, since, corruption, indices, entered, targets)
 

@@ -72,6 +72,7 @@ class Rounds:
         fleet: which node answers for which client; run_name: by which clients tell their files apart.
 
     Attributes:
+        most_examples: training samples that a client has at most.
         costs: of the last round; scores: of the last evaluation.
     """
 
@@ -82,7 +83,8 @@ class Rounds:
         self.schedule = Timetable(settings.rounds, settings.rounds_per_step, settings.eval.every)
         self.hardware = HardwareMap(Table.of(settings.devices.hardware), method.seed, fleet.hardware)
         self.clocks = Clocks(self.hardware)
-        self.profiles = Profiles(method, settings.data.samples_max, settings.server.timeout_s, self.clocks)
+        self.most_examples = run.worlds.most_samples(method.seed)
+        self.profiles = Profiles(method, self.most_examples, settings.server.timeout_s, self.clocks)
         self.replies = Replies(fleet)
         buffered = settings.server.aggregation == "buffered"
         self.arrivals = Arrivals(settings.server.buffer if buffered else None, settings.server.deadline_s or math.inf)
@@ -165,7 +167,7 @@ class Rounds:
         method, settings = self.method.aggregator(), self.settings
         never_negative = self._never_negative if not settings.client.update_noise else frozenset[str]()
         withholds = settings.client.upload_change > 0
-        rules = Rules(settings.data.samples_max, withholds, self._known_measures, never_negative)
+        rules = Rules(self.most_examples, withholds, self._known_measures, never_negative)
         at_once = method.in_workers and self.arrivals.waits_for_all and all(t.upload for t in tasks.values())
         like = {name: torch.empty_like(value, device="meta") for name, value in self.method.model.items()}
         bare = {client: task.without_state() for client, task in tasks.items()}
@@ -276,7 +278,7 @@ class Rounds:
                 try:
                     score, self.examples[client] = read_score(
                         self.method, client, tasks[client], records.metrics(content), down[client], self.clocks,
-                        self.settings.data.samples_max, self._known_measures,
+                        self.most_examples, self._known_measures,
                     )  # fmt: skip
                     self.scores.append(score)
                 except Exception as error:  # no answer may end the run
@@ -337,7 +339,7 @@ class Rounds:
             record["device"] = client  # type: ignore[assignment]
             messages.append(Message(content, node, kind, group_id=str(server_round)))
             sent[client] = messages[-1].metadata
-            work.append(task.cost.macs * task.epochs * self.examples.get(client, self.settings.data.samples_max))
+            work.append(task.cost.macs * task.epochs * self.examples.get(client, self.most_examples))
         self.replies.sent = sent
         order = sorted(range(len(work)), key=lambda i: -work[i])  # workers finish together
         return [messages[i] for i in order], down

@@ -105,7 +105,8 @@ def execute(run: Run, grid: Grid, results: ResultsWriter, observe: Observer = la
     if settings.server.at_once:
         engine = ThrottledGrid(engine, settings.server.at_once)
     if settings.split == "messages":
-        engine = SplitGrid(engine, run.workload, settings.workload, settings.data.samples_max, settings.server.at_once)
+        most = max(map(run.worlds.most_samples, settings.seed_list))
+        engine = SplitGrid(engine, run.workload, settings.workload, most, settings.server.at_once)
     fleet = Fleet.find(engine, settings.devices, settings.server.timeout_s)
     for seed in settings.seed_list:
         for name, method in run.methods.items():

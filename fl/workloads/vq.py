@@ -418,7 +418,9 @@ class TaskWorlds:
         self.options, self.names = options, [n.strip() for n in options.tasks.split(",") if n.strip()]
         if options.tasks:
             self._check_names()
-        of_tasks = [replace(worlds, data=worlds.data.model_copy(update={"name": name})) for name in self.names]
+        of_tasks = [
+            replace(worlds, data=worlds.data.model_copy(update={"name": name}), source=None) for name in self.names
+        ]
         self.worlds = of_tasks or [worlds]
 
     def _check_names(self) -> None:

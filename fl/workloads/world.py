@@ -17,7 +17,7 @@ from models.modular.selector import Routing, Selector
 from models.nn.any_module import architecture_of
 from models.nn.body import Architecture, Family, gate_columns
 from models.training.loop import Precision, Recipe
-from partitions import Dataset, LocalData, Schedule, World, load
+from partitions import Dataset, LocalData, Schedule, World, load, source_of
 from partitions.components import Section
 from partitions.drifts.drift import Drift as DriftKind
 from partitions.partitioners.partitioner import Partition
@@ -34,6 +34,8 @@ class Worlds:
     Args:
         data, drift: sections of the run-config.
         partition, kind: how data are split over clients, and how they drift.
+        source: options of the data set; None: its defaults.
+        devices: how many clients exist.
         own: whether this machine is a client with a folder of its own data.
         tokenise: for text.
     """
@@ -42,6 +44,8 @@ class Worlds:
     drift: Drift
     partition: Partition
     kind: DriftKind
+    source: Section | None = None
+    devices: int = 0
     own: bool = False
     tokenise: Tokenise | None = None
 
@@ -54,7 +58,7 @@ class Worlds:
             SettingsError: its samples cannot be shrunk to ``data.image-size``.
         """
         try:
-            return load(self.data.name, self.data.root or None, self.data.image_size)
+            return load(self.data.name, self.data.root or None, self.data.image_size, self.source)
         except ValueError as error:
             raise SettingsError(str(error)) from error
 
@@ -72,10 +76,22 @@ class Worlds:
             self._worlds[seed] = self._make(seed)
         return self._worlds[seed]
 
+    def most_samples(self, seed: int) -> int:
+        """Return how many training samples a client has at most, to bound what it may report."""
+        if self.own or self.partition is None:
+            return self.data.samples_max
+        world = self(seed)
+        return world.most_samples if isinstance(world, World) else self.data.samples_max
+
     def _make(self, seed: int) -> World | LocalData:
         data, drift = self.data, self.drift
-        if self.own and data.name == "folder":
+        if self.own and source_of(data.name).of_machine:
             return LocalData(self.dataset, data.samples_max, data.test_samples)
+        if self.dataset.proxy is not None and "proxy_fraction" in data.model_fields_set:
+            raise SettingsError(
+                f"data.proxy-fraction = {data.proxy_fraction:g} is not read, because the cloud has its own data (the "
+                f"server file of {data.name}): leave it out"
+            )
         try:
             world = World(
                 self.dataset,
@@ -88,6 +104,7 @@ class Worlds:
                 drift_fraction=drift.fraction,
                 schedule=Schedule(drift.schedule),
                 drift_steps=drift.steps,
+                devices=self.devices,
             )
             if not len(world.proxy()):
                 raise ValueError(

@@ -124,6 +124,7 @@ class Selector(nn.Module):
         h_nE = self.embed(x.to(device))
         mean_E = h_nE.mean(0)
         for head, noise in zip(self.heads, self.noise, strict=True):
+            assert isinstance(head, nn.Linear) and isinstance(noise, nn.Linear)
             modules, embed = head.weight.shape
             copies = modules // slices
             if copies < 2:
