@@ -66,7 +66,8 @@ class Flash(FedAvg):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        names = [name for name, _ in self.models.architectures["dense"].part({}).named_parameters()]
+        network = self.models.architectures["dense"].part({})
+        names = [name for name, _ in network.named_parameters(remove_duplicate=False)]  # all of a tied parameter
         zero: State = {name: torch.zeros_like(self.model[name], dtype=torch.float64) for name in names}
         self.moments = {"m": zero, "v": {name: z + self.options.tau**2 for name, z in zero.items()}, "d": zero}
 

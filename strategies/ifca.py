@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.costs import BACKWARD
 from models.submodel import State
@@ -66,15 +66,18 @@ class IFCA(Clustered):
             self.model = self.clusters[0]
 
     def _first(self, cluster: int) -> State:
-        """Return the pretrained model plus the noise of a cluster; batch-norm statistics have none."""
-        generator = rng(self.seed, Purpose.INIT, 3, cluster)
+        """Return the pretrained model plus the noise of a cluster; batch-norm statistics have none.
 
-        def noisy(value: Tensor) -> Tensor:
-            noise = torch.from_numpy(generator.standard_normal(value.shape)).to(value.dtype)
-            return value + self.options.spread * value.square().mean().sqrt() * noise
-
-        names = {name for name, _ in self.models.architectures["dense"].part({}).named_parameters()}
-        return {name: noisy(value) if name in names else value for name, value in self.model.items()}
+        The order of the draws is that of the network: the order of a state depends on whether the cache had it.
+        """
+        generator, state = rng(self.seed, Purpose.INIT, 3, cluster), dict(self.model)
+        noise: dict[nn.Parameter, Tensor] = {}  # one for all names of a tied parameter
+        for name, parameter in self.models.architectures["dense"].part({}).named_parameters(remove_duplicate=False):
+            if parameter not in noise:
+                drawn = generator.standard_normal(parameter.shape)
+                noise[parameter] = torch.as_tensor(drawn, dtype=parameter.dtype)
+            state[name] = state[name] + self.options.spread * state[name].square().mean().sqrt() * noise[parameter]
+        return state
 
     def _all_models(self, profiles: Sequence[Profile], epochs: int, trial: float = 0.0) -> dict[int, TrainTask]:
         """Return tasks that carry every model, whose MACs per sample and epoch are ``trial`` passes more."""

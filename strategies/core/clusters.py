@@ -22,7 +22,7 @@ def mean_losses(trainer: ClientTrainer, models: Sequence[State], x: Tensor, y: T
 
 def cluster_of(task: TrainTask, update: Update) -> int:
     """Return the cluster whose model a client trained: the server chose it, or the client did (`TrainTask.start`)."""
-    return int(task.options.get(CLUSTER, update.report.get("start", 0)))  # type: ignore[arg-type]
+    return int(task.options.get(CLUSTER, update.report.get("start", 0)))
 
 
 class Clusters(Aggregator):
