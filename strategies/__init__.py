@@ -1,6 +1,7 @@
 """Methods: one file each, with both halves. A new one is a file and a line in ``STRATEGIES``, or a path to a class."""
 
 from partitions.components import Registry
+from strategies.adabn import AdaBN
 from strategies.adaptive_fedavg import AdaptiveFedAvg
 from strategies.adaptivenet import AdaptiveNet
 from strategies.core.strategy import Strategy
@@ -19,6 +20,7 @@ from strategies.heterofl import HeteroFL
 from strategies.ifca import IFCA
 from strategies.local import LocalAdaptation, NoAdaptation, NoAdaptationPrior
 from strategies.scaffold import Scaffold
+from strategies.tent import Tent
 
 STRATEGIES: Registry[type[Strategy]] = Registry(
     "strategy",
@@ -40,6 +42,8 @@ STRATEGIES: Registry[type[Strategy]] = Registry(
         "feddrift-eager": FedDriftEager,
         "adaptive-fedavg": AdaptiveFedAvg,
         "flash": Flash,
+        "adabn": AdaBN,
+        "tent": Tent,
         "heterofl": HeteroFL,
         "fjord": FjORD,
         "fjord-prior": FjORDPrior,

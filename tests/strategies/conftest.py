@@ -48,6 +48,7 @@ class Client:
     y: Tensor
     recipe: Recipe
     number: int = 0
+    seed: int = 0
     store: Store = field(default_factory=Store)
     step: int = 0
     before: tuple[Tensor, Tensor] | None = None

@@ -1,27 +1,33 @@
-"""IFCA, FedDrift, Adaptive-FedAvg and FLASH: golden numbers worked by hand, and what each reduces to, exactly.
+"""IFCA, FedDrift, Adaptive-FedAvg, FLASH, AdaBN, Tent: golden numbers worked by hand, and what each reduces to.
 
 Clients that adopt one of two concepts are told apart by the clustered methods.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import comb
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from models.nn.blocks import is_norm
 from models.nn.mlp import mlp
+from models.nn.resnet import resnet18
 from models.submodel import State
 from models.training.loop import Recipe, score
+from strategies.adabn import AdaBN
 from strategies.adaptive_fedavg import AdaptiveFedAvg
+from strategies.core.client import LocalModel
 from strategies.core.clusters import Clustered
 from strategies.core.strategy import Budget, Limits, Profile, Strategy, TrainTask, Update
 from strategies.fedavg import FedAvg
 from strategies.feddrift import FedDrift, FedDriftEager
 from strategies.flash import Flash
 from strategies.ifca import IFCA
+from strategies.tent import Tent, mean_entropy
 from tests.strategies.conftest import Client, asked, received, round_of, same
 
 
@@ -93,6 +99,17 @@ def test_ifca_pays_for_all_models(make: Callable) -> None:
     assert task.cost.macs == pytest.approx(whole.macs * 5 / 3)
     assert list(task.tensors) == ["1"] and not task.tensors_up
     assert method.configure_evaluate([Profile(0)])[0].cost == whole
+
+
+def test_ifca_starts_alike_whatever_the_order_of_the_state(models_maker: Callable, budget: Budget) -> None:
+    """A trained model has the order of its network, one that is read from the cache that of its names."""
+    models = models_maker()
+    read = replace(models, train={"dense": lambda: dict(sorted(models.state("dense").items(), reverse=True))})
+    first, second = IFCA(models, budget, 3), IFCA(read, budget, 3)
+    assert list(first.model) != list(second.model)
+    for cluster in (0, 1):
+        same(first.clusters[cluster], second.clusters[cluster])
+    assert not torch.equal(first.clusters[0]["head.weight"], first.clusters[1]["head.weight"])
 
 
 @pytest.mark.parametrize("start", [2, -1, 0.5, [1], float("nan")])
@@ -313,6 +330,8 @@ def test_flash_clients_train_fewer_epochs_the_larger_the_threshold_is(make: Call
         (FedDrift, {"delta": 100.0}),
         (FedDriftEager, {"delta": 100.0}),
         (AdaptiveFedAvg, {"adapt": False}),
+        (AdaBN, {}),
+        (Tent, {}),
         (Flash, {"beta1": 0.0, "beta2": 0.0, "early_stop": 0.0, "tau": 2.0**60, "server_lr": 2.0**60}),
     ],
 )
@@ -385,3 +404,54 @@ def test_clusters_are_the_concepts_and_one_model_fails_both(models_maker: Callab
     print(kind.__name__, accuracy, agreement, single)
     assert agreement > 0.9
     assert accuracy > single + 0.1
+
+
+# AdaBN and Tent
+
+
+def in_use(method: Strategy, client: Client) -> LocalModel:
+    """Return the model that a client uses."""
+    task = received(method.configure_evaluate([Profile(client.number)])[client.number])
+    return type(method).Client(method.options, task, client).select(task.state)
+
+
+def test_adabn_statistics_are_those_of_the_inputs(make: Callable) -> None:
+    """The statistics of the first norm are mean and unbiased variance of what the stem makes of the client's inputs."""
+    method, clients = make(AdaBN, resnet18((3, 8, 8), 3, width=8, norm="batch"))
+    model = in_use(method, clients[0])
+    made = nn.functional.conv2d(clients[0].x, method.model["stem"], padding=1)
+    state = {name: value.reshape(-1) for name, value in model.state.items()}
+    torch.testing.assert_close(state["stem_norm.mean"], made.mean((0, 2, 3)))
+    torch.testing.assert_close(state["stem_norm.var"], made.var((0, 2, 3)))
+    assert all(torch.equal(model.state[name], method.model[name]) for name, _ in model.network.named_parameters())
+    assert model.trial_macs == 8 * method.trial_macs(received(method.configure_evaluate([Profile(0)])[0])) > 0
+    task = method.configure_train(1, [Profile(0)])[0]
+    training = AdaBN.Client(method.options, received(task), clients[0], training=True)
+    same(training.select(task.model.state).state, method.model)  # in a round the model is the server's
+
+
+def test_entropy_by_hand() -> None:
+    """Logits 0 and ln 3: p = 1/4, 3/4, so 2 ln 2 - 3/4 ln 3; equal logits: ln 2."""
+    logits = torch.tensor([[0.0, np.log(3.0)], [5.0, 5.0]])
+    assert mean_entropy(logits).item() == pytest.approx((2 * np.log(2) - 0.75 * np.log(3) + np.log(2)) / 2)
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_tent_makes_predictions_more_certain_and_changes_norms_alone(make: Callable, norm: str) -> None:
+    dense = resnet18((3, 8, 8), 3, width=8, norm=norm)
+    (tent, clients), (adabn, others) = make(Tent, dense, epochs=20, lr=0.01), make(AdaBN, dense)
+    after, before = in_use(tent, clients[0]), in_use(adabn, others[0])
+    entropy = [mean_entropy(model.loaded().eval()(clients[0].x)).item() for model in (after, before)]
+    assert entropy[0] < entropy[1] - 0.05
+    norms = {f"{path}.{n}" for path, m in after.network.named_modules() if is_norm(m) for n in m.state_dict()}
+    changed = {name for name, value in after.state.items() if not torch.equal(value, tent.model[name])}
+    assert changed and changed <= norms
+
+
+def test_tent_with_no_epochs_is_adabn_and_without_norms_both_are_fedavg(make: Callable) -> None:
+    dense = resnet18((3, 8, 8), 3, width=8, norm="batch")
+    (tent, clients), (adabn, others) = make(Tent, dense, epochs=0), make(AdaBN, dense)
+    same(in_use(tent, clients[0]).state, in_use(adabn, others[0]).state)
+    for kind in (Tent, AdaBN):
+        method, clients = make(kind)
+        same(in_use(method, clients[0]).state, method.model)
