@@ -146,13 +146,15 @@ class FedDrift(Clustered):
         distances = [max(loss[i, j] - loss[i, i], loss[j, i] - loss[j, j], 0.0) for i, j in pairs]
         labels = fcluster(linkage(distances, "complete"), self.options.delta, "distance")
         for label in np.unique(labels):
-            group = [k for k, own in zip(found, labels, strict=True) if own == label]
-            mean = WeightedSum(self.axes, self.clusters[group[0]])
-            for k in group:
+            first, *others = (k for k, own in zip(found, labels, strict=True) if own == label)
+            if not others:
+                continue
+            mean = WeightedSum(self.axes, self.clusters[first])
+            for k in (first, *others):
                 mean.add(self.clusters[k], FULL, len(rows[k]))
-            into = dict.fromkeys(group[1:], group[0])
-            self.clusters[group[0]] = mean.finish(self.clusters[group[0]]) if into else self.clusters[group[0]]
-            self.clusters = {k: model for k, model in self.clusters.items() if k not in into}
+            into = dict.fromkeys(others, first)
+            kept = {k: model for k, model in self.clusters.items() if k not in into}
+            self.clusters = kept | {first: mean.finish(kept[first])}
             self.merged = {old: into.get(new, new) for old, new in self.merged.items()} | into
             self.cluster = {client: into.get(k, k) for client, k in self.cluster.items()}
 

@@ -49,7 +49,7 @@ class Profiles:
         nodes = {client: node for client in clients if (node := replies.fleet.node(client)) is not None}
         stale = [client for client in nodes if not self._is_known(client, address(client).step)]
         messages, answered = [], set()
-        shared = self._kept if self.method.shares_once else self._shared()
+        shared = self._kept if self.method.shares_once else self._shared() if stale else {}
         for client in stale:
             where: Address = address(client)
             content = RecordDict({records.TASK: ConfigRecord(where.values())})
