@@ -1,6 +1,8 @@
 """Methods: one file each, with both halves. A new one is a file and a line in ``STRATEGIES``, or a path to a class."""
 
 from partitions.components import Registry
+from strategies.adabn import AdaBN
+from strategies.adaptive_fedavg import AdaptiveFedAvg
 from strategies.adaptivenet import AdaptiveNet
 from strategies.core.strategy import Strategy
 from strategies.ditto import Ditto
@@ -8,13 +10,17 @@ from strategies.eclm import ECLM, ECLMBlended, ECLMPlus, ECLMPrior, ECLMTailored
 from strategies.eclm_ablations import ECLMLocal, ECLMStatic
 from strategies.fedavg import FedAvg, FedAvgPrior
 from strategies.fedbn import FedBN
+from strategies.feddrift import FedDrift, FedDriftEager
 from strategies.fedprox import FedProx
 from strategies.fedrep import FedRep
 from strategies.fedrolex import FedRolex
 from strategies.fjord import FjORD, FjORDPrior
+from strategies.flash import Flash
 from strategies.heterofl import HeteroFL
+from strategies.ifca import IFCA
 from strategies.local import LocalAdaptation, NoAdaptation, NoAdaptationPrior
 from strategies.scaffold import Scaffold
+from strategies.tent import Tent
 
 STRATEGIES: Registry[type[Strategy]] = Registry(
     "strategy",
@@ -31,6 +37,13 @@ STRATEGIES: Registry[type[Strategy]] = Registry(
         "fedbn": FedBN,
         "fedrep": FedRep,
         "ditto": Ditto,
+        "ifca": IFCA,
+        "feddrift": FedDrift,
+        "feddrift-eager": FedDriftEager,
+        "adaptive-fedavg": AdaptiveFedAvg,
+        "flash": Flash,
+        "adabn": AdaBN,
+        "tent": Tent,
         "heterofl": HeteroFL,
         "fjord": FjORD,
         "fjord-prior": FjORDPrior,

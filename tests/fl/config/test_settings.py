@@ -66,7 +66,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({**VQ, "vq.bits": 4}, "^unknown run-config key 'vq.bits'; known: vq.beta, .*`python -m experiments settings vq`"),
     ({"strategies": "ditto", "ditto.lambda_": 1}, "^unknown run-config key 'ditto.lambda-'.*you mean 'ditto.lambda'"),
     ({"dirichlett.alpha": 1}, "^unknown run-config section 'dirichlett' in 'dirichlett.alpha'; known: .*dirichlet, "),
-    ({"options.alpha": 1}, "^unknown run-config section 'options' in 'options.alpha'; known: an, client"),
+    ({"options.alpha": 1}, "^unknown run-config section 'options' in 'options.alpha'; known: adabn, .*an, client"),
     # keys of versions before 0.2
     ({"alpha": 1}, "^`alpha` is now `dirichlet.alpha`, `label-shift.alpha` or, in workload spa, `spa.skew`$"),
     ({"optimizer": "adam"}, "^`optimizer` is now `client.optimizer` and, in the cloud, `pretrain.optimizer`$"),
@@ -106,7 +106,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"drift.schedule": "sometimes"}, "^drift.schedule: schedule 'sometimes' is not 'every'"),
     # names of components
     ({"strategies": ""}, "^strategies names no method, e.g. strategies = 'fedavg,eclm'"),
-    ({"strategies": "fedavg,heterfl"}, r"^unknown strategy 'heterfl'; known: an, .*\(did you mean 'heterofl'\?\)$"),
+    ({"strategies": "fedavg,heterfl"}, r"^unknown strategy 'heterfl'; known: adabn, .*\(did you mean 'heterofl'\?\)$"),
     ({"strategies": "no_such:FedHello"}, f"^strategy 'no_such:FedHello' {NO_MODULE}"),
     ({"strategies": "strategies.fedavg:FedAverage"}, "^strategy .* cannot be imported .*no attribute 'FedAverage'"),
     ({"strategies": "os.path:join"}, r"^strategies = 'os.path:join' is no strategy: give .*\.Strategy, wit"),
@@ -180,6 +180,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"eclm.candidates": 0.5}, "^eclm.candidates = 0.5 is less than .*use 0 or at least 1"),
     ({"strategies": "fedrep", "fedrep.head-epochs": 3}, "^fedrep.head-epochs = 3 leaves none of client.local-epochs"),
     ({"strategies": "scaffold", "server.robust": "median"}, "^server.robust = 'median': scaffold has no robust aggreg"),
+    ({**VQ, "strategies": "feddrift"}, "^strategy 'feddrift' needs .*which workload 'vq' does not offer"),
     ({"data.proxy-fraction": 1e-4}, "^data.proxy-fraction = 0.0001 leaves the cloud none of the .*: choose"),
     ({"strategies": "os:path"}, "^strategies = 'os:path' is no strategy"),
     ({"model.name": "resnet18"}, r"^model.name = 'resnet18' needs images, har-embedded has samples of shape \(166,\)"),
