@@ -1,26 +1,26 @@
 """Methods: one file each, with both halves. A new one is a file and a line in ``STRATEGIES``, or a path to a class."""
 
 from partitions.components import Registry
-from strategies.adabn import AdaBN
-from strategies.adaptive_fedavg import AdaptiveFedAvg
 from strategies.adaptivenet import AdaptiveNet
 from strategies.core.strategy import Strategy
 from strategies.ditto import Ditto
+from strategies.drift.adabn import AdaBN
+from strategies.drift.adaptive_fedavg import AdaptiveFedAvg
+from strategies.drift.feddrift import FedDrift, FedDriftEager
+from strategies.drift.flash import Flash
+from strategies.drift.ifca import IFCA
+from strategies.drift.tent import Tent
 from strategies.eclm import ECLM, ECLMBlended, ECLMPlus, ECLMPrior, ECLMTailored
 from strategies.eclm_ablations import ECLMLocal, ECLMStatic
 from strategies.fedavg import FedAvg, FedAvgPrior
 from strategies.fedbn import FedBN
-from strategies.feddrift import FedDrift, FedDriftEager
 from strategies.fedprox import FedProx
 from strategies.fedrep import FedRep
 from strategies.fedrolex import FedRolex
 from strategies.fjord import FjORD, FjORDPrior
-from strategies.flash import Flash
 from strategies.heterofl import HeteroFL
-from strategies.ifca import IFCA
 from strategies.local import LocalAdaptation, NoAdaptation, NoAdaptationPrior
 from strategies.scaffold import Scaffold
-from strategies.tent import Tent
 
 STRATEGIES: Registry[type[Strategy]] = Registry(
     "strategy",

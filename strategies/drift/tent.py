@@ -14,7 +14,7 @@ from models.nn.blocks import is_norm, torch_batch_norms
 from models.nn.body import Body, device_of
 from models.training.loop import batches, to_float32
 from partitions import Purpose, rng
-from strategies.adabn import AdaBN, AdaptedToInputs
+from strategies.drift.adabn import AdaBN, AdaptedToInputs
 from strategies.fedavg import Prior
 
 

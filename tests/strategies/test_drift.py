@@ -18,16 +18,16 @@ from models.nn.mlp import mlp
 from models.nn.resnet import resnet18
 from models.submodel import State
 from models.training.loop import Recipe, score
-from strategies.adabn import AdaBN
-from strategies.adaptive_fedavg import AdaptiveFedAvg
 from strategies.core.client import LocalModel
 from strategies.core.clusters import Clustered
 from strategies.core.strategy import Budget, Limits, Profile, Strategy, TrainTask, Update
+from strategies.drift.adabn import AdaBN
+from strategies.drift.adaptive_fedavg import AdaptiveFedAvg
+from strategies.drift.feddrift import FedDrift, FedDriftEager
+from strategies.drift.flash import Flash
+from strategies.drift.ifca import IFCA
+from strategies.drift.tent import Tent, mean_entropy
 from strategies.fedavg import FedAvg
-from strategies.feddrift import FedDrift, FedDriftEager
-from strategies.flash import Flash
-from strategies.ifca import IFCA
-from strategies.tent import Tent, mean_entropy
 from tests.strategies.conftest import Client, asked, received, round_of, same
 
 
