@@ -8,8 +8,8 @@ import numpy as np
 
 from partitions.apportion import apportion
 from partitions.corruptions import CorruptedRows, Corruption, Corruptions
-from partitions.dataset import Dataset
-from partitions.drifts.drift import Drift, Shift
+from partitions.dataset import Dataset, Split
+from partitions.drifts.drift import Drift, Frame, Held, Shift
 from partitions.partitioners.partitioner import Partition
 from partitions.proxy import choose_proxy
 from partitions.rng import Purpose, rng
@@ -23,22 +23,24 @@ FITTING = {"label": "'iid', 'm-classes' or 'dirichlet'", "domain": "'subject'"} 
 
 @dataclass(frozen=True)
 class Draw:
-    """A device's samples at a step: indices into the data set, and corruptions (`partitions.corrupt`).
+    """A device's samples at a step: indices into the data set, labels, and corruptions (`partitions.corrupt`).
 
     The test samples are drawn on first use, because most messages are about training.
 
     Args:
         train: indices of training samples (n,).
+        train_labels: their labels on the device (n,), which a drift may change.
         train_corruptions: their corruptions.
-        draw_test: returns indices of test samples (t,) and their corruptions.
+        draw_test: returns indices of test samples (t,), their labels (t,) and their corruptions.
     """
 
     train: np.ndarray
+    train_labels: np.ndarray
     train_corruptions: Corruptions
-    draw_test: Callable[[], tuple[np.ndarray, Corruptions]]
+    draw_test: Callable[[], tuple[np.ndarray, np.ndarray, Corruptions]]
 
     @cached_property
-    def _test(self) -> tuple[np.ndarray, Corruptions]:
+    def _test(self) -> tuple[np.ndarray, np.ndarray, Corruptions]:
         return self.draw_test()
 
     @property
@@ -47,9 +49,14 @@ class Draw:
         return self._test[0]
 
     @property
+    def test_labels(self) -> np.ndarray:
+        """Return the labels of the test samples on the device (t,)."""
+        return self._test[1]
+
+    @property
     def test_corruptions(self) -> Corruptions:
         """Return the corruptions of the test samples."""
-        return self._test[1]
+        return self._test[2]
 
 
 @dataclass(frozen=True)
@@ -101,8 +108,10 @@ class World:
         drift_fraction: share of a device's samples that a shift replaces, 0 to 1.
         schedule: the steps at which data drift.
         drift_steps: number of steps over which a shift is spread; 1: abrupt.
+        devices, steps: how many will be asked for, to check early that files have enough of them; 0: unknown.
 
     Raises:
+        DataError: a file that the drift reads is missing, damaged or too short.
         ValueError: a value is out of range, or data set, partition and drift do not fit together.
     """
 
@@ -116,6 +125,8 @@ class World:
     drift_fraction: float = 0.5
     schedule: Schedule = EVERY_STEP
     drift_steps: int = 1
+    devices: int = 0
+    steps: int = 0
     _states: dict[tuple[int, int], State] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -153,6 +164,13 @@ class World:
             )
         self.partition.check(self.frequencies)
         self.drift.check(self.partition, self.frequencies)
+        self.schedule.of(max(0, self.devices - 1))  # a table may have too few columns
+        self.drift.check_frame(self.frame)
+
+    @cached_property
+    def frame(self) -> Frame:
+        """Return what all devices share."""
+        return Frame(self.data, self.seed, self.schedule, self.drift_steps, self.devices, self.steps)
 
     # The pool
 
@@ -211,20 +229,22 @@ class World:
         The test samples follow the current distribution, and stay the same while it does. There are ``test_samples`` of
         them, or fewer if the cells of the distribution do not contain enough.
         """
-        state, event = self._state(device, step), self._event(step)
+        state, event = self._state(device, step), self._event(device, step)
 
-        def test() -> tuple[np.ndarray, Corruptions]:
+        def labels(split: Split, indices: np.ndarray) -> np.ndarray:
+            return self.drift.relabel(Held(device, step, split, indices, self.data.labels(split, indices)), self.frame)
+
+        def test() -> tuple[np.ndarray, np.ndarray, Corruptions]:
             counts = apportion(self.test_samples, state.p, sizes(self._test_cells))
             drawn = sample(rng(self.seed, Purpose.TEST, device, state.since), self._test_cells, counts)
-            return drawn, self._corruptions(device, event, 1, drawn, np.ones(len(drawn), bool))
+            corruptions = self._corruptions(device, event, 1, drawn, np.ones(len(drawn), bool))
+            return drawn, labels("test", drawn), corruptions
 
-        if not self.drift.pictures:
-            return Draw(state.indices.copy(), (), test)
-        parts = [
-            self._corruptions(device, entered, 0, state.indices, state.entered == entered)
-            for entered in np.unique(state.entered).tolist()
-        ]
-        return Draw(state.indices.copy(), sum(parts, ()), test)
+        corruptions: Corruptions = ()
+        if self.drift.pictures:
+            for entered in np.unique(state.entered).tolist():
+                corruptions += self._corruptions(device, entered, 0, state.indices, state.entered == entered)
+        return Draw(state.indices.copy(), labels("train", state.indices), corruptions, test)
 
     def _corruptions(self, device: int, event: int, split: int, samples: np.ndarray, chosen: np.ndarray) -> Corruptions:
         """Return the corruption of the ``chosen`` (n,) ones of ``samples`` (n,) if they entered at step ``event``."""
@@ -247,21 +267,21 @@ class World:
     # A state follows from the state before. The cache only saves time.
 
     def _state(self, device: int, step: int) -> State:
-        event, missing = self._event(step), []
+        event, missing = self._event(device, step), []
         while (state := self._states.get((device, event))) is None and event:
             missing.append(event)
-            event = self._event(event - 1)
+            event = self._event(device, event - 1)
         if state is None:
             state = self._remember(device, 0, self._first(device))
         for event in reversed(missing):
             state = self._remember(device, event, self._next(device, event, state))
         return state
 
-    def _event(self, step: int) -> int:
+    def _event(self, device: int, step: int) -> int:
         """Return the latest step up to and including ``step`` at which something changed."""
         if step < 0:
             raise ValueError(f"steps count from 0, not {step}")
-        last = self.schedule.last(step) if self.drift.replaces and self.drift_fraction else 0
+        last = self.schedule.of(device).last(step) if self.drift.replaces and self.drift_fraction else 0
         return min(step, last + self.drift_steps - 1) if last else 0
 
     def _context(self, device: int, k: int) -> np.ndarray:
@@ -276,9 +296,9 @@ class World:
         return State(p, 0, None, indices, np.zeros(len(indices), np.int32), (Target(p, None),) * self.drift_steps)
 
     def _next(self, device: int, step: int, before: State) -> State:
-        target = before.targets[-1]
-        if self.schedule.drifts(step):
-            generator, number = rng(self.seed, Purpose.DRIFT, device, step), self.schedule.count(step)
+        target, schedule = before.targets[-1], self.schedule.of(device)
+        if schedule.drifts(step):
+            generator, number = rng(self.seed, Purpose.DRIFT, device, step), schedule.count(step)
             context = partial(self._context, device)
             shift = Shift(device, generator, self.drift_fraction, self.frequencies, number, context)
             p = self._checked(self.drift.walk(target.p, shift), self.drift)
@@ -286,7 +306,7 @@ class World:
         targets = (*before.targets, target)[-self.drift_steps :]
         p, corruption = mean(targets)
         since = before.since if np.array_equal(p, before.p) else step
-        moves = self.schedule.count(step) - self.schedule.count(step - self.drift_steps)
+        moves = schedule.count(step) - schedule.count(step - self.drift_steps)
         indices = self._replace(device, step, p, before.indices, self.drift_fraction * moves / self.drift_steps)
         known = dict(zip(before.indices.tolist(), before.entered.tolist(), strict=True))
         entered = np.array([known.get(index, step) for index in indices.tolist()], np.int32)

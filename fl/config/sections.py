@@ -28,7 +28,11 @@ class Drift(Section):
     kind: str = Field("subject", description="how data drift; 'none' for a world that stands still")
     fraction: float = Field(0.5, ge=0, le=1, description="share of a client's samples replaced at a drift")
     steps: int = Field(1, ge=1, description="steps over which a drift is spread; 1: abrupt")
-    schedule: str = Field("every", description="steps at which data drift: every, never, every:N, or 2,5,9")
+    schedule: str = Field(
+        "every", description="steps at which data drift: every, never, every:N, 2,5,9, or table:FILE, by device"
+    )
+    groups: int = Field(1, ge=1, description="groups of clients that drift together: client d is in group d mod groups")
+    stagger: int = Field(0, ge=0, description="steps by which each group drifts after the group before")
 
 
 class Model(Section):

@@ -59,8 +59,8 @@ def _refuse_other_data(out: Path, setting: str, after: dict[str, str], before: d
     now, was = (config.pop(f"data.{DIGESTS}", "") for config in (after, before))
     if now and was and now != was:
         raise ResultsError(
-            f"'{out}' holds results of setting '{setting}' on other data ({after.get('data.name', 'data')} has changed "
-            "since); start anew (--overwrite) or choose another folder"
+            f"'{out}' holds results of setting '{setting}' on other data ({after.get('data.name', 'data')} or a file of "
+            "its drift has changed since); start anew (--overwrite) or choose another folder"
         )
 
 

@@ -307,9 +307,7 @@ class LocalClient(ClientData):
         model.state = model.network.state()
         return loss
 
-    def score(
-        self, trainer: ClientTrainer, model: LocalModel, x: Tensor, y: Tensor, step: int | None = None
-    ) -> Score:
+    def score(self, trainer: ClientTrainer, model: LocalModel, x: Tensor, y: Tensor, step: int | None = None) -> Score:
         """Score the model on samples (n, ...) of classes (n,) of a step, by default the current one."""
         shares = trainer.class_shares(step) if trainer.correction == "prior" else None
         return score(model.loaded(), x, y, self.classes, trainer.gates(model, x), shares)

@@ -58,8 +58,8 @@ class ClientData:
         """Return inputs (n, ...) and classes (n,) of the client's samples, now or at another step."""
         world = self.world
         draw = world.draw(self.number, self.step if step is None else step)
-        x, y = tensors(world.data, split, getattr(draw, split))
-        return corrupt(x, getattr(draw, f"{split}_corruptions")), y
+        x, _ = tensors(world.data, split, getattr(draw, split))
+        return corrupt(x, getattr(draw, f"{split}_corruptions")), torch.from_numpy(getattr(draw, f"{split}_labels"))
 
     def class_shares(self, reference: Sequence[float], step: int | None = None) -> Tensor:
         """Return (classes,) shares of the classes in the training data of a step, by default the current one.
@@ -67,6 +67,6 @@ class ClientData:
         They are relative to ``reference`` if that is given.
         """
         world = self.world
-        labels = world.data.labels("train", world.draw(self.number, self.step if step is None else step).train)
+        labels = world.draw(self.number, self.step if step is None else step).train_labels
         own = torch.from_numpy(np.bincount(labels, minlength=world.data.num_classes) / len(labels))
         return (own / torch.tensor(reference, dtype=own.dtype).clamp(min=1e-6) if len(reference) else own).float()

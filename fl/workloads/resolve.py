@@ -168,8 +168,9 @@ def _resolve(settings: Settings, check: bool, study: bool) -> Run:
     _refuse_same_rows(methods)
     if check:
         _refuse_fixed(settings, methods)
+    drift = settings.drift
     try:
-        Schedule(settings.drift.schedule)
+        Schedule(drift.schedule, drift.groups, drift.stagger)
     except ValueError as error:
         raise SettingsError(f"drift.schedule: {error}") from None
     if settings.split == "messages" and not issubclass(workload_class, SplitWorkload):
@@ -184,7 +185,12 @@ def _resolve(settings: Settings, check: bool, study: bool) -> Run:
     if "drift.kind" not in workload_class.ignores:
         name = settings.drift.kind
         kind = options(_component("drift.kind", name), section_name(name))
-    worlds = Worlds(settings.data, settings.drift, partition, kind, settings.devices.placement == "own")
+    if drift.groups > 1 and not drift.stagger and not getattr(kind, "grouped", False):
+        raise SettingsError(
+            f"drift.groups = {drift.groups} needs groups that drift at different steps: set drift.stagger to 1 or more"
+        )
+    size = settings.devices.count, -(-settings.rounds // settings.rounds_per_step)
+    worlds = Worlds(settings.data, settings.drift, partition, kind, settings.devices.placement == "own", size)
     if "model" in workload_class.ignores:
         workload = workload_class(settings, workload_options, worlds)
     else:

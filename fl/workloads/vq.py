@@ -116,7 +116,7 @@ class VQ(SplitWorkload):
 
     @property
     def digests(self) -> list[str]:
-        return [worlds.dataset.digest for worlds in self.tasks.worlds]
+        return [digest for worlds in self.tasks.worlds for digest in worlds.digests]
 
     @cached_property
     def architecture(self) -> Architecture:
@@ -172,7 +172,7 @@ class VQ(SplitWorkload):
         leave_out = {"late", "late_epochs", "learn", "merge", "up", "down", "labels"}
         return {
             "vq": self.options.model_dump(exclude=leave_out),
-            "data": self.digests,
+            "data": [worlds.dataset.digest for worlds in self.tasks.worlds],
             "proxy": self.settings.data.proxy_fraction,
             "pretrain": [self.settings.pretrain.dense_epochs, self.settings.pretrain.batch_size],
         }

@@ -35,6 +35,7 @@ class Worlds:
         data, drift: sections of the run-config.
         partition, kind: how data are split over clients, and how they drift.
         own: whether this machine is a client with a folder of its own data.
+        size: how many clients and steps the run has; 0: unknown.
         tokenise: for text.
     """
 
@@ -43,6 +44,7 @@ class Worlds:
     partition: Partition
     kind: DriftKind
     own: bool = False
+    size: tuple[int, int] = (0, 0)
     tokenise: Tokenise | None = None
 
     @cached_property
@@ -57,6 +59,16 @@ class Worlds:
             return load(self.data.name, self.data.root or None, self.data.image_size)
         except ValueError as error:
             raise SettingsError(str(error)) from error
+
+    @property
+    def digests(self) -> list[str]:
+        """Hashes of the data set and of the files that the drift reads."""
+        return [self.dataset.digest, *(self.kind.digests if self.kind else [])]
+
+    @property
+    def relabels(self) -> bool:
+        """Whether labels depend on client and step, so that no labels of the global test set are right for all."""
+        return self.kind is not None and self.kind.relabels
 
     @cached_property
     def _worlds(self) -> dict[int, World | LocalData]:
@@ -86,8 +98,10 @@ class Worlds:
                 test_samples=data.test_samples,
                 proxy_fraction=data.proxy_fraction,
                 drift_fraction=drift.fraction,
-                schedule=Schedule(drift.schedule),
+                schedule=Schedule(drift.schedule, drift.groups, drift.stagger),
                 drift_steps=drift.steps,
+                devices=self.size[0],
+                steps=self.size[1],
             )
             if not len(world.proxy()):
                 raise ValueError(
@@ -102,7 +116,7 @@ class Worlds:
 
 
 def tensors(data: Dataset, split: str, indices: np.ndarray | slice = slice(None)) -> tuple[Tensor, Tensor]:
-    """Return inputs (n, ...) and classes (n,) of chosen samples."""
+    """Return inputs (n, ...) of chosen samples and their classes (n,) in the data set; a client's may differ."""
     x = data.inputs(split, indices)  # type: ignore[arg-type]
     return torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(np.array(data.labels(split, indices)))  # type: ignore[arg-type]
 

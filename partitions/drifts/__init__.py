@@ -2,6 +2,8 @@
 
 from partitions.components import Registry
 from partitions.drifts.class_swap import ClassSwap
+from partitions.drifts.concept import Concept
+from partitions.drifts.concept_matrix import ConceptMatrix
 from partitions.drifts.drift import Drift
 from partitions.drifts.feature import Feature
 from partitions.drifts.label_shift import LabelShift
@@ -18,4 +20,6 @@ DRIFTS: Registry[type[Drift]] = Registry("drift", "driftfed.drifts", {
     "subject": SubjectChange,
     "recurring": Recurring,
     "feature": Feature,
+    "concept": Concept,
+    "concept-matrix": ConceptMatrix,
 })  # fmt: skip

@@ -104,6 +104,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"seeds": "1,1"}, "^seeds = '1,1' holds a number twice"),
     ({"seeds": str(2**63)}, f"holds a number above {2**63 - 1}$"),
     ({"drift.schedule": "sometimes"}, "^drift.schedule: schedule 'sometimes' is not 'every'"),
+    ({"drift.schedule": "table:/none.csv"}, r"^/none.csv cannot be read \(No such file or directory\): name a file"),
+    ({"drift.groups": 2}, "^drift.groups = 2 needs groups that drift at different steps: set drift.stagger"),
+    ({"drift.stagger": 2}, "^drift.schedule: drift.stagger = 2 needs groups of devices: set drift.groups to 2"),
+    ({"drift.kind": "concept", "concept.swaps": "0+1"}, "^concept.swaps = '0.1': give a number of random pairs"),
     # names of components
     ({"strategies": ""}, "^strategies names no method, e.g. strategies = 'fedavg,eclm'"),
     ({"strategies": "fedavg,heterfl"}, r"^unknown strategy 'heterfl'; known: an, .*\(did you mean 'heterofl'\?\)$"),

@@ -1,0 +1,145 @@
+"""The base class of concept drifts: P(y|x) changes, because devices disagree about labels and change their minds.
+
+A device has a concept at each step, by its number. Concept 0 has the labels of the data set. Each other concept swaps
+pairs of classes. All devices with a concept share its swaps.
+"""
+
+import math
+from abc import abstractmethod
+from functools import lru_cache
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import ConfigDict, Field, field_validator
+
+from partitions.components import section_name
+from partitions.drifts.drift import Drift, Frame, Held
+from partitions.rng import Purpose, rng
+
+SWAPS, DELAYS = range(2)  # second part of the address of random numbers
+
+
+class Concepts(Drift):
+    """Give every sample that a device holds the label of the device's concept, training and test samples alike.
+
+    If a drift is spread over W steps, a part of the samples (gradual) or of the classes (incremental) takes the label
+    of the new concept at each of them. Until then a sample has the label of the concept up to W - 1 steps before.
+    """
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    relabels: ClassVar[bool] = True
+    swaps: str = Field(
+        "1", description="pairs that concepts 1, 2, ... swap, '0-1;2-3,4-5', or how many random pairs each swaps"
+    )
+    transition: Literal["gradual", "incremental"] = Field(
+        "gradual", description="over drift.steps: labels change sample by sample, or class by class"
+    )
+
+    @field_validator("swaps")
+    @classmethod
+    def _readable(cls, text: str) -> str:
+        if not text.isdecimal():
+            given(text)
+        return text
+
+    @abstractmethod
+    def concept(self, device: int, step: int, frame: Frame) -> int:
+        """Return the number of a device's concept at a step, a pure function."""
+
+    @abstractmethod
+    def number(self) -> int:
+        """Return how many concepts there are, concept 0 included."""
+
+    def check_frame(self, frame: Frame) -> None:
+        section = section_name(f":{type(self).__name__}")
+        if self.transition == "incremental" and frame.drift_steps == 1:
+            raise ValueError(f"{section}.transition = 'incremental' needs several steps: set drift.steps to 2 or more")
+        try:
+            self.labels(frame)
+        except ValueError as error:
+            raise ValueError(f"{section}.{error}") from None
+
+    def labels(self, frame: Frame) -> np.ndarray:
+        """Return the label (concepts, classes) that each concept gives to each class; ValueError: impossible."""
+        return table(self.swaps, self.number(), frame.data.num_classes, frame.seed)
+
+    def relabel(self, held: Held, frame: Frame) -> np.ndarray:
+        return self.labels(frame)[self.of_samples(held, frame), held.labels]
+
+    def of_samples(self, held: Held, frame: Frame) -> np.ndarray:
+        """Return the concept of each sample (n,)."""
+        over = frame.drift_steps
+        concepts = [self.concept(held.device, max(0, held.step - back), frame) for back in range(over)]
+        if len(set(concepts)) == 1:
+            return np.full(len(held.labels), concepts[0])
+        if self.transition == "gradual":
+            address = (Purpose.CONCEPT, DELAYS, held.device, held.split == "test")
+            delay = [rng(frame.seed, *address, index).integers(over) for index in held.indices.tolist()]
+        else:
+            order = rng(frame.seed, Purpose.CONCEPT, DELAYS).permutation(frame.data.num_classes)
+            delay = (order * over // len(order))[held.labels]
+        return np.array(concepts)[delay]
+
+
+def given(text: str) -> list[list[tuple[int, int]]]:
+    """Read the pairs that concepts 1, 2, ... swap; ValueError if ``text`` is not like '0-1;2-3,4-5'."""
+    try:
+        found = []
+        for concept in text.split(";"):
+            pairs = [pair.split("-") for pair in concept.split(",")]
+            found.append([(int(a), int(b)) for a, b in pairs])
+            if len({label for pair in found[-1] for label in pair}) < 2 * len(found[-1]):
+                raise ValueError
+    except ValueError:
+        raise ValueError(
+            "give a number of random pairs, or pairs of class numbers, each class once in a concept, like '0-1;2-3,4-5'"
+        ) from None
+    return found
+
+
+@lru_cache(maxsize=64)  # of each run and seed
+def table(swaps: str, concepts: int, classes: int, seed: int) -> np.ndarray:
+    """Return the label (concepts, classes) that each concept gives to each class.
+
+    Raises:
+        ValueError: the swaps are impossible with so many classes, or describe another number of concepts.
+    """
+    pairs = draw(int(swaps), concepts, classes, seed) if swaps.isdecimal() else given(swaps)
+    if len(pairs) != concepts - 1:
+        raise ValueError(
+            f"swaps = '{swaps}' describes concepts 1 to {len(pairs)}, and devices have concepts 0 to {concepts - 1}: "
+            f"separate the pairs of {concepts - 1} concepts by ';', or give a number of random pairs"
+        )
+    labels = np.tile(np.arange(classes), (concepts, 1))
+    for row, swapped in zip(labels[1:], pairs, strict=True):
+        for a, b in swapped:
+            if max(a, b) >= classes:
+                raise ValueError(
+                    f"swaps = '{swaps}' names class {max(a, b)}, and the classes are 0 to {classes - 1}: name these"
+                )
+            row[[a, b]] = b, a
+    labels.flags.writeable = False
+    return labels
+
+
+def draw(count: int, concepts: int, classes: int, seed: int) -> list[list[tuple[int, int]]]:
+    """Draw ``count`` random pairs of classes for each concept from 1 on, so that no two concepts are equal."""
+    ways = math.perm(classes, 2 * count) // (2**count * math.factorial(count)) if count else 0
+    if ways < concepts - 1:
+        raise ValueError(
+            f"swaps = {count}: {classes} classes have {ways} different ways to swap {count} pairs, and "
+            f"{concepts - 1} concepts need one each: choose another number of pairs or fewer concepts"
+        )
+    found: list[list[tuple[int, int]]] = []
+    for concept in range(1, concepts):
+        generator = rng(seed, Purpose.CONCEPT, SWAPS, concept)
+        while (pairs := _matching(generator, count, classes)) in found:
+            pass
+        found.append(pairs)
+    return found
+
+
+def _matching(generator: np.random.Generator, count: int, classes: int) -> list[tuple[int, int]]:
+    chosen = generator.permutation(classes)[: 2 * count].reshape(count, 2)
+    return sorted((int(min(pair)), int(max(pair))) for pair in chosen)
