@@ -11,7 +11,7 @@ from partitions.corruptions import CorruptedRows, Corruption, Corruptions
 from partitions.dataset import Dataset, Split
 from partitions.drifts.drift import Drift, Frame, Held, Shift
 from partitions.partitioners.partitioner import Partition
-from partitions.proxy import choose_proxy
+from partitions.proxy import choose_proxy, matching
 from partitions.rng import Purpose, rng
 from partitions.sampling import replace_samples, sample, sizes
 from partitions.schedule import Schedule
@@ -108,6 +108,8 @@ class World:
         drift_fraction: share of a device's samples that a shift replaces, 0 to 1.
         schedule: the steps at which data drift.
         drift_steps: number of steps over which a shift is spread; 1: abrupt.
+        proxy_domains: patterns of the domains that the server has samples of; empty: all.
+        unseen_classes: patterns of the classes that the server has no samples of.
         devices, steps: how many will be asked for, to check early that files have enough of them; 0: unknown.
 
     Raises:
@@ -125,6 +127,8 @@ class World:
     drift_fraction: float = 0.5
     schedule: Schedule = EVERY_STEP
     drift_steps: int = 1
+    proxy_domains: str = ""
+    unseen_classes: str = ""
     devices: int = 0
     steps: int = 0
     _states: dict[tuple[int, int], State] = field(init=False, repr=False, default_factory=dict)
@@ -162,15 +166,18 @@ class World:
                 f"drift {drift} needs images, and samples of {self.data.name} have shape {self.data.input_shape}: use "
                 "another drift.kind or data.name"
             )
-        self.partition.check(self.frequencies)
-        self.drift.check(self.partition, self.frequencies)
-        self.schedule.of(max(0, self.devices - 1))  # a table may have too few columns
         self.drift.check_frame(self.frame)
+        start = self.drift.start(self.frequencies, self.frame)
+        self.partition.check(start)
+        self.drift.check(self.partition, start)
+        self.schedule.of(max(0, self.devices - 1))  # a table may have too few columns
 
     @cached_property
     def frame(self) -> Frame:
         """Return what all devices share."""
-        return Frame(self.data, self.seed, self.schedule, self.drift_steps, self.devices, self.steps)
+        seen = np.bincount(self.cell[self._proxy], minlength=len(self.cell_names)) > 0
+        unseen = tuple(np.flatnonzero(~seen & (self.frequencies > 0)).tolist())
+        return Frame(self.data, self.seed, self.schedule, self.drift_steps, unseen, self.devices, self.steps)
 
     # The pool
 
@@ -179,12 +186,30 @@ class World:
         return self._proxy
 
     def pool(self) -> np.ndarray:
-        """Return sorted indices of the training samples that devices draw from: all except the proxy."""
-        return np.setdiff1d(np.arange(len(self.data.y_train)), self._proxy, assume_unique=True)
+        """Return sorted indices of the training samples that devices draw from.
+
+        These are all except the proxy. Samples of unseen classes in a recording of the proxy belong to nobody.
+        """
+        return np.setdiff1d(np.arange(len(self.data.y_train)), self._recorded, assume_unique=True)
 
     @cached_property
     def _proxy(self) -> np.ndarray:
-        return choose_proxy(self.data, self.proxy_fraction, rng(self.seed, Purpose.PROXY))
+        return self._recorded[self._allowed[self._recorded]]
+
+    @cached_property
+    def _recorded(self) -> np.ndarray:
+        """Return sorted indices of the samples in the recordings of the proxy."""
+        return choose_proxy(self.data, self.proxy_fraction, rng(self.seed, Purpose.PROXY), self._allowed)
+
+    @cached_property
+    def _allowed(self) -> np.ndarray:
+        """Return whether the server may have each training sample (N,)."""
+        data = self.data
+        allowed = ~matching(self.unseen_classes, data.classes, "data.unseen-classes", "classes")[data.y_train]
+        if self.proxy_domains:
+            seen = matching(self.proxy_domains, data.domains, "data.proxy-domains", "domains")
+            allowed &= seen[data.domain_train]
+        return allowed
 
     @property
     def cell_names(self) -> tuple[str, ...]:
@@ -287,7 +312,8 @@ class World:
     def _context(self, device: int, k: int) -> np.ndarray:
         """Return the k-th distribution (K,) that the partition chooses for a device."""
         address = (Purpose.CONTEXT, device, k) if k else (Purpose.CONTEXT, device)
-        p = self.partition.initial(rng(self.seed, *address), device + k, self.frequencies)
+        frequencies = self.drift.start(self.frequencies, self.frame)
+        p = self.partition.initial(rng(self.seed, *address), device + k, frequencies)
         return self._checked(p, self.partition)
 
     def _first(self, device: int) -> State:
@@ -300,7 +326,9 @@ class World:
         if schedule.drifts(step):
             generator, number = rng(self.seed, Purpose.DRIFT, device, step), schedule.count(step)
             context = partial(self._context, device)
-            shift = Shift(device, generator, self.drift_fraction, self.frequencies, number, context)
+            shift = Shift(
+                device, generator, self.drift_fraction, self.frequencies, number, context, self.frame.unseen
+            )  # fmt: skip
             p = self._checked(self.drift.walk(target.p, shift), self.drift)
             target = Target(p, self.drift.alter(target.corruption, shift))
         targets = (*before.targets, target)[-self.drift_steps :]

@@ -20,6 +20,10 @@ class Data(Section):
     samples_max: int = Field(150, ge=1, description="most training samples of a client")
     test_samples: int = Field(100, ge=1, description="test samples that score a client")
     proxy_fraction: float = Field(0.3, gt=0, lt=1, description="share of the training data that the cloud holds")
+    proxy_domains: str = Field(
+        "", description="the cloud holds data of these domains alone, e.g. 'person-0*,person-12-watch'; empty: of all"
+    )
+    unseen_classes: str = Field("", description="the cloud holds no data of these classes, e.g. 'turning,sitting-*'")
 
 
 class Drift(Section):

@@ -87,6 +87,11 @@ class Worlds:
     def _make(self, seed: int) -> World | LocalData:
         data, drift = self.data, self.drift
         if self.own and data.name == "folder":
+            if data.proxy_domains or data.unseen_classes:
+                raise SettingsError(
+                    "data.proxy-domains and data.unseen-classes divide one data set between cloud and clients: leave "
+                    "them out with devices.placement = 'own' and data.name = 'folder'"
+                )
             return LocalData(self.dataset, data.samples_max, data.test_samples)
         try:
             world = World(
@@ -97,6 +102,8 @@ class Worlds:
                 samples=(data.samples_min, data.samples_max),
                 test_samples=data.test_samples,
                 proxy_fraction=data.proxy_fraction,
+                proxy_domains=data.proxy_domains,
+                unseen_classes=data.unseen_classes,
                 drift_fraction=drift.fraction,
                 schedule=Schedule(drift.schedule, drift.groups, drift.stagger),
                 drift_steps=drift.steps,
@@ -106,7 +113,8 @@ class Worlds:
             if not len(world.proxy()):
                 raise ValueError(
                     f"data.proxy-fraction = {data.proxy_fraction:g} leaves the cloud none of the "
-                    f"{len(world.data.y_train)} training samples of {data.name}: choose a larger one"
+                    f"{len(world.data.y_train)} training samples of {data.name}: choose a larger one, or fewer "
+                    "data.unseen-classes and more data.proxy-domains if these are set"
                 )
             if world.data.text and self.tokenise:
                 return replace(world, data=self.tokenise(world.data, world.proxy()))

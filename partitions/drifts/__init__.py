@@ -11,6 +11,7 @@ from partitions.drifts.none import NoDrift
 from partitions.drifts.recurring import Recurring
 from partitions.drifts.resample import Resample
 from partitions.drifts.subject import SubjectChange
+from partitions.drifts.unseen import Unseen
 
 DRIFTS: Registry[type[Drift]] = Registry("drift", "driftfed.drifts", {
     "none": NoDrift,
@@ -22,4 +23,5 @@ DRIFTS: Registry[type[Drift]] = Registry("drift", "driftfed.drifts", {
     "feature": Feature,
     "concept": Concept,
     "concept-matrix": ConceptMatrix,
+    "unseen": Unseen,
 })  # fmt: skip

@@ -25,6 +25,7 @@ class Shift:
         number: number of the device's shifts so far, this one included.
         context: ``context(k)`` is the k-th distribution (K,) that the partition chooses for this device; the device
             started with ``context(0)``.
+        unseen: cells that devices can have and the server has no samples of.
     """
 
     device: int
@@ -33,6 +34,7 @@ class Shift:
     frequencies: np.ndarray
     number: int
     context: Callable[[int], np.ndarray]
+    unseen: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Frame:
         data: the data set.
         seed: seed of all random choices.
         schedule: the steps at which data drift; drift_steps: steps over which a drift is spread.
+        unseen: cells that devices can have and the server has no samples of.
         devices, steps: how many of them are asked for; 0: unknown.
     """
 
@@ -50,6 +53,7 @@ class Frame:
     seed: int
     schedule: Schedule
     drift_steps: int
+    unseen: tuple[int, ...] = ()
     devices: int = 0
     steps: int = 0
 
@@ -89,6 +93,10 @@ class Drift(Section):
 
     def check_frame(self, frame: Frame) -> None:
         """Raise ValueError or DataError if the drift is impossible with this data set, schedule or number of steps."""
+
+    def start(self, frequencies: np.ndarray, frame: Frame) -> np.ndarray:
+        """Return the ``frequencies`` of cells (K,) from which the partition chooses; 0 for a cell that comes later."""
+        return frequencies
 
     def walk(self, p: np.ndarray, shift: Shift) -> np.ndarray:
         """Return the next probabilities (K,), 0 where ``shift.frequencies`` is 0."""

@@ -136,6 +136,7 @@ def test_options_of_a_section(outside: str) -> None:
         "feature": {"corruption", "severity_step"},
         "concept": {"swaps", "transition", "count", "recurring"},
         "concept-matrix": {"swaps", "transition", "file"},
+        "unseen": {"share"},
     }
     feature = DRIFTS["feature"].model_validate({"severity-step": 0.2})  # a run-config key
     assert feature == DRIFTS["feature"](severity_step=0.2) != DRIFTS["feature"]()
