@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,11 @@ class Matrix:
     path: Path
     values: np.ndarray
     digest: str
+
+    @cached_property
+    def largest(self) -> int:
+        """Return the largest number."""
+        return int(self.values.max())
 
     def at(self, line: int, device: int) -> int:
         """Return the number of a line and a device, both counted from 0; DataError if the file has none."""

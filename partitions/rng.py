@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     NOISE = 14  # noise that hides a device's update or importance
     POISON = 15  # which devices are poisoned, and with what
     CONCEPT = 16  # which labels a concept swaps, and when a sample or class takes its new label
+    AVAILABILITY = 17  # when a device is online, and which devices drop out of a round
     STUDY = 20  # random choices in studies of the server's models
 
 

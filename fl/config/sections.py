@@ -137,6 +137,10 @@ class Devices(Section):
     """The devices that clients run on."""
 
     count: int = Field(46, ge=1, description="clients that exist")
+    availability: str = Field("always", description="when clients are online, so that a round may choose them")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of a round's clients that receive the model and send no update"
+    )
     hardware: Literal["phones", "boards", "testbed", "all"] = Field("phones", description="device classes")
     limit_low: float = Field(
         0.2, gt=0, description="budget of the weakest device, as a share of the large model's cost"

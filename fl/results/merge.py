@@ -60,7 +60,7 @@ def _refuse_other_data(out: Path, setting: str, after: dict[str, str], before: d
     if now and was and now != was:
         data = after.get("data.name", "data")
         raise ResultsError(
-            f"'{out}' holds results of setting '{setting}' on other data ({data} or a file of its drift has changed "
+            f"'{out}' holds results of setting '{setting}' on other data ({data} or a file of its config has changed "
             "since); start anew (--overwrite) or choose another folder"
         )
 

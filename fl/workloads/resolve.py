@@ -20,6 +20,7 @@ from fl.workloads.workload import Method, SplitWorkload, Workload
 from fl.workloads.world import Worlds
 from models.nn.registry import MODELS
 from partitions import DRIFTS, PARTITIONS, DataError, Schedule, UnknownName, source_of
+from partitions.availability import AVAILABILITY, Availability
 from partitions.components import Registry, Section, options_of, section_name
 from partitions.drifts.drift import Drift
 from partitions.partitioners.partitioner import Partition
@@ -32,6 +33,7 @@ GENERAL_MODEL_OPTIONS = ("width", "norm", "layers")  # parameters of a model tha
 REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
     "data.partition": ("partition", PARTITIONS),
     "drift.kind": ("drift", DRIFTS),
+    "devices.availability": ("availability", AVAILABILITY),
     "model.name": ("model", MODELS),
     "strategies": ("strategy", STRATEGIES),
     "workload": ("workload", WORKLOADS),
@@ -41,6 +43,7 @@ REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
 BASES: dict[str, type] = {
     "data.partition": Partition,
     "drift.kind": Drift,
+    "devices.availability": Availability,
     "strategies": Strategy,
     "workload": Workload,
 }
@@ -68,17 +71,19 @@ class Run:
 
     Args:
         settings: as given; methods: by name, in the order in which they run; options: sections of components in use.
+        availability: which clients are online in a round.
     """
 
     settings: Settings
     methods: Mapping[str, Method]
     workload: Workload
     options: Mapping[str, Section]
+    availability: Availability
 
     @property
     def budget(self) -> Budget:
         """What a run allows, the same for every method."""
-        return budget(self.settings)
+        return budget(self.settings, self.availability)
 
     @property
     def worlds(self) -> Worlds:
@@ -105,7 +110,7 @@ class Run:
         Raises:
             partitions.DataError: data are missing.
         """
-        tables, digests = self.config(), self.workload.digests
+        tables, digests = self.config(), [*self.workload.digests, *self.availability.digests]
         return tables | {"data": tables.get("data", {}) | {DIGESTS: digests}} if digests else tables
 
     def _flat(self) -> dict[str, Any]:
@@ -114,11 +119,11 @@ class Run:
         return {k: v for k, v in flatten({**general, **own}).items() if k not in self.workload.ignores}
 
 
-def budget(s: Settings) -> Budget:
+def budget(s: Settings, availability: Availability) -> Budget:
     """Return what a run allows."""
     return Budget(
         s.devices.count, s.cohort, s.client.local_epochs, s.client.adapt_epochs, s.rounds_per_step, s.server.robust,
-        s.server.trim,
+        s.server.trim, availability,
     )  # fmt: skip
 
 
@@ -160,9 +165,15 @@ def _resolve(settings: Settings, check: bool, study: bool) -> Run:
             raise SettingsError(f"strategies = '{settings.strategies}' names '{name}' twice: leave one out")
         options(strategy, section)
         methods[name] = Method(name, strategy, options(strategy, section, strategy.preset))
+    name = settings.devices.availability
+    availability = options(_component("devices.availability", name), section_name(name))
+    try:
+        availability.check(settings.devices.count)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
     for method in methods.values():
         try:
-            method.strategy.check(method.options, budget(settings))
+            method.strategy.check(method.options, budget(settings, availability))
         except ValueError as error:
             raise SettingsError(str(error)) from None
     _refuse_same_rows(methods)
@@ -214,12 +225,13 @@ def _resolve(settings: Settings, check: bool, study: bool) -> Run:
             )
     if not study:
         workload.check(methods)
-    return Run(settings, methods, workload, used)
+    return Run(settings, methods, workload, used, availability)
 
 
 def used_sections(settings: Settings) -> set[str]:
     """Return the sections of the components that a run-config names."""
     sections = {section_name(name) for name in (settings.data.partition, settings.drift.kind, settings.model.name)}
+    sections.add(section_name(settings.devices.availability))
     strategies = (getattr(STRATEGIES[path], "section", "") or section_name(path) for path in settings.methods)
     return sections | set(strategies) | {section_name(settings.workload)}
 

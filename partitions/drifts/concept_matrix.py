@@ -25,7 +25,7 @@ class ConceptMatrix(Concepts):
         return [self.matrix.digest]
 
     def number(self) -> int:
-        return int(self.matrix.values.max()) + 1
+        return self.matrix.largest + 1
 
     def check_frame(self, frame: Frame) -> None:
         if not self.file:
