@@ -256,28 +256,41 @@ class World:
         """
         state, event = self._state(device, step), self._event(device, step)
 
-        def labels(split: Split, indices: np.ndarray) -> np.ndarray:
-            return self.drift.relabel(Held(device, step, split, indices, self.data.labels(split, indices)), self.frame)
+        def held(split: Split, indices: np.ndarray) -> tuple[np.ndarray, Corruptions]:
+            """Return labels (n,) and corruptions of samples, as the drift changes them at this step."""
+            those = Held(device, step, split, indices, self.data.labels(split, indices))
+            looks = tuple(
+                self._corrupted(device, number, int(split == "test"), indices, rows, corruption)
+                for rows, corruption, number in self.drift.looks(those, self.frame)
+            )
+            return self.drift.relabel(those, self.frame), looks
 
         def test() -> tuple[np.ndarray, np.ndarray, Corruptions]:
             counts = apportion(self.test_samples, state.p, sizes(self._test_cells))
             drawn = sample(rng(self.seed, Purpose.TEST, device, state.since), self._test_cells, counts)
             corruptions = self._corruptions(device, event, 1, drawn, np.ones(len(drawn), bool))
-            return drawn, labels("test", drawn), corruptions
+            labels, looks = held("test", drawn)
+            return drawn, labels, corruptions + looks
 
-        corruptions: Corruptions = ()
+        labels, corruptions = held("train", state.indices)
         if self.drift.pictures:
             for entered in np.unique(state.entered).tolist():
                 corruptions += self._corruptions(device, entered, 0, state.indices, state.entered == entered)
-        return Draw(state.indices.copy(), labels("train", state.indices), corruptions, test)
+        return Draw(state.indices.copy(), labels, corruptions, test)
 
     def _corruptions(self, device: int, event: int, split: int, samples: np.ndarray, chosen: np.ndarray) -> Corruptions:
         """Return the corruption of the ``chosen`` (n,) ones of ``samples`` (n,) if they entered at step ``event``."""
         corruption = self._state(device, event).corruption
         if corruption is None or not corruption.severity:
             return ()
-        rows, address = np.flatnonzero(chosen), (self.seed, Purpose.CORRUPTION, device, event, split)
-        return (CorruptedRows(rows, corruption, [(*address, index) for index in samples[rows].tolist()]),)
+        return (self._corrupted(device, event, split, samples, np.flatnonzero(chosen), corruption),)
+
+    def _corrupted(
+        self, device: int, number: int, split: int, samples: np.ndarray, rows: np.ndarray, corruption: Corruption
+    ) -> CorruptedRows:
+        """Return a corruption of some ``rows`` of ``samples`` (n,); ``number``: an address of its noise."""
+        address = self.seed, Purpose.CORRUPTION, device, number, split
+        return CorruptedRows(rows, corruption, [(*address, index) for index in samples[rows].tolist()])
 
     def histogram(self, device: int, step: int) -> np.ndarray:
         """Return how many of the device's training samples are in each cell (K,)."""

@@ -80,8 +80,12 @@ class Drift(Section):
     replaces: ClassVar[bool] = True  # False: devices keep their samples forever
     cells: ClassVar[Cells | None] = None  # the cells that it can change; None: any
     pictures: ClassVar[bool] = False  # True: it corrupts samples, which must be images
-    relabels: ClassVar[bool] = False  # True: a sample's label depends on the device and the step
     grouped: ClassVar[bool] = False  # True: it reads the schedule's groups, even if these drift at the same steps
+
+    @property
+    def relabels(self) -> bool:
+        """Return whether a sample's label depends on the device and the step."""
+        return False
 
     @property
     def digests(self) -> list[str]:
@@ -109,3 +113,10 @@ class Drift(Section):
     def relabel(self, held: Held, frame: Frame) -> np.ndarray:
         """Return the labels (n,) that samples have on the device now; by default those of the data set."""
         return held.labels
+
+    def looks(self, held: Held, frame: Frame) -> list[tuple[np.ndarray, Corruption, int]]:
+        """Return which samples look different now: their positions in ``held``, a corruption, and a number for it.
+
+        This replaces what `alter` says of these samples. A sample has the same noise whenever it has the same number.
+        """
+        return []

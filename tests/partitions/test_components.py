@@ -134,8 +134,8 @@ def test_options_of_a_section(outside: str) -> None:
         "subject": set(),
         "recurring": {"contexts"},
         "feature": {"corruption", "severity_step"},
-        "concept": {"swaps", "transition", "count", "recurring"},
-        "concept-matrix": {"swaps", "transition", "file"},
+        "concept": {"swaps", "contexts", "transition", "count", "recurring"},
+        "concept-matrix": {"swaps", "contexts", "transition", "file"},
         "unseen": {"share"},
     }
     feature = DRIFTS["feature"].model_validate({"severity-step": 0.2})  # a run-config key

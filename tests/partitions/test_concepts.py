@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partitions import DRIFTS, PARTITIONS, DataError, Schedule, World
+from partitions import DRIFTS, PARTITIONS, DataError, Dataset, Schedule, World
+from partitions.corruptions import Corruption
 from partitions.drifts.concepts import table
 
 MATRIX = "0 0 0\n1 0 0\n1 2 0\n0 2 0\n"  # device 0 returns to concept 0, device 1 enters concept 2, device 2 stays
@@ -116,7 +117,6 @@ def test_an_incremental_transition_moves_classes_one_after_another(toy):
     ("options", "steps", "message"),
     [
         ({"swaps": "16"}, 1, "^concept.swaps = 16: 6 classes have 0 different ways to swap 16 pairs"),
-        ({"swaps": "0"}, 1, "^concept.swaps = 0: 6 classes have 0 different ways"),
         (
             {"swaps": "3", "count": 17},
             1,
@@ -142,6 +142,47 @@ def test_swaps_that_cannot_be_read_say_how_to_write_them(swaps):
         ValueError, match="give a number of random pairs, or pairs of class numbers.*like '0-1;2-3,4-5'"
     ):
         DRIFTS["concept"](swaps=swaps)
+
+
+@pytest.mark.parametrize("swaps", ["0", SWAPS])
+def test_contexts_corrupt_the_samples_of_their_concept_alone(toy, file, swaps):
+    """Concept 1 is brighter, concept 2 looks as the data set."""
+    w = world(toy, DRIFTS["concept-matrix"](file=file, swaps=swaps, contexts="brightness:0.5;"))
+    assert w.drift.relabels == (swaps != "0")
+    for step, line in enumerate(MATRIX.splitlines()):
+        for device, concept in enumerate(map(int, line.split())):
+            draw = w.draw(device, step)
+            for indices, parts in ((draw.train, draw.train_corruptions), (draw.test, draw.test_corruptions)):
+                if concept != 1:
+                    assert parts == ()
+                    continue
+                (part,) = parts
+                assert part.rows.tolist() == list(range(len(indices)))
+                assert part.corruption == Corruption("brightness", 0.5) and len(set(part.addresses)) == len(indices)
+            assert (draw.train_labels == toy.y_train[draw.train]).all() or swaps != "0"
+
+
+@pytest.mark.parametrize(
+    ("contexts", "message"),
+    [
+        ("fog:0.3", "unknown corruption 'fog'; known: blur, brightness, contrast, elastic"),
+        ("noise", "give 'noise' a severity above 0 and at most 1, like 'noise:0.5', not 'noise'"),
+        ("noise:3", "give 'noise' a severity above 0 and at most 1"),
+    ],
+)
+def test_contexts_that_cannot_be_read_say_how_to_write_them(contexts, message):
+    with pytest.raises(ValueError, match=message):
+        DRIFTS["concept"](contexts=contexts)
+
+
+def test_contexts_need_images_and_one_entry_for_each_concept(toy):
+    flat = Dataset("flat", toy.x_train[:, 0, 0], toy.y_train, toy.x_test, toy.y_test, toy.classes)
+    with pytest.raises(ValueError, match=r"^concept.contexts are of images, and samples of flat have shape \(8,\)"):
+        world(flat, DRIFTS["concept"](contexts="noise:1"))
+    with pytest.raises(ValueError, match="^concept.contexts = 'noise:1;' describes concepts 1 to 2, and .* 0 to 1"):
+        world(toy, DRIFTS["concept"](contexts="noise:1;"))
+    with pytest.raises(ValueError, match="^concept.swaps = 0: concepts do not differ; set concept.contexts, or swap"):
+        world(toy, DRIFTS["concept"](swaps="0"))
 
 
 def test_a_file_that_does_not_fit_is_refused_before_anything_is_drawn(toy, file, tmp_path):
