@@ -26,6 +26,7 @@ class Purpose(IntEnum):
     POISON = 15  # which devices are poisoned, and with what
     CONCEPT = 16  # which labels a concept swaps, and when a sample or class takes its new label
     AVAILABILITY = 17  # when a device is online, and which devices drop out of a round
+    LABELLED = 18  # which of a device's training samples have a label
     STUDY = 20  # random choices in studies of the server's models
 
 

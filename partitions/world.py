@@ -29,7 +29,7 @@ class Draw:
 
     Args:
         train: indices of training samples (n,).
-        train_labels: their labels on the device (n,), which a drift may change.
+        train_labels: their labels on the device (n,), which a drift may change; -1: the device does not know it.
         train_corruptions: their corruptions.
         draw_test: returns indices of test samples (t,), their labels (t,) and their corruptions.
     """
@@ -108,6 +108,7 @@ class World:
         drift_fraction: share of a device's samples that a shift replaces, 0 to 1.
         schedule: the steps at which data drift.
         drift_steps: number of steps over which a shift is spread; 1: abrupt.
+        labelled: training samples of a device that have a label at each step; 0: all.
         proxy_domains: patterns of the domains that the server has samples of; empty: all.
         unseen_classes: patterns of the classes that the server has no samples of.
         devices, steps: how many will be asked for, to check early that files have enough of them; 0: unknown.
@@ -127,6 +128,7 @@ class World:
     drift_fraction: float = 0.5
     schedule: Schedule = EVERY_STEP
     drift_steps: int = 1
+    labelled: int = 0
     proxy_domains: str = ""
     unseen_classes: str = ""
     devices: int = 0
@@ -140,6 +142,8 @@ class World:
             raise ValueError(f"data.samples-min and data.samples-max must be 1 <= min <= max, not {self.samples}")
         if self.test_samples < 1:
             raise ValueError(f"data.test-samples must be at least 1, not {self.test_samples}")
+        if self.labelled < 0:
+            raise ValueError(f"data.labelled must be 0 or more, not {self.labelled}")
         if self.drift_steps < 1:
             raise ValueError(f"drift.steps must be at least 1, not {self.drift_steps}")
         if not 0 <= self.proxy_fraction <= 0.99:
@@ -273,6 +277,9 @@ class World:
             return drawn, labels, corruptions + looks
 
         labels, corruptions = held("train", state.indices)
+        if 0 < self.labelled < len(labels):
+            rank = rng(self.seed, Purpose.LABELLED, device).random(len(self.cell))[state.indices]
+            labels = np.where(rank.argsort().argsort() < self.labelled, labels, -1)
         if self.drift.pictures:
             for entered in np.unique(state.entered).tolist():
                 corruptions += self._corruptions(device, entered, 0, state.indices, state.entered == entered)

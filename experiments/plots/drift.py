@@ -38,7 +38,8 @@ def label_shares(world: World, devices: int, steps: int) -> pd.DataFrame:
     """Count the labels of each device's training samples: rows of (device, step, cell, share, severity)."""
     rows = []
     for device, step in np.ndindex(devices, steps):
-        counts = np.bincount(world.draw(device, step).train_labels, minlength=world.data.num_classes)
+        labels = world.draw(device, step).train_labels
+        counts = np.bincount(labels[labels >= 0], minlength=world.data.num_classes)
         of = zip(world.data.classes, (counts / counts.sum()).tolist(), strict=True)
         rows += [(device, step, name, share, 0.0) for name, share in of]
     return pd.DataFrame(rows, columns=["device", "step", "cell", "share", "severity"])
@@ -108,7 +109,8 @@ def strips(world: World, devices: int, steps: int) -> Figure:
             image = corrupt(from_numpy(clean), draw.train_corruptions)[0].numpy()
             pixels = ((image - clean.min()) / max(1e-6, clean.max() - clean.min())).clip(0, 1)
             axes.imshow(pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0], cmap="gray", vmin=0, vmax=1)
-            axes.set_title(data.classes[draw.train_labels[0]], fontsize=7, fontweight="normal")
+            label = draw.train_labels[0]
+            axes.set_title(data.classes[label] if label >= 0 else "no label", fontsize=7, fontweight="normal")
             axes.set(xticks=[], yticks=[])
             if not step:
                 axes.set_ylabel(f"device {device}", fontsize=8)

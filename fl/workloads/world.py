@@ -87,10 +87,10 @@ class Worlds:
     def _make(self, seed: int) -> World | LocalData:
         data, drift = self.data, self.drift
         if self.own and data.name == "folder":
-            if data.proxy_domains or data.unseen_classes:
+            if data.proxy_domains or data.unseen_classes or data.labelled:
                 raise SettingsError(
-                    "data.proxy-domains and data.unseen-classes divide one data set between cloud and clients: leave "
-                    "them out with devices.placement = 'own' and data.name = 'folder'"
+                    "data.proxy-domains, data.unseen-classes and data.labelled are for simulated data: leave them out "
+                    "with devices.placement = 'own' and data.name = 'folder'"
                 )
             return LocalData(self.dataset, data.samples_max, data.test_samples)
         try:
@@ -102,6 +102,7 @@ class Worlds:
                 samples=(data.samples_min, data.samples_max),
                 test_samples=data.test_samples,
                 proxy_fraction=data.proxy_fraction,
+                labelled=data.labelled,
                 proxy_domains=data.proxy_domains,
                 unseen_classes=data.unseen_classes,
                 drift_fraction=drift.fraction,

@@ -68,6 +68,16 @@ def test_a_draw_has_its_size_and_contains_no_proxy_samples(toy, pair, seed, devi
 
 
 @several
+@given(pair=pairs, seed=seeds, device=devices, step=steps, labelled=st.sampled_from([1, 20, 149, 200]))
+def test_so_many_training_samples_have_a_label(toy, pair, seed, device, step, labelled):
+    whole, draw = (world(toy, pair, seed, labelled=n).draw(device, step) for n in (0, labelled))
+    known = draw.train_labels >= 0
+    assert known.sum() == min(labelled, len(known)) and np.array_equal(draw.train, whole.train)
+    assert (draw.train_labels[known] == whole.train_labels[known]).all() and (draw.train_labels[~known] == -1).all()
+    assert np.array_equal(draw.test_labels, whole.test_labels)
+
+
+@several
 @given(pair=pairs, seed=seeds, device=devices, fraction=st.sampled_from([0.2, 0.5, 1.0]))
 def test_a_drift_step_replaces_exactly_its_fraction(toy, pair, seed, device, fraction):
     w = world(toy, pair, seed, drift_fraction=fraction, schedule=Schedule("2,3"), samples=(20, 60))
