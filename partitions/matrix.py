@@ -48,7 +48,7 @@ class Matrix:
         if lines > have[0]:
             raise DataError(
                 f"{self.path} has {have[0]} lines, and line {lines} is needed: add lines, or ask for fewer steps "
-                "(rounds, rounds-per-step) or rounds"
+                "(rounds, rounds-per-step, or --steps of the command `drift`)"
             )
 
 

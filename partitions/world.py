@@ -103,6 +103,8 @@ class World:
         drift: changes distributions or corrupts samples.
         seed: seed of all random choices.
         samples: smallest and largest number of training samples of a device.
+        samples_skew: how unequal these numbers are, 0 (uniform) or more: ``min + (max + 1 - min) * u ** (1 + skew)``,
+            rounded down, with u uniform in 0 to 1.
         test_samples: number of test samples of a device.
         proxy_fraction: share of the training samples that only the server uses, 0 to 0.99.
         drift_fraction: share of a device's samples that a shift replaces, 0 to 1.
@@ -123,6 +125,7 @@ class World:
     drift: Drift
     seed: int
     samples: tuple[int, int] = (50, 150)
+    samples_skew: float = 0.0
     test_samples: int = 100
     proxy_fraction: float = 0.3
     drift_fraction: float = 0.5
@@ -142,6 +145,8 @@ class World:
             raise ValueError(f"data.samples-min and data.samples-max must be 1 <= min <= max, not {self.samples}")
         if self.test_samples < 1:
             raise ValueError(f"data.test-samples must be at least 1, not {self.test_samples}")
+        if self.samples_skew < 0:
+            raise ValueError(f"data.samples-skew must be 0 or more, not {self.samples_skew}")
         if self.labelled < 0:
             raise ValueError(f"data.labelled must be 0 or more, not {self.labelled}")
         if self.drift_steps < 1:
@@ -174,7 +179,6 @@ class World:
         start = self.drift.start(self.frequencies, self.frame)
         self.partition.check(start)
         self.drift.check(self.partition, start)
-        self.schedule.of(max(0, self.devices - 1))  # a table may have too few columns
 
     @cached_property
     def frame(self) -> Frame:
@@ -246,7 +250,10 @@ class World:
     def size(self, device: int) -> int:
         """Return a device's number of training samples at every step; it gets fewer if the pool is too small."""
         low, high = self.samples
-        return int(rng(self.seed, Purpose.DRAW, device).integers(low, high + 1))
+        generator = rng(self.seed, Purpose.DRAW, device)
+        if not self.samples_skew:
+            return int(generator.integers(low, high + 1))
+        return low + int((high + 1 - low) * generator.random() ** (1 + self.samples_skew))
 
     def distribution(self, device: int, step: int) -> np.ndarray:
         """Return the probability of each cell (K,)."""

@@ -1,5 +1,6 @@
 """Commands that train nothing: the machine, the keys of a run-config, the drift of the data, the privacy of noise."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -123,7 +124,7 @@ def drift(
     run = resolve(Settings.parse({"devices.count": devices, "cohort": 1, **changes_of(set_)}))
     settings = run.settings
     seed, count = settings.seed_list[0], min(devices, settings.devices.count)
-    world = run.worlds(seed)
+    world = replace(run.worlds, size=(count, steps))(seed)
     if isinstance(world, LocalData):
         raise SettingsError("devices.placement = 'own' leaves the data on the devices: leave it out to draw a drift")
     shares = plots.shares(world, count, steps)

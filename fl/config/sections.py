@@ -18,6 +18,9 @@ class Data(Section):
     partition: str = Field("subject", description="how the data set is split over clients")
     samples_min: int = Field(50, ge=1, description="fewest training samples of a client")
     samples_max: int = Field(150, ge=1, description="most training samples of a client")
+    samples_skew: float = Field(
+        0.0, ge=0, description="how unequal the numbers of training samples are; 0: uniform between min and max"
+    )
     labelled: int = Field(0, ge=0, description="training samples of a client that have a label at a step; 0: all")
     test_samples: int = Field(100, ge=1, description="test samples that score a client")
     proxy_fraction: float = Field(0.3, gt=0, lt=1, description="share of the training data that the cloud holds")

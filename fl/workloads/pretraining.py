@@ -158,7 +158,8 @@ class Pretraining:
         if name in ("modular", "tailored"):
             what["modular"] = self.modular.model_dump(include=set(ModularOptions.model_fields))
             if self.modular.subtasks == "groups" and isinstance(self.world, World):
-                what["clients"] = [repr(self.world.partition), list(self.world.samples), self.clients]
+                skew = [self.world.samples_skew] if self.world.samples_skew else []
+                what["clients"] = [repr(self.world.partition), list(self.world.samples), self.clients, *skew]
         return what
 
     def artefact(self, name: str) -> State:

@@ -181,7 +181,7 @@ def _resolve(settings: Settings, check: bool, study: bool) -> Run:
         _refuse_fixed(settings, methods)
     drift = settings.drift
     try:
-        Schedule(drift.schedule, drift.groups, drift.stagger)
+        Schedule(drift.schedule, drift.groups, drift.stagger).of(settings.devices.count - 1)  # a table has this column
     except ValueError as error:
         raise SettingsError(f"drift.schedule: {error}") from None
     if settings.split == "messages" and not issubclass(workload_class, SplitWorkload):

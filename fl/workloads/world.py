@@ -23,6 +23,7 @@ from partitions.drifts.drift import Drift as DriftKind
 from partitions.partitioners.partitioner import Partition
 from strategies.eclm import ModularOptions
 
+SIMULATED = ("samples_skew", "labelled", "proxy_domains", "unseen_classes")  # keys of `Data` for a `World` alone
 Tokenise = Callable[[Dataset, np.ndarray], Dataset]
 """Turns text into tokens, given the data set and the indices of the cloud's samples, which decide the vocabulary."""
 
@@ -87,11 +88,12 @@ class Worlds:
     def _make(self, seed: int) -> World | LocalData:
         data, drift = self.data, self.drift
         if self.own and data.name == "folder":
-            if data.proxy_domains or data.unseen_classes or data.labelled:
-                raise SettingsError(
-                    "data.proxy-domains, data.unseen-classes and data.labelled are for simulated data: leave them out "
-                    "with devices.placement = 'own' and data.name = 'folder'"
-                )
+            for key in SIMULATED:
+                if getattr(data, key) != Data.model_fields[key].default:
+                    raise SettingsError(
+                        f"data.{key.replace('_', '-')} is for simulated data: leave it out with devices.placement = "
+                        "'own' and data.name = 'folder'"
+                    )
             return LocalData(self.dataset, data.samples_max, data.test_samples)
         try:
             world = World(
@@ -102,6 +104,7 @@ class Worlds:
                 samples=(data.samples_min, data.samples_max),
                 test_samples=data.test_samples,
                 proxy_fraction=data.proxy_fraction,
+                samples_skew=data.samples_skew,
                 labelled=data.labelled,
                 proxy_domains=data.proxy_domains,
                 unseen_classes=data.unseen_classes,

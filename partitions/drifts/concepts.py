@@ -43,8 +43,9 @@ class Concepts(Drift):
     @field_validator("swaps")
     @classmethod
     def _readable(cls, text: str) -> str:
-        if not text.isdecimal():
-            given(text)
+        if text.isdecimal():
+            return str(int(text))
+        given(text)
         return text
 
     @field_validator("contexts")

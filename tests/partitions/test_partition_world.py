@@ -68,6 +68,16 @@ def test_a_draw_has_its_size_and_contains_no_proxy_samples(toy, pair, seed, devi
 
 
 @several
+@given(seed=seeds, skew=st.sampled_from([0.5, 3.0]))
+def test_samples_are_the_more_unequal_the_larger_the_skew(toy, seed, skew):
+    """The median of u ** (1 + skew) is 0.5 ** (1 + skew)."""
+    w = world(toy, seed=seed, samples=(10, 109), samples_skew=skew)
+    counts = np.array([w.size(device) for device in range(500)])
+    assert counts.min() >= 10 and counts.max() <= 109 and len(w.draw(7, 0).train) == w.size(7)
+    assert np.median(counts) == pytest.approx(10 + 100 * 0.5 ** (1 + skew), abs=10)
+
+
+@several
 @given(pair=pairs, seed=seeds, device=devices, step=steps, labelled=st.sampled_from([1, 20, 149, 200]))
 def test_so_many_training_samples_have_a_label(toy, pair, seed, device, step, labelled):
     whole, draw = (world(toy, pair, seed, labelled=n).draw(device, step) for n in (0, labelled))

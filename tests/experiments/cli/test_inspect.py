@@ -60,7 +60,7 @@ def test_drift_draws_concepts_labels_and_who_is_online(tmp_path: Path, call: Cal
     changes = [
         "data.partition=iid", "drift.kind=concept-matrix", f"concept-matrix.file={tmp_path / 'concepts.cp'}",
         "concept-matrix.swaps=0-4", "devices.availability=trace", f"trace.file={tmp_path / 'trace.csv'}",
-        "rounds=4", "rounds-per-step=2",
+        "rounds-per-step=2",
     ]  # fmt: skip
     words = ["drift", "--devices", "2", "--steps", "2", *(f"--set={change}" for change in changes)]
     code, _, errors = call(*words, "--out", str(tmp_path))

@@ -105,6 +105,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"seeds": str(2**63)}, f"holds a number above {2**63 - 1}$"),
     ({"drift.schedule": "sometimes"}, "^drift.schedule: schedule 'sometimes' is not 'every'"),
     ({"drift.schedule": "table:/none.csv"}, r"^/none.csv cannot be read \(No such file or directory\): name a file"),
+    ({"drift.kind": "concept", "concept.swaps": "00"}, "^concept.swaps = 0: concepts do not differ; set concept.cont"),
+    ({"data.samples-skew": -1}, "^data.samples-skew = -1: .*greater than or equal to 0"),
     ({"drift.groups": 2}, "^drift.groups = 2 needs groups that drift at different steps: set drift.stagger"),
     ({"drift.stagger": 2}, "^drift.schedule: drift.stagger = 2 needs groups of devices: set drift.groups to 2"),
     ({"drift.kind": "concept", "concept.swaps": "0+1"}, "^concept.swaps = '0.1': give a number of random pairs"),
