@@ -97,8 +97,8 @@ def launch_study(study: Study, settings: Sequence[Settings], out: Path, overwrit
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in rounds, so that the cloud models are the same
     try:
-        with StudyResults(out, study, runs, overwrite) as results, progress_bar(console, "settings") as progress:
-            bar = progress.add_task("starting", total=len(todo))
+        with StudyResults(out, study, runs, overwrite) as results, progress_bar(console) as progress:
+            bar = progress.add_task("starting", total=len(todo), unit="settings")
             for at, (run, seed) in enumerate(todo):
                 setting = run.settings.setting
                 where = f"{setting}  seed {seed}"
@@ -115,12 +115,12 @@ def launch_study(study: Study, settings: Sequence[Settings], out: Path, overwrit
         torch.set_num_threads(threads)
 
 
-def progress_bar(console: Console, unit: str) -> Progress:
-    """Return a progress bar that counts in ``unit`` and shows the time that is left."""
+def progress_bar(console: Console) -> Progress:
+    """Return a progress bar that shows the time that is left. Each task has a field ``unit``, in which it counts."""
     columns = (
         SpinnerColumn(), TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True)),
-        BarColumn(bar_width=12), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(),
+        BarColumn(bar_width=12), MofNCompleteColumn(), TextColumn("{task.fields[unit]}"), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
     return Progress(*columns, console=console, expand=True, transient=not console.is_terminal)
 
@@ -221,7 +221,7 @@ class Pace:
     def __str__(self) -> str:
         if not self.seconds:
             return ""
-        share = f", {1 - self.trained_s / self.seconds:.0%} not training" if self.trained_s else ""
+        share = f", {self.trained_s / self.seconds:.0%} of the time in training" if self.trained_s else ""
         return f"{self.clients / self.seconds:.0f} clients/s{share}"
 
 
@@ -231,15 +231,24 @@ def _progress(runs: Sequence[Run], console: Console) -> Iterator[Observe]:
     total = sum(run.settings.rounds * len(run.methods) * len(run.settings.seed_list) for run in runs)
     done: dict[tuple[str, int, str], int] = {}
     pace = Pace()
-    with progress_bar(console, "rounds") as progress:
-        bar: TaskID = progress.add_task("starting", total=total)
+    skipped: list[Event] = []
+    with progress_bar(console) as progress:
+        bar: TaskID = progress.add_task("starting", total=total, unit="rounds")
+        cloud = progress.add_task("", total=1, unit="epochs", visible=False)
+        stage = ""
 
         def observe(setting: str, event: Event, of: WorkerGrid | None = None) -> None:
+            nonlocal stage
             where = f"{setting}  seed {event.seed}"
             if event.kind == "offline":
-                progress.update(bar, description=f"{where}  cloud: {event.what} {event.at + 1}/{event.of}")
+                if stage != (stage := f"{where}  {event.what}"):
+                    progress.reset(cloud, total=event.of, description=f"cloud: {event.what}", visible=True)
+                progress.update(bar, description=f"{where}  the cloud trains")
+                progress.update(cloud, completed=event.at)
                 return
+            progress.update(cloud, visible=False)
             if event.kind == "skipped":
+                skipped.append(event)
                 console.print(f"{where}  {event.what}: complete, skipped", style="dim")
             if event.kind == "resumed":
                 console.print(f"{where}  {event.what}: continues after round {event.at}", style="dim")
@@ -253,6 +262,8 @@ def _progress(runs: Sequence[Run], console: Console) -> Iterator[Observe]:
                 console.print(f"{where}  round {event.at:>3}/{event.of}  {scores}", highlight=False)
 
         yield observe
+        if len(skipped) == sum(len(run.methods) * len(run.settings.seed_list) for run in runs):
+            console.print("complete: nothing was run; --overwrite runs it again", style="dim")
         if pace.clients:
             console.print(f"{pace.clients} clients trained or scored in {pace.seconds:.0f} s: {pace}", style="dim")
 

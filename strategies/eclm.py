@@ -52,7 +52,12 @@ class ModularOptions(Section):
         "class", description="what a sub-task is: a class, classes that occur together on clients, or a subject"
     )
     kappa1: float = Field(1.25, gt=0, description="load limit of a module, as a multiple of the even load")
-    kappa2: int = Field(4, ge=1, description="most modules per sub-task")
+    kappa2: int = Field(
+        0,
+        ge=0,
+        description="most modules per sub-task; 0: as many as an average client can hold of a layer, divided by the "
+        "sub-tasks of the median client",
+    )
 
 
 class SelectiveClient(ClientTrainer):
@@ -80,8 +85,9 @@ class SelectiveClient(ClientTrainer):
         received, held = state if state is not None else self.client.store.load("model"), self.task.modules
         try:
             active = choose(
-                self.client.costs("modular"), self._importance(), self.client.limits().vector, Limits.names, held
-            )
+                self.client.costs("modular"), self._importance(), self.client.limits().vector, Limits.names, held,
+                self.options.reserves,
+            )  # fmt: skip
         except Infeasible:
             active = smallest_submodel(self._importance(), held)
         sizes = {**self.client.architecture(self.task).sizes, **self.task.sizes}
@@ -201,6 +207,16 @@ class ECLM(Averaging):
         importance_noise: float = Field(
             0.0, ge=0, description="Gaussian noise on importance, standard deviation over sqrt(2 x module layers)"
         )
+        reserve: bool = Field(
+            False,
+            description="with residual modules: first reserve the most important module of each layer, as the paper "
+            "does, although another one may fit better",
+        )
+
+        @property
+        def reserves(self) -> bool:
+            """Whether the most important module of each layer is reserved: every tailored sub-model has the core."""
+            return self.reserve or self.tailored
 
     @classmethod
     def check(cls, options: Any, budget: Budget) -> None:
@@ -263,7 +279,7 @@ class ECLM(Averaging):
         """Return the module numbers that each client activates, per layer; None if its limits admit no sub-model."""
         scores = [p.values["importance"] for p in profiles]
         limits = [p.limits.vector for p in profiles if p.limits is not None]
-        return choose_many(self.models.costs["modular"], scores, limits, Limits.names)
+        return choose_many(self.models.costs["modular"], scores, limits, Limits.names, self.options.reserves)
 
     def candidates(self, profile: Profile) -> dict[str, np.ndarray]:
         """Return the module numbers that a client holds and chooses from: inactive modules take only the link.
@@ -273,7 +289,8 @@ class ECLM(Averaging):
         """
         assert profile.limits is not None
         link_alone = np.array([self.options.candidates * profile.limits.bytes, np.inf, np.inf])
-        return choose(self.models.costs["modular"], profile.values["importance"], link_alone, Limits.names)
+        scores = profile.values["importance"]
+        return choose(self.models.costs["modular"], scores, link_alone, Limits.names, reserve=self.options.reserves)
 
     def part(self, modules: Mapping[str, np.ndarray], epochs: int) -> TrainTask:
         """Return a task over the sub-model of some modules."""

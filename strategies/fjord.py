@@ -30,6 +30,8 @@ class FjORD(HeteroFL):
         pass
 
     class Client(HeteroFL.Client):
+        requires = HeteroFL.Client.requires | {"batch-statistics"}  # those of a narrower width are nowhere kept
+
         @property
         def batchable(self) -> bool:
             return "rates" not in self.task.options

@@ -7,7 +7,7 @@ from experiments.catalog.tasks import ALL, FEATURE, PARTS, TURNED, parts, settin
 
 EMBEDDED: Overrides = {
     "data.name": "har-embedded", "model.name": "mlp", "devices.count": 46, "cohort": 10, "rounds": 20,
-    "rounds-per-step": 5, "eval.every": 5, "strategies": "na,la,fedavg,heterofl,eclm,eclm-plus",
+    "rounds-per-step": 5, "eval.every": 5, "strategies": "na,la,fedavg,heterofl,eclm,eclm-plus", "eclm.kappa2": 4,
 }  # fmt: skip
 SKEWS: dict[str, Overrides] = {
     "subject": {"data.partition": "subject", "drift.kind": "subject", "eclm.subtasks": "domain"},
@@ -378,17 +378,20 @@ FIG15C = Experiment(
 
 # Normalisation: running statistics in sub-models and in aggregation (`models.nn.blocks.Norm`).
 
+NORMS: dict[str, Overrides] = {
+    "group": {},
+    "batch": {"model.norm": "batch"},
+    "frozen": {"model.norm": "batch", "client.frozen-statistics": True},
+}
 NORM = Experiment(
     name="norm",
     summary="group or batch norm under label skew: whole models and sub-models, as trained, aggregated and adapted",
     common={"strategies": "na,fedavg,heterofl,eclm"},
     settings={
-        scale: {
-            f"cifar10 m=2 {norm}": {**setting("cifar10 m=2", scale), "model.norm": norm} for norm in ("group", "batch")
-        }
+        scale: {f"cifar10 m=2 {norm}": {**setting("cifar10 m=2", scale), **keys} for norm, keys in NORMS.items()}
         for scale in SCALES
     },
-    cost={"smoke": "5 min", "cpu": "1 h", "paper": "GPU day"},
+    cost={"smoke": "8 min", "cpu": "90 min", "paper": "GPU day"},
     seeds=(1, 2),
     plot="accuracy",
     table=("accuracy_mean", "accuracy_std", "accuracy_p10", "global_accuracy"),

@@ -22,7 +22,7 @@ LOOPBACK = Experiment(
     "simulates them and gives the same rows",
     common={
         "data.name": "har-embedded", "data.partition": "subject", "drift.kind": "subject",
-        "eclm.subtasks": "domain", "model.name": "mlp", "strategies": "la,fedavg,eclm",
+        "eclm.subtasks": "domain", "eclm.kappa2": 4, "model.name": "mlp", "strategies": "la,fedavg,eclm",
         "devices.count": 20, "cohort": 10, "rounds": 4, "rounds-per-step": 2, "eval.every": 2,
         "devices.hardware": "testbed",
         "devices.background-load": 0.0,  # other programs load the real machine already

@@ -63,8 +63,8 @@ def soak(
     from experiments.launch import progress_bar
     from fl.server.run import Event
 
-    with progress_bar(console, "rounds") as progress:
-        task = progress.add_task("starting", total=3 * rounds)
+    with progress_bar(console) as progress:
+        task = progress.add_task("starting", total=3 * rounds, unit="rounds")
 
         def show(event: Event, load: Load) -> None:
             progress.update(task, advance=1, description=f"{event.what}  {load.bytes / 1e6:.0f} MB, {load.files} files")

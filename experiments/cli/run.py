@@ -54,7 +54,9 @@ def run(
             "deployment on this machine with a SuperNode per device; by default that of the experiment, mostly local."
         ),
     ] = "",
-    workers: Annotated[int, typer.Option(help="Processes that simulate clients; 0: one per core.", min=0)] = 0,
+    workers: Annotated[
+        int, typer.Option(help="Processes that simulate clients; 0: one per core.", min=0, max=1024)
+    ] = 0,
     ray_address: Annotated[
         str,
         typer.Option(

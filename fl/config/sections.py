@@ -81,6 +81,9 @@ class Client(Section):
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty")
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
+    frozen_statistics: bool = Field(
+        False, description="batch norm normalises by its running statistics, also in training, and keeps them"
+    )
     upload_change: float = Field(
         0.0, ge=0, description="smallest relative change of the trained parameters that a client uploads"
     )
@@ -140,7 +143,7 @@ class Poison(Section):
 class Devices(Section):
     """The devices that clients run on."""
 
-    count: int = Field(46, ge=1, description="clients that exist")
+    count: int = Field(46, ge=1, le=10**7, description="clients that exist")
     availability: str = Field("always", description="when clients are online, so that a round may choose them")
     dropout: float = Field(
         0.0, ge=0, lt=1, description="share of a round's clients that receive the model and send no update"

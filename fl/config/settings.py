@@ -62,7 +62,7 @@ class Settings(Section):
         "flower",
         description="who simulates clients: flower: SuperNodes; local: worker processes of the ServerApp, far faster",
     )
-    workers: int = Field(0, ge=0, description="worker processes of engine local; 0: one per core")
+    workers: int = Field(0, ge=0, le=1024, description="worker processes of engine local; 0: one per core")
     accelerator: Literal["cpu", "cuda"] = Field(
         "cpu", description="where networks compute: cpu, or cuda: a GPU that the cloud and simulated clients share"
     )
@@ -70,7 +70,7 @@ class Settings(Section):
         "float32", description="precision of training: float32 or, faster on some GPUs, bfloat16; scores are float32"
     )
     workload: str = Field("classify", description="what clients learn")
-    rounds: int = Field(20, ge=1, description="communication rounds")
+    rounds: int = Field(20, ge=1, le=10**9, description="communication rounds")
     rounds_per_step: int = Field(5, ge=1, description="rounds between two steps of the world")
     cohort: int = Field(10, ge=1, description="clients that take part in a round")
     split: Literal["simulated", "messages"] = Field(

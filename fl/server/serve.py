@@ -58,4 +58,4 @@ def serve(grid: Grid, context: Context) -> None:
     ):
         log(INFO, "results: %s", out)
         execute(run, engine, results, report)
-    log(INFO, "done: %s", out / "rounds.csv")
+    log(INFO, "done: %s; for the table and figures: python -m experiments plot %s", out / "rounds.csv", out)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fl.config import Settings
+from fl.config import Settings, SettingsError
 from fl.devices.hardware import Shares, Table, shares
 from fl.engines.accelerator import client_place, cloud_place
 from fl.engines.batching import Fit, fitted
@@ -29,13 +29,15 @@ from fl.workloads.pretraining import Pretraining, code_of
 from fl.workloads.workload import ClientContext, Half, Scored, Trained, Workload, scored_steps
 from fl.workloads.world import Worlds, build_architectures, build_selector, local_recipe, routing, tensors
 from models.costs import BACKWARD, Cost, CostModel
+from models.modular.derive import choose_many
 from models.modular.model import ModularModel, Progress
 from models.modular.selector import Routing, Selector
-from models.nn.body import Architecture, Body, Family
+from models.nn.blocks import freeze_statistics
+from models.nn.body import Architecture, Body, Family, gate_columns
 from models.submodel import FULL, Coverage, State, covered_sizes, extract
 from models.training.batched import ClientBatch
 from models.training.loop import Recipe, Score, fit, score
-from partitions import Purpose, rng
+from partitions import LocalData, Purpose, rng
 from partitions.components import Section
 from partitions.root import cache_folder
 from strategies.core.client import ClientTask, ClientTrainer, Limits, LocalModel
@@ -68,8 +70,8 @@ class Classify(Workload):
         self.family, self.family_options, self.modular, self.slices = family, family_options, modular, slices
         self.client = settings.client
         self.recipe = local_recipe(settings.client, settings.precision)
-        if settings.client.optimizer == "sgd":
-            self.provides = type(self).provides | {"sgd"}
+        offers = {"sgd": self.recipe.optimizer == "sgd", "batch-statistics": not self.recipe.frozen_statistics}
+        self.provides = type(self).provides | {name for name, offered in offers.items() if offered}
         self.network = lru_cache(maxsize=16)(self._network)  # networks of this many sizes at once stay in memory
         self.selector = lru_cache(maxsize=4)(self._selector)
 
@@ -110,11 +112,28 @@ class Classify(Workload):
             SettingsError, partitions.DataError: as `prepare` does.
         """
         world, settings = self.worlds(seed), self.settings
+        if self.modular.subtasks == "domain" and world.data.domain_train is None:
+            raise SettingsError(f"eclm.subtasks = 'domain' needs samples with domains, {world.data.name} has none")
+        if self.modular.subtasks == "groups" and isinstance(world, LocalData):
+            raise SettingsError("eclm.subtasks = 'groups' needs to know all clients' classes: only in simulation")
+        if self.recipe.frozen_statistics and not freeze_statistics(self.architectures["dense"].part(FULL)):
+            raise SettingsError("client.frozen-statistics = true needs a model with batch norm: model.norm = 'batch'")
         model = settings.model.model_dump() | self.family_options.model_dump() | {"code": code_of(self.family)}
         return Pretraining(
             world, seed, self.architectures, model, settings.pretrain, self.modular, self.slices,
-            settings.devices.count, cloud_place(settings.accelerator), settings.precision, progress,
+            settings.devices.count, self.held, cloud_place(settings.accelerator), settings.precision, progress,
         )  # fmt: skip
+
+    @cached_property
+    def held(self) -> float:
+        """Modules of a layer that a client of average limits can hold, mean over the layers."""
+        costs, devices = self.costs["modular"], self.settings.devices
+        share = (devices.limit_low + devices.limit_high) / 2
+        free = share * (1 - devices.background_load / 2)
+        limits = Limits.shares(self.costs["dense"].whole, share, free, free)
+        alike = {layer: np.ones(len(gate_columns(costs.architecture.sizes, layer))) for layer in costs.layers}
+        (chosen,) = choose_many(costs, [alike], [limits.vector], Limits.names)
+        return float(np.mean([len(kept) for kept in chosen.values()])) if chosen else 1.0
 
     def global_accuracy(self, method: Strategy) -> float:
         data = self.worlds(method.seed).data

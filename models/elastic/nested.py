@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from models.nn.blocks import channel_groups, running_statistics, torch_batch_norms
 from models.nn.body import Architecture, Body, device_of
-from models.submodel import Axes, Coverage, Sizes, covered_sizes, extract
+from models.submodel import Axes, Coverage, Sizes, covered_sizes, entry_index, extract
 from models.training.loop import Extra, to_float32
 
 RATES = (1.0, 0.5, 0.25, 0.125, 0.0625)  # HeteroFL's five widths, a to e
@@ -52,13 +52,14 @@ def width(architecture: Architecture, rate: float, offset: int = 0) -> Coverage:
 class RandomSubmodel(Body):
     """A network that trains a randomly drawn sub-model in every batch; in evaluation it is whole.
 
-    Gradients flow through the cut to the whole network's parameters. Sub-models have no other state in common with it:
-    running statistics, if any, belong to the whole network.
+    Gradients flow through the cut to the whole network's parameters.
 
     Args:
         whole: the network, trained in place.
         build: the ``build`` of its architecture.
         draw: returns the coverage and the rate of the next sub-model.
+        statistics: sub-models update their part of the network's running statistics. Otherwise these stay as they are,
+            and are to be estimated after training.
     """
 
     def __init__(
@@ -66,9 +67,10 @@ class RandomSubmodel(Body):
         whole: Body,
         build: Callable[[Sizes, torch.Generator | None], Body],
         draw: Callable[[], tuple[Coverage, float]],
+        statistics: bool = False,
     ):
         super().__init__(whole.sizes)
-        self.layers, self.whole = whole.layers, whole
+        self.layers, self.whole, self.statistics = whole.layers, whole, statistics
         self._build, self._draw = build, draw
         self._parts: dict[tuple[tuple[str, int], ...], Body] = {}  # by sizes; their own parameters are never used
 
@@ -86,7 +88,14 @@ class RandomSubmodel(Body):
         part.rate = rate
         for norm in torch_batch_norms(part):
             norm.train(len(x) > 1)
-        return functional_call(part, extract(dict(self.whole.named_parameters()), self.whole.axes(), coverage), (x,))
+        axes = self.whole.axes()
+        buffers = {name: v for name, v in self.whole.named_buffers() if name in axes} if self.statistics else {}
+        values = extract({**dict(self.whole.named_parameters()), **buffers}, axes, coverage)
+        out = functional_call(part, values, (x,))
+        for name, buffer in buffers.items():
+            place = entry_index(axes[name], coverage, buffer.shape) if buffer.dim() else ...
+            buffer[place] = values[name]
+        return out
 
     def axes(self) -> Axes:
         return {f"whole.{name}": axes for name, axes in self.whole.axes().items()}
@@ -129,7 +138,7 @@ def self_distillation(part: RandomSubmodel) -> Extra:
 
 
 @torch.no_grad()
-def recalibrate_batch_norm(body: Body, x: Tensor, batch_size: int = 500) -> None:
+def recalibrate_batch_norm(body: nn.Module, x: Tensor, batch_size: int = 500) -> None:
     """Set the running statistics to those of ``x``, averaged over its batches (static batch norm, HeteroFL 3).
 
     Training uses only the statistics of each batch. This function estimates the running statistics afterwards, for a

@@ -4,8 +4,9 @@
 
 The modules of a layer are shrunk copies of one block and cost the same. The best k modules of a layer are therefore its
 k most important ones, and only the *counts* per layer are unknown. `derive_counts` enumerates the counts and is exact.
-A residual module has a different cost; `derive_milp` (HiGHS) handles modules of mixed cost. Both first reserve the most
-important module of every layer, as the paper does. Module numbers are those of `models.nn.body.gate_columns`.
+A residual module has a different cost; `derive_milp` (HiGHS) handles modules of mixed cost. The paper first reserves
+the most important module of every layer. With modules of mixed cost that misses better sub-models, or all of them, so
+it is an option there. Module numbers are those of `models.nn.body.gate_columns`.
 """
 
 import ctypes
@@ -26,7 +27,7 @@ _PRINTF_LOCK = threading.Lock()  # one `silent_printf` at a time
 
 
 class Infeasible(ValueError):
-    """One module per layer exceeds a limit; the message names that limit."""
+    """No sub-model fits a client's limits."""
 
 
 def _check(base: Array, cheapest: Array, limits: Array, names: Sequence[str]) -> Array:
@@ -133,41 +134,53 @@ def _best_counts(
 
 
 def derive_milp(
-    importance: Mapping[str, Array], base: Array, price: Mapping[str, Array], limits: Array, names: Sequence[str]
+    importance: Mapping[str, Array],
+    base: Array,
+    price: Mapping[str, Array],
+    limits: Array,
+    names: Sequence[str],
+    reserve: bool = False,
 ) -> dict[str, Array]:
     """Solve the same problem by mixed-integer programming, for modules of mixed cost.
 
     Args:
         importance, base, limits, names: as in `derive_counts`.
         price: (N, J) per layer, cost of each module.
+        reserve: choose the most important module of every layer, whatever it costs (ECLM 5.1).
 
     Raises:
-        Infeasible: the base and the most important module of each layer exceed a limit.
+        Infeasible: no choice of one module per layer, or not the one to reserve, fits the limits.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp  # slow import, needed only for modules of mixed cost
 
     layers = list(importance)
-    first = {layer: int(importance[layer].argmax()) for layer in layers}
-    room = _check(base, np.sum([price[layer][first[layer]] for layer in layers], axis=0), limits, names)
     value = np.concatenate([importance[layer] for layer in layers])
     weight = np.concatenate([price[layer] for layer in layers])
     offsets = np.cumsum([0] + [len(importance[layer]) for layer in layers])
-    value = value.copy()
-    upper = np.ones(len(value))
-    for layer, start in zip(layers, offsets, strict=False):
-        upper[start + first[layer]] = 0  # already reserved
+    lower, in_layer = np.zeros(len(value)), np.zeros((len(layers), len(value)))
+    for one, start, end in zip(in_layer, offsets, offsets[1:], strict=False):
+        one[start:end] = 1
+        if reserve:
+            lower[start + value[start:end].argmax()] = 1
+    least = weight[lower == 1].sum(axis=0) if reserve else sum(price[layer].min(axis=0) for layer in layers)
+    room = _check(base, least, limits, names) + least
     scale = np.maximum(weight.max(axis=0), 1e-12)
     with silent_printf():
         solution = milp(
             -value,
-            constraints=LinearConstraint((weight / scale).T, -np.inf, room / scale),
+            constraints=[
+                LinearConstraint((weight / scale).T, -np.inf, room / scale),
+                LinearConstraint(in_layer, 1, np.inf),
+            ],
             integrality=np.ones(len(value)),
-            bounds=Bounds(0, upper),
+            bounds=Bounds(lower, 1),
             options={"mip_rel_gap": 0},
         )
+    if solution.x is None:  # each limit admits some choice, but no choice keeps all of them
+        raise Infeasible(f"no sub-model fits all limits: {', '.join(names)}")
     selected = np.round(solution.x).astype(bool)
     return {
-        layer: np.sort(np.append(np.flatnonzero(selected[start:end]), first[layer]))
+        layer: np.flatnonzero(selected[start:end])
         for layer, start, end in zip(layers, offsets, offsets[1:], strict=False)
     }
 
@@ -178,6 +191,7 @@ def choose(
     limits: Array,
     names: Sequence[str],
     available: Mapping[str, Array] | None = None,
+    reserve: bool = False,
 ) -> dict[str, Array]:
     """Choose the most important modules within a client's limits; cloud and client share this code.
 
@@ -187,16 +201,17 @@ def choose(
         limits: (3,) bytes, MACs per sample, bytes of training memory.
         names: (3,) units, for error messages.
         available: sorted indices per layer to choose from; all by default.
+        reserve: see `derive_milp`. Modules of equal cost need no reservation: the most important one is always chosen.
 
     Raises:
-        Infeasible: one module per layer exceeds a limit.
+        Infeasible: no sub-model fits.
     """
     available = available or {layer: np.arange(len(scores)) for layer, scores in importance.items()}
     scores = {layer: importance[layer][modules] for layer, modules in available.items()}
     base = np.array(costs.base.vector[1:])
     if costs.bypass:
         each = {layer: np.array([c.vector[1:] for c in costs.columns(layer)])[i] for layer, i in available.items()}
-        chosen = derive_milp(scores, base, each, limits, names)
+        chosen = derive_milp(scores, base, each, limits, names, reserve)
     else:
         price = {layer: np.array(cost.vector[1:]) for layer, cost in costs.module.items()}
         chosen = derive_counts(scores, base, price, limits, names)
@@ -204,7 +219,11 @@ def choose(
 
 
 def choose_many(
-    costs: CostModel, importance: Sequence[Mapping[str, Array]], limits: Sequence[Array], names: Sequence[str]
+    costs: CostModel,
+    importance: Sequence[Mapping[str, Array]],
+    limits: Sequence[Array],
+    names: Sequence[str],
+    reserve: bool = False,
 ) -> list[dict[str, Array] | None]:
     """Apply `choose` to many clients; None if nothing fits.
 
@@ -218,7 +237,7 @@ def choose_many(
     chosen_: list[dict[str, Array] | None] = []
     for own, limit in zip(importance, limits, strict=True):
         try:
-            chosen_.append(choose(costs, own, limit, names))
+            chosen_.append(choose(costs, own, limit, names, reserve=reserve))
         except Infeasible:
             chosen_.append(None)
     return chosen_

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from models.modular.derive import silent_printf
 from models.modular.selector import Routing, Selector, load_balance
+from models.nn.blocks import torch_batch_norms
 from models.nn.body import Body, device_of
 from models.training.loop import Augment, Recipe, Score, batches, score, to_float32
 
@@ -70,10 +71,13 @@ def train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     model.body.train()
     model.selector.train()
+    norms = torch_batch_norms(model.body)
     for epoch in range(epochs):
         if progress:
             progress(stage, epoch, epochs)
         for rows in batches(samples, recipe.batch_size, generator, device_of(model.body)):
+            for norm in norms:
+                norm.train(len(rows) > 1)
             loss = batch_loss(rows)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -90,9 +90,15 @@ class AnyBody(Body):
             net.get_submodule(found.head).register_forward_pre_hook(Scaler(self), with_kwargs=True)
 
     def forward(self, x: Tensor, gates: Sequence[Tensor] | None = None) -> Tensor:
+        with self.gating(gates):
+            return self.net(x)
+
+    @contextmanager
+    def gating(self, gates: Sequence[Tensor] | None) -> Iterator[None]:
+        """Gate the modules of the net while it runs."""
         self.gates = {} if gates is None else dict(zip(self.layers, gates, strict=True))
         try:
-            return self.net(x)
+            yield
         finally:
             self.gates = {}
 
@@ -196,6 +202,16 @@ def architecture_of(
     return made
 
 
+def count_classes(net: nn.Module, input_shape: Shape) -> int:
+    """Return how many logits a module returns for a sample.
+
+    Raises:
+        ValueError: the module does not run on one batch, or does not return logits.
+    """
+    with _evaluation(net), torch.random.fork_rng(devices=[]):
+        return _logits(net, torch.zeros(2, *input_shape), None).shape[1]
+
+
 def _seeded(make: Callable[[], T], seed: int) -> T:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -213,11 +229,19 @@ def _filled(make: Make, input_shape: Shape) -> nn.Module:
 
 def resize(template: nn.Module, found: Found, sizes: Sizes) -> nn.Module:
     """Return a copy of a module whose layers have other sizes; parameters and buffers are zeros."""
-    kept, place = template.state_dict(keep_vars=True), torch.get_default_device()
+    shapes = {
+        name: [_length(d, n, sizes) for d, n in zip(found.axes[name], value.shape, strict=True)]
+        for name, value in template.state_dict().items()
+    }
+    return reshape(template, shapes)
+
+
+def reshape(template: nn.Module, shapes: Mapping[str, Sequence[int]]) -> nn.Module:
+    """Return a copy of a module with other shapes of the entries of its state; they are zeros."""
+    place = torch.get_default_device()
     memo: dict[int, Any] = {id(buffer): buffer.detach().to(place, copy=True) for buffer in template.buffers()}
-    for name, value in kept.items():
-        shape = [_length(d, n, sizes) for d, n in zip(found.axes[name], value.shape, strict=True)]
-        zeros = torch.zeros(shape, dtype=value.dtype)
+    for name, value in template.state_dict(keep_vars=True).items():
+        zeros = torch.zeros(tuple(shapes[name]), dtype=value.dtype)
         memo[id(value)] = nn.Parameter(zeros, value.requires_grad) if isinstance(value, nn.Parameter) else zeros
     net = copy.deepcopy(template, memo)
     for module, old in zip(net.modules(), template.modules(), strict=True):
@@ -300,6 +324,8 @@ def find_axes(net: nn.Module, input_shape: Shape, classes: int, layers: int = 0)
                 )
         try:
             groups = _groups(net, x, order, classes)
+        except ModuleNotFoundError:  # torch-pruning
+            raise
         except Exception as error:  # a graph that the library cannot follow: only the whole module is trained
             groups, whole = {}, {"the model": f"its layers could not be followed ({_said(error)})"}
         if not torch.equal(_logits(net, x, classes), _logits(net, x, classes)):
@@ -404,8 +430,8 @@ def _execution(net: nn.Module, x: Tensor, classes: int) -> list[str]:
     return order
 
 
-def _logits(net: nn.Module, x: Tensor, classes: int) -> Tensor:
-    """Run a module.
+def _logits(net: nn.Module, x: Tensor, classes: int | None) -> Tensor:
+    """Run a module that has so many classes, or any number.
 
     Raises:
         ValueError: it does not run on ``x``, or does not return logits.
@@ -419,9 +445,10 @@ def _logits(net: nn.Module, x: Tensor, classes: int) -> Tensor:
             f"{model} does not run on one batch of shape {tuple(x.shape)} ({_said(error)}); "
             "its forward must take one float32 tensor"
         ) from error
-    if not isinstance(out, Tensor) or out.shape != (len(x), classes):
+    wanted = len(x), "classes" if classes is None else classes
+    if not isinstance(out, Tensor) or out.dim() != 2 or out.shape != (len(x), classes or out.shape[1]):
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise ValueError(f"{model} returns {got} for a batch of {len(x)}; it must return logits {(len(x), classes)}")
+        raise ValueError(f"{model} returns {got} for a batch of {len(x)}; it must return logits {wanted}")
     return out
 
 

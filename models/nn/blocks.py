@@ -170,6 +170,18 @@ def torch_batch_norms(network: nn.Module) -> list[nn.Module]:
     return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
+def freeze_statistics(network: nn.Module) -> bool:
+    """Let batch norms normalise by their running statistics and keep them, until the network is set to train again.
+
+    Return whether there are any.
+    """
+    kept = ("mean", "running_mean")  # of `Norm` and of torch's
+    norms = [m for m in network.modules() if is_norm(m) and any(getattr(m, name, None) is not None for name in kept)]
+    for norm in norms:
+        norm.eval()
+    return bool(norms)
+
+
 def set_execution(network: nn.Module, execution: Execution) -> None:
     """Set how every module layer of a network runs."""
     for layer in network.modules():

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.nn.blocks import descending, torch_batch_norms
+from models.nn.blocks import descending, freeze_statistics, torch_batch_norms
 from models.nn.body import Body, device_of
 from models.submodel import State
 from models.training.descent import Descent
@@ -63,6 +63,7 @@ class Recipe:
         clip: largest gradient norm, 0 for none.
         precision: of forward and backward passes: 'float32', or 'bfloat16' through torch's autocast (Micikevicius et
             al. 2018, arXiv:1710.03740). Parameters, their gradients and updates are float32 in both cases.
+        frozen_statistics: batch norms normalise by their running statistics, also in training, and keep them.
     """
 
     lr: float = 0.01
@@ -72,6 +73,7 @@ class Recipe:
     weight_decay: float = 0.0
     clip: float = 0.0
     precision: Precision = "float32"
+    frozen_statistics: bool = False
 
     def build(self, parameters: Iterator[Tensor] | Sequence[Tensor]) -> torch.optim.Optimizer:
         """Create the torch optimizer."""
@@ -175,6 +177,9 @@ def fit(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if cosine else None
     loss_sum = torch.full((), float("nan"), dtype=torch.float64, device=device)
     norms = torch_batch_norms(body)
+    if recipe.frozen_statistics:
+        freeze_statistics(body)
+        norms = []
     # each linear map is used once per pass, its gradient stays, and the learning rate is constant
     single_use = extra is None and correct_gradients is None and not cosine
     with descending(body, recipe.descent if single_use else None):

@@ -9,7 +9,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from partitions.errors import DataError
+from partitions.errors import DataError, one_line
 
 BANDS, FRAMES = 40, 80
 FLOOR, STEP = -80.0, 0.5  # dB
@@ -80,8 +80,8 @@ def read_wav(file: str | IO[bytes], rate: int) -> np.ndarray:
         with wave.open(file) as opened:
             form = opened.getnchannels(), opened.getsampwidth(), opened.getframerate()
             samples = np.frombuffer(opened.readframes(opened.getnframes()), "<i2")
-    except (OSError, EOFError, wave.Error) as error:
-        raise DataError(f"{file} is not a readable wav file ({error}); download the data again") from error
+    except Exception as error:  # `wave` raises errors of many types
+        raise DataError(f"{file} is not a readable wav file ({one_line(error)}); download the data again") from error
     if form != (1, 2, rate):
         raise DataError(f"{file} has (channels, bytes, samples per second) = {form}, not {(1, 2, rate)}; convert it")
     return samples / np.float32(2**15)
@@ -93,5 +93,5 @@ def opened_zip(name: str, files: list[Path]) -> zipfile.ZipFile:
         raise DataError(f"{name} comes from one zip, not {len(files)} files; name one")
     try:
         return zipfile.ZipFile(files[0])
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{files[0]} is not a readable zip archive ({error}); download it again") from error
+    except Exception as error:  # `zipfile` raises errors of many types
+        raise DataError(f"{files[0]} is not a readable zip archive ({one_line(error)}); download it again") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from partitions.errors import DataError
+from partitions.errors import DataError, one_line
 
 ROWS, COLUMNS, SIDE = 25, 40, 32
 
@@ -21,8 +21,10 @@ def read(files: list[Path]) -> tuple[dict[str, np.ndarray], list[str]]:
     try:
         with ExitStack() as stack:
             return assemble([stack.enter_context(zipfile.ZipFile(file)) for file in files])
-    except (OSError, zipfile.BadZipFile) as error:  # Pillow's errors are OSErrors
-        raise DataError(f"cannot read {', '.join(map(str, files))} ({error}); download them again") from error
+    except DataError:
+        raise
+    except Exception as error:  # damaged zips, tables and pictures raise errors of many types
+        raise DataError(f"cannot read {', '.join(map(str, files))} ({one_line(error)}); download them again") from error
 
 
 def assemble(archives: list[zipfile.ZipFile]) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -19,6 +19,15 @@ from tests.experiments.cli.conftest import ROOT
 Call = Callable[..., tuple[object, str, str]]
 
 
+def test_driftfed_is_the_same_command() -> None:
+    script = Path(sys.executable).with_name("driftfed")
+    words = [[str(script)], [sys.executable, "-m", "experiments"]]
+    first, second = (
+        subprocess.run([*one, "list"], cwd=ROOT, capture_output=True, text=True, check=True) for one in words
+    )
+    assert first.stdout == second.stdout and "quickstart" in first.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -94,6 +94,7 @@ def test_an_interrupted_run_that_continues_gives_the_csv_of_an_unbroken_run(call
     for out in (cut, tmp_path / "whole"):
         assert call(*command, "--out", str(out))[0] == 0
     assert without_clock(cut) == without_clock(tmp_path / "whole")
+    assert "complete: nothing was run; --overwrite runs it again" in call(*command, "--out", str(cut))[1]
 
 
 def test_a_study_runs_is_skipped_when_complete_and_is_drawn_again(call: Call, tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """Pretrained cloud models: trained only when a method asks for them, each kept under everything that decides it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from fl.config import SettingsError
 from fl.workloads.classify import Classify
 from fl.workloads.pretraining import Pretraining, address
 from strategies.core.pretrained import PretrainedModels
@@ -110,6 +113,38 @@ def test_a_setting_changes_only_the_files_of_the_models_that_it_decides(
 ) -> None:
     assert {name for name in NAMES if file_of(name) != file_of(name, changes)} == touched
     assert all(file_of(name, seed=2) != file_of(name) for name in NAMES)
+
+
+def test_sub_tasks_that_the_data_do_not_have_are_refused(cache: Path) -> None:
+    found = workload({"eclm.subtasks": "domain", "data.partition": "iid", "drift.kind": "resample"})
+    vars(found.worlds)["dataset"] = replace(found.worlds.dataset, domain_train=None, domain_test=None, domains=())
+    with pytest.raises(SettingsError, match="needs samples with domains, har-embedded has none"):
+        found.pretraining(1)
+
+
+@pytest.mark.parametrize(("partition", "subtasks"), [({"m-classes.m": 1}, 1), ({"m-classes.m": 2}, 2)])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+def test_an_average_client_can_hold_the_modules_of_its_sub_tasks(
+    partition: dict[str, Any], subtasks: int, share: float
+) -> None:
+    """Modules of a layer that fit the share of the dense model, over one or two (nearly equal) sub-tasks."""
+    skewed = {"data.partition": "m-classes", "drift.kind": "class-swap", "devices.background-load": 0, **partition}
+    found = workload({**skewed, "devices.limit-low": share - 0.1, "devices.limit-high": share + 0.1, "eclm.kappa2": 0})
+    limit = share * np.array(found.costs["dense"].whole.vector[1:])
+    costs = found.costs["modular"]
+    (layer,) = costs.layers
+    counts = range(1, costs.architecture.sizes[layer] + 1)
+    fits = [n for n in counts if (np.array(costs.of({layer: n}).vector[1:]) <= limit).all()]
+    assert found.held == max(fits)
+    assert found.pretraining(1).kappa2 in {max(1, max(fits) // subtasks), max(1, int(max(fits) / (0.9 * subtasks)))}
+    assert workload({**skewed, "eclm.kappa2": 3}).pretraining(1).kappa2 == 3
+
+
+def test_frozen_statistics_need_a_batch_norm(cache: Path) -> None:
+    with pytest.raises(SettingsError, match="client.frozen-statistics = true needs a model with batch norm"):
+        prepare(1, {"client.frozen-statistics": True})
+    with pytest.raises(SettingsError, match="strategy 'fjord' needs batch norm that trains on each batch"):
+        resolved({"strategies": "fjord", "client.frozen-statistics": True})
 
 
 def test_sub_tasks_of_classes_that_occur_together_depend_on_the_clients_classes(cache: Path) -> None:

@@ -81,29 +81,54 @@ def test_a_residual_module_has_its_own_cost(room: int, score: float, wanted: lis
     assert derive_milp(importance, base, price, limits, NAMES)[layer].tolist() == wanted
 
 
-def test_derivation_with_residual_modules_equals_brute_force() -> None:
-    """All subsets of two shrunk modules and a residual one in each of four layers; some modules are available."""
+@pytest.mark.parametrize("reserve", [True, False])
+def test_derivation_with_residual_modules_equals_brute_force(reserve: bool) -> None:
+    """All subsets of two shrunk modules and a residual one in each of four layers; some modules are available.
+
+    The limits lie between those of the cheapest choice and of the whole model, so the modules to reserve may not fit.
+    """
     costs = CostModel(resnet18((3, 8, 8), 5, width=8).modular(2, 8, residual=True), batch_size=4)
     price = np.array([cost.vector[1:] for layer in costs.layers for cost in costs.columns(layer)])
     base, whole = np.array(costs.base.vector[1:]), np.array(costs.whole.vector[1:])
-    subsets = np.array(list(itertools.product((False, True), repeat=len(price))))
-    for seed in range(20):
+    subsets, feasible = np.array(list(itertools.product((False, True), repeat=len(price)))), 0
+    for seed in range(40):
         g = np.random.default_rng(seed)
         scores = {layer: g.dirichlet(np.ones(3)) for layer in costs.layers}
         available = {layer: np.sort(g.choice(3, g.integers(1, 4), replace=False)) for layer in costs.layers}
-        available_mask, first = np.zeros((2, len(costs.layers), 3), bool)
+        usable, first = np.zeros((2, len(costs.layers), 3), bool)
         for i, (layer, modules) in enumerate(available.items()):
-            available_mask[i, modules] = True
+            usable[i, modules] = True
             first[i, modules[scores[layer][modules].argmax()]] = True
-        least = base + first.ravel() @ price
-        limits = least + g.random(3) * (whole - least)
-        allowed = (subsets >= first.ravel()).all(1) & (subsets <= available_mask.ravel()).all(1)
+        cheapest = np.where(usable[..., None], price.reshape(len(costs.layers), 3, 3), np.inf).min(1).sum(0)
+        limits = base + cheapest + g.random(3) * 0.5 * (whole - base - cheapest)
+        kept = subsets.reshape(-1, len(costs.layers), 3)
+        allowed = (kept <= usable).all((1, 2)) & kept.any(2).all(1) & ((kept >= first).all((1, 2)) | (not reserve))
         fits = allowed & (base + subsets @ price <= limits).all(1)
-        best = (subsets[fits] @ np.concatenate(list(scores.values()))).max()
-        chosen = choose(costs, scores, limits, NAMES, available)
+        if not fits.any():
+            with pytest.raises(Infeasible):
+                choose(costs, scores, limits, NAMES, available, reserve)
+            continue
+        feasible += 1
+        chosen = choose(costs, scores, limits, NAMES, available, reserve)
         counts = {axis: len(modules) for axis, modules in columns_coverage(costs.architecture.sizes, chosen).items()}
         assert (np.array(costs.of(counts).vector[1:]) <= limits).all(), seed
+        best = (subsets[fits] @ np.concatenate(list(scores.values()))).max()
         assert value(scores, chosen) == pytest.approx(best), seed
+    assert feasible > 10
+
+
+def test_reserving_the_most_important_module_may_leave_nothing_that_fits() -> None:
+    scores, nothing = {"a": np.array([0.6, 0.4])}, np.zeros(1)
+    each, limits = {"a": np.array([[3.0], [1.0]])}, np.array([2.0])
+    assert derive_milp(scores, nothing, each, limits, NAMES)["a"].tolist() == [1]
+    with pytest.raises(Infeasible, match="smallest needs 3 bytes, the limit is 2"):
+        derive_milp(scores, nothing, each, limits, NAMES, reserve=True)
+
+
+def test_each_limit_may_admit_a_module_and_all_limits_none() -> None:
+    scores, each = {"a": np.array([0.6, 0.4])}, {"a": np.array([[2.0, 1.0], [1.0, 2.0]])}
+    with pytest.raises(Infeasible, match="no sub-model fits all limits"):
+        derive_milp(scores, np.zeros(2), each, np.array([1.5, 1.5]), NAMES[:2])
 
 
 @pytest.mark.parametrize("seed", range(6))

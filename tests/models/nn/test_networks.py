@@ -1,5 +1,6 @@
 """Tests of every architecture: correct axes, additive modules, exact conversion. A new model is one more row."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
+from torch import nn
 
 from models.aggregation.weighted_sum import WeightedSum
 from models.elastic.nested import recalibrate_batch_norm, width
 from models.modular.modularize import modularize
 from models.modular.selector import Routing
+from models.nn.any_module import from_module
 from models.nn.blocks import ConvBlock, Execution, LinearBlock, Norm, set_execution, use_dispatch
 from models.nn.body import Architecture, Body, columns_coverage, gate_columns
 from models.nn.cnn import cnn
@@ -367,3 +370,25 @@ def test_a_bfloat16_step_has_nearly_the_same_direction(name: str, residual: bool
     exact, rounded = step("float32"), step("bfloat16")
     assert not torch.allclose(exact, rounded, rtol=1e-3)
     assert float(torch.cosine_similarity(rounded, exact, dim=0)) > 0.9
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_frozen_statistics_stay_and_normalise_also_in_training(momentum: float | None) -> None:
+    """In a network of ours and of torch's; one epoch of one batch, so the loss is that of evaluation."""
+    norm = nn.BatchNorm1d(8, momentum=momentum)
+    theirs = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), norm, nn.ReLU(), nn.Linear(8, 3))
+    architectures = [resnet18((3, 8, 8), 3, width=8, norm="batch"), from_module(theirs, (3, 8, 8), 3)]
+    statistics = {"mean", "var", "running_mean", "running_var", "num_batches_tracked"}
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(12, 3, 8, 8, generator=generator), torch.arange(12) % 3
+    for architecture in architectures:
+        body = architecture.whole(1)
+        before = {name: value.clone() for name, value in body.state().items()}
+        loss = score(body, x, y, 3).loss_sum / 12
+        how = Recipe(lr=0.1, batch_size=12, frozen_statistics=True)
+        assert fit(body, x, y, how, 1, np.random.default_rng(0)) == pytest.approx(loss, rel=1e-5)
+        after = body.state()
+        kept = {name for name, value in after.items() if torch.equal(value, before[name])}
+        assert kept == {name for name in after if name.rpartition(".")[2] in statistics}
+        assert fit(body, x, y, replace(how, frozen_statistics=False), 1, np.random.default_rng(0)) > 0
+        assert not any(torch.equal(body.state()[name], before[name]) for name in kept)

@@ -19,6 +19,7 @@ from partitions.datasets import store
 from partitions.datasets.audio import spectrograms as audio
 from partitions.datasets.images import arrays as images
 from partitions.rng import rng
+from partitions.root import cache_folder
 
 SETS = {"cifar10": ("cifar-10-batches-py", 10), "cifar100": ("cifar-100-python", 100)}
 
@@ -53,8 +54,12 @@ def write_cifar(target, name):
     return x, y
 
 
+REAL_CACHE = cache_folder()  # tests get a cache folder of their own
+
+
 @pytest.mark.skipif(where("cifar10")[0][1] is None, reason="CIFAR-10 is not on this machine")
-def test_the_real_cifar10():
+def test_the_real_cifar10(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(REAL_CACHE.parent))
     data = load("cifar10")
     assert np.bincount(data.y_train).tolist() == [5000] * 10 and np.bincount(data.y_test).tolist() == [1000] * 10
     assert data.mean == pytest.approx((0.4914, 0.4822, 0.4465), abs=1e-4)  # as published
@@ -131,6 +136,20 @@ def test_an_incomplete_import_of_mosaics_leaves_nothing(data_root, tmp_path):
     with pytest.raises(DataError, match="cannot read"):
         import_("cifar10", [tmp_path / "part0.zip", tmp_path / "part1.zip"], data_root)
     assert list(data_root.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("train.csv", "index,label,class\n" + "0,cat,c\n" * 1000), ("train/000.png", b"\x89PNG\r\n")]
+)
+def test_mosaics_with_a_wrong_label_or_sheet(data_root, tmp_path, name, content):
+    write_mosaics(tmp_path)
+    with zipfile.ZipFile(tmp_path / "part0.zip") as archive:
+        members = {other: archive.read(other) for other in archive.namelist()} | {name: content}
+    with zipfile.ZipFile(tmp_path / "part0.zip", "w") as archive:
+        for other, data in members.items():
+            archive.writestr(other, data)
+    with pytest.raises(DataError, match=r"cannot read .*part0.zip.*; download them again"):
+        import_("cifar10", [tmp_path / "part0.zip", tmp_path / "part1.zip"], data_root)
 
 
 def test_an_interrupted_import_leaves_nothing(data_root, tmp_path, monkeypatch):

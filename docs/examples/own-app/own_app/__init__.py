@@ -1,0 +1,1 @@
+"""A Flower app with its own network, data and training loop, and a strategy of DriftFed."""
