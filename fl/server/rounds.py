@@ -7,6 +7,7 @@ from functools import cached_property
 from logging import WARNING
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.logger import log
@@ -138,7 +139,8 @@ class Rounds:
             if not self.method.asks_once:
                 self.profiles.known = {}  # of a step that is over
         generator = rng(self.method.seed, Purpose.COHORT, server_round, 1)
-        cohort = self.arrivals.free(self.method.sample_clients(server_round), generator)
+        chosen = self.method.online(np.array(self.method.sample_clients(server_round), np.int64), server_round)
+        cohort = self.arrivals.free(chosen.tolist(), generator)
         self.cohort = len(cohort)
         asked = self._ask(engine, cohort, server_round, QUERY)
         self.costs.failures += len(cohort) - len(asked)
@@ -149,11 +151,21 @@ class Rounds:
         for client, byte_count in down.items():
             self.costs.bytes_down += byte_count
             self.clocks.spend(client, self.clocks.link(client, byte_count))
+        for client in (gone := self._dropouts(tasks, server_round)):
+            self.replies.sent.pop(client, None)
+        messages = [message for message in messages if message.content[records.TASK]["device"] not in gone]
         aggregator = self._aggregator(tasks)
         replies = engine.aggregate(messages, aggregator, timeout=self.settings.server.timeout_s)
         updates = self._accept(replies, tasks, aggregator, down)
         self._measure(tasks, updates, aggregator.divergence)
         self._aggregate(server_round, tasks, updates, aggregator)
+
+    def _dropouts(self, tasks: Mapping[int, TrainTask], server_round: int) -> set[int]:
+        """Return the clients that go offline before they send their update."""
+        share = self.settings.devices.dropout
+        uploads = [client for client, task in tasks.items() if task.upload] if share else []
+        address = self.method.seed, Purpose.AVAILABILITY, server_round
+        return {client for client in uploads if rng(*address, client).random() < share}
 
     def _warn_if_unlimited(self, profiles: Sequence[Profile]) -> None:
         """Warn of devices that can take more than the large model: what they are sent may be larger than FedAvg's."""

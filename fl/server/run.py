@@ -200,7 +200,8 @@ class _Loop:
                 f"{self.name}: no client could be scored in round {server_round}"
                 + (f"; the last reason: {self.rounds.complaint}" if self.rounds.complaint else "")
             )
-        return scores, self.global_accuracy() if self.method.has_global_model else NAN
+        measured = self.method.has_global_model and not self.run_.worlds.relabels
+        return scores, self.global_accuracy() if measured else NAN
 
     def _write(
         self, results: ResultsWriter, rows: Sequence[Row], devices: Sequence[DeviceRow],

@@ -258,8 +258,8 @@ class LocalClient(ClientData):
 
     @property
     def examples(self) -> int:
-        """How many training samples the client has now."""
-        return len(self.world.draw(self.number, self.step).train)
+        """How many labelled training samples the client has now."""
+        return int((self.world.draw(self.number, self.step).train_labels >= 0).sum())
 
     @property
     def module_layers(self) -> tuple[str, ...]:

@@ -164,8 +164,13 @@ class Pretraining:
             what["modular"] = self.modular.model_dump(include=set(ModularOptions.model_fields))
             what["modular"]["kappa2"] = self.kappa2
             if self.modular.subtasks == "groups":
-                assert isinstance(self.world, World)
-                what["clients"] = [repr(self.world.partition), list(self.world.samples), self.clients]
+                world = self.world
+                assert isinstance(world, World)
+                what["clients"] = [repr(world.partition), list(world.samples), self.clients]
+                if world.samples_skew:
+                    what["clients"].append(world.samples_skew)
+                if not np.array_equal(start := world.drift.start(world.frequencies, world.frame), world.frequencies):
+                    what["clients"].append(start.tolist())
         return what
 
     def artefact(self, name: str) -> State:

@@ -20,6 +20,7 @@ from fl.workloads.workload import Method, SplitWorkload, Workload
 from fl.workloads.world import Worlds
 from models.nn.registry import MODELS
 from partitions import DATASETS, DRIFTS, PARTITIONS, DataError, Schedule, UnknownName
+from partitions.availability import AVAILABILITY, Availability
 from partitions.components import Registry, Section, options_of, section_name
 from partitions.datasets.source import Source
 from partitions.drifts.drift import Drift
@@ -34,6 +35,7 @@ REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
     "data.name": ("data set", DATASETS),
     "data.partition": ("partition", PARTITIONS),
     "drift.kind": ("drift", DRIFTS),
+    "devices.availability": ("availability", AVAILABILITY),
     "model.name": ("model", MODELS),
     "strategies": ("strategy", STRATEGIES),
     "workload": ("workload", WORKLOADS),
@@ -44,6 +46,7 @@ BASES: dict[str, type] = {
     "data.name": Source,
     "data.partition": Partition,
     "drift.kind": Drift,
+    "devices.availability": Availability,
     "strategies": Strategy,
     "workload": Workload,
 }
@@ -72,17 +75,19 @@ class Run:
 
     Args:
         settings: as given; methods: by name, in the order in which they run; options: sections of components in use.
+        availability: which clients are online in a round.
     """
 
     settings: Settings
     methods: Mapping[str, Method]
     workload: Workload
     options: Mapping[str, Section]
+    availability: Availability
 
     @property
     def budget(self) -> Budget:
         """What a run allows, the same for every method."""
-        return budget(self.settings)
+        return budget(self.settings, self.availability)
 
     @property
     def worlds(self) -> Worlds:
@@ -109,7 +114,7 @@ class Run:
         Raises:
             partitions.DataError: data are missing.
         """
-        tables, digests = self.config(), self.workload.digests
+        tables, digests = self.config(), [*self.workload.digests, *self.availability.digests]
         return tables | {"data": tables.get("data", {}) | {DIGESTS: digests}} if digests else tables
 
     def _flat(self) -> dict[str, Any]:
@@ -121,11 +126,11 @@ class Run:
         return {k: v for k, v in flatten({**general, **own}).items() if k not in ignores}
 
 
-def budget(s: Settings) -> Budget:
+def budget(s: Settings, availability: Availability) -> Budget:
     """Return what a run allows."""
     return Budget(
         s.devices.count, s.cohort, s.client.local_epochs, s.client.adapt_epochs, s.rounds_per_step, s.server.robust,
-        s.server.trim,
+        s.server.trim, availability,
     )  # fmt: skip
 
 
@@ -167,16 +172,23 @@ def _resolve(settings: Settings, check: bool, study: bool) -> Run:
             raise SettingsError(f"strategies = '{settings.strategies}' names '{name}' twice: leave one out")
         options(strategy, section)
         methods[name] = Method(name, strategy, options(strategy, section, strategy.preset))
+    name = settings.devices.availability
+    availability = options(_component("devices.availability", name), section_name(name))
+    try:
+        availability.check(settings.devices.count)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
     for method in methods.values():
         try:
-            method.strategy.check(method.options, budget(settings))
+            method.strategy.check(method.options, budget(settings, availability))
         except ValueError as error:
             raise SettingsError(str(error)) from None
     _refuse_same_rows(methods)
     if check:
         _refuse_fixed(settings, methods)
+    drift = settings.drift
     try:
-        Schedule(settings.drift.schedule)
+        Schedule(drift.schedule, drift.groups, drift.stagger).of(settings.devices.count - 1)  # a table has this column
     except ValueError as error:
         raise SettingsError(f"drift.schedule: {error}") from None
     if settings.split == "messages" and not issubclass(workload_class, SplitWorkload):
@@ -196,7 +208,12 @@ def _resolve(settings: Settings, check: bool, study: bool) -> Run:
     if "drift.kind" not in workload_class.ignores:
         name = settings.drift.kind
         kind = options(_component("drift.kind", name), section_name(name))
-    worlds = Worlds(settings.data, settings.drift, partition, kind, source, settings.devices.count, own)
+    if drift.groups > 1 and not drift.stagger and not getattr(kind, "grouped", False):
+        raise SettingsError(
+            f"drift.groups = {drift.groups} needs groups that drift at different steps: set drift.stagger to 1 or more"
+        )
+    size = settings.devices.count, -(-settings.rounds // settings.rounds_per_step)
+    worlds = Worlds(settings.data, settings.drift, partition, kind, source, own, size)
     if "model" in workload_class.ignores:
         workload = workload_class(settings, workload_options, worlds)
     else:
@@ -220,13 +237,13 @@ def _resolve(settings: Settings, check: bool, study: bool) -> Run:
             )
     if not study:
         workload.check(methods)
-    return Run(settings, methods, workload, used)
+    return Run(settings, methods, workload, used, availability)
 
 
 def used_sections(settings: Settings) -> set[str]:
     """Return the sections of the components that a run-config names."""
     data = settings.data
-    names = (data.name, data.partition, settings.drift.kind, settings.model.name)
+    names = (data.name, data.partition, settings.drift.kind, settings.devices.availability, settings.model.name)
     sections = {section_name(name) for name in names}
     strategies = (getattr(STRATEGIES[path], "section", "") or section_name(path) for path in settings.methods)
     return sections | set(strategies) | {section_name(settings.workload)}

@@ -23,6 +23,7 @@ from partitions.drifts.drift import Drift as DriftKind
 from partitions.partitioners.partitioner import Partition
 from strategies.eclm import ModularOptions
 
+SIMULATED = ("samples_skew", "labelled", "proxy_domains", "unseen_classes")  # keys of `Data` for a `World` alone
 Tokenise = Callable[[Dataset, np.ndarray], Dataset]
 """Turns text into tokens, given the data set and the indices of the cloud's samples, which decide the vocabulary."""
 
@@ -35,8 +36,8 @@ class Worlds:
         data, drift: sections of the run-config.
         partition, kind: how data are split over clients, and how they drift.
         source: options of the data set; None: its defaults.
-        devices: how many clients exist.
         own: whether this machine is a client with a folder of its own data.
+        size: how many clients and steps the run has; 0: unknown.
         tokenise: for text.
     """
 
@@ -45,8 +46,8 @@ class Worlds:
     partition: Partition
     kind: DriftKind
     source: Section | None = None
-    devices: int = 0
     own: bool = False
+    size: tuple[int, int] = (0, 0)
     tokenise: Tokenise | None = None
 
     @cached_property
@@ -61,6 +62,16 @@ class Worlds:
             return load(self.data.name, self.data.root or None, self.data.image_size, self.source)
         except ValueError as error:
             raise SettingsError(str(error)) from error
+
+    @property
+    def digests(self) -> list[str]:
+        """Hashes of the data set and of the files that the drift reads."""
+        return [self.dataset.digest, *(self.kind.digests if self.kind else [])]
+
+    @property
+    def relabels(self) -> bool:
+        """Whether labels depend on client and step, so that no labels of the global test set are right for all."""
+        return self.kind is not None and self.kind.relabels
 
     @cached_property
     def _worlds(self) -> dict[int, World | LocalData]:
@@ -86,6 +97,12 @@ class Worlds:
     def _make(self, seed: int) -> World | LocalData:
         data, drift = self.data, self.drift
         if self.own and source_of(data.name).of_machine:
+            for key in SIMULATED:
+                if getattr(data, key) != Data.model_fields[key].default:
+                    raise SettingsError(
+                        f"data.{key.replace('_', '-')} is for simulated data: leave it out with devices.placement = "
+                        f"'own' and data.name = '{data.name}'"
+                    )
             return LocalData(self.dataset, data.samples_max, data.test_samples)
         if self.dataset.proxy is not None and "proxy_fraction" in data.model_fields_set:
             raise SettingsError(
@@ -101,15 +118,21 @@ class Worlds:
                 samples=(data.samples_min, data.samples_max),
                 test_samples=data.test_samples,
                 proxy_fraction=data.proxy_fraction,
+                samples_skew=data.samples_skew,
+                labelled=data.labelled,
+                proxy_domains=data.proxy_domains,
+                unseen_classes=data.unseen_classes,
                 drift_fraction=drift.fraction,
-                schedule=Schedule(drift.schedule),
+                schedule=Schedule(drift.schedule, drift.groups, drift.stagger),
                 drift_steps=drift.steps,
-                devices=self.devices,
+                devices=self.size[0],
+                steps=self.size[1],
             )
             if not len(world.proxy()):
                 raise ValueError(
                     f"data.proxy-fraction = {data.proxy_fraction:g} leaves the cloud none of the "
-                    f"{len(world.data.y_train)} training samples of {data.name}: choose a larger one"
+                    f"{len(world.data.y_train)} training samples of {data.name}: choose a larger one, or fewer "
+                    "data.unseen-classes and more data.proxy-domains if these are set"
                 )
             if world.data.text and self.tokenise:
                 return replace(world, data=self.tokenise(world.data, world.proxy()))
@@ -119,7 +142,7 @@ class Worlds:
 
 
 def tensors(data: Dataset, split: str, indices: np.ndarray | slice = slice(None)) -> tuple[Tensor, Tensor]:
-    """Return inputs (n, ...) and classes (n,) of chosen samples."""
+    """Return inputs (n, ...) of chosen samples and their classes (n,) in the data set; a client's may differ."""
     x = data.inputs(split, indices)  # type: ignore[arg-type]
     return torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(np.array(data.labels(split, indices)))  # type: ignore[arg-type]
 

@@ -17,10 +17,12 @@ from models.aggregation.robust import Rule
 from models.costs import Cost
 from models.submodel import FULL, Coverage, State, extract
 from partitions import Purpose, rng
+from partitions.availability import Always, Availability
 from partitions.components import Section, section_name
 from strategies.core.client import ClientTrainer, Limits, Option
 from strategies.core.pretrained import PretrainedModels
 
+ALWAYS = Always()
 Measure = Literal["delivered", "adapted"]
 Architecture = Literal["dense", "modular", "supernet"]
 
@@ -126,6 +128,7 @@ class Budget:
         local_epochs: local epochs in a round; adapt_epochs: epochs of local adaptation and fine-tuning.
         rounds_per_step: rounds between two drifts.
         robust, trim: how updates are aggregated, see `models.aggregation.robust`; 'none' is a weighted mean.
+        availability: which clients are online in a round.
     """
 
     clients: int
@@ -135,6 +138,7 @@ class Budget:
     rounds_per_step: int
     robust: Rule = "none"
     trim: float = 0.2
+    availability: Availability = ALWAYS
 
     def starts_step(self, server_round: int) -> bool:
         """Return whether data may have drifted since the round before; rounds count from 1."""
@@ -180,6 +184,7 @@ class Strategy(ABC):
         Client: the client half.
         Options: run-config keys ``<section>.<option>``; section: name of that section, by default that of the class.
         preset: options that a named variant of the method fixes.
+        offline: clients train without the server, so they take part whether or not they are online.
     """
 
     reports: ClassVar[Mapping[str, Measure]]
@@ -191,6 +196,7 @@ class Strategy(ABC):
     Client: ClassVar[type[ClientTrainer]] = ClientTrainer
     section: ClassVar[str] = ""
     preset: ClassVar[Mapping[str, Any]] = {}
+    offline: ClassVar[bool] = False
 
     class Options(Section):
         """No options."""
@@ -220,11 +226,21 @@ class Strategy(ABC):
         return self.models.state(self.starts_from)
 
     def sample_clients(self, server_round: int) -> list[int]:
-        """Draw the cohort of a round without replacement, from the seed and the round alone."""
+        """Draw the cohort of a round from the clients that are online, by the seed and the round alone.
+
+        If fewer than a cohort are online, all of them take part.
+        """
+        online = self.online(np.arange(self.budget.clients), server_round)
         cohort = rng(self.seed, Purpose.COHORT, server_round).choice(
-            self.budget.clients, self.budget.cohort, replace=False
+            online, min(self.budget.cohort, len(online)), replace=False
         )
         return sorted(int(client) for client in cohort)
+
+    def online(self, clients: np.ndarray, server_round: int) -> np.ndarray:
+        """Return those of ``clients`` (n,) that can take part in a round."""
+        if self.offline:
+            return clients
+        return clients[self.budget.availability.online(self.seed, server_round, clients)]
 
     @abstractmethod
     def configure_train(self, server_round: int, profiles: Sequence[Profile]) -> dict[int, TrainTask]:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from experiments.catalog import EXPERIMENTS, SCALES, VIEWS
+from experiments.catalog.tasks import setting
 from experiments.plots import PLOTS
 from experiments.studies import STUDIES
 from fl.results.reader import read_rounds
