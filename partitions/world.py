@@ -113,6 +113,7 @@ class World:
         labelled: training samples of a device that have a label at each step; 0: all.
         proxy_domains: patterns of the domains that the server has samples of; empty: all.
         unseen_classes: patterns of the classes that the server has no samples of.
+        client_domains: patterns of the domains that devices have samples of; empty: all.
         devices, steps: how many will be asked for: partitions may assign samples to each device, and files must have
             enough of them; 0: unknown.
 
@@ -135,6 +136,7 @@ class World:
     labelled: int = 0
     proxy_domains: str = ""
     unseen_classes: str = ""
+    client_domains: str = ""
     devices: int = 0
     steps: int = 0
     _states: dict[tuple[int, int], State] = field(init=False, repr=False, default_factory=dict)
@@ -206,7 +208,15 @@ class World:
 
         These are all except the proxy. Samples of unseen classes in a recording of the proxy belong to nobody.
         """
-        return np.setdiff1d(np.arange(len(self.data.y_train)), self._recorded, assume_unique=True)
+        pool = np.setdiff1d(np.arange(len(self.data.y_train)), self._recorded, assume_unique=True)
+        return pool[self._of_clients(self.data.domain_train, pool)]
+
+    def _of_clients(self, domain: np.ndarray | None, indices: np.ndarray) -> np.ndarray:
+        """Return whether devices may have samples (n,), given the domain of all samples (N,)."""
+        chosen = matching(self.client_domains, self.data.domains, "data.client-domains", "domains")
+        if domain is None or not self.client_domains:
+            return np.ones(len(indices), bool)
+        return chosen[domain[indices]]
 
     @cached_property
     def _proxy(self) -> np.ndarray:
@@ -261,7 +271,9 @@ class World:
 
     @cached_property
     def _test_cells(self) -> list[np.ndarray]:
-        return group_by_cell(np.arange(len(self._test_cell)), self._test_cell, len(self.cell_names))
+        indices = np.arange(len(self._test_cell))
+        indices = indices[self._of_clients(self.data.domain_test, indices)]
+        return group_by_cell(indices, self._test_cell[indices], len(self.cell_names))
 
     @property
     def _test_cell(self) -> np.ndarray:

@@ -27,6 +27,9 @@ class Data(Section):
     proxy_domains: str = Field(
         "", description="the cloud holds data of these domains alone, e.g. 'person-0*,person-12-watch'; empty: of all"
     )
+    client_domains: str = Field(
+        "", description="clients have data of these domains alone, e.g. '*-watch'; empty: of all"
+    )
     unseen_classes: str = Field("", description="the cloud holds no data of these classes, e.g. 'turning,sitting-*'")
 
 

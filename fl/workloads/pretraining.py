@@ -169,6 +169,8 @@ class Pretraining:
                 what["clients"] = [repr(world.partition), list(world.samples), self.clients]
                 if world.samples_skew:
                     what["clients"].append(world.samples_skew)
+                if world.client_domains:
+                    what["clients"].append(world.client_domains)
                 if not np.array_equal(start := world.drift.start(world.frequencies, world.frame), world.frequencies):
                     what["clients"].append(start.tolist())
         return what

@@ -23,7 +23,8 @@ from partitions.drifts.drift import Drift as DriftKind
 from partitions.partitioners.partitioner import Partition
 from strategies.eclm import ModularOptions
 
-SIMULATED = ("samples_skew", "labelled", "proxy_domains", "unseen_classes")  # keys of `Data` for a `World` alone
+# Keys of `Data` for a `World` alone.
+SIMULATED = ("samples_skew", "labelled", "proxy_domains", "client_domains", "unseen_classes")
 Tokenise = Callable[[Dataset, np.ndarray], Dataset]
 """Turns text into tokens, given the data set and the indices of the cloud's samples, which decide the vocabulary."""
 
@@ -122,6 +123,7 @@ class Worlds:
                 labelled=data.labelled,
                 proxy_domains=data.proxy_domains,
                 unseen_classes=data.unseen_classes,
+                client_domains=data.client_domains,
                 drift_fraction=drift.fraction,
                 schedule=Schedule(drift.schedule, drift.groups, drift.stagger),
                 drift_steps=drift.steps,

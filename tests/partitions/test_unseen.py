@@ -68,9 +68,21 @@ def test_unseen_domains_appear_on_devices_too(toy):
     assert [int(np.flatnonzero(p[:, k])[0]) for k in (2, 3, 4, 5)] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("partition", ["iid", "subject"])
+def test_clients_may_have_other_domains_than_the_cloud(toy, partition):
+    """Devices train and are tested on domain v alone, the cloud has u; nothing of u is left for devices."""
+    w = world(toy, "none", partition, proxy_domains="u", client_domains="v")
+    assert set(toy.domain_train[w.proxy()].tolist()) == {toy.domains.index("u")}
+    for device in range(4):
+        draw = w.draw(device, 0)
+        assert set(toy.domain_train[draw.train].tolist()) == {toy.domains.index("v")}
+        assert set(toy.domain_test[draw.test].tolist()) == {toy.domains.index("v")}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"client_domains": "q"}, "^data.client-domains = 'q': 'q' matches none of the domains; known: u, v"),
         (
             {"unseen_classes": "b,g"},
             "^data.unseen-classes = 'b,g': 'g' matches none of the classes; known: a, b, c, d, e, f",
