@@ -33,7 +33,8 @@ def target_accuracies(rounds: pd.DataFrame, sweep: bool = False) -> Targets:
         final["target"] = final.groupby(groups)["accuracy_mean"].transform("min")
     else:
         mean = final.groupby(["setting", "method"])["accuracy_mean"].mean()
-        final["target"] = TARGET * final["setting"].map(mean.groupby(level="setting").max())
+        best = mean.groupby(level="setting").max()
+        final["target"] = TARGET * final["setting"].map(best).astype(float)  # text without rows stays text with pyarrow
     return {(run.setting, run.method, run.seed): float(run.target) for run in final.itertuples()}
 
 

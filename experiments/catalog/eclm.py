@@ -36,8 +36,8 @@ STRANGERS: Overrides = {
 }  # fmt: skip
 MAIN = Experiment(
     name="main",
-    summary="the experiment of `make run`: ECLM and its rivals on watches of people whom the cloud never met; each watch "
-    "passes to another person half-way",
+    summary="the experiment of `make run`: ECLM and its rivals on watches of people whom the cloud never met; half-way "
+    "each watch passes to another person",
     common=EMBEDDED,
     settings=at_every_scale({"strangers": STRANGERS}, smoke=EMBEDDED_SMOKE),
     cost={"smoke": "10 s", "cpu": "2 min", "paper": "2 min"},
