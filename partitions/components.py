@@ -6,6 +6,7 @@ entry point of an installed package.
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from importlib import metadata
@@ -14,7 +15,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, create_model
 
-from partitions.errors import UnknownName, lookup
+from partitions.errors import UnknownName, lookup, missing_package
 
 T = TypeVar("T")
 
@@ -42,10 +43,18 @@ class Registry(Mapping[str, T], Generic[T]):
         kind: what the components are, for error messages: ``data set``.
         group: entry-point group by which installed packages add components: ``driftfed.datasets``.
         builtin: this project's components by name; a string ``module:name`` is imported on first use.
+        adapt: converts what a name outside of this project leads to, given that and the name, e.g. a pandas table to a
+            data set.
     """
 
-    def __init__(self, kind: str, group: str, builtin: Mapping[str, T | str]):
-        self.kind, self.group, self.builtin = kind, group, dict(builtin)
+    def __init__(
+        self,
+        kind: str,
+        group: str,
+        builtin: Mapping[str, T | str],
+        adapt: Callable[[Any, str], Any] = lambda found, name: found,
+    ):
+        self.kind, self.group, self.builtin, self.adapt = kind, group, dict(builtin), adapt
 
     def __getitem__(self, name: str) -> T:
         """Return the component of that name or path.
@@ -57,15 +66,18 @@ class Registry(Mapping[str, T], Generic[T]):
             found = self.builtin[name]
             return cast(T, resolve_name(found)) if isinstance(found, str) else found
         if name in self._installed:
-            return cast(T, self._installed[name].load())
+            return cast(T, self.adapt(self._installed[name].load(), name))
         if ":" in name:
             try:
-                return cast(T, resolve_name(name))
+                found = resolve_name(name)
             except (ImportError, AttributeError, ValueError) as error:
+                if advice := missing_package(error):
+                    raise UnknownName(f"{self.kind} '{name}' {advice}") from error
                 raise UnknownName(
                     f"{self.kind} '{name}' cannot be imported ({error}); write 'package.module:Class', and start the "
                     "command in the folder that holds the package, or install it"
                 ) from error
+            return cast(T, self.adapt(found, name))
         return cast(T, lookup(self.kind, name, dict.fromkeys(self)))
 
     def __contains__(self, name: object) -> bool:
@@ -87,6 +99,13 @@ def section_name(name: str) -> str:
     """Return the run-config section of a component: its name, or ``fed-hello`` for ``my_app.method:FedHello``."""
     last = name.rpartition(":")[2].rpartition(".")[2]
     return name if ":" not in name else hyphens(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", last).lower())
+
+
+def is_a(thing: object, path: str) -> bool:
+    """Return whether something is an instance or a subclass of the class at ``module:Class``. This imports nothing."""
+    module, _, name = path.partition(":")
+    kind = getattr(sys.modules.get(module), name, None)  # nothing is of a class whose module nobody imported
+    return kind is not None and (issubclass(thing, kind) if isinstance(thing, type) else isinstance(thing, kind))
 
 
 def options_of(component: object, leave_out: tuple[str, ...] = ()) -> type[Section]:

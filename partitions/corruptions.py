@@ -90,9 +90,63 @@ def rotation(x: "Tensor", severity: float, addresses: Addresses) -> "Tensor":
     return rotate(x, 60 * severity, InterpolationMode.BILINEAR, fill=[0.0])
 
 
+def impulse(x: "Tensor", severity: float, addresses: Addresses) -> "Tensor":
+    """Set up to 30 % of the pixels of an image to its darkest or its brightest value."""
+    drawn = x.new_tensor(np.stack([rng(*address).random((1, *x.shape[2:]), np.float32) for address in addresses]))
+    half = 0.15 * severity
+    darkest, brightest = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
+    return x.where(drawn >= half, darkest).where(drawn < 1 - half, brightest)
+
+
+def contrast(x: "Tensor", severity: float, addresses: Addresses) -> "Tensor":
+    """Move every pixel by up to 90 % towards the mean of its image."""
+    return x.lerp(x.mean((1, 2, 3), keepdim=True), 0.9 * severity)
+
+
+def pixelate(x: "Tensor", severity: float, addresses: Addresses) -> "Tensor":
+    """Average blocks of pixels; at most a quarter of the rows and columns remain."""
+    from torchvision.transforms.v2.functional import InterpolationMode, resize
+
+    size = [max(1, round(n * (1 - 0.75 * severity))) for n in x.shape[2:]]
+    return resize(resize(x, size, InterpolationMode.BILINEAR), list(x.shape[2:]), InterpolationMode.NEAREST)
+
+
+def elastic(x: "Tensor", severity: float, addresses: Addresses) -> "Tensor":
+    """Displace pixels smoothly, by up to an eighth of the shorter side."""
+    from torch import stack
+    from torchvision.transforms.v2.functional import elastic as displace
+    from torchvision.transforms.v2.functional import resize
+
+    height, width = x.shape[2:]
+    reach = severity * min(height, width) / 8 * np.array([2 / width, 2 / height], np.float32)
+    moved = []
+    for image, address in zip(x, addresses, strict=True):
+        coarse = x.new_tensor(rng(*address).uniform(-1, 1, (1, 2, 4, 4)))
+        field = resize(coarse, [height, width]).permute(0, 2, 3, 1) * x.new_tensor(reach)
+        moved.append(displace(image, field, fill=[0.0]))
+    return stack(moved)
+
+
+def jpeg(x: "Tensor", severity: float, addresses: Addresses) -> "Tensor":
+    """Compress each channel as JPEG with a quality of 100 down to 5."""
+    from torch import stack, uint8
+    from torchvision.transforms.v2.functional import jpeg as compress
+
+    low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
+    scale = (high - low).clamp(min=1e-6) / 255
+    channels = ((x - low) / scale).round().to(uint8).flatten(0, 1)[:, None]
+    compressed = stack([compress(channel, round(100 - 95 * severity)) for channel in channels])
+    return compressed.view_as(x) * scale + low
+
+
 CORRUPTIONS: Mapping[str, Callable[["Tensor", float, Addresses], "Tensor"]] = {
     "noise": noise,
     "blur": blur,
     "brightness": brightness,
     "rotation": rotation,
+    "impulse": impulse,
+    "contrast": contrast,
+    "pixelate": pixelate,
+    "elastic": elastic,
+    "jpeg": jpeg,
 }

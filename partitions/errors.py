@@ -24,6 +24,18 @@ def one_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "")
 
 
+EXTRAS = {"datasets": "datasets", "flwr_datasets": "datasets", "pyarrow": "datasets"}
+"""Optional extras of this project, by the package that they install."""
+
+
+def missing_package(error: BaseException) -> str:
+    """Say how to install the package that an import lacked; empty if that is no package of an optional extra."""
+    package = (getattr(error, "name", None) or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or package not in EXTRAS:
+        return ""
+    return f"needs the package {package}: pip install 'driftfed[{EXTRAS[package]}]'"
+
+
 LONGEST_LIST = 40  # with more known names than this, the message lists similar names only
 
 

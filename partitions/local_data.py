@@ -29,4 +29,5 @@ class LocalData:
     def draw(self, device: int, step: int) -> Draw:
         """Return the newest samples; ``device`` and ``step`` are ignored, because the data change by themselves."""
         train, test = np.arange(len(self.data.y_train)), np.arange(len(self.data.y_test))
-        return Draw(train[-self.samples :], (), lambda: (test[-self.test_samples :], ()))
+        train, test = train[-self.samples :], test[-self.test_samples :]
+        return Draw(train, self.data.labels("train", train), (), lambda: (test, self.data.labels("test", test), ()))

@@ -24,6 +24,9 @@ class Purpose(IntEnum):
     SEARCH = 13  # which paths a device tries
     NOISE = 14  # noise that hides a device's update or importance
     POISON = 15  # which devices are poisoned, and with what
+    CONCEPT = 16  # which labels a concept swaps, and when a sample or class takes its new label
+    AVAILABILITY = 17  # when a device is online, and which devices drop out of a round
+    LABELLED = 18  # which of a device's training samples have a label
     STUDY = 20  # random choices in studies of the server's models
 
 

@@ -21,6 +21,47 @@ def without(members: np.ndarray, some: np.ndarray) -> np.ndarray:
     return np.delete(members, np.searchsorted(members, some))
 
 
+def sample_own_first(
+    generator: np.random.Generator, own: list[np.ndarray], others: list[np.ndarray], counts: np.ndarray
+) -> np.ndarray:
+    """Draw ``counts[k]`` samples of every cell k: from ``own[k]``, and from ``others[k]`` what is missing there."""
+    from_own = np.minimum(counts, sizes(own))
+    return np.concatenate([sample(generator, own, from_own), sample(generator, others, counts - from_own)])
+
+
+def renew_samples(
+    generator: np.random.Generator,
+    indices: np.ndarray,
+    cell: np.ndarray,
+    cells: list[np.ndarray],
+    own: np.ndarray,
+    p: np.ndarray,
+    fraction: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Replace a part of the samples of a device that has ``own`` ones (n,), so that they follow ``p``.
+
+    Arguments are those of `replace_samples`. The device records its own samples anew where it can: removed samples may
+    come back. Samples of others fill only what it lacks.
+
+    Returns:
+        Samples that stay, and samples that enter; together as many as ``own``, or fewer if the pool lacks them.
+    """
+    leave = min(round(fraction * len(own)), len(indices))
+    order = generator.permutation(len(indices))
+    order = order[np.argsort(p[cell[indices[order]]] > 0, kind="stable")]
+    kept = indices[np.sort(order[leave:])]
+    held = np.bincount(cell[kept], minlength=len(p))
+    deficit = apportion(len(own), p, sizes(cells)) - held
+    counts = apportion(len(own) - len(kept), deficit.clip(0), sizes(cells) - held)
+    fresh, others = [], []
+    for k, members in enumerate(cells):
+        mine = own[cell[own] == k]
+        fresh.append(np.setdiff1d(mine, kept))
+        known = np.union1d(mine, kept[cell[kept] == k])
+        others.append(without(members, known) if counts[k] > len(fresh[k]) else members[:0])
+    return kept, sample_own_first(generator, fresh, others, counts)
+
+
 def replace_samples(
     generator: np.random.Generator,
     indices: np.ndarray,

@@ -8,12 +8,12 @@ import numpy as np
 
 from partitions.apportion import apportion
 from partitions.corruptions import CorruptedRows, Corruption, Corruptions
-from partitions.dataset import Dataset
-from partitions.drifts.drift import Drift, Shift
-from partitions.partitioners.partitioner import Partition
-from partitions.proxy import choose_proxy
+from partitions.dataset import Dataset, Split
+from partitions.drifts.drift import Drift, Frame, Held, Shift
+from partitions.partitioners.partitioner import Assignment, Partition
+from partitions.proxy import choose_proxy, matching
 from partitions.rng import Purpose, rng
-from partitions.sampling import replace_samples, sample, sizes
+from partitions.sampling import renew_samples, replace_samples, sample, sample_own_first, sizes, without
 from partitions.schedule import Schedule
 
 CACHE = 32_768  # device states in memory, about 1 kB each
@@ -23,22 +23,24 @@ FITTING = {"label": "'iid', 'm-classes' or 'dirichlet'", "domain": "'subject'"} 
 
 @dataclass(frozen=True)
 class Draw:
-    """A device's samples at a step: indices into the data set, and corruptions (`partitions.corrupt`).
+    """A device's samples at a step: indices into the data set, labels, and corruptions (`partitions.corrupt`).
 
     The test samples are drawn on first use, because most messages are about training.
 
     Args:
         train: indices of training samples (n,).
+        train_labels: their labels on the device (n,), which a drift may change; -1: the device does not know it.
         train_corruptions: their corruptions.
-        draw_test: returns indices of test samples (t,) and their corruptions.
+        draw_test: returns indices of test samples (t,), their labels (t,) and their corruptions.
     """
 
     train: np.ndarray
+    train_labels: np.ndarray
     train_corruptions: Corruptions
-    draw_test: Callable[[], tuple[np.ndarray, Corruptions]]
+    draw_test: Callable[[], tuple[np.ndarray, np.ndarray, Corruptions]]
 
     @cached_property
-    def _test(self) -> tuple[np.ndarray, Corruptions]:
+    def _test(self) -> tuple[np.ndarray, np.ndarray, Corruptions]:
         return self.draw_test()
 
     @property
@@ -47,9 +49,14 @@ class Draw:
         return self._test[0]
 
     @property
+    def test_labels(self) -> np.ndarray:
+        """Return the labels of the test samples on the device (t,)."""
+        return self._test[1]
+
+    @property
     def test_corruptions(self) -> Corruptions:
         """Return the corruptions of the test samples."""
-        return self._test[1]
+        return self._test[2]
 
 
 @dataclass(frozen=True)
@@ -96,13 +103,22 @@ class World:
         drift: changes distributions or corrupts samples.
         seed: seed of all random choices.
         samples: smallest and largest number of training samples of a device.
+        samples_skew: how unequal these numbers are, 0 (uniform) or more: ``min + (max + 1 - min) * u ** (1 + skew)``,
+            rounded down, with u uniform in 0 to 1.
         test_samples: number of test samples of a device.
         proxy_fraction: share of the training samples that only the server uses, 0 to 0.99.
         drift_fraction: share of a device's samples that a shift replaces, 0 to 1.
         schedule: the steps at which data drift.
         drift_steps: number of steps over which a shift is spread; 1: abrupt.
+        labelled: training samples of a device that have a label at each step; 0: all.
+        proxy_domains: patterns of the domains that the server has samples of; empty: all.
+        unseen_classes: patterns of the classes that the server has no samples of.
+        client_domains: patterns of the domains that devices have samples of; empty: all.
+        devices, steps: how many will be asked for: partitions may assign samples to each device, and files must have
+            enough of them; 0: unknown.
 
     Raises:
+        DataError: a file that the drift reads is missing, damaged or too short.
         ValueError: a value is out of range, or data set, partition and drift do not fit together.
     """
 
@@ -111,11 +127,18 @@ class World:
     drift: Drift
     seed: int
     samples: tuple[int, int] = (50, 150)
+    samples_skew: float = 0.0
     test_samples: int = 100
     proxy_fraction: float = 0.3
     drift_fraction: float = 0.5
     schedule: Schedule = EVERY_STEP
     drift_steps: int = 1
+    labelled: int = 0
+    proxy_domains: str = ""
+    unseen_classes: str = ""
+    client_domains: str = ""
+    devices: int = 0
+    steps: int = 0
     _states: dict[tuple[int, int], State] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -125,6 +148,10 @@ class World:
             raise ValueError(f"data.samples-min and data.samples-max must be 1 <= min <= max, not {self.samples}")
         if self.test_samples < 1:
             raise ValueError(f"data.test-samples must be at least 1, not {self.test_samples}")
+        if self.samples_skew < 0:
+            raise ValueError(f"data.samples-skew must be 0 or more, not {self.samples_skew}")
+        if self.labelled < 0:
+            raise ValueError(f"data.labelled must be 0 or more, not {self.labelled}")
         if self.drift_steps < 1:
             raise ValueError(f"drift.steps must be at least 1, not {self.drift_steps}")
         if not 0 <= self.proxy_fraction <= 0.99:
@@ -151,8 +178,24 @@ class World:
                 f"drift {drift} needs images, and samples of {self.data.name} have shape {self.data.input_shape}: use "
                 "another drift.kind or data.name"
             )
-        self.partition.check(self.frequencies)
-        self.drift.check(self.partition, self.frequencies)
+        self.drift.check_frame(self.frame)
+        start = self.drift.start(self.frequencies, self.frame)
+        self.partition.check(start)
+        self.drift.check(self._assignment or self.partition, start)
+        kind = type(self.drift)
+        same = all(getattr(kind, part) is getattr(Drift, part) for part in ("walk", "alter", "relabel", "looks"))
+        if self._own and kind.replaces and same:
+            raise ValueError(
+                f"drift {drift} only draws new samples, and devices of partition {partition} have no other ones: use "
+                "another drift.kind"
+            )
+
+    @cached_property
+    def frame(self) -> Frame:
+        """Return what all devices share."""
+        seen = np.bincount(self.cell[self._proxy], minlength=len(self.cell_names)) > 0
+        unseen = tuple(np.flatnonzero(~seen & (self.frequencies > 0)).tolist())
+        return Frame(self.data, self.seed, self.schedule, self.drift_steps, unseen, self.devices, self.steps)
 
     # The pool
 
@@ -161,12 +204,49 @@ class World:
         return self._proxy
 
     def pool(self) -> np.ndarray:
-        """Return sorted indices of the training samples that devices draw from: all except the proxy."""
-        return np.setdiff1d(np.arange(len(self.data.y_train)), self._proxy, assume_unique=True)
+        """Return sorted indices of the training samples that devices draw from.
+
+        These are all except the proxy. Samples of unseen classes in a recording of the proxy belong to nobody.
+        """
+        pool = np.setdiff1d(np.arange(len(self.data.y_train)), self._recorded, assume_unique=True)
+        return pool[self._of_clients(self.data.domain_train, pool)]
+
+    def _of_clients(self, domain: np.ndarray | None, indices: np.ndarray) -> np.ndarray:
+        """Return whether devices may have samples (n,), given the domain of all samples (N,)."""
+        chosen = matching(self.client_domains, self.data.domains, "data.client-domains", "domains")
+        if domain is None or not self.client_domains:
+            return np.ones(len(indices), bool)
+        return chosen[domain[indices]]
 
     @cached_property
     def _proxy(self) -> np.ndarray:
-        return choose_proxy(self.data, self.proxy_fraction, rng(self.seed, Purpose.PROXY))
+        return self._recorded[self._allowed[self._recorded]]
+
+    @cached_property
+    def _recorded(self) -> np.ndarray:
+        """Return sorted indices of the samples in the recordings of the proxy."""
+        if self.data.proxy is not None:
+            return self.data.proxy
+        return choose_proxy(self.data, self.proxy_fraction, rng(self.seed, Purpose.PROXY), self._allowed)
+
+    @cached_property
+    def _allowed(self) -> np.ndarray:
+        """Return whether the server may have each training sample (N,)."""
+        data = self.data
+        allowed = ~matching(self.unseen_classes, data.classes, "data.unseen-classes", "classes")[data.y_train]
+        if self.proxy_domains:
+            seen = matching(self.proxy_domains, data.domains, "data.proxy-domains", "domains")
+            allowed &= seen[data.domain_train]
+        return allowed
+
+    @cached_property
+    def _assignment(self) -> Assignment | None:
+        return self.partition.assign(self.data, self.pool(), self.seed, self.devices)
+
+    @property
+    def _own(self) -> bool:
+        """Whether devices have data of their own: samples that no other device has, for training and for the test."""
+        return self._assignment is not None and len(self._assignment.test) > 0
 
     @property
     def cell_names(self) -> tuple[str, ...]:
@@ -191,15 +271,30 @@ class World:
 
     @cached_property
     def _test_cells(self) -> list[np.ndarray]:
-        cell = np.asarray(self.data.y_test if self.partition.cells == "label" else self.data.domain_test)
-        return group_by_cell(np.arange(len(cell)), cell, len(self.cell_names))
+        indices = np.arange(len(self._test_cell))
+        indices = indices[self._of_clients(self.data.domain_test, indices)]
+        return group_by_cell(indices, self._test_cell[indices], len(self.cell_names))
+
+    @property
+    def _test_cell(self) -> np.ndarray:
+        return np.asarray(self.data.y_test if self.partition.cells == "label" else self.data.domain_test)
 
     # A device
 
     def size(self, device: int) -> int:
         """Return a device's number of training samples at every step; it gets fewer if the pool is too small."""
+        if self._assignment:
+            return len(self._assignment.train[device])
         low, high = self.samples
-        return int(rng(self.seed, Purpose.DRAW, device).integers(low, high + 1))
+        generator = rng(self.seed, Purpose.DRAW, device)
+        if not self.samples_skew:
+            return int(generator.integers(low, high + 1))
+        return low + int((high + 1 - low) * generator.random() ** (1 + self.samples_skew))
+
+    @property
+    def most_samples(self) -> int:
+        """Return the largest number of training samples of a device."""
+        return max(map(len, self._assignment.train)) if self._assignment else self.samples[1]
 
     def distribution(self, device: int, step: int) -> np.ndarray:
         """Return the probability of each cell (K,)."""
@@ -209,30 +304,63 @@ class World:
         """Return a device's samples at a step.
 
         The test samples follow the current distribution, and stay the same while it does. There are ``test_samples`` of
-        them, or fewer if the cells of the distribution do not contain enough.
+        them, or fewer if the cells of the distribution do not contain enough. A device with data of its own has its own
+        test samples until its distribution changes, and then as many that follow the distribution.
         """
-        state, event = self._state(device, step), self._event(step)
+        state, event = self._state(device, step), self._event(device, step)
 
-        def test() -> tuple[np.ndarray, Corruptions]:
-            counts = apportion(self.test_samples, state.p, sizes(self._test_cells))
-            drawn = sample(rng(self.seed, Purpose.TEST, device, state.since), self._test_cells, counts)
-            return drawn, self._corruptions(device, event, 1, drawn, np.ones(len(drawn), bool))
+        def held(split: Split, indices: np.ndarray) -> tuple[np.ndarray, Corruptions]:
+            """Return labels (n,) and corruptions of samples, as the drift changes them at this step."""
+            those = Held(device, step, split, indices, self.data.labels(split, indices))
+            looks = tuple(
+                self._corrupted(device, number, int(split == "test"), indices, rows, corruption)
+                for rows, corruption, number in self.drift.looks(those, self.frame)
+            )
+            return self.drift.relabel(those, self.frame), looks
 
-        if not self.drift.pictures:
-            return Draw(state.indices.copy(), (), test)
-        parts = [
-            self._corruptions(device, entered, 0, state.indices, state.entered == entered)
-            for entered in np.unique(state.entered).tolist()
-        ]
-        return Draw(state.indices.copy(), sum(parts, ()), test)
+        def test() -> tuple[np.ndarray, np.ndarray, Corruptions]:
+            drawn = self._test(device, state)
+            corruptions = self._corruptions(device, event, 1, drawn, np.ones(len(drawn), bool))
+            labels, looks = held("test", drawn)
+            return drawn, labels, corruptions + looks
+
+        labels, corruptions = held("train", state.indices)
+        if 0 < self.labelled < len(labels):
+            rank = rng(self.seed, Purpose.LABELLED, device).random(len(self.cell))[state.indices]
+            labels = np.where(rank.argsort().argsort() < self.labelled, labels, -1)
+        if self.drift.pictures:
+            for entered in np.unique(state.entered).tolist():
+                corruptions += self._corruptions(device, entered, 0, state.indices, state.entered == entered)
+        return Draw(state.indices.copy(), labels, corruptions, test)
+
+    def _test(self, device: int, state: State) -> np.ndarray:
+        cells, total, own = self._test_cells, self.test_samples, np.empty(0, np.int64)
+        if self._assignment and self._own:
+            own = self._assignment.test[device]
+            total = len(own)
+            if not state.since:
+                return own
+        counts = apportion(total, state.p, sizes(cells))
+        generator = rng(self.seed, Purpose.TEST, device, state.since)
+        if not len(own):
+            return sample(generator, cells, counts)
+        mine = group_by_cell(own, self._test_cell[own], len(cells))
+        others = [without(cell, some) for cell, some in zip(cells, mine, strict=True)]
+        return sample_own_first(generator, mine, others, counts)
 
     def _corruptions(self, device: int, event: int, split: int, samples: np.ndarray, chosen: np.ndarray) -> Corruptions:
         """Return the corruption of the ``chosen`` (n,) ones of ``samples`` (n,) if they entered at step ``event``."""
         corruption = self._state(device, event).corruption
         if corruption is None or not corruption.severity:
             return ()
-        rows, address = np.flatnonzero(chosen), (self.seed, Purpose.CORRUPTION, device, event, split)
-        return (CorruptedRows(rows, corruption, [(*address, index) for index in samples[rows].tolist()]),)
+        return (self._corrupted(device, event, split, samples, np.flatnonzero(chosen), corruption),)
+
+    def _corrupted(
+        self, device: int, number: int, split: int, samples: np.ndarray, rows: np.ndarray, corruption: Corruption
+    ) -> CorruptedRows:
+        """Return a corruption of some ``rows`` of ``samples`` (n,); ``number``: an address of its noise."""
+        address = self.seed, Purpose.CORRUPTION, device, number, split
+        return CorruptedRows(rows, corruption, [(*address, index) for index in samples[rows].tolist()])
 
     def histogram(self, device: int, step: int) -> np.ndarray:
         """Return how many of the device's training samples are in each cell (K,)."""
@@ -247,48 +375,64 @@ class World:
     # A state follows from the state before. The cache only saves time.
 
     def _state(self, device: int, step: int) -> State:
-        event, missing = self._event(step), []
+        event, missing = self._event(device, step), []
         while (state := self._states.get((device, event))) is None and event:
             missing.append(event)
-            event = self._event(event - 1)
+            event = self._event(device, event - 1)
         if state is None:
             state = self._remember(device, 0, self._first(device))
         for event in reversed(missing):
             state = self._remember(device, event, self._next(device, event, state))
         return state
 
-    def _event(self, step: int) -> int:
+    def _event(self, device: int, step: int) -> int:
         """Return the latest step up to and including ``step`` at which something changed."""
         if step < 0:
             raise ValueError(f"steps count from 0, not {step}")
-        last = self.schedule.last(step) if self.drift.replaces and self.drift_fraction else 0
+        last = self.schedule.of(device).last(step) if self.drift.replaces and self.drift_fraction else 0
         return min(step, last + self.drift_steps - 1) if last else 0
 
     def _context(self, device: int, k: int) -> np.ndarray:
         """Return the k-th distribution (K,) that the partition chooses for a device."""
         address = (Purpose.CONTEXT, device, k) if k else (Purpose.CONTEXT, device)
-        p = self.partition.initial(rng(self.seed, *address), device + k, self.frequencies)
-        return self._checked(p, self.partition)
+        chooser = self._assignment or self.partition
+        frequencies = self.drift.start(self.frequencies, self.frame)
+        p = chooser.initial(rng(self.seed, *address), device + k, frequencies)
+        return self._checked(p, chooser)
 
     def _first(self, device: int) -> State:
         p = self._context(device, 0)
-        indices = self._replace(device, 0, p, np.empty(0, np.int64), self.drift_fraction)
+        if self._assignment:
+            indices = self._assignment.train[device].copy()
+        else:
+            indices = self._replace(device, 0, p, np.empty(0, np.int64), self.drift_fraction)
         return State(p, 0, None, indices, np.zeros(len(indices), np.int32), (Target(p, None),) * self.drift_steps)
 
     def _next(self, device: int, step: int, before: State) -> State:
-        target = before.targets[-1]
-        if self.schedule.drifts(step):
-            generator, number = rng(self.seed, Purpose.DRIFT, device, step), self.schedule.count(step)
+        target, schedule = before.targets[-1], self.schedule.of(device)
+        if schedule.drifts(step):
+            generator, number = rng(self.seed, Purpose.DRIFT, device, step), schedule.count(step)
             context = partial(self._context, device)
-            shift = Shift(device, generator, self.drift_fraction, self.frequencies, number, context)
+            shift = Shift(
+                device, generator, self.drift_fraction, self.frequencies, number, context, self.frame.unseen
+            )  # fmt: skip
             p = self._checked(self.drift.walk(target.p, shift), self.drift)
             target = Target(p, self.drift.alter(target.corruption, shift))
         targets = (*before.targets, target)[-self.drift_steps :]
         p, corruption = mean(targets)
         since = before.since if np.array_equal(p, before.p) else step
-        moves = self.schedule.count(step) - self.schedule.count(step - self.drift_steps)
-        indices = self._replace(device, step, p, before.indices, self.drift_fraction * moves / self.drift_steps)
+        moves = schedule.count(step) - schedule.count(step - self.drift_steps)
+        fraction = self.drift_fraction * moves / self.drift_steps
         known = dict(zip(before.indices.tolist(), before.entered.tolist(), strict=True))
+        if self._assignment and self._own:
+            kept, new = renew_samples(
+                rng(self.seed, Purpose.DRAW, device, step), before.indices, self.cell, self._train_cells,
+                self._assignment.train[device], p, fraction,
+            )  # fmt: skip
+            indices = np.concatenate([kept, new])
+            known |= dict.fromkeys(new.tolist(), step)
+        else:
+            indices = self._replace(device, step, p, before.indices, fraction)
         entered = np.array([known.get(index, step) for index in indices.tolist()], np.int32)
         return State(p, since, corruption, indices, entered, targets)
 

@@ -4,6 +4,12 @@ from partitions.components import Registry
 from strategies.adaptivenet import AdaptiveNet
 from strategies.core.strategy import Strategy
 from strategies.ditto import Ditto
+from strategies.drift.adabn import AdaBN
+from strategies.drift.adaptive_fedavg import AdaptiveFedAvg
+from strategies.drift.feddrift import FedDrift, FedDriftEager
+from strategies.drift.flash import Flash
+from strategies.drift.ifca import IFCA
+from strategies.drift.tent import Tent
 from strategies.eclm import ECLM, ECLMBlended, ECLMPlus, ECLMPrior, ECLMTailored
 from strategies.eclm_ablations import ECLMLocal, ECLMStatic
 from strategies.fedavg import FedAvg, FedAvgPrior
@@ -31,6 +37,13 @@ STRATEGIES: Registry[type[Strategy]] = Registry(
         "fedbn": FedBN,
         "fedrep": FedRep,
         "ditto": Ditto,
+        "ifca": IFCA,
+        "feddrift": FedDrift,
+        "feddrift-eager": FedDriftEager,
+        "adaptive-fedavg": AdaptiveFedAvg,
+        "flash": Flash,
+        "adabn": AdaBN,
+        "tent": Tent,
         "heterofl": HeteroFL,
         "fjord": FjORD,
         "fjord-prior": FjORDPrior,

@@ -45,6 +45,11 @@ class ModularOptions(Section):
     shrink: int = Field(8, ge=1, description="how many times narrower a module is than the block that it comes from")
     residual: bool = Field(False, description="one more module in every layer, that passes its input through (4.1)")
     top_k: int = Field(6, ge=1, description="modules active per sample in each layer")
+    takeover: Literal["random", "one-of-each"] = Field(
+        "random",
+        description="with twice as many modules as shrink, which copies of the dense model's slices a sample begins "
+        "with: any, or one of each slice, so that training begins from the dense model (ours)",
+    )
     selector_width: int = Field(16, ge=4, description="width of the selector's embedding")
     balance: float = Field(0.1, ge=0, description="weight of the load-balance loss (lambda, 4.3)")
     ability: float = Field(1.0, ge=0, description="weight of the KL term in ability enhancing (lambda, 4.3)")

@@ -63,6 +63,8 @@ class KeptModels(Strategy):
         kept: by client, how it continues: its last task without parameters.
     """
 
+    offline = True
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.kept: dict[int, TrainTask] = {}

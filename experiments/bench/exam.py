@@ -34,16 +34,16 @@ class Exam:
         folder.mkdir(parents=True)
         settings, client = run.settings, run.settings.client
         models, here, size = run.workload.prepare(SEED), run.worlds(SEED), settings.data.samples_min
-        draw = [rng(SEED, Purpose.COHORT, round_) for round_ in range(1, settings.rounds + 1)]
-        drawn = [generator.choice(settings.devices.count, settings.cohort, replace=False) for generator in draw]
+        generators = [rng(SEED, Purpose.COHORT, round_) for round_ in range(1, settings.rounds + 1)]
+        drawn = [generator.choice(settings.devices.count, settings.cohort, replace=False) for generator in generators]
         cohorts = np.sort(np.array(drawn), axis=1)  # as `strategies.core.strategy.Strategy.sample_clients` draws them
         used = np.unique(cohorts)
         shape = (len(used), size, *here.data.input_shape)
         x = np.lib.format.open_memmap(folder / "x.npy", "w+", np.float32, shape)
         y = np.zeros((len(used), size), np.int64)
         for row, number in enumerate(used.tolist()):
-            inputs, labels = tensors(here.data, "train", here.draw(number, 0).train)
-            x[row], y[row] = inputs.numpy(), labels.numpy()
+            draw = here.draw(number, 0)
+            x[row], y[row] = tensors(here.data, "train", draw.train)[0].numpy(), draw.train_labels
         x.flush()
         orders = np.zeros((*cohorts.shape, client.local_epochs, size), np.int16)
         for (r, slot), number in np.ndenumerate(cohorts):

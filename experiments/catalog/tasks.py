@@ -77,7 +77,7 @@ TASKS: Mapping[str, Mapping[str, Overrides]] = {
     "har": _scales(
         {
             "data.partition": "subject", "drift.kind": "subject", "eclm.subtasks": "domain", "model.name": "mlp",
-            "eclm.modules": 16, "eclm.shrink": 8, "an.shrink": 8, "eclm.top-k": 8, "eclm.kappa2": 4,
+            "eclm.modules": 16, "eclm.shrink": 8, "an.shrink": 8, "eclm.top-k": 2,
         },
         {
             "data.name": "har-embedded", "devices.count": 46, "cohort": 10, "rounds": 16, "rounds-per-step": 8,

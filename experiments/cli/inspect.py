@@ -1,5 +1,6 @@
 """Commands that train nothing: the machine, the keys of a run-config, the drift of the data, the privacy of noise."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from partitions.root import absolute
 if TYPE_CHECKING:
     from models.nn.body import Architecture
 
+MOST_STRIPS = 8  # devices whose images `drift` draws
 console = Console()
 
 
@@ -123,30 +125,52 @@ def drift(
     set_: Changes = [],  # noqa: B006
     devices: Annotated[int, typer.Option(help="Draw the first so many devices.", min=1)] = 6,
     steps: Annotated[int, typer.Option(help="Draw so many steps.", min=1)] = 10,
-    out: Annotated[Path, Folder(help="Folder for drift.csv and drift.png.")] = Path("runs") / "drift",
+    out: Annotated[Path, Folder(help="Folder for CSV files and figures.")] = Path("runs") / "drift",
 ) -> None:
-    """Draw how data drift on devices: the share of each class or subject, step by step. Nothing is trained.
+    """Draw how data drift on devices, step by step. Nothing is trained.
+
+    drift.png: the share of each class or subject. If they can differ: labels.png, the share of each label, and
+    concepts.png, who has which concept. samples.png: images. online.png: who is online in which round.
 
     Example: [bold]python -m experiments drift --set data.partition=dirichlet --set drift.kind=class-swap[/bold]
     """
-    from experiments.plots.drift import drift as draw_drift
-    from experiments.plots.drift import shares
+    from experiments.plots import drift as plots
     from experiments.plots.style import save
     from fl.results.files import as_results_error, atomic_write, csv_text
     from fl.workloads.resolve import resolve
     from partitions import LocalData
+    from partitions.availability import Always
+    from partitions.drifts.concepts import Concepts
 
     run = resolve(Settings.parse({"devices.count": devices, "cohort": 1, **changes_of(set_)}))
-    world = run.worlds(run.settings.seed_list[0])
+    settings = run.settings
+    seed, count = settings.seed_list[0], min(devices, settings.devices.count)
+    world = replace(run.worlds, size=(count, steps))(seed)
     if isinstance(world, LocalData):
         raise SettingsError("devices.placement = 'own' leaves the data on the devices: leave it out to draw a drift")
-    rows = shares(world, min(devices, run.settings.devices.count), steps)
+    shares = plots.shares(world, count, steps)
+    found = {"drift": (shares, plots.drift(shares))}
+    if world.drift.relabels or world.partition.cells == "domain":
+        labels = plots.label_shares(world, count, steps)
+        found["labels"] = labels, plots.drift(labels)
+    if isinstance(world.drift, Concepts):
+        concepts = plots.concepts(world.drift, world, count, steps)
+        found["concepts"] = concepts, plots.matrix(concepts)
+    if not isinstance(run.availability, Always):
+        online = plots.online(run.availability, seed, count, steps * settings.rounds_per_step)
+        found["online"] = online, plots.matrix(online)
+    figures = {name: figure for name, (_, figure) in found.items()}
+    if len(world.data.input_shape) == 3:
+        figures["samples"] = plots.strips(world, min(count, MOST_STRIPS), steps)
     folder = absolute(out)
     with as_results_error(f"write to '{folder}'"):
         folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(folder / "drift.csv", csv_text([rows.columns, *rows.itertuples(index=False, name=None)]))
-        save(draw_drift(rows), folder, "drift")
-    console.print(f"{folder / 'drift.csv'}\n{folder / 'drift.png'}", style="dim", highlight=False, soft_wrap=True)
+        for name, (rows, _) in found.items():
+            atomic_write(folder / f"{name}.csv", csv_text([rows.columns, *rows.itertuples(index=False, name=None)]))
+        for name, figure in figures.items():
+            save(figure, folder, name)
+    written = [f"{name}.csv" for name in found] + [f"{name}.png" for name in figures]
+    console.print("\n".join(str(folder / name) for name in written), style="dim", highlight=False, soft_wrap=True)
 
 
 def privacy(

@@ -14,7 +14,6 @@ from fl.config import Settings, SettingsError
 from fl.config.sections import SECTIONS
 from fl.workloads import WORKLOADS
 from fl.workloads.resolve import GENERAL_MODEL_OPTIONS, REGISTRIES, component_sections, ignored_keys, section_options
-from partitions import DATASETS
 from partitions.components import Registry, Section, hyphens, options_of, section_name
 from strategies import STRATEGIES
 
@@ -112,7 +111,7 @@ def _key(section: str, name: str, info: FieldInfo) -> Key:
 
 def _naming_keys() -> dict[str, Registry[Any]]:
     """Return the keys whose value is the name of a component."""
-    return {"data.name": DATASETS} | {where: registry for where, (_, registry) in REGISTRIES.items()}
+    return {where: registry for where, (_, registry) in REGISTRIES.items()}
 
 
 def _allowed(info: FieldInfo) -> str:

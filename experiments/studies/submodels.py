@@ -79,7 +79,7 @@ def _of_one_model(
         draw = world.draw(device, 0)
         wanted = importance(model.logits(tensors(world.data, "train", draw.train)[0]))
         scores = {layer: values.double().numpy() for layer, values in zip(costs.layers, wanted, strict=True)}
-        x, y = tensors(world.data, "test", draw.test)
+        (x, _), y = tensors(world.data, "test", draw.test), torch.from_numpy(draw.test_labels)
         logits = dict(zip(costs.layers, model.logits(x), strict=True))
         generator = rng(seed, Purpose.STUDY, device)  # the same random sub-models for all trainings
         for level, limit in enumerate(sizes(costs)):

@@ -1,6 +1,6 @@
 """What a client does with a message: read it, let workload and method work, encode the answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -92,12 +92,13 @@ class Handler:
         report |= {f"trained.{measure}": value for measure, value in trained.measures.items()}
         content: dict[str, Any] = {}
         if self.task.upload and trained.state is not None:
-            content = tensor_records(trained.tensors, pack) | {records.MODEL: pack(self._outgoing(trained.state))}
+            update = self._outgoing(trained.state, trained.report)
+            content = tensor_records(trained.tensors, pack) | {records.MODEL: pack(update)}
         return self.reply(report, **content)
 
-    def _outgoing(self, upload: State) -> State:
+    def _outgoing(self, upload: State, report: Mapping[str, Any]) -> State:
         """Return the update as it leaves the client: poisoned in experiments on that, clipped and noised if asked."""
-        settings, c, sent = self.run.settings, self.context, self.task.state
+        settings, c, sent = self.run.settings, self.context, self.task.start(report)
         if sent is not None and settings.poison.share:
             upload = poison.spoiled(settings.poison, settings.devices.count, c, sent, upload)
         if settings.client.update_clip:

@@ -18,8 +18,19 @@ class Data(Section):
     partition: str = Field("subject", description="how the data set is split over clients")
     samples_min: int = Field(50, ge=1, description="fewest training samples of a client")
     samples_max: int = Field(150, ge=1, description="most training samples of a client")
+    samples_skew: float = Field(
+        0.0, ge=0, description="how unequal the numbers of training samples are; 0: uniform between min and max"
+    )
+    labelled: int = Field(0, ge=0, description="training samples of a client that have a label at a step; 0: all")
     test_samples: int = Field(100, ge=1, description="test samples that score a client")
     proxy_fraction: float = Field(0.3, gt=0, lt=1, description="share of the training data that the cloud holds")
+    proxy_domains: str = Field(
+        "", description="the cloud holds data of these domains alone, e.g. 'person-0*,person-12-watch'; empty: of all"
+    )
+    client_domains: str = Field(
+        "", description="clients have data of these domains alone, e.g. '*-watch'; empty: of all"
+    )
+    unseen_classes: str = Field("", description="the cloud holds no data of these classes, e.g. 'turning,sitting-*'")
 
 
 class Drift(Section):
@@ -28,7 +39,11 @@ class Drift(Section):
     kind: str = Field("subject", description="how data drift; 'none' for a world that stands still")
     fraction: float = Field(0.5, ge=0, le=1, description="share of a client's samples replaced at a drift")
     steps: int = Field(1, ge=1, description="steps over which a drift is spread; 1: abrupt")
-    schedule: str = Field("every", description="steps at which data drift: every, never, every:N, or 2,5,9")
+    schedule: str = Field(
+        "every", description="steps at which data drift: every, never, every:N, 2,5,9, or table:FILE, by device"
+    )
+    groups: int = Field(1, ge=1, description="groups of clients that drift together: client d is in group d mod groups")
+    stagger: int = Field(0, ge=0, description="steps by which each group drifts after the group before")
 
 
 class Model(Section):
@@ -135,6 +150,10 @@ class Devices(Section):
     """The devices that clients run on."""
 
     count: int = Field(46, ge=1, le=10**7, description="clients that exist")
+    availability: str = Field("always", description="when clients are online, so that a round may choose them")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of a round's clients that receive the model and send no update"
+    )
     hardware: Literal["phones", "boards", "testbed", "all"] = Field("phones", description="device classes")
     limit_low: float = Field(
         0.2, gt=0, description="budget of the weakest device, as a share of the large model's cost"

@@ -58,8 +58,9 @@ def _refuse_other_data(out: Path, setting: str, after: dict[str, str], before: d
     """Raise ResultsError if the data of a setting changed; take their hashes out of both configs."""
     now, was = (config.pop(f"data.{DIGESTS}", "") for config in (after, before))
     if now and was and now != was:
+        data = after.get("data.name", "data")
         raise ResultsError(
-            f"'{out}' holds results of setting '{setting}' on other data ({after.get('data.name', 'data')} has changed "
+            f"'{out}' holds results of setting '{setting}' on other data ({data} or a file of its config has changed "
             "since); start anew (--overwrite) or choose another folder"
         )
 

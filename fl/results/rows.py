@@ -44,7 +44,9 @@ class Row(TableRow):
     accuracy_p10: Annotated[float, "10th percentile of that accuracy over the evaluated devices"] = NAN
     balanced_accuracy_mean: Annotated[float, "mean over devices of the mean recall of their own classes, 0 to 1"] = NAN
     loss: Annotated[float, "mean cross-entropy of evaluated devices on their current distribution, in nats"] = NAN
-    global_accuracy: Annotated[float, "accuracy on the global test set, 0 to 1; empty without a global model"] = NAN
+    global_accuracy: Annotated[
+        float, "accuracy on the global test set, 0 to 1; empty if no global model or labels differ"
+    ] = NAN
     deliver_bytes: Annotated[float, "mean bytes that bring the evaluated model to one device"] = NAN
     asked: Annotated[int, "evaluated devices that got a model from the server; the others use the one they keep"] = 0
     adapt_s: Annotated[float, "mean virtual seconds of query, delivery and local training of the evaluated model"] = NAN

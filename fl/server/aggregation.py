@@ -72,7 +72,7 @@ def validate_update(
         examples, loss = int(report["num-examples"]), float(report["loss"])  # type: ignore[arg-type]
         withheld = task.upload and rules.may_withhold and records.MODEL not in content
         uploads = task.upload and not withheld
-        state, tensors, why = _unpacked(rules, task, content) if uploads else ({}, {}, None)
+        state, tensors, why = _unpacked(rules, task, report, content) if uploads else ({}, {}, None)
         if not 0 < examples <= rules.most_examples:
             why = why or f"reports {examples} examples, a client has 1 to {rules.most_examples}"
         update = Update(client, state, examples, dict(report), tensors)
@@ -86,20 +86,23 @@ def validate_update(
     return ValidatedUpdate(byte_count, update, withheld, loss=loss, measures=measures)
 
 
-def _unpacked(rules: Rules, task: TrainTask, content: RecordDict) -> tuple[State, dict[str, State], str | None]:
+def _unpacked(
+    rules: Rules, task: TrainTask, report: Mapping[str, Any], content: RecordDict
+) -> tuple[State, dict[str, State], str | None]:
     """Return the parameters and further tensors of an update, and why they are not such as were sent."""
-    sent, model, packed = task.model.state, content[records.MODEL], packed_tensors(content)
+    sent, model, packed = task.start(report), content[records.MODEL], packed_tensors(content)
+    expected = task.tensors if task.tensors_up else {}
     assert isinstance(model, ArrayRecord)
     why = None if sent is None else records.misfit(model, sent)
-    if packed.keys() != task.tensors.keys():
-        why = why or f"has the tensors {sorted(packed)} instead of {sorted(task.tensors)}"
-    for name, value in task.tensors.items():
+    if packed.keys() != expected.keys():
+        why = why or f"has the tensors {sorted(packed)} instead of {sorted(expected)}"
+    for name, value in expected.items():
         why = why or records.misfit(packed[name], value)
     if why:
         return {}, {}, why
     state, tensors = records.unpack(model), {name: records.unpack(record) for name, record in packed.items()}
     why = None if sent is None else records.fault(state, sent, rules.never_negative)
-    for name, value in task.tensors.items():
+    for name, value in expected.items():
         why = why or records.fault(tensors[name], value)
     return state, tensors, why
 
@@ -144,9 +147,10 @@ class RoundAggregator:
         most = records.size(message.content) + records.SPARE if sent is not None or not task.upload else math.inf
         found = validate_update(self.rules, self.method, client, whole, reply.content, most)
         if found.update is not None and not found.withheld:
-            if self.measure and task.upload and sent is not None:
+            start = whole.start(found.update.report)
+            if self.measure and task.upload and start is not None:
                 self.divergence = self.divergence or Divergence(self.axes, self.like)
-                self.divergence.add(found.update.state, sent, task.model.coverage)
+                self.divergence.add(found.update.state, start, task.model.coverage)
             if self.at_once:
                 try:
                     self.method.add(task, found.update)

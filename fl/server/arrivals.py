@@ -105,10 +105,10 @@ def rebase(
     examples. An update that is not late is returned unchanged. Where that would make a variance negative, it moves from
     the present one towards the trained one instead.
     """
-    sent = task.model.state
+    sent = task.start(update.report)
     if not staleness or sent is None:
         return update
-    now, s = extract(strategy.model, strategy.axes, task.model.coverage), discount(staleness)
+    now, s = extract(strategy.present(task, update), strategy.axes, task.model.coverage), discount(staleness)
     state = {
         name: value + s * (update.state[name] - sent[name]) if value.is_floating_point() else update.state[name]
         for name, value in now.items()

@@ -49,11 +49,12 @@ class Profiles:
         nodes = {client: node for client in clients if (node := replies.fleet.node(client)) is not None}
         stale = [client for client in nodes if not self._is_known(client, address(client).step)]
         messages, answered = [], set()
+        shared = self._kept if self.method.shares_once else self._shared() if stale else {}
         for client in stale:
             where: Address = address(client)
             content = RecordDict({records.TASK: ConfigRecord(where.values())})
-            if self.method.asks == "importance" and client not in self.equipped:
-                content.update(self._shared)
+            if client not in self.equipped or not self.method.shares_once:
+                content.update(shared)
             byte_count = records.size(content)
             replies.costs.bytes_down += byte_count
             self.clocks.spend(client, self.clocks.link(client, byte_count), for_own_model=True)
@@ -101,6 +102,9 @@ class Profiles:
         return client in self.known and (self.method.asks_once or self.known[client][0] == step)
 
     @cached_property
+    def _kept(self) -> dict[str, ArrayRecord]:
+        return self._shared()
+
     def _shared(self) -> dict[str, ArrayRecord]:
         return {name: records.pack(state) for name, state in self.method.shared_state().items()}
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from logging import WARNING
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.logger import log
@@ -72,6 +73,7 @@ class Rounds:
         fleet: which node answers for which client; run_name: by which clients tell their files apart.
 
     Attributes:
+        most_examples: training samples that a client has at most.
         costs: of the last round; scores: of the last evaluation.
     """
 
@@ -82,7 +84,8 @@ class Rounds:
         self.schedule = Timetable(settings.rounds, settings.rounds_per_step, settings.eval.every)
         self.hardware = HardwareMap(Table.of(settings.devices.hardware), method.seed, fleet.hardware)
         self.clocks = Clocks(self.hardware)
-        self.profiles = Profiles(method, settings.data.samples_max, settings.server.timeout_s, self.clocks)
+        self.most_examples = run.worlds.most_samples(method.seed)
+        self.profiles = Profiles(method, self.most_examples, settings.server.timeout_s, self.clocks)
         self.replies = Replies(fleet)
         buffered = settings.server.aggregation == "buffered"
         self.arrivals = Arrivals(settings.server.buffer if buffered else None, settings.server.deadline_s or math.inf)
@@ -136,7 +139,8 @@ class Rounds:
             if not self.method.asks_once:
                 self.profiles.known = {}  # of a step that is over
         generator = rng(self.method.seed, Purpose.COHORT, server_round, 1)
-        cohort = self.arrivals.free(self.method.sample_clients(server_round), generator)
+        chosen = self.method.online(np.array(self.method.sample_clients(server_round), np.int64), server_round)
+        cohort = self.arrivals.free(chosen.tolist(), generator)
         self.cohort = len(cohort)
         asked = self._ask(engine, cohort, server_round, QUERY)
         self.costs.failures += len(cohort) - len(asked)
@@ -147,11 +151,21 @@ class Rounds:
         for client, byte_count in down.items():
             self.costs.bytes_down += byte_count
             self.clocks.spend(client, self.clocks.link(client, byte_count))
+        for client in (gone := self._dropouts(tasks, server_round)):
+            self.replies.sent.pop(client, None)
+        messages = [message for message in messages if message.content[records.TASK]["device"] not in gone]
         aggregator = self._aggregator(tasks)
         replies = engine.aggregate(messages, aggregator, timeout=self.settings.server.timeout_s)
         updates = self._accept(replies, tasks, aggregator, down)
         self._measure(tasks, updates, aggregator.divergence)
         self._aggregate(server_round, tasks, updates, aggregator)
+
+    def _dropouts(self, tasks: Mapping[int, TrainTask], server_round: int) -> set[int]:
+        """Return the clients that go offline before they send their update."""
+        share = self.settings.devices.dropout
+        uploads = [client for client, task in tasks.items() if task.upload] if share else []
+        address = self.method.seed, Purpose.AVAILABILITY, server_round
+        return {client for client in uploads if rng(*address, client).random() < share}
 
     def _warn_if_unlimited(self, profiles: Sequence[Profile]) -> None:
         """Warn of devices that can take more than the large model: what they are sent may be larger than FedAvg's."""
@@ -165,7 +179,7 @@ class Rounds:
         method, settings = self.method.aggregator(), self.settings
         never_negative = self._never_negative if not settings.client.update_noise else frozenset[str]()
         withholds = settings.client.upload_change > 0
-        rules = Rules(settings.data.samples_max, withholds, self._known_measures, never_negative)
+        rules = Rules(self.most_examples, withholds, self._known_measures, never_negative)
         at_once = method.in_workers and self.arrivals.waits_for_all and all(t.upload for t in tasks.values())
         like = {name: torch.empty_like(value, device="meta") for name, value in self.method.model.items()}
         bare = {client: task.without_state() for client, task in tasks.items()}
@@ -276,7 +290,7 @@ class Rounds:
                 try:
                     score, self.examples[client] = read_score(
                         self.method, client, tasks[client], records.metrics(content), down[client], self.clocks,
-                        self.settings.data.samples_max, self._known_measures,
+                        self.most_examples, self._known_measures,
                     )  # fmt: skip
                     self.scores.append(score)
                 except Exception as error:  # no answer may end the run
@@ -337,7 +351,7 @@ class Rounds:
             record["device"] = client  # type: ignore[assignment]
             messages.append(Message(content, node, kind, group_id=str(server_round)))
             sent[client] = messages[-1].metadata
-            work.append(task.cost.macs * task.epochs * self.examples.get(client, self.settings.data.samples_max))
+            work.append(task.cost.macs * task.epochs * self.examples.get(client, self.most_examples))
         self.replies.sent = sent
         order = sorted(range(len(work)), key=lambda i: -work[i])  # workers finish together
         return [messages[i] for i in order], down

@@ -105,7 +105,8 @@ def execute(run: Run, grid: Grid, results: ResultsWriter, observe: Observer = la
     if settings.server.at_once:
         engine = ThrottledGrid(engine, settings.server.at_once)
     if settings.split == "messages":
-        engine = SplitGrid(engine, run.workload, settings.workload, settings.data.samples_max, settings.server.at_once)
+        most = max(map(run.worlds.most_samples, settings.seed_list))
+        engine = SplitGrid(engine, run.workload, settings.workload, most, settings.server.at_once)
     fleet = Fleet.find(engine, settings.devices, settings.server.timeout_s)
     for seed in settings.seed_list:
         for name, method in run.methods.items():
@@ -199,7 +200,8 @@ class _Loop:
                 f"{self.name}: no client could be scored in round {server_round}"
                 + (f"; the last reason: {self.rounds.complaint}" if self.rounds.complaint else "")
             )
-        return scores, self.global_accuracy() if self.method.has_global_model else NAN
+        measured = self.method.has_global_model and not self.run_.worlds.relabels
+        return scores, self.global_accuracy() if measured else NAN
 
     def _write(
         self, results: ResultsWriter, rows: Sequence[Row], devices: Sequence[DeviceRow],

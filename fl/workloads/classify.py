@@ -260,8 +260,8 @@ class LocalClient(ClientData):
 
     @property
     def examples(self) -> int:
-        """How many training samples the client has now."""
-        return len(self.world.draw(self.number, self.step).train)
+        """How many labelled training samples the client has now."""
+        return int((self.world.draw(self.number, self.step).train_labels >= 0).sum())
 
     @property
     def module_layers(self) -> tuple[str, ...]:
@@ -315,15 +315,16 @@ class LocalClient(ClientData):
             x, y = self.samples("train")
         gates, generator = trainer.gates(model, x), rng(self.seed, Purpose.TRAIN, self.round, self.number)
         shares, epochs = trainer.class_shares(), trainer.task.epochs
+        recipe = trainer.recipe(self.recipe)
         if trainer.batchable:
             batch = ClientBatch(model.state, x, y, generator, gates, shares)
-            model.state, loss = fitted(Fit(model.network, model.rate, batch, self.recipe, epochs, trainer.correction))
+            model.state, loss = fitted(Fit(model.network, model.rate, batch, recipe, epochs, trainer.correction))
             return loss
         network = trainer.training_network(model.loaded(), generator)
         trainer.begin()
         loss = fit(
-            network, x, y, self.recipe, epochs, generator, gates, shares, trainer.correction,
-            correct_gradients=trainer.corrects,
+            network, x, y, recipe, epochs, generator, gates, shares, trainer.correction,
+            correct_gradients=trainer.corrects, stops=trainer.stops if "stops" in trainer.hooks() else None,
         )  # fmt: skip
         model.state = model.network.state()
         return loss

@@ -55,11 +55,20 @@ class ClientData:
         return replace(self, context=replace(self.context, round=server_round))
 
     def samples(self, split: str, step: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return inputs (n, ...) and classes (n,) of the client's samples, now or at another step."""
+        """Return inputs (n, ...) and classes (n,) of the client's labelled samples, now or at another step."""
+        x, y = self._drawn(split, step)
+        return (x, y) if (y >= 0).all() else (x[y >= 0], y[y >= 0])
+
+    def unlabelled(self) -> Tensor:
+        """Return the inputs (n, ...) of the client's training samples without a label; none unless data.labelled."""
+        x, y = self._drawn("train")
+        return x[y < 0]
+
+    def _drawn(self, split: str, step: int | None = None) -> tuple[Tensor, Tensor]:
         world = self.world
         draw = world.draw(self.number, self.step if step is None else step)
-        x, y = tensors(world.data, split, getattr(draw, split))
-        return corrupt(x, getattr(draw, f"{split}_corruptions")), y
+        x, _ = tensors(world.data, split, getattr(draw, split))
+        return corrupt(x, getattr(draw, f"{split}_corruptions")), torch.from_numpy(getattr(draw, f"{split}_labels"))
 
     def class_shares(self, reference: Sequence[float], step: int | None = None) -> Tensor:
         """Return (classes,) shares of the classes in the training data of a step, by default the current one.
@@ -67,6 +76,7 @@ class ClientData:
         They are relative to ``reference`` if that is given.
         """
         world = self.world
-        labels = world.data.labels("train", world.draw(self.number, self.step if step is None else step).train)
+        labels = world.draw(self.number, self.step if step is None else step).train_labels
+        labels = labels[labels >= 0]
         own = torch.from_numpy(np.bincount(labels, minlength=world.data.num_classes) / len(labels))
         return (own / torch.tensor(reference, dtype=own.dtype).clamp(min=1e-6) if len(reference) else own).float()

@@ -53,6 +53,7 @@ from strategies.core.pretrained import PretrainedModels
 from strategies.eclm import ModularOptions
 
 SURVEYED = 500  # most clients whose data are looked at
+TAKEOVER_SAMPLES = 2000  # that centre the selector's first logits
 UNKNOWN = 4  # modules per sub-task if nothing is known of the clients' data
 OURS = ("models", "partitions", "strategies", "fl")
 VERSION = 6  # raise it when the code that trains a model changes what it computes
@@ -164,8 +165,15 @@ class Pretraining:
             what["modular"] = self.modular.model_dump(include=set(ModularOptions.model_fields))
             what["modular"]["kappa2"] = self.kappa2
             if self.modular.subtasks == "groups":
-                assert isinstance(self.world, World)
-                what["clients"] = [repr(self.world.partition), list(self.world.samples), self.clients]
+                world = self.world
+                assert isinstance(world, World)
+                what["clients"] = [repr(world.partition), list(world.samples), self.clients]
+                if world.samples_skew:
+                    what["clients"].append(world.samples_skew)
+                if world.client_domains:
+                    what["clients"].append(world.client_domains)
+                if not np.array_equal(start := world.drift.start(world.frequencies, world.frame), world.frequencies):
+                    what["clients"].append(start.tolist())
         return what
 
     def artefact(self, name: str) -> State:
@@ -217,6 +225,9 @@ class Pretraining:
         _, taken = modularize(self.architectures["dense"], self.artefact("early"), *cut)
         body = self._body("modular", taken)
         selector = self._selector(tailored, self._integer(Purpose.INIT, 1))
+        if how.takeover == "one-of-each":
+            first = torch.Generator().manual_seed(self._integer(Purpose.INIT, 2))
+            selector.choose_one_copy_of_each(x[:TAKEOVER_SAMPLES], how.shrink, first)
         model = ModularModel(body, selector, routing(how, selector))
         train_end_to_end(
             model, x, y, recipe, self.section.modular_epochs, self._generator(2), how.balance, self.progress,

@@ -19,8 +19,10 @@ from fl.workloads.options import WORKLOAD_OPTIONS
 from fl.workloads.workload import Method, SplitWorkload, Workload
 from fl.workloads.world import Worlds
 from models.nn.registry import MODELS
-from partitions import DRIFTS, PARTITIONS, DataError, Schedule, UnknownName, source_of
+from partitions import DATASETS, DRIFTS, PARTITIONS, DataError, Schedule, UnknownName
+from partitions.availability import AVAILABILITY, Availability
 from partitions.components import Registry, Section, options_of, section_name
+from partitions.datasets.source import Source
 from partitions.drifts.drift import Drift
 from partitions.partitioners.partitioner import Partition
 from strategies import STRATEGIES
@@ -31,8 +33,10 @@ from strategies.eclm import ECLM, ModularOptions
 # parameters of a model that the section ``model`` and the data set
 GENERAL_MODEL_OPTIONS = ("width", "norm", "layers", "num_classes")
 REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
+    "data.name": ("data set", DATASETS),
     "data.partition": ("partition", PARTITIONS),
     "drift.kind": ("drift", DRIFTS),
+    "devices.availability": ("availability", AVAILABILITY),
     "model.name": ("model", MODELS),
     "strategies": ("strategy", STRATEGIES),
     "workload": ("workload", WORKLOADS),
@@ -40,8 +44,10 @@ REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
 """Registries whose components have options, by the key that names one of them."""
 
 BASES: dict[str, type] = {
+    "data.name": Source,
     "data.partition": Partition,
     "drift.kind": Drift,
+    "devices.availability": Availability,
     "strategies": Strategy,
     "workload": Workload,
 }
@@ -70,17 +76,19 @@ class Run:
 
     Args:
         settings: as given; methods: by name, in the order in which they run; options: sections of components in use.
+        availability: which clients are online in a round.
     """
 
     settings: Settings
     methods: Mapping[str, Method]
     workload: Workload
     options: Mapping[str, Section]
+    availability: Availability
 
     @property
     def budget(self) -> Budget:
         """What a run allows, the same for every method."""
-        return budget(self.settings)
+        return budget(self.settings, self.availability)
 
     @property
     def worlds(self) -> Worlds:
@@ -107,20 +115,23 @@ class Run:
         Raises:
             partitions.DataError: data are missing.
         """
-        tables, digests = self.config(), self.workload.digests
+        tables, digests = self.config(), [*self.workload.digests, *self.availability.digests]
         return tables | {"data": tables.get("data", {}) | {DIGESTS: digests}} if digests else tables
 
     def _flat(self) -> dict[str, Any]:
-        own = {name: options.model_dump(by_alias=True) for name, options in self.options.items()}
-        general = {name: value for name, value in self.settings.complete().items() if name not in self.workload.ignores}
-        return {k: v for k, v in flatten({**general, **own}).items() if k not in self.workload.ignores}
+        own = {name: options.model_dump(by_alias=True, exclude_none=True) for name, options in self.options.items()}
+        ignores = {*self.workload.ignores}
+        if not self.worlds.own:  # a real device reads what the partition does not
+            ignores |= {*getattr(self.worlds.partition, "ignores", ())}
+        general = {name: value for name, value in self.settings.complete().items() if name not in ignores}
+        return {k: v for k, v in flatten({**general, **own}).items() if k not in ignores}
 
 
-def budget(s: Settings) -> Budget:
+def budget(s: Settings, availability: Availability) -> Budget:
     """Return what a run allows."""
     return Budget(
         s.devices.count, s.cohort, s.client.local_epochs, s.client.adapt_epochs, s.rounds_per_step, s.server.robust,
-        s.server.trim,
+        s.server.trim, availability,
     )  # fmt: skip
 
 
@@ -153,7 +164,7 @@ def _resolve(settings: Settings, check: bool, study: bool) -> Run:
 
     workload_class = _component("workload", settings.workload)
     if check:
-        _refuse_unread(settings, workload_class)
+        _refuse_unread(settings, f"workload '{settings.workload}'", workload_class.ignores)
     methods: dict[str, Method] = {}
     for path in settings.methods:
         strategy = _component("strategies", path)
@@ -162,31 +173,48 @@ def _resolve(settings: Settings, check: bool, study: bool) -> Run:
             raise SettingsError(f"strategies = '{settings.strategies}' names '{name}' twice: leave one out")
         options(strategy, section)
         methods[name] = Method(name, strategy, options(strategy, section, strategy.preset))
+    name = settings.devices.availability
+    availability = options(_component("devices.availability", name), section_name(name))
+    try:
+        availability.check(settings.devices.count)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
     for method in methods.values():
         try:
-            method.strategy.check(method.options, budget(settings))
+            method.strategy.check(method.options, budget(settings, availability))
         except ValueError as error:
             raise SettingsError(str(error)) from None
     _refuse_same_rows(methods)
     if check:
         _refuse_fixed(settings, methods)
+    drift = settings.drift
     try:
-        Schedule(settings.drift.schedule)
+        Schedule(drift.schedule, drift.groups, drift.stagger).of(settings.devices.count - 1)  # a table has this column
     except ValueError as error:
         raise SettingsError(f"drift.schedule: {error}") from None
     if settings.split == "messages" and not issubclass(workload_class, SplitWorkload):
         raise SettingsError(f"workload = '{settings.workload}' has no cut: use split = 'simulated'")
     workload_options = options(workload_class, section_name(settings.workload))
+    own = settings.devices.placement == "own"
+    source: Any = None
     partition: Any = None
     kind: Any = None
     if "data" not in workload_class.ignores:
-        source_of(settings.data.name)
+        name = settings.data.name
+        source = options(_component("data.name", name), section_name(name))
         name = settings.data.partition
         partition = options(_component("data.partition", name), section_name(name))
+        if check and not own:
+            _refuse_unread(settings, f"partition '{name}'", partition.ignores)
     if "drift.kind" not in workload_class.ignores:
         name = settings.drift.kind
         kind = options(_component("drift.kind", name), section_name(name))
-    worlds = Worlds(settings.data, settings.drift, partition, kind, settings.devices.placement == "own")
+    if drift.groups > 1 and not drift.stagger and not getattr(kind, "grouped", False):
+        raise SettingsError(
+            f"drift.groups = {drift.groups} needs groups that drift at different steps: set drift.stagger to 1 or more"
+        )
+    size = settings.devices.count, -(-settings.rounds // settings.rounds_per_step)
+    worlds = Worlds(settings.data, settings.drift, partition, kind, source, own, size)
     if "model" in workload_class.ignores:
         workload = workload_class(settings, workload_options, worlds)
     else:
@@ -210,18 +238,22 @@ def _resolve(settings: Settings, check: bool, study: bool) -> Run:
             )
     if not study:
         workload.check(methods)
-    return Run(settings, methods, workload, used)
+    return Run(settings, methods, workload, used, availability)
 
 
 def used_sections(settings: Settings) -> set[str]:
     """Return the sections of the components that a run-config names."""
-    sections = {section_name(name) for name in (settings.data.partition, settings.drift.kind, settings.model.name)}
+    data = settings.data
+    names = (data.name, data.partition, settings.drift.kind, settings.devices.availability, settings.model.name)
+    sections = {section_name(name) for name in names}
     strategies = (getattr(STRATEGIES[path], "section", "") or section_name(path) for path in settings.methods)
     return sections | set(strategies) | {section_name(settings.workload)}
 
 
 def without_unused(settings: Settings, keep: Iterable[str]) -> Settings:
-    """Drop options of components that the run does not use, e.g. defaults of an experiment that a user changed.
+    """Drop keys that the run does not use, e.g. defaults of an experiment that a user changed.
+
+    These are options of other components, and general keys that the partition does not read.
 
     Args:
         keep: dotted keys that the user gave; they stay, and are refused later if the run does not use them.
@@ -229,9 +261,12 @@ def without_unused(settings: Settings, keep: Iterable[str]) -> Settings:
     given = {key.partition(".")[0] for key in keep}
     try:
         used = used_sections(settings) | given
+        ignores = {*getattr(PARTITIONS[settings.data.partition], "ignores", ())} - {*keep}
     except UnknownName:
         return settings
-    return settings.model_copy(update={"options": {k: v for k, v in settings.options.items() if k in used}})
+    changed = settings.model_copy(update={"options": {k: v for k, v in settings.options.items() if k in used}})
+    flat = changed.flat()
+    return Settings.parse({k: v for k, v in flat.items() if k not in ignores}) if ignores & {*flat} else changed
 
 
 def _component(where: str, name: str) -> Any:
@@ -246,6 +281,8 @@ def _component(where: str, name: str) -> Any:
     """
     kind, registry = REGISTRIES[where]
     found, base = registry[name], BASES.get(where)
+    if base is Source:
+        return found  # the registry returns nothing else
     if base is None:
         fits, wanted = callable(found), "a function (input_shape, classes, **options) -> Architecture"
     else:
@@ -321,11 +358,11 @@ def _agreed(used: Mapping[str, Section], kind: type[S], default: S) -> S:
     return found[0][1] if found else default
 
 
-def _refuse_unread(settings: Settings, workload: Any) -> None:
-    """Raise SettingsError for a general key that was set and that the workload does not read."""
+def _refuse_unread(settings: Settings, component: str, ignores: Iterable[str]) -> None:
+    """Raise SettingsError for a general key that was set and that a component does not read."""
     for key in flatten(settings.model_dump(by_alias=True, exclude_unset=True)):
-        if key in workload.ignores or key.partition(".")[0] in workload.ignores:
-            raise SettingsError(f"{key} is not read by workload '{settings.workload}': leave it out")
+        if {key, key.partition(".")[0]} & {*ignores}:
+            raise SettingsError(f"{key} is not read by {component}: leave it out")
 
 
 def _refuse_unused(settings: Settings, used: Mapping[str, Section]) -> None:

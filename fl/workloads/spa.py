@@ -245,7 +245,7 @@ class SPA(SplitWorkload):
             return JsonLines(Path(self.options.data).expanduser(), self.settings.devices.count)
         drift = self.settings.drift
         people = Personas(seed, self.options.facts, skew=self.options.skew, change=drift.fraction)
-        return Scheduled(people, Schedule(drift.schedule))
+        return Scheduled(people, Schedule(drift.schedule, drift.groups, drift.stagger))
 
     @cached_property
     def activations(self) -> Activations:
@@ -336,7 +336,7 @@ class Scheduled:
         self._people, self._schedule = people, schedule
 
     def examples(self, client: int, step: int, split: Split) -> list[Example]:
-        return self._people.examples(client, self._schedule.count(step), split)
+        return self._people.examples(client, self._schedule.of(client).count(step), split)
 
 
 def _shuffling(context: ClientContext) -> np.random.Generator:

@@ -12,7 +12,6 @@ from pydantic.fields import FieldInfo
 from fl.config import Settings
 from fl.config.sections import SECTIONS
 from fl.workloads.resolve import REGISTRIES, component_sections, default_tables, section_options
-from partitions import DATASETS
 from partitions.components import Registry, Section
 
 ROOT = "tool.flwr.app.config"
@@ -59,7 +58,7 @@ def _line(name: str, value: Any, field: FieldInfo, key: str) -> str:
 
 def _choices(field: FieldInfo, key: str) -> str:
     """Return the allowed words of a key, or the known names of components, unless the description has them all."""
-    registry: Registry[Any] | None = DATASETS if key == "data.name" else REGISTRIES.get(key, ("", None))[1]
+    registry: Registry[Any] | None = REGISTRIES.get(key, ("", None))[1]
     words = [str(word) for word in (registry.builtin if registry is not None else get_args(field.annotation))]
     described = all(word in (field.description or "") for word in words)
     return "" if described else f"one of: {', '.join(words)}"

@@ -116,7 +116,7 @@ class VQ(SplitWorkload):
 
     @property
     def digests(self) -> list[str]:
-        return [worlds.dataset.digest for worlds in self.tasks.worlds]
+        return [digest for worlds in self.tasks.worlds for digest in worlds.digests]
 
     @cached_property
     def architecture(self) -> Architecture:
@@ -170,10 +170,12 @@ class VQ(SplitWorkload):
     def decides(self) -> dict[str, Any]:
         """Everything that decides the pretrained model, as plain values."""
         leave_out = {"late", "late_epochs", "learn", "merge", "up", "down", "labels"}
-        return {
+        data = self.settings.data
+        restricted = {"restricted": [data.proxy_domains, data.unseen_classes]}
+        return (restricted if data.proxy_domains or data.unseen_classes else {}) | {
             "vq": self.options.model_dump(exclude=leave_out),
-            "data": self.digests,
-            "proxy": self.settings.data.proxy_fraction,
+            "data": [worlds.dataset.digest for worlds in self.tasks.worlds],
+            "proxy": data.proxy_fraction,
             "pretrain": [self.settings.pretrain.dense_epochs, self.settings.pretrain.batch_size],
         }
 
@@ -418,7 +420,9 @@ class TaskWorlds:
         self.options, self.names = options, [n.strip() for n in options.tasks.split(",") if n.strip()]
         if options.tasks:
             self._check_names()
-        of_tasks = [replace(worlds, data=worlds.data.model_copy(update={"name": name})) for name in self.names]
+        of_tasks = [
+            replace(worlds, data=worlds.data.model_copy(update={"name": name}), source=None) for name in self.names
+        ]
         self.worlds = of_tasks or [worlds]
 
     def _check_names(self) -> None:

@@ -142,7 +142,7 @@ class Workload(ABC):
     @property
     def digests(self) -> list[str]:
         """Hashes of the data that this machine reads, for config.toml; generated data have none."""
-        return [self.worlds.dataset.digest]
+        return self.worlds.digests
 
     def check(self, methods: Mapping[str, Method]) -> None:
         """Raise SettingsError if methods and workload do not fit together."""

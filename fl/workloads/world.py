@@ -17,12 +17,14 @@ from models.modular.selector import Routing, Selector
 from models.nn.any_module import architecture_of
 from models.nn.body import Architecture, Family, gate_columns
 from models.training.loop import Precision, Recipe
-from partitions import Dataset, LocalData, Schedule, World, load
+from partitions import Dataset, LocalData, Schedule, World, load, source_of
 from partitions.components import Section
 from partitions.drifts.drift import Drift as DriftKind
 from partitions.partitioners.partitioner import Partition
 from strategies.eclm import ModularOptions
 
+# Keys of `Data` for a `World` alone.
+SIMULATED = ("samples_skew", "labelled", "proxy_domains", "client_domains", "unseen_classes")
 Tokenise = Callable[[Dataset, np.ndarray], Dataset]
 """Turns text into tokens, given the data set and the indices of the cloud's samples, which decide the vocabulary."""
 
@@ -34,7 +36,9 @@ class Worlds:
     Args:
         data, drift: sections of the run-config.
         partition, kind: how data are split over clients, and how they drift.
+        source: options of the data set; None: its defaults.
         own: whether this machine is a client with a folder of its own data.
+        size: how many clients and steps the run has; 0: unknown.
         tokenise: for text.
     """
 
@@ -42,7 +46,9 @@ class Worlds:
     drift: Drift
     partition: Partition
     kind: DriftKind
+    source: Section | None = None
     own: bool = False
+    size: tuple[int, int] = (0, 0)
     tokenise: Tokenise | None = None
 
     @cached_property
@@ -54,9 +60,19 @@ class Worlds:
             SettingsError: its samples cannot be shrunk to ``data.image-size``.
         """
         try:
-            return load(self.data.name, self.data.root or None, self.data.image_size)
+            return load(self.data.name, self.data.root or None, self.data.image_size, self.source)
         except ValueError as error:
             raise SettingsError(str(error)) from error
+
+    @property
+    def digests(self) -> list[str]:
+        """Hashes of the data set and of the files that the drift reads."""
+        return [self.dataset.digest, *(self.kind.digests if self.kind else [])]
+
+    @property
+    def relabels(self) -> bool:
+        """Whether labels depend on client and step, so that no labels of the global test set are right for all."""
+        return self.kind is not None and self.kind.relabels
 
     @cached_property
     def _worlds(self) -> dict[int, World | LocalData]:
@@ -72,10 +88,28 @@ class Worlds:
             self._worlds[seed] = self._make(seed)
         return self._worlds[seed]
 
+    def most_samples(self, seed: int) -> int:
+        """Return how many training samples a client has at most, to bound what it may report."""
+        if self.own or self.partition is None:
+            return self.data.samples_max
+        world = self(seed)
+        return world.most_samples if isinstance(world, World) else self.data.samples_max
+
     def _make(self, seed: int) -> World | LocalData:
         data, drift = self.data, self.drift
-        if self.own and data.name == "folder":
+        if self.own and source_of(data.name).of_machine:
+            for key in SIMULATED:
+                if getattr(data, key) != Data.model_fields[key].default:
+                    raise SettingsError(
+                        f"data.{key.replace('_', '-')} is for simulated data: leave it out with devices.placement = "
+                        f"'own' and data.name = '{data.name}'"
+                    )
             return LocalData(self.dataset, data.samples_max, data.test_samples)
+        if self.dataset.proxy is not None and "proxy_fraction" in data.model_fields_set:
+            raise SettingsError(
+                f"data.proxy-fraction = {data.proxy_fraction:g} is not read, because the cloud has its own data (the "
+                f"server file of {data.name}): leave it out"
+            )
         try:
             world = World(
                 self.dataset,
@@ -85,14 +119,22 @@ class Worlds:
                 samples=(data.samples_min, data.samples_max),
                 test_samples=data.test_samples,
                 proxy_fraction=data.proxy_fraction,
+                samples_skew=data.samples_skew,
+                labelled=data.labelled,
+                proxy_domains=data.proxy_domains,
+                unseen_classes=data.unseen_classes,
+                client_domains=data.client_domains,
                 drift_fraction=drift.fraction,
-                schedule=Schedule(drift.schedule),
+                schedule=Schedule(drift.schedule, drift.groups, drift.stagger),
                 drift_steps=drift.steps,
+                devices=self.size[0],
+                steps=self.size[1],
             )
             if not len(world.proxy()):
                 raise ValueError(
                     f"data.proxy-fraction = {data.proxy_fraction:g} leaves the cloud none of the "
-                    f"{len(world.data.y_train)} training samples of {data.name}: choose a larger one"
+                    f"{len(world.data.y_train)} training samples of {data.name}: choose a larger one, or fewer "
+                    "data.unseen-classes and more data.proxy-domains if these are set"
                 )
             if world.data.text and self.tokenise:
                 return replace(world, data=self.tokenise(world.data, world.proxy()))
@@ -102,7 +144,7 @@ class Worlds:
 
 
 def tensors(data: Dataset, split: str, indices: np.ndarray | slice = slice(None)) -> tuple[Tensor, Tensor]:
-    """Return inputs (n, ...) and classes (n,) of chosen samples."""
+    """Return inputs (n, ...) of chosen samples and their classes (n,) in the data set; a client's may differ."""
     x = data.inputs(split, indices)  # type: ignore[arg-type]
     return torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(np.array(data.labels(split, indices)))  # type: ignore[arg-type]
 

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from models.nn.body import device_of
 
+FIRST_SPREAD = 0.2  # standard deviation of a module's first logits over samples
+FIRST_NOISE = 0.05  # standard deviation of the noise on them
+
 
 @dataclass(frozen=True)
 class Routing:
@@ -101,6 +104,41 @@ class Selector(nn.Module):
                     nn.init.normal_(p, std=(2.0 / p[0].numel()) ** 0.5, generator=generator)
                 else:
                     nn.init.zeros_(p)
+
+    @torch.no_grad()
+    def choose_one_copy_of_each(self, x: Tensor, slices: int, generator: torch.Generator) -> None:
+        """Let every sample begin with one copy of each slice, in place (ours).
+
+        Module i of the modular model is a copy of slice ``i mod slices`` of the dense model. If the modules of a sample
+        are drawn at random, some slices occur twice and others not at all. Here the logits of the two copies of a slice
+        are random linear functions of the embedding with opposite signs. So one of them is in the larger half of all
+        logits, and with ``top_k = slices`` the network begins as the dense model. For the same reason the noise of the
+        first steps is small.
+
+        Args:
+            x: (n, ...) samples, for the mean and the scale of the logits.
+            slices: of the dense model; without copies, nothing changes.
+            generator: source of the random numbers.
+        """
+        device = device_of(self)
+        h_nE = self.embed(x.to(device))
+        mean_E = h_nE.mean(0)
+        for head, noise in zip(self.heads, self.noise, strict=True):
+            assert isinstance(head, nn.Linear) and isinstance(noise, nn.Linear)
+            modules, embed = head.weight.shape
+            copies = modules // slices
+            if copies < 2:
+                continue
+            weight_RSE = torch.randn(copies, slices, embed, generator=generator).to(device)
+            weight_RSE -= weight_RSE.mean(0)
+            if self.core is not None:
+                weight_RSE[:, 0] = 0  # the core is always active; its copy waits between the others
+            weight_NE = weight_RSE.flatten(0, 1)
+            std_N = ((h_nE - mean_E) @ weight_NE.T).std(0)
+            weight_NE *= (FIRST_SPREAD / std_N.clamp(min=1e-6))[:, None]
+            head.weight[: copies * slices] = weight_NE
+            head.bias[: copies * slices] = -weight_NE @ mean_E
+            nn.init.constant_(noise.bias, math.log(math.expm1(FIRST_NOISE)))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Compute logits (B, N) for every layer."""

@@ -147,6 +147,7 @@ def fit(
     augment: Augment | None = None,
     extra: Extra | None = None,
     correct_gradients: CorrectGradients | None = None,
+    stops: Callable[[int, float], bool] | None = None,
 ) -> float:
     """Train ``body`` in place on the samples of one client or of the cloud.
 
@@ -164,6 +165,8 @@ def fit(
         augment: transforms each batch of inputs.
         extra: a term added to the loss of a batch, given its inputs and its logits.
         correct_gradients: called after each backward pass.
+        stops: called after each epoch with the number of epochs so far and the mean training loss of the last one;
+            returns whether training ends.
 
     Returns:
         Mean training loss of the last epoch, NaN if there is none.
@@ -207,6 +210,8 @@ def fit(
                     schedule.step()
                 # stays on the device: reading it would synchronise with a GPU
                 loss_sum.add_(loss.detach(), alpha=len(rows))
+            if stops and stops(epoch + 1, float(loss_sum) / len(x)):
+                break
     optimizer.zero_grad(set_to_none=True)  # free the gradients' memory
     return float(loss_sum) / len(x)
 

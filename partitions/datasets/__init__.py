@@ -3,7 +3,7 @@
 from functools import lru_cache
 from pathlib import Path
 
-from partitions.components import Registry
+from partitions.components import Registry, Section
 from partitions.dataset import Dataset
 from partitions.datasets.activity.har_embedded import HarEmbedded
 from partitions.datasets.activity.har_uci import HarUci
@@ -12,6 +12,7 @@ from partitions.datasets.audio.fsdd import Fsdd
 from partitions.datasets.audio.speech_commands import SpeechCommands
 from partitions.datasets.audio.speech_commands_subset import SpeechCommandsTest
 from partitions.datasets.folder import Folder
+from partitions.datasets.frame import adapted
 from partitions.datasets.images.cifar import Cifar
 from partitions.datasets.images.fashion_mnist import FashionMnist
 from partitions.datasets.source import Source
@@ -19,10 +20,10 @@ from partitions.datasets.text.find_the_span import FindTheSpan
 from partitions.datasets.text.questions import Questions
 from partitions.datasets.text.squad import Squad
 from partitions.datasets.text.texts import TEXTS
-from partitions.errors import DataError, UnknownName
+from partitions.errors import DataError
 from partitions.root import Root, absolute
 
-DATASETS: Registry[Source | type[Source]] = Registry("data set", "driftfed.datasets", {
+DATASETS: Registry[Source] = Registry("data set", "driftfed.datasets", {
     "har-embedded": HarEmbedded(),
     "har-uci": HarUci(),
     "cifar10": Cifar("cifar10", "cifar-10-batches-py", 32, "CIFAR10"),
@@ -37,44 +38,41 @@ DATASETS: Registry[Source | type[Source]] = Registry("data set", "driftfed.datas
     "squad": Squad(),
     "find-the-span": FindTheSpan(),
     **TEXTS,
-})  # fmt: skip
+}, adapted)  # fmt: skip
 
 
 def source_of(name: str) -> Source:
-    """Return the source of a data set, given a built-in name or ``"package.module:Class"``.
+    """Return the source of a data set, given a built-in name or the path of one (`partitions.datasets.frame.adapted`).
 
     Raises:
-        UnknownName: there is no such data set, or the path leads to something that is not a `Source`.
+        UnknownName: there is no such data set, or the path leads to something else.
     """
-    found = DATASETS[name]
-    if isinstance(found, type) and issubclass(found, Source):
-        return found()
-    if isinstance(found, Source):
-        return found
-    raise UnknownName(
-        f"data set '{name}' is {found!r:.80}; it must be a subclass or an instance of partitions.datasets.source.Source"
-    )
+    return DATASETS[name]
 
 
-def load(name: str, root: str | Path | Root | None = None, image_size: int = 0) -> Dataset:
+def load(
+    name: str, root: str | Path | Root | None = None, image_size: int = 0, options: Section | None = None
+) -> Dataset:
     """Load a data set, once per process.
 
     Args:
-        name: built-in name, or ``"package.module:Class"`` of a `Source`.
+        name: built-in name, or the path of a data set.
         root: folder to search first; `Root.at` lists the others.
         image_size: rows of pixels to which images are shrunk; 0: full size.
+        options: of the data set; None: its defaults.
 
     Raises:
         UnknownName: there is no such data set.
         DataError: its files are missing or damaged.
         ValueError: the images cannot have this size.
     """
-    return _load(name, Root.at(root), image_size)
+    return _load(name, Root.at(root), image_size, options)
 
 
 @lru_cache(maxsize=8)
-def _load(name: str, root: Root, image_size: int) -> Dataset:
-    return source_of(name).load(root, image_size)
+def _load(name: str, root: Root, image_size: int, options: Section | None) -> Dataset:
+    source = source_of(name)
+    return (source.with_options(options) if options else source).load(root, image_size)
 
 
 def fetch(name: str, root: str | Path | Root | None = None) -> Path:

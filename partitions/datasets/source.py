@@ -1,8 +1,11 @@
 """The base classes of data sets."""
 
 from abc import ABC, abstractmethod
+from copy import copy
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
+from partitions.components import Section
 from partitions.dataset import Dataset
 from partitions.errors import DataError
 from partitions.root import Root
@@ -12,10 +15,28 @@ class Source(ABC):
     """Find, read and obtain one data set.
 
     Files are searched for in ``Root.folders`` and written to ``Root.target``. A subclass sets ``name``, which error
-    messages use, and defines ``find`` and ``load``; ``fetch`` and ``import_files`` are optional.
+    messages use, and defines ``find`` and ``load``; ``fetch`` and ``import_files`` are optional. ``Options`` are
+    run-config keys ``<data set>.<option>``, whose values are `options`.
+
+    Class attributes:
+        of_machine: in deployment, a machine that has these files is a device with data of its own.
     """
 
     name: str
+    Options: ClassVar[type[Section]] = Section
+    of_machine: ClassVar[bool] = False
+    _options: Section | None = None
+
+    @property
+    def options(self) -> Any:
+        """The values of ``Options``."""
+        return self._options or self.Options()
+
+    def with_options(self, options: Section) -> Self:
+        """Return this source with other options."""
+        changed = copy(self)
+        object.__setattr__(changed, "_options", options)  # a source may be frozen
+        return changed
 
     @abstractmethod
     def find(self, folder: Path) -> Path | None:

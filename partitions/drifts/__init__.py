@@ -2,6 +2,8 @@
 
 from partitions.components import Registry
 from partitions.drifts.class_swap import ClassSwap
+from partitions.drifts.concept import Concept
+from partitions.drifts.concept_matrix import ConceptMatrix
 from partitions.drifts.drift import Drift
 from partitions.drifts.feature import Feature
 from partitions.drifts.label_shift import LabelShift
@@ -9,6 +11,7 @@ from partitions.drifts.none import NoDrift
 from partitions.drifts.recurring import Recurring
 from partitions.drifts.resample import Resample
 from partitions.drifts.subject import SubjectChange
+from partitions.drifts.unseen import Unseen
 
 DRIFTS: Registry[type[Drift]] = Registry("drift", "driftfed.drifts", {
     "none": NoDrift,
@@ -18,4 +21,7 @@ DRIFTS: Registry[type[Drift]] = Registry("drift", "driftfed.drifts", {
     "subject": SubjectChange,
     "recurring": Recurring,
     "feature": Feature,
+    "concept": Concept,
+    "concept-matrix": ConceptMatrix,
+    "unseen": Unseen,
 })  # fmt: skip

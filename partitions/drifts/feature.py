@@ -9,6 +9,7 @@ from partitions.drifts.drift import Drift, Shift
 from partitions.errors import lookup
 
 ANY = "any"
+AT_RANDOM = ("blur", "brightness", "noise", "rotation")  # what ANY chooses from; a change would change results
 
 
 class Feature(Drift):
@@ -18,7 +19,9 @@ class Feature(Drift):
     """
 
     pictures: ClassVar[bool] = True
-    corruption: str = Field(ANY, description=f"{', '.join(CORRUPTIONS)}, or any: one of them at random for each device")
+    corruption: str = Field(
+        ANY, description=f"{', '.join(CORRUPTIONS)}, or any: {', '.join(AT_RANDOM)} at random for each device"
+    )
     severity_step: float = Field(0.5, gt=0, le=1, description="largest change of the severity (0 to 1) at a shift")
 
     @field_validator("corruption")
@@ -28,7 +31,7 @@ class Feature(Drift):
 
     def alter(self, corruption: Corruption | None, shift: Shift) -> Corruption:
         if corruption is None:
-            kinds = sorted(CORRUPTIONS) if self.corruption == ANY else [self.corruption]
+            kinds = AT_RANDOM if self.corruption == ANY else [self.corruption]
             corruption = Corruption(kinds[shift.generator.integers(len(kinds))], 0.0)
         moved = corruption.severity + shift.generator.uniform(-self.severity_step, self.severity_step)
         return Corruption(corruption.kind, 1 - abs(1 - abs(moved)))

@@ -16,7 +16,7 @@ from models.aggregation.weighted_sum import WeightedSum
 from models.costs import Cost
 from models.nn.body import Body
 from models.submodel import FULL, Coverage, State
-from models.training.loop import CorrectGradients, LogitCorrection
+from models.training.loop import CorrectGradients, LogitCorrection, Recipe
 
 Option = bool | int | float | str | Sequence[int] | Sequence[float] | Sequence[str]
 
@@ -67,6 +67,10 @@ class ClientTask:
     options: Mapping[str, Any] = field(default_factory=dict)
     state: State | None = None
     tensors: Mapping[str, State] = field(default_factory=dict)
+
+    def start(self, report: Mapping[str, Any]) -> State | None:
+        """Return the parameters that the client trained, see `strategies.core.strategy.TrainTask.start`."""
+        return self.tensors[str(report["start"])] if report.get("start") else self.state
 
 
 @dataclass
@@ -158,8 +162,8 @@ class ClientTrainer:
     """
 
     HOOKS: ClassVar[tuple[str, ...]] = (
-        "profile", "select", "gates", "training_network", "begin", "correct_gradients", "adapted", "upload",
-        "upload_tensors", "report", "keep",
+        "profile", "select", "gates", "training_network", "recipe", "begin", "correct_gradients", "stops",
+        "adapted", "upload", "upload_tensors", "report", "keep",
     )  # fmt: skip
 
     requires: ClassVar[frozenset[str]] = frozenset()  # what a workload must offer beside these hooks
@@ -182,7 +186,7 @@ class ClientTrainer:
     @property
     def batchable(self) -> bool:
         """Whether kernels that train several clients at once serve this client."""
-        own = {"training_network", "begin", "correct_gradients"}
+        own = {"training_network", "begin", "correct_gradients", "stops"}
         return not own & self.hooks()
 
     def class_shares(self, step: int | None = None) -> Tensor | None:
@@ -208,6 +212,10 @@ class ClientTrainer:
         """Return the network that is trained, which shares its parameters with ``network``."""
         return network
 
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """Return how the client trains, given how the run-config says it does."""
+        return recipe
+
     def begin(self) -> None:
         """Prepare for local training."""
 
@@ -217,6 +225,14 @@ class ClientTrainer:
         Args:
             parameters: those that have a gradient, by their names in the model's state; epoch: counted from 0.
         """
+
+    def stops(self, epoch: int, loss: float) -> bool:
+        """Return whether local training ends before its last epoch.
+
+        Args:
+            epoch: how many epochs have ended; loss: mean training loss of the last of them.
+        """
+        return False
 
     def adapted(self, before: State, after: State) -> State:
         """Return what the client uses after local adaptation: interpolate between both states (``blend``)."""

@@ -17,10 +17,12 @@ from models.aggregation.robust import Rule
 from models.costs import Cost
 from models.submodel import FULL, Coverage, State, extract
 from partitions import Purpose, rng
+from partitions.availability import Always, Availability
 from partitions.components import Section, section_name
 from strategies.core.client import ClientTrainer, Limits, Option
 from strategies.core.pretrained import PretrainedModels
 
+ALWAYS = Always()
 Measure = Literal["delivered", "adapted"]
 Architecture = Literal["dense", "modular", "supernet"]
 
@@ -67,6 +69,7 @@ class TrainTask:
         keep: whether the client keeps the trained model.
         options: values for the method's client half.
         tensors: further tensors for the method's client half, by name.
+        tensors_up: whether the client sends tensors of the same names and shapes back.
         weight: how an update counts in a mean: by its number of examples, or every client alike.
         index_weights: for an axis, one weight per index that the sub-model keeps, instead of ``weight``.
     """
@@ -78,12 +81,23 @@ class TrainTask:
     keep: bool = False
     options: Mapping[str, Option] = field(default_factory=dict)
     tensors: Mapping[str, State] = field(default_factory=dict)
+    tensors_up: bool = True
     weight: Literal["examples", "client"] = "examples"
     index_weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def without_state(self) -> "TrainTask":
         """The same task for a client that continues from the model that it kept."""
         return replace(self, model=replace(self.model, state=None))
+
+    def start(self, report: Mapping[str, Any]) -> State | None:
+        """Return the parameters that a client trained: the model, or those of ``tensors`` that it chose.
+
+        A client half that chooses reports ``start``: 0 for the model, k for the tensors of name ``str(k)``.
+
+        Raises:
+            KeyError: it was sent no such tensors.
+        """
+        return self.tensors[str(report["start"])] if report.get("start") else self.model.state
 
 
 @dataclass(frozen=True)
@@ -114,6 +128,7 @@ class Budget:
         local_epochs: local epochs in a round; adapt_epochs: epochs of local adaptation and fine-tuning.
         rounds_per_step: rounds between two drifts.
         robust, trim: how updates are aggregated, see `models.aggregation.robust`; 'none' is a weighted mean.
+        availability: which clients are online in a round.
     """
 
     clients: int
@@ -123,6 +138,7 @@ class Budget:
     rounds_per_step: int
     robust: Rule = "none"
     trim: float = 0.2
+    availability: Availability = ALWAYS
 
     def starts_step(self, server_round: int) -> bool:
         """Return whether data may have drifted since the round before; rounds count from 1."""
@@ -134,12 +150,12 @@ class Aggregator(ABC):
 
     It is pickled to worker processes, which aggregate the updates of their own clients.
 
-    Class attributes:
+    Attributes:
         in_workers: whether it can be filled in worker processes; otherwise the server adds updates one by one, in the
             order of client numbers.
     """
 
-    in_workers: ClassVar[bool] = True
+    in_workers: bool = True
 
     @abstractmethod
     def add(self, task: TrainTask, update: Update) -> None:
@@ -161,21 +177,26 @@ class Strategy(ABC):
             as it was sent) or 'adapted' (after `Budget.adapt_epochs` local epochs). One run scores both.
         architecture: the cloud model that the method aggregates.
         starts_from: the pretrained model that it starts from, see `PretrainedModels.train`.
-        asks: what a client is queried for before a round: nothing, its 'limits', or its limits and 'importance'.
+        asks: what a client is queried for before a round: nothing, its 'limits', or its limits and 'importance' of
+            modules or 'losses' of models.
         asks_once: a client is queried once; otherwise at every step.
+        shares_once: a client keeps what `shared_state` returns; otherwise every query carries it anew.
         Client: the client half.
         Options: run-config keys ``<section>.<option>``; section: name of that section, by default that of the class.
         preset: options that a named variant of the method fixes.
+        offline: clients train without the server, so they take part whether or not they are online.
     """
 
     reports: ClassVar[Mapping[str, Measure]]
     architecture: ClassVar[Architecture] = "dense"
     starts_from: ClassVar[str] = "dense"
-    asks: ClassVar[Literal["nothing", "limits", "importance"]] = "nothing"
+    asks: ClassVar[Literal["nothing", "limits", "importance", "losses"]] = "nothing"
     asks_once: ClassVar[bool] = False
+    shares_once: ClassVar[bool] = True
     Client: ClassVar[type[ClientTrainer]] = ClientTrainer
     section: ClassVar[str] = ""
     preset: ClassVar[Mapping[str, Any]] = {}
+    offline: ClassVar[bool] = False
 
     class Options(Section):
         """No options."""
@@ -205,11 +226,21 @@ class Strategy(ABC):
         return self.models.state(self.starts_from)
 
     def sample_clients(self, server_round: int) -> list[int]:
-        """Draw the cohort of a round without replacement, from the seed and the round alone."""
+        """Draw the cohort of a round from the clients that are online, by the seed and the round alone.
+
+        If fewer than a cohort are online, all of them take part.
+        """
+        online = self.online(np.arange(self.budget.clients), server_round)
         cohort = rng(self.seed, Purpose.COHORT, server_round).choice(
-            self.budget.clients, self.budget.cohort, replace=False
+            online, min(self.budget.cohort, len(online)), replace=False
         )
         return sorted(int(client) for client in cohort)
+
+    def online(self, clients: np.ndarray, server_round: int) -> np.ndarray:
+        """Return those of ``clients`` (n,) that can take part in a round."""
+        if self.offline:
+            return clients
+        return clients[self.budget.availability.online(self.seed, server_round, clients)]
 
     @abstractmethod
     def configure_train(self, server_round: int, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
@@ -228,7 +259,7 @@ class Strategy(ABC):
         """Return the model that each client is given for use now. Called for some clients at a time."""
 
     def shared_state(self) -> Mapping[str, State]:
-        """Return tensors that every client needs once and keeps, sent with its first query (ECLM: the selector)."""
+        """Return tensors that the answer to a query needs, by the name of a file of the client (ECLM: the selector)."""
         return {}
 
     def read_profile(self, client: int, limits: Limits, report: Mapping[str, Any]) -> Profile:
@@ -258,6 +289,10 @@ class Strategy(ABC):
         """
         return task.cost
 
+    def present(self, task: TrainTask, update: Update) -> State:
+        """Return the present model in the place of the one from which a late update was trained."""
+        return self.model
+
     def on_state_lost(self, client: int) -> None:
         """Note that a client no longer has the model that it kept. It must be sent one again."""
 
@@ -285,19 +320,22 @@ class Strategy(ABC):
             chosen["shares"] = list(self.models.class_shares)
         return chosen
 
-    def full_model(self, clients: Sequence[int], epochs: int, **task: Any) -> dict[int, TrainTask]:
+    def full_model(
+        self, clients: Sequence[int], epochs: int, model: State | None = None, **task: Any
+    ) -> dict[int, TrainTask]:
         """Return a task over the dense model for each client, or over the part that it needs.
 
         Clients with the same part share one object, so that its parameters are packed once.
 
         Args:
+            model: parameters of the dense model; None: ``self.model``.
             task: further fields of `TrainTask`.
         """
         made: dict[int, TrainTask] = {}
-        parts, cost = self.models.parts, self.models.costs["dense"].whole
-        task = {"options": self.client_options(), **task}
+        parts, model = self.models.parts, self.model if model is None else model
+        task = {"options": self.client_options(), "cost": self.models.costs["dense"].whole, **task}
         for part in {client % len(parts) for client in clients}:
             coverage = parts[part]
-            state = extract(self.model, self.axes, coverage) if coverage else self.model
-            made[part] = TrainTask(SubModel("dense", coverage, state), epochs, cost, **task)
+            state = extract(model, self.axes, coverage) if coverage else model
+            made[part] = TrainTask(SubModel("dense", coverage, state), epochs, **task)
         return {client: made[client % len(parts)] for client in clients}

@@ -173,7 +173,7 @@ def test_plain_flwr_run_installs_nothing(tmp_path: Path) -> None:
     """What `flwr run` does before each run has nothing to resolve, hence works offline and with an empty cache."""
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())
     required = sum(config["project"]["optional-dependencies"].values(), config["project"]["dependencies"])
-    names = [re.split(r"[\[=; ]", requirement)[0] for requirement in required]
+    names = [re.split(r"[\[=<>; ]", requirement)[0] for requirement in required]
     assert config["tool"]["uv"]["exclude-dependencies"] == names
 
     (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())

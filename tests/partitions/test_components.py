@@ -134,6 +134,9 @@ def test_options_of_a_section(outside: str) -> None:
         "subject": set(),
         "recurring": {"contexts"},
         "feature": {"corruption", "severity_step"},
+        "concept": {"swaps", "contexts", "transition", "count", "recurring"},
+        "concept-matrix": {"swaps", "contexts", "transition", "file"},
+        "unseen": {"share"},
     }
     feature = DRIFTS["feature"].model_validate({"severity-step": 0.2})  # a run-config key
     assert feature == DRIFTS["feature"](severity_step=0.2) != DRIFTS["feature"]()

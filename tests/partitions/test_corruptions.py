@@ -8,7 +8,18 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from partitions import corrupt
-from partitions.corruptions import CORRUPTIONS, CorruptedRows, Corruption, blur, brightness, noise, rotation
+from partitions.corruptions import (
+    CORRUPTIONS,
+    CorruptedRows,
+    Corruption,
+    blur,
+    brightness,
+    contrast,
+    impulse,
+    noise,
+    pixelate,
+    rotation,
+)
 
 X = torch.from_numpy(np.random.default_rng(0).normal(size=(6, 3, 16, 16)).astype(np.float32))
 ADDRESSES = [(1, 12, 3, 4, 0, sample) for sample in range(6)]
@@ -35,6 +46,20 @@ def test_noise_has_the_given_std_and_depends_on_the_sample():
     assert noisy.std() == pytest.approx(0.3, rel=0.05) and noisy.mean() == pytest.approx(0, abs=0.03)
     assert torch.equal(noise(x, 0.3, ADDRESSES[::-1]), noisy.flip(0))
     assert not torch.equal(noisy[0], noisy[1])
+
+
+def test_contrast_keeps_the_mean_and_impulse_noise_hits_its_share_of_the_pixels():
+    flat = contrast(X, 1.0, ADDRESSES)
+    torch.testing.assert_close(flat.mean((1, 2, 3)), X.mean((1, 2, 3)))
+    torch.testing.assert_close(flat.std((1, 2, 3)), 0.1 * X.std((1, 2, 3)))
+    hit = (impulse(X, 1.0, ADDRESSES) != X).any(1)
+    assert hit.float().mean() == pytest.approx(0.3, abs=0.03)
+
+
+def test_pixelate_by_hand():
+    """At severity 1 a quarter of the rows and columns remains: blocks of 4 x 4 pixels have one value."""
+    blocks = pixelate(X, 1.0, ADDRESSES).unfold(2, 4, 4).unfold(3, 4, 4)
+    assert torch.equal(blocks, blocks[..., :1, :1].expand_as(blocks))
 
 
 @settings(max_examples=20, deadline=None)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitions import DRIFTS, PARTITIONS
-from partitions.corruptions import CORRUPTIONS, Corruption
+from partitions.corruptions import Corruption
 from partitions.drifts.drift import Shift
 from partitions.rng import rng
 
@@ -88,7 +88,7 @@ def test_recurring_cycles_through_its_contexts():
 def test_feature_drift_gives_every_device_a_kind_and_reflects_the_severity():
     drift = DRIFTS["feature"](severity_step=1.0)
     firsts = [drift.alter(None, shift(rng(seed), 0.5, EVEN)) for seed in range(200)]
-    assert {corruption.kind for corruption in firsts} == set(CORRUPTIONS)
+    assert {corruption.kind for corruption in firsts} == {"blur", "brightness", "noise", "rotation"}
     moved = np.array(
         [drift.alter(Corruption("blur", 0.9), shift(rng(seed), 0.5, EVEN)).severity for seed in range(400)]
     )

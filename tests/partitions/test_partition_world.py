@@ -27,6 +27,7 @@ PAIRS = [
     ("subject", "recurring"),
     ("iid", "feature"),
     ("subject", "feature"),
+    ("dirichlet", "concept"),
 ]
 SCHEDULES = [("every", 1), ("every:2", 1), ("2,3", 1), ("every", 3), ("every:2", 2), ("1,4", 3)]  # and drift steps
 pairs, seeds, devices, steps = st.sampled_from(PAIRS), st.integers(0, 9999), st.integers(0, 10**6), st.integers(0, 6)
@@ -39,11 +40,16 @@ def world(data: Dataset, pair: tuple[str, str] = PAIRS[0], seed: int = 1, **opti
 
 
 def test_the_pairs_contain_every_partition_and_drift():
-    assert ({partition for partition, _ in PAIRS}, {drift for _, drift in PAIRS}) == (set(PARTITIONS), set(DRIFTS))
+    drifts = set(DRIFTS) - {"concept-matrix", "unseen"}  # test_concepts.py, test_unseen.py
+    assert {partition for partition, _ in PAIRS} == {*PARTITIONS} - {"none"}
+    assert {drift for _, drift in PAIRS} == drifts
 
 
 def same(a, b) -> bool:
-    return np.array_equal(a.train, b.train) and np.array_equal(a.test, b.test) and corruptions(a) == corruptions(b)
+    names = ("train", "test", "train_labels", "test_labels")
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names) and corruptions(a) == corruptions(
+        b
+    )
 
 
 def corruptions(draw) -> list:
@@ -60,6 +66,26 @@ def test_a_draw_has_its_size_and_contains_no_proxy_samples(toy, pair, seed, devi
     assert len(draw.test) == len(set(draw.test)) == 100
     assert not set(draw.train) & set(w.proxy()) and set(draw.train) <= set(w.pool())
     assert w.histogram(device, step).sum() == len(draw.train)
+
+
+@several
+@given(seed=seeds, skew=st.sampled_from([0.5, 3.0]))
+def test_samples_are_the_more_unequal_the_larger_the_skew(toy, seed, skew):
+    """The median of u ** (1 + skew) is 0.5 ** (1 + skew)."""
+    w = world(toy, seed=seed, samples=(10, 109), samples_skew=skew)
+    counts = np.array([w.size(device) for device in range(500)])
+    assert counts.min() >= 10 and counts.max() <= 109 and len(w.draw(7, 0).train) == w.size(7)
+    assert np.median(counts) == pytest.approx(10 + 100 * 0.5 ** (1 + skew), abs=10)
+
+
+@several
+@given(pair=pairs, seed=seeds, device=devices, step=steps, labelled=st.sampled_from([1, 20, 149, 200]))
+def test_so_many_training_samples_have_a_label(toy, pair, seed, device, step, labelled):
+    whole, draw = (world(toy, pair, seed, labelled=n).draw(device, step) for n in (0, labelled))
+    known = draw.train_labels >= 0
+    assert known.sum() == min(labelled, len(known)) and np.array_equal(draw.train, whole.train)
+    assert (draw.train_labels[known] == whole.train_labels[known]).all() and (draw.train_labels[~known] == -1).all()
+    assert np.array_equal(draw.test_labels, whole.test_labels)
 
 
 @several

@@ -12,7 +12,12 @@ EVEN = np.full(10, 0.1)
 GAP = np.array([0.5, 0.0, 0.25, 0.25])
 
 
-@given(st.sampled_from(sorted(PARTITIONS)), st.integers(0, 2**32), st.integers(0, 10**6), st.sampled_from([EVEN, GAP]))
+@given(
+    st.sampled_from(sorted({*PARTITIONS} - {"none"})),
+    st.integers(0, 2**32),
+    st.integers(0, 10**6),
+    st.sampled_from([EVEN, GAP]),
+)
 def test_every_partition_gives_probabilities_of_cells_in_the_pool(name, seed, device, frequencies):
     p = PARTITIONS[name]().initial(rng(seed), device, frequencies)
     assert p.sum() == pytest.approx(1) and (p >= 0).all() and not p[frequencies == 0].any()
@@ -57,7 +62,7 @@ def test_a_similar_name_is_suggested():
     with pytest.raises(ValueError) as error:
         PARTITIONS["subjct"]
     assert str(error.value) == (
-        "unknown partition 'subjct'; known: dirichlet, iid, m-classes, subject (did you mean 'subject'?)"
+        "unknown partition 'subjct'; known: dirichlet, iid, m-classes, none, subject (did you mean 'subject'?)"
     )
     with pytest.raises(ValueError, match="subject$"):
         PARTITIONS["zzz"]

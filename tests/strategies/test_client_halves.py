@@ -1,21 +1,16 @@
 """FedProx, SCAFFOLD, FedBN, FedRep and Ditto: golden numbers worked by hand, and what each reduces to, exactly."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from models.nn.cnn import cnn
-from models.nn.mlp import mlp
 from models.nn.resnet import resnet18
-from models.submodel import State
-from models.training.loop import Recipe, fit
-from strategies.core.client import ClientTask, ClientTrainer, LocalModel
-from strategies.core.strategy import Budget, Profile, Strategy, Update
+from models.training.loop import Recipe
+from strategies.core.client import ClientTask
+from strategies.core.strategy import Budget, Profile, Strategy
 from strategies.ditto import Ditto
 from strategies.fedavg import FedAvg
 from strategies.fedbn import FedBN
@@ -23,102 +18,7 @@ from strategies.fedprox import FedProx
 from strategies.fedrep import FedRep
 from strategies.local import LocalAdaptation
 from strategies.scaffold import Scaffold
-
-
-@dataclass
-class Store:
-    """Keeps a client's states in memory."""
-
-    states: dict[str, State] = field(default_factory=dict)
-
-    def save(self, name: str, state: State) -> None:
-        self.states[name] = {key: value.clone() for key, value in state.items()}
-
-    def load(self, name: str) -> State:
-        return self.states[name]
-
-    def holds(self, name: str) -> bool:
-        return name in self.states
-
-
-@dataclass
-class Client:
-    """A client with a few samples, which trains by the plain loop."""
-
-    network: nn.Module
-    x: Tensor
-    y: Tensor
-    recipe: Recipe
-    number: int = 0
-    store: Store = field(default_factory=Store)
-
-    @property
-    def examples(self) -> int:
-        return len(self.y)
-
-    def load(self, task: ClientTask, state: State) -> LocalModel:
-        return LocalModel(state, state, self.network)
-
-    def fit(self, trainer: ClientTrainer, model: LocalModel) -> float:
-        network = trainer.training_network(model.loaded(), np.random.default_rng(0))
-        trainer.begin()
-        loss = fit(
-            network, self.x, self.y, self.recipe, trainer.task.epochs, np.random.default_rng(7),
-            correct_gradients=trainer.correct_gradients,
-        )  # fmt: skip
-        model.state = model.network.state()
-        return loss
-
-
-def round_of(method: Strategy, clients: dict[int, Client]) -> dict[int, LocalModel]:
-    """Play a round in memory, as workload and server do; return each client's trained model."""
-    tasks = method.configure_train(1, [Profile(client) for client in clients])
-    aggregator, models = method.aggregator(), {}
-    for number, client in clients.items():
-        task = tasks[number]
-        own = ClientTask(
-            epochs=task.epochs, upload=task.upload, keep=task.keep, options=task.options, state=task.model.state,
-            tensors=task.tensors,
-        )  # fmt: skip
-        trainer = type(method).Client(method.options, own, client, training=True)
-        models[number] = model = trainer.select(own.state)
-        before = model.state
-        client.fit(trainer, model)
-        if task.keep:
-            trainer.keep(model, model.updated())
-        state = trainer.upload(before, model.state) if task.upload else {}
-        aggregator.add(task.without_state(), Update(number, state, client.examples, {}, trainer.upload_tensors()))
-    method.server_update(1, aggregator)
-    return models
-
-
-SGD = Recipe(lr=0.1, batch_size=4, momentum=0.0)
-
-
-@pytest.fixture
-def make(models_maker: Callable, budget: Budget) -> Callable[..., tuple[Any, dict[int, Client]]]:
-    """Makes a method on a network, and two clients with different samples."""
-
-    def _make(kind: type[Strategy], dense: Any = None, recipe: Recipe = SGD, samples: int = 8, **options: Any) -> Any:
-        dense = dense or mlp((6,), 3, width=16)
-        method = kind(models_maker(dense=dense), budget, 3, kind.Options(**options))
-        generator = torch.Generator().manual_seed(5)
-        clients = {}
-        for number in (0, 1):
-            x = torch.randn(samples, *dense.input_shape, generator=generator)
-            y = torch.randint(3, (samples,), generator=generator)
-            clients[number] = Client(dense.part({}), x, y, recipe, number)
-        return method, clients
-
-    return _make
-
-
-def same(one: State, other: State, exact: bool = True) -> None:
-    assert one.keys() == other.keys()
-    for name in one:
-        torch.testing.assert_close(
-            one[name], other[name], rtol=0 if exact else 1e-5, atol=0 if exact else 1e-6, msg=name
-        )
+from tests.strategies.conftest import Client, round_of, same
 
 
 class Line(nn.Module):

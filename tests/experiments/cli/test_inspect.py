@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from torch import Tensor, nn
 
@@ -12,6 +13,7 @@ from fl.config import flatten
 from fl.workloads.resolve import default_tables
 from models.nn.any_module import from_module
 from models.nn.resnet import resnet18
+from partitions.datasets.images.arrays import save
 
 Call = Callable[..., tuple[object, str, str]]
 
@@ -85,6 +87,45 @@ def test_drift_draws_the_shares_of_the_world(tmp_path: Path, call: Call) -> None
     held = [line.split(",")[:3] for line in lines if line.endswith(",1,0")]
     assert len(held) == 6 and held[0][2] != held[1][2]  # one class for each device, another one at each step
     assert (tmp_path / "drift.png").stat().st_size > 5_000
+
+
+def test_drift_draws_concepts_labels_and_who_is_online(tmp_path: Path, call: Call) -> None:
+    """Two devices; the concept of device 1 swaps classes 0 and 4 from step 1 on; device 0 is online in odd rounds."""
+    (tmp_path / "concepts.cp").write_text("0 0\n0 1\n")
+    (tmp_path / "trace.csv").write_text("1,1\n0,1\n")
+    changes = [
+        "data.partition=iid", "drift.kind=concept-matrix", f"concept-matrix.file={tmp_path / 'concepts.cp'}",
+        "concept-matrix.swaps=0-4", "devices.availability=trace", f"trace.file={tmp_path / 'trace.csv'}",
+        "rounds-per-step=2",
+    ]  # fmt: skip
+    words = ["drift", "--devices", "2", "--steps", "2", *(f"--set={change}" for change in changes)]
+    code, _, errors = call(*words, "--out", str(tmp_path))
+    assert code in (0, None), errors
+    assert (tmp_path / "concepts.csv").read_text() == "device,step,concept,first\n0,0,0,1\n0,1,0,0\n1,0,0,1\n1,1,1,1\n"
+    online = (tmp_path / "online.csv").read_text().split()
+    assert online == [
+        "device,round,online",
+        *(f"0,{r},{r % 2}" for r in (1, 2, 3, 4)),
+        *(f"1,{r},1" for r in (1, 2, 3, 4)),
+    ]
+    lines = [line.split(",") for line in (tmp_path / "labels.csv").read_text().split()[1:]]
+    shares = [[float(x[3]) for x in lines if x[:2] == [device, step]] for device, step in ("00", "01", "10", "11")]
+    assert shares[3] == [shares[2][4], *shares[2][1:4], shares[2][0]] and shares[0] == shares[1] != shares[3]
+    for name in ("drift", "labels", "concepts", "online"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 3_000
+
+
+def test_drift_draws_images_with_their_corruption(tmp_path: Path, call: Call) -> None:
+    x, y = np.random.default_rng(0).integers(0, 256, (300, 1, 28, 28), np.uint8), np.arange(300) % 10
+    save(tmp_path, "fashion-mnist", {"x_train": x, "y_train": y, "x_test": x, "y_test": y}, [str(k) for k in range(10)])
+    changes = [
+        "data.name=fashion-mnist", f"data.root={tmp_path}", "data.partition=iid", "drift.kind=concept",
+        "concept.swaps=0", "concept.contexts=contrast:1",
+    ]  # fmt: skip
+    words = ["drift", "--devices", "2", "--steps", "2", *(f"--set={change}" for change in changes)]
+    code, _, errors = call(*words, "--out", str(tmp_path))
+    assert code in (0, None), errors
+    assert (tmp_path / "samples.png").stat().st_size > 3_000 and not (tmp_path / "labels.png").exists()
 
 
 def test_privacy_counts_importances_only_if_a_method_sends_them(call: Call) -> None:

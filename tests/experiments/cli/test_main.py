@@ -36,7 +36,7 @@ def test_driftfed_is_the_same_command() -> None:
             "unknown experiment 'quikstart'; known: ablation, feature-drift, fig1, fig10, fig11, fig12",
         ),
         (["run", "fig77"], "did you mean"),
-        (["run", "main", "--settings", "m=3"], "no setting of 'main' is called 'm=3'; known: m=2"),
+        (["run", "main", "--settings", "m=3"], "no setting of 'main' is called 'm=3'; known: strangers"),
         (["drift", "--set", "drift"], "--set drift: write KEY=VALUE"),
         (["run", "main", "--scale", "big"], "unknown scale 'big'; known: cpu, paper, smoke"),
         (["run", "main", "--engine", "mpi"], "unknown engine 'mpi'; known: flower, local, loopback, ray"),

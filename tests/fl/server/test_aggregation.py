@@ -112,6 +112,7 @@ def test_aggregates_are_those_of_single_updates(play: Callable, mixed: None, tmp
 
 PARITY: dict[str, dict[str, Any]] = {
     "averages": {"strategies": "fedavg,scaffold,fedbn,ditto,heterofl,eclm"},
+    "drift": {"strategies": "ifca,feddrift,adaptive-fedavg,flash,tent", "feddrift.delta": 0.02},
     "kept models": {"strategies": "la,an,eclm-local", "eclm.candidates": 2.0},
     "robust": {"strategies": "fedavg,eclm", "server.robust": "trimmed-mean"},
     "buffered": {"strategies": "fedavg,heterofl", "server.aggregation": "buffered", "server.buffer": 2},

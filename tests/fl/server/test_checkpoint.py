@@ -90,9 +90,10 @@ CASES: dict[str, dict[str, object]] = {name: {"strategies": name} for name in ST
     f"{name} buffered": {
         "strategies": name, "server.aggregation": "buffered", "server.buffer": 1, "server.deadline-s": 0.5,
     }
-    for name in ("fedavg", "scaffold", "heterofl", "eclm")
+    for name in ("fedavg", "scaffold", "heterofl", "eclm", "ifca", "feddrift", "flash")
 }  # fmt: skip
 CASES["fedrep"] = {"strategies": "fedrep", "fedrep.head-epochs": 1, "client.local-epochs": 2}
+CASES["feddrift"] = {"strategies": "feddrift", "feddrift.delta": 0.02, "rounds": 5, "cohort": 3}
 CASES["eclm candidates"] = {
     "strategies": "eclm", "eclm.candidates": 2.0, "eclm.shift-threshold": 0.02, "eclm.required-accuracy": 0.9,
     "eval.forgetting": True, "eval.every": 1,

@@ -39,7 +39,7 @@ def fuzz(examples: int) -> budget:
     return budget(max_examples=examples * LONGER, deadline=None, suppress_health_check=slow)
 
 
-@pytest.fixture(scope="module", params=["fedavg", "heterofl", "eclm", "scaffold"])
+@pytest.fixture(scope="module", params=["fedavg", "heterofl", "eclm", "scaffold", "ifca", "feddrift"])
 def round_(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
     yield Round(request.param, tmp_path_factory.mktemp("clients"))
 
@@ -245,6 +245,8 @@ def test_no_profile_ends_the_run(round_: Round, data: st.DataObject) -> None:
         report[name] = data.draw(values)
     if data.draw(st.booleans()):
         report["macs"] = data.draw(st.floats())
+    for when in ("now", "before") if method.asks == "losses" else ():
+        report[when] = data.draw(st.lists(values, max_size=2))
     for layer, n in columns.items():
         report[f"importance.{layer}"] = data.draw(st.lists(values, min_size=n - 1, max_size=n + 1))
         if data.draw(st.booleans()):

@@ -508,7 +508,7 @@ def test_data_that_change_under_a_name_change_the_cloud_model_and_are_refused_by
         play(tmp_path / f"out-{name}", values | {"data.root": str(tmp_path / name)})
         found = read_rounds(tmp_path / f"out-{name}")
         assert found["accuracy_mean"].iloc[-1] > 0.9
-    with pytest.raises(ResultsError, match=r"on other data \('folder' has changed since\)"):
+    with pytest.raises(ResultsError, match=r"on other data \('folder' or a file of its config has changed since\)"):
         play(tmp_path / "out-a", values | {"data.root": str(tmp_path / "b")})
 
 

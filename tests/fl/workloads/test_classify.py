@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from fl.config import Settings
+from fl.results.files import ResultsError
 from fl.results.reader import read_rounds
 from fl.workloads.classify import Classify, LocalClient
 from fl.workloads.resolve import resolve
@@ -49,6 +51,52 @@ def test_a_client_trains_and_is_tested_on_corrupted_samples(tmp_path: Path) -> N
         near = np.abs(added[:, None] - severity).min(axis=1)
         assert near.max() < 1e-5 and len(np.unique(added.round(4))) == (4 if split == "train" else 1)
     assert np.abs(added - severity[3]).max() < 1e-5
+
+
+def concepts(folder: Path, rows: str = "0 1 0 1 0 1\n1 1 0 0 0 0\n") -> dict[str, Any]:
+    """Return keys of a run of 2 steps on 6 clients with a concept matrix; concept 1 swaps two pairs of 5 classes."""
+    (folder / "concepts.cp").write_text(rows)
+    own = {"data.labelled": 15, "concept-matrix.file": str(folder / "concepts.cp"), "concept-matrix.swaps": "0-1,2-4"}
+    return {**own, "drift.kind": "concept-matrix", "data.partition": "iid", "strategies": "fedavg-prior,eclm"}
+
+
+def test_training_tests_and_class_shares_have_the_labels_of_the_clients_concept(tmp_path: Path) -> None:
+    run = resolve(
+        Settings.parse({**concepts(tmp_path), "data.labelled": 0, "devices.count": 6, "cohort": 2, "rounds": 10})
+    )
+    assert isinstance(run.workload, Classify)
+    swapped, y_train = np.array([1, 0, 4, 3, 2]), run.worlds.dataset.y_train
+    for number, step, concept in [(0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 1), (2, 1, 0)]:
+        client = LocalClient.of(run.workload, ClientContext(number, 1, 3, step, ClientStateStore(tmp_path)))
+        draw, labels = client.world.draw(number, step), swapped if concept else np.arange(5)
+        assert client.samples("train")[1].tolist() == labels[y_train[draw.train]].tolist()
+        assert client.samples("test")[1].tolist() == labels[run.worlds.dataset.y_test[draw.test]].tolist()
+        counts = np.bincount(y_train[draw.train], minlength=5)[labels]  # the swaps are their own inverse
+        assert client.class_shares([]).tolist() == pytest.approx((counts / counts.sum()).tolist())
+        assert client.samples("test", 0)[1].tolist() == client.world.draw(number, 0).test_labels.tolist()
+
+
+def test_a_client_trains_on_its_labelled_samples_and_methods_get_the_others(tmp_path: Path) -> None:
+    run = resolve(Settings.parse({"data.labelled": 12, "data.partition": "iid", "drift.kind": "resample"}))
+    assert isinstance(run.workload, Classify)
+    client = LocalClient.of(run.workload, ClientContext(4, 1, 3, 1, ClientStateStore(tmp_path)))
+    draw, (x, y) = client.world.draw(4, 1), client.samples("train")
+    whole, _ = tensors(client.world.data, "train", draw.train)
+    known = torch.from_numpy(draw.train_labels >= 0)
+    assert len(x) == len(y) == client.examples == 12 and torch.equal(x, whole[known])
+    assert torch.equal(client.unlabelled(), whole[~known]) and len(client.samples("test")[1]) == 100
+    shares = torch.bincount(y, minlength=5) / 12
+    torch.testing.assert_close(client.class_shares([]), shares)
+
+
+def test_a_run_with_a_concept_matrix(tmp_path: Path, play: Callable[..., list[str]]) -> None:
+    """No accuracy on the global test set, and results of another matrix are not continued."""
+    play(tmp_path / "out", concepts(tmp_path))
+    rows = read_rounds(tmp_path / "out").query("evaluated > 0")
+    assert len(rows) > 4 and rows["accuracy_mean"].notna().all() and rows["global_accuracy"].isna().all()
+    assert play(tmp_path / "two", concepts(tmp_path), workers=2) == play(tmp_path / "out", concepts(tmp_path))
+    with pytest.raises(ResultsError, match="on other data"):
+        play(tmp_path / "out", concepts(tmp_path, "0 0 0 0 0 0\n1 1 0 0 0 0\n"))
 
 
 def test_interpolation_lies_between_the_delivered_and_the_adapted_model() -> None:

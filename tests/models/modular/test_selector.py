@@ -108,3 +108,20 @@ def test_load_balance_is_zero_when_even_and_large_when_collapsed() -> None:
     # One of four is loaded: the mean is 1/4 of the total, the variance 3 (1/4)^2, so CV^2 = 3, for importance and for
     # load.
     torch.testing.assert_close(load_balance([(collapsed, collapsed, std)], 1), torch.tensor(6.0), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("core", [False, True])
+def test_every_sample_may_begin_with_one_copy_of_each_slice(core: bool) -> None:
+    """Modules i and i + 4 are copies. With a core, module 0 is active anyway, and its copy is not."""
+    selector = Selector((12,), {"a": 8, "b": 4, "c": 8}, 16, torch.Generator().manual_seed(0), core)
+    x = torch.randn(200, 12, generator=torch.Generator().manual_seed(1))
+    selector.choose_one_copy_of_each(x, 4, torch.Generator().manual_seed(2))
+    routing, (a, b, c) = Routing(4, 4.0, core), selector.logits(x)
+    for logits in (a, c):
+        active = routing.gates(logits) > 0
+        assert (active[:, :4] ^ active[:, 4:]).all()
+        assert core == active[:, 0].all()
+        usage = active.float().mean(0)[1:4]
+        assert (usage > 0.2).all() and (usage < 0.8).all()  # both copies are in use
+    assert (routing.gates(b) == 1).all()  # four modules: no copies, nothing changes
+    assert not torch.equal(a, c)

@@ -183,5 +183,5 @@ def test_files_that_do_not_fit_or_are_missing(folder) -> None:
         with pytest.raises(DataError, match="b.npz is damaged"):
             load(folder)
     (folder / "classes.txt").unlink()
-    with pytest.raises(DataError, match="make a folder with classes.txt"):
+    with pytest.raises(DataError, match="make a folder with device-0.csv, .* or with classes.txt and .npz files"):
         load(folder)

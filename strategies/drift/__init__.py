@@ -1,0 +1,1 @@
+"""Methods for data that drift, one file each."""
