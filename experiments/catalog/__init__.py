@@ -6,7 +6,7 @@ from experiments.catalog.experiment import SCALES, Experiment, View
 EXPERIMENTS: dict[str, Experiment] = {
     e.name: e
     for e in (
-        *(eclm.MAIN, eclm.QUICKSTART, eclm.TABLE1, eclm.HELD_OUT, eclm.ABLATION, eclm.FEATURE_DRIFT),
+        *(eclm.MAIN, eclm.QUICKSTART, eclm.TABLE1, eclm.HELD_OUT, eclm.ABLATION, eclm.KAPPA2, eclm.FEATURE_DRIFT),
         *(eclm.FIG1, eclm.FIG10, eclm.FIG12, eclm.FIG13, eclm.FIG14, eclm.FIG15A, eclm.FIG15B, eclm.FIG15C, eclm.NORM),
         *(scale.LATENCY, scale.LOOPBACK, eclm.POISON),
         *(vq.TEXT, spa.SPA_MODES, spa.SPA_GATE, spa.SPA_SIZE, spa.SPA_FEDERATED),

@@ -385,6 +385,27 @@ FIG15C = Experiment(
     note="Paper: from 20 to 80 devices per round, FedAvg becomes 1.06 times and ECLM 2.33 times faster.",
 )
 
+# How many modules a sub-task gets (kappa2), and how many are active (top-k).
+
+KAPPA2 = Experiment(
+    name="kappa2",
+    summary="ECLM's modules per sub-task and active modules, on embedded HAR, where a client can hold two modules",
+    common={"strategies": "eclm,eclm-plus"},
+    settings={
+        scale: {
+            f"{part} kappa2={most} top-k={active}": {
+                **setting(part, scale), "eclm.kappa2": most, "eclm.top-k": active
+            }
+            for part in ("har subject", "har m=2")
+            for most, active in ((1, 2), (2, 2), (4, 2), (4, 8))
+        }
+        for scale in SCALES
+    },
+    cost={"smoke": "1 min", "cpu": "10 min", "paper": "1 h"},
+    plot="accuracy",
+    table=("accuracy_mean", "accuracy_p10", "global_accuracy", "mb_per_device_round"),
+)  # fmt: skip
+
 # Normalisation: running statistics in sub-models and in aggregation (`models.nn.blocks.Norm`).
 
 NORMS: dict[str, Overrides] = {
