@@ -38,7 +38,8 @@ def test_nothing_is_computed_for_clients_that_do_not_take_part(
     monkeypatch.setattr(Table, "draw", drawn)
     monkeypatch.setattr(World, "draw", begun)
     monkeypatch.setattr(World, "size", measured)
-    play(tmp_path, {"strategies": strategy, "devices.count": 50_000, "rounds": 2, "eval.devices": 4})
+    given = {"eclm.kappa2": 4} if strategy == "eclm" else {}  # its rule looks at the data of 500 clients, once
+    play(tmp_path, {"strategies": strategy, "devices.count": 50_000, "rounds": 2, "eval.devices": 4, **given})
     assert all(4 <= len(clients) <= 10 for clients in seen.values())
     assert read_rounds(tmp_path).query("evaluated > 0").evaluated.unique().tolist() == [4]
 
