@@ -179,9 +179,8 @@ class World:
                 "another drift.kind or data.name"
             )
         self.drift.check_frame(self.frame)
-        start = self.drift.start(self.frequencies, self.frame)
-        self.partition.check(start)
-        self.drift.check(self._assignment or self.partition, start)
+        self.partition.check(self.start)
+        self.drift.check(self._assignment or self.partition, self.start)
         kind = type(self.drift)
         same = all(getattr(kind, part) is getattr(Drift, part) for part in ("walk", "alter", "relabel", "looks"))
         if self._own and kind.replaces and same:
@@ -196,6 +195,11 @@ class World:
         seen = np.bincount(self.cell[self._proxy], minlength=len(self.cell_names)) > 0
         unseen = tuple(np.flatnonzero(~seen & (self.frequencies > 0)).tolist())
         return Frame(self.data, self.seed, self.schedule, self.drift_steps, unseen, self.devices, self.steps)
+
+    @cached_property
+    def start(self) -> np.ndarray:
+        """Return each cell's share of the samples that devices have before the first drift (K,)."""
+        return self.drift.start(self.frequencies, self.frame)
 
     # The pool
 
@@ -396,8 +400,7 @@ class World:
         """Return the k-th distribution (K,) that the partition chooses for a device."""
         address = (Purpose.CONTEXT, device, k) if k else (Purpose.CONTEXT, device)
         chooser = self._assignment or self.partition
-        frequencies = self.drift.start(self.frequencies, self.frame)
-        p = chooser.initial(rng(self.seed, *address), device + k, frequencies)
+        p = chooser.initial(rng(self.seed, *address), device + k, self.start)
         return self._checked(p, chooser)
 
     def _first(self, device: int) -> State:

@@ -121,15 +121,13 @@ class Classify(Workload):
         model = settings.model.model_dump() | self.family_options.model_dump() | {"code": code_of(self.family)}
         return Pretraining(
             world, seed, self.architectures, model, settings.pretrain, self.modular, self.slices,
-            settings.devices.count, self.held, cloud_place(settings.accelerator), settings.precision, progress,
+            settings.devices.count, lambda: self.held, cloud_place(settings.accelerator), settings.precision, progress,
         )  # fmt: skip
 
     @cached_property
     def held(self) -> float:
         """Modules of a layer that a client of average limits can hold, mean over the layers."""
         costs, devices = self.costs["modular"], self.settings.devices
-        if not costs.layers:
-            return 1.0
         share = (devices.limit_low + devices.limit_high) / 2
         free = share * (1 - devices.background_load / 2)
         limits = Limits.shares(self.costs["dense"].whole, share, free, free)

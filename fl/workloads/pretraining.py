@@ -112,8 +112,8 @@ class Pretraining:
         world: data of the seed; architectures: by name; family: options of the dense model.
         section: the run-config section ``pretrain``; modular: how the modular model is made.
         slices: widths of a block in AdaptiveNet's supernet; batch_size, slots: of local training, for costs.
-        clients: how many exist, for what is asked of their data; held: modules of a layer that an average client can
-            hold.
+        clients: how many exist, for what is asked of their data; held: returns how many modules of a layer an
+            average client can hold.
         place, precision: where and how networks compute.
     """
 
@@ -125,7 +125,7 @@ class Pretraining:
     modular: ModularOptions
     slices: int
     clients: int
-    held: float
+    held: Callable[[], float]
     place: torch.device
     precision: Precision
     progress: Progress | None = None
@@ -172,8 +172,8 @@ class Pretraining:
                     what["clients"].append(world.samples_skew)
                 if world.client_domains:
                     what["clients"].append(world.client_domains)
-                if not np.array_equal(start := world.drift.start(world.frequencies, world.frame), world.frequencies):
-                    what["clients"].append(start.tolist())
+                if not np.array_equal(world.start, world.frequencies):
+                    what["clients"].append(world.start.tolist())
         return what
 
     def artefact(self, name: str) -> State:
@@ -307,7 +307,7 @@ class Pretraining:
             return UNKNOWN
         of_sample, _ = self._subtask_of
         each = [entropy(np.bincount(of_sample[rows])) for rows in self._samples]
-        return max(1, math.floor(self.held / np.exp(np.median(each)) + 1e-9))
+        return max(1, math.floor(self.held() / np.exp(np.median(each)) + 1e-9))
 
     @property
     def _subtasks(self) -> tuple[Tensor, int]:
