@@ -29,7 +29,7 @@ def load_submodel(net: Net | Callable[[], Net], message: Message) -> Net:
     _, arrays = _model(message.content)
     selector = message.content.get(SELECTOR)
     routing = records.unpack(selector) if isinstance(selector, ArrayRecord) else None
-    return build(net, records.unpack(arrays), Plan.of(message.content), routing)
+    return build(net, records.unpack(arrays), Plan.of(message.content), routing, message.metadata.dst_node_id)
 
 
 def reply(

@@ -159,7 +159,7 @@ class HeteroFL(Cutting):
         """Return what the sub-model of a rate keeps."""
         return width(self.architecture, rate)
 
-    def plan(self, rate: float, evaluate: bool) -> Plan:
+    def plan(self, server_round: int, rate: float, evaluate: bool) -> Plan:
         """Return the plan of the sub-model of a rate."""
         return Plan(rate=rate, head=self.found.head)
 
@@ -172,7 +172,9 @@ class HeteroFL(Cutting):
         for rate in set(rates.values()):
             coverage = self.coverage(server_round, rate)
             own = extract(state, self.found.axes, coverage)
-            made[rate] = self.part(self.finish(own) if evaluate else own, coverage, self.plan(rate, evaluate))
+            made[rate] = self.part(
+                self.finish(own) if evaluate else own, coverage, self.plan(server_round, rate, evaluate)
+            )
         return {node: made[rate] for node, rate in rates.items()}
 
     def finish(self, state: State) -> State:
@@ -190,14 +192,16 @@ class FjORD(HeteroFL):
     The widths are HeteroFL's, 1, 1/2, 1/4, 1/8 and 1/16, as far as they are below the capacity, and the capacity.
     """
 
-    def plan(self, rate: float, evaluate: bool) -> Plan:
-        plan = super().plan(rate, evaluate)
+    def plan(self, server_round: int, rate: float, evaluate: bool) -> Plan:
+        plan = super().plan(server_round, rate, evaluate)
         if evaluate:
             return plan
         rates = [rate, *(one for one in RATES if one < rate)]
         sizes = {one: covered_sizes(self.found.sizes, width(self.architecture, one)) for one in rates}
         axes = {name: tuple(dimensions) for name, dimensions in self.found.axes.items()}
-        return plan.model_copy(update={"axes": axes, "sizes": sizes[rate], "widths": list(sizes.items())})
+        return plan.model_copy(
+            update={"axes": axes, "sizes": sizes[rate], "widths": list(sizes.items()), "seed": server_round}
+        )
 
 
 class FedRolex(HeteroFL):

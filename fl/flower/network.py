@@ -1,5 +1,6 @@
 """The network of a sub-model, as an instance of the user's class, from what a message says about it."""
 
+import random
 from collections.abc import Callable
 from functools import partial
 from typing import Self, TypeVar
@@ -54,6 +55,7 @@ class Plan(BaseModel):
             layer reads by the rate (`models.nn.any_body.Scaler`).
         axes, sizes: of the sub-model, where its parts are named: FjORD, ECLM.
         widths: rates to draw in training, and the axis sizes of their sub-models: FjORD.
+        seed: of those draws, together with the client's node id.
         routes: of ECLM.
     """
 
@@ -63,6 +65,7 @@ class Plan(BaseModel):
     axes: dict[str, tuple[Dimension, ...]] = {}
     sizes: dict[str, int] = {}
     widths: list[tuple[float, dict[str, int]]] = []
+    seed: int = 0
     routes: Routes | None = None
 
     @classmethod
@@ -97,13 +100,14 @@ def made(net: Net | Callable[[], Net]) -> Net:
     return network
 
 
-def build(net: Net | Callable[[], Net], state: State, plan: Plan, selector: State | None = None) -> Net:
+def build(net: Net | Callable[[], Net], state: State, plan: Plan, selector: State | None = None, node: int = 0) -> Net:
     """Return a copy of a network whose layers have the sizes of ``state``.
 
     Args:
         net: as in `made`.
         state: parameters and buffers of the sub-model.
         plan: of the sub-model; selector: ECLM's, for its plans.
+        node: id of the client.
 
     Raises:
         ValueError: the parameters are not those of this network.
@@ -128,22 +132,24 @@ def build(net: Net | Callable[[], Net], state: State, plan: Plan, selector: Stat
         body = AnyBody(network, Found(plan.axes, plan.sizes, readers, plan.head), plan.sizes)
         body.rate = plan.rate
         if plan.widths:
-            network.forward = RandomWidth(reshape(template, shapes), body, plan)
+            network.forward = RandomWidth(reshape(template, shapes), body, plan, node)
         elif plan.routes and selector is not None:
             network.forward = Gated(body, plan.routes, selector)
     return network  # type: ignore[return-value]
 
 
 class RandomWidth:
-    """The forward pass of a network that trains a width drawn from torch's random numbers in every batch (FjORD).
+    """The forward pass of a network that trains a width drawn for every batch (FjORD).
 
     Args:
         template: a copy of the network, of which narrower networks are made.
         body: the network.
         plan: its plan.
+        node: id of the client.
     """
 
-    def __init__(self, template: nn.Module, body: AnyBody, plan: Plan):
+    def __init__(self, template: nn.Module, body: AnyBody, plan: Plan, node: int):
+        self.random = random.Random(f"{plan.seed} {node}")
         self.net, self.whole, self.plan = body.net, body.net.forward, plan
         self.part = RandomSubmodel(body, partial(_narrower, template, body.found), self.draw, statistics=True)
 
@@ -152,7 +158,7 @@ class RandomWidth:
 
     def draw(self) -> tuple[Coverage, float]:
         """Draw a width: its coverage of the network, and its rate."""
-        rate, sizes = self.plan.widths[int(torch.randint(len(self.plan.widths), ()))]
+        rate, sizes = self.random.choice(self.plan.widths)
         return {axis: torch.arange(n) for axis, n in sizes.items() if n < self.plan.sizes[axis]}, rate
 
 

@@ -93,7 +93,6 @@ def test_fjord_trains_every_width_up_to_its_own(copied: Any) -> None:
     """A batch changes a prefix of the channels and its running statistics; in evaluation the model is whole."""
     strategy = FjORD(Net, SHAPE, lambda node: 0.5)
     message = sent(strategy)[0]
-    torch.manual_seed(0)
     model = copied(load_submodel(Net, message))
     before, widths = copy.deepcopy(model.state_dict()), set()
     x, y = data(3, 16)
