@@ -2,6 +2,8 @@
 PY ?= python3
 ARGS ?=
 BIN := .venv/bin
+# Every test that starts a process loads a thousand modules, which must not be compiled each time.
+unexport PYTHONDONTWRITEBYTECODE
 PACKAGES := fl strategies models partitions experiments
 
 # Written last, so it says that .venv is complete; its name holds the folder, since a .venv that was moved does not work.
@@ -15,7 +17,7 @@ run: venv ## reproduce the main experiment with `flwr run` (ARGS="..." adds opti
 	$(BIN)/python -m experiments run main --engine flower --overwrite $(ARGS)
 
 test: venv ## run the tests (ARGS="..." adds options)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: venv ## check style and types
 	$(BIN)/ruff check $(PACKAGES) tests

@@ -21,6 +21,17 @@ from strategies.core.pretrained import PretrainedModels
 from strategies.core.strategy import Budget
 
 torch.set_num_threads(1)
+SLOW = (  # files that take longest, in that order; they start first, so that no worker waits for another at the end
+    "experiments/cli/test_engines.py", "experiments/cli/test_split.py", "test_bring_your_own.py",
+    "experiments/attacks/test_attacks.py", "fl/engines/test_actors.py", "experiments/test_hermetic.py",
+    "fl/workloads/test_vq.py", "experiments/cli/test_run.py", "fl/workloads/test_spa.py",
+    "fl/server/test_checkpoint.py", "fl/engines/test_accelerator.py", "fl/server/test_run.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {f"tests/{file}": at for at, file in enumerate(SLOW)}
+    items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(SLOW)))
 
 
 @pytest.fixture(scope="session", autouse=True)

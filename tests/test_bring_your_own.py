@@ -27,7 +27,7 @@ def write_blocks(page: str, folder: Path) -> list[str]:
 
 
 def run(command: str, folder: Path) -> str:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     words = [sys.executable, *shlex.split(command)[1:]]
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -11,6 +11,11 @@ import pytest
 from experiments.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[3]
+SMALL = [
+    f"--set={change}"
+    for change in ("devices.count=6", "cohort=3", "rounds=2", "rounds-per-step=1", "client.adapt-epochs=1")
+]
+Call = Callable[..., tuple[object, str, str]]
 
 
 def experiments(*words: str, cwd: Path = ROOT, timeout: float = 480) -> subprocess.CompletedProcess[str]:
@@ -20,8 +25,18 @@ def experiments(*words: str, cwd: Path = ROOT, timeout: float = 480) -> subproce
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
+def run(call: Call, *words: str) -> None:
+    """Run a command; in this process, if it starts no others than workers."""
+    if {"flower", "ray"} & set(words):
+        done = experiments("run", *words)
+        code, printed, errors = done.returncode, done.stdout, done.stderr
+    else:
+        code, printed, errors = call("run", *words)
+    assert code == 0, f"{printed}{errors}"
+
+
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[object, str, str]]:
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Runs a command in this process and returns its exit status, its output and its errors."""
 
     def _call(*words: str) -> tuple[object, str, str]:

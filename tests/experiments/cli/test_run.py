@@ -5,71 +5,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from experiments.catalog import EXPERIMENTS, SCALES, VIEWS
 from experiments.catalog.tasks import setting
 from experiments.plots import PLOTS
 from experiments.studies import STUDIES
-from fl.results.reader import read_rounds
 from fl.workloads.resolve import resolve
-from tests.experiments.cli.conftest import ROOT, experiments
+from tests.experiments.cli.conftest import ROOT, SMALL, Call
 from tests.fl.conftest import without_clock
-
-SMALL = [
-    f"--set={change}"
-    for change in ("devices.count=6", "cohort=3", "rounds=2", "rounds-per-step=1", "client.adapt-epochs=1")
-]
-
-
-Call = Callable[..., tuple[object, str, str]]
-
-
-def run(call: Call, *words: str) -> None:
-    """Run a command; in this process, if it starts no others than workers."""
-    if {"flower", "ray"} & set(words):
-        done = experiments("run", *words)
-        code, printed, errors = done.returncode, done.stdout, done.stderr
-    else:
-        code, printed, errors = call("run", *words)
-    assert code == 0, f"{printed}{errors}"
-
-
-def test_all_engines_write_the_same_csv(call: Call, tmp_path: Path) -> None:
-    """`flwr run` with two Ray actors of Flower, and with our workers; our two Ray actors, two worker processes, none.
-
-    Each adds in another order, in double precision, so that parameters differ in the last bit at most.
-    """
-    outs = {}
-    engines = {"flower": ["--engine", "flower"], "two": ["--workers", "2"], "one": ["--workers", "1"]}
-    engines |= {"ray": ["--engine", "ray", "--workers", "2"], "inside": ["--engine", "flower", "--set", "engine=local"]}
-    for name, options in engines.items():
-        outs[name] = tmp_path / name
-        run(call, "main", "--scale", "smoke", *SMALL, "--out", str(outs[name]), *options)
-        assert (outs[name] / "figure.png").stat().st_size > 10_000
-        assert "eclm" in (outs[name] / "summary.csv").read_text()
-    tables = {name: read_rounds(out).drop(columns="wall_s") for name, out in outs.items()}
-    for name in ("flower", "inside", "two", "ray"):
-        pd.testing.assert_frame_equal(tables[name], tables["one"], rtol=1e-6, obj=name)
-    assert len(tables["one"]) == 2 * 11
-    (outs["one"] / "config.toml").unlink()
-    assert call("plot", str(outs["one"]), "--svg")[0] == 0  # from the CSV files alone
-    assert (outs["one"] / "figure.svg").stat().st_size > 10_000 and not (outs["two"] / "figure.svg").exists()
-
-
-def test_split_training_under_flower_gives_the_rows_of_the_simulation(call: Call, tmp_path: Path) -> None:
-    """Both halves in their own processes, codes on the wire, on text that ships with the project."""
-    words = "text", "--scale", "smoke", "--settings", "codes", "--set", "strategies=fedavg"
-    for name, options in {"split": ("--engine", "flower", "--set", "split=messages"), "simulated": ()}.items():
-        run(call, *words, "--out", str(tmp_path / name), *options)
-    split, simulated = (without_clock(tmp_path / name) for name in ("split", "simulated"))
-    assert split == simulated and len(split) == 1 + 2 * 2
-    measures = [(tmp_path / name / "measures.csv").read_bytes() for name in ("split", "simulated")]
-    assert measures[0] == measures[1]
 
 
 def test_an_interrupted_run_that_continues_gives_the_csv_of_an_unbroken_run(call: Call, tmp_path: Path) -> None:
