@@ -25,7 +25,7 @@ lint: venv ## check style and types
 	$(BIN)/mypy $(PACKAGES)
 
 lock: ## renew requirements.lock from pyproject.toml (--no-config: what [tool.uv] says is meant for `flwr run` alone)
-	$(BIN)/uv pip compile pyproject.toml --no-config --universal --python-version 3.11 --extra dev --extra text --extra datasets \
+	$(BIN)/uv pip compile pyproject.toml --no-config --universal --python-version 3.11 --extra dev --extra text --extra datasets --extra drift \
 		--no-header --no-annotate --quiet --output-file requirements.lock
 
 venv: $(READY) ## make or update .venv

@@ -53,6 +53,12 @@ def finish(folder: Path, console: Console, asked: str = "", svg: bool = False) -
         written += [page, f"{stem}.png", *([f"{stem}.svg"] if svg else [])]
         if view.name == (asked or experiment.name):
             show(summary, view.table, view.note, console)
+    if experiment.tested:
+        from experiments.significance import write_tests  # its statistics load slowly
+
+        with as_results_error(f"write to '{folder}'"):
+            write_tests(folder, rows, experiment.tested)
+        written += ["tests.csv", "tests.md"]
     for gap in [] if experiment.study else gaps(rows):
         console.print(gap, style="yellow", highlight=False)
     console.print("\n".join(str(folder / name) for name in written), style="dim", highlight=False, soft_wrap=True)

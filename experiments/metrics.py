@@ -160,6 +160,13 @@ _STUDIES = (
            "memory, estimate / measured", "peak\nratio", NEITHER, 1, 2),
     Metric("overlap", "share of their routing that two classes have in common, mean over layers, 0 to 1",
            "overlap", "overlap\n", NEITHER, 1, 2, interval=True),
+    # detection
+    Metric("noticed", "share of the drifts that a detector notices before the client's next one, 0 to 1",
+           "drifts noticed, %", "noticed\n%", UP, *PERCENT, interval=True),
+    Metric("delay_steps", "steps from a drift to its alarm, mean over the noticed drifts; 0: at once",
+           "delay, steps", "delay\nsteps", DOWN, 1, 2),
+    Metric("false_alarms", "alarms without a drift, or after the drift was noticed, per 100 steps of a client",
+           "false alarms per 100 steps", "false\nper 100", DOWN, 1, 1),
     # SPA
     Metric("M", "exchanges per token: share of the tokens that the server asks the device about",
            higher_is_better=DOWN),

@@ -24,7 +24,13 @@ def one_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "")
 
 
-EXTRAS = {"datasets": "datasets", "flwr_datasets": "datasets", "pyarrow": "datasets"}
+EXTRAS = {
+    "datasets": "datasets",
+    "flwr_datasets": "datasets",
+    "pyarrow": "datasets",
+    "river": "drift",
+    "statsmodels": "drift",
+}
 """Optional extras of this project, by the package that they install."""
 
 

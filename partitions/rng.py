@@ -27,6 +27,7 @@ class Purpose(IntEnum):
     CONCEPT = 16  # which labels a concept swaps, and when a sample or class takes its new label
     AVAILABILITY = 17  # when a device is online, and which devices drop out of a round
     LABELLED = 18  # which of a device's training samples have a label
+    STREAM = 19  # new samples that a device meets at a step
     STUDY = 20  # random choices in studies of the server's models
 
 

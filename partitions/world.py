@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import zip_longest
 
 import numpy as np
 
@@ -313,22 +314,13 @@ class World:
         """
         state, event = self._state(device, step), self._event(device, step)
 
-        def held(split: Split, indices: np.ndarray) -> tuple[np.ndarray, Corruptions]:
-            """Return labels (n,) and corruptions of samples, as the drift changes them at this step."""
-            those = Held(device, step, split, indices, self.data.labels(split, indices))
-            looks = tuple(
-                self._corrupted(device, number, int(split == "test"), indices, rows, corruption)
-                for rows, corruption, number in self.drift.looks(those, self.frame)
-            )
-            return self.drift.relabel(those, self.frame), looks
-
         def test() -> tuple[np.ndarray, np.ndarray, Corruptions]:
             drawn = self._test(device, state)
             corruptions = self._corruptions(device, event, 1, drawn, np.ones(len(drawn), bool))
-            labels, looks = held("test", drawn)
+            labels, looks = self._held(device, step, "test", drawn)
             return drawn, labels, corruptions + looks
 
-        labels, corruptions = held("train", state.indices)
+        labels, corruptions = self._held(device, step, "train", state.indices)
         if 0 < self.labelled < len(labels):
             rank = rng(self.seed, Purpose.LABELLED, device).random(len(self.cell))[state.indices]
             labels = np.where(rank.argsort().argsort() < self.labelled, labels, -1)
@@ -336,6 +328,42 @@ class World:
             for entered in np.unique(state.entered).tolist():
                 corruptions += self._corruptions(device, entered, 0, state.indices, state.entered == entered)
         return Draw(state.indices.copy(), labels, corruptions, test)
+
+    def stream(self, device: int, step: int, count: int) -> Draw:
+        """Return new training samples that a device meets at a step, whatever it holds: about ``count``.
+
+        They follow its current distribution, and are drawn anew at every step. The test samples are those of `draw`.
+        """
+        state, event = self._state(device, step), self._event(device, step)
+        counts = apportion(count, state.p, sizes(self._train_cells))
+        generator = rng(self.seed, Purpose.STREAM, device, step)
+        indices = generator.permutation(sample(generator, self._train_cells, counts))
+        labels, looks = self._held(device, step, "train", indices)
+        corruptions = self._corruptions(device, event, 0, indices, np.ones(len(indices), bool))
+        return Draw(indices, labels, corruptions + looks, self.draw(device, step).draw_test)
+
+    def drifts(self, device: int, step: int) -> bool:
+        """Return whether the distribution of a device's samples, their looks or their labels change at a step."""
+        if not step:
+            return False
+        before, now = self._state(device, step - 1), self._state(device, step)
+        if not np.array_equal(before.p, now.p) or before.corruption != now.corruption:
+            return True
+        labels = self.data.labels("train", now.indices)
+        former, held = (Held(device, at, "train", now.indices, labels) for at in (step - 1, step))
+        if not np.array_equal(self.drift.relabel(former, self.frame), self.drift.relabel(held, self.frame)):
+            return True
+        pairs = zip_longest(self.drift.looks(former, self.frame), self.drift.looks(held, self.frame))
+        return not all(a and b and a[1] == b[1] and np.array_equal(a[0], b[0]) for a, b in pairs)
+
+    def _held(self, device: int, step: int, split: Split, indices: np.ndarray) -> tuple[np.ndarray, Corruptions]:
+        """Return labels (n,) and corruptions of samples, as the drift changes them at this step."""
+        those = Held(device, step, split, indices, self.data.labels(split, indices))
+        looks = tuple(
+            self._corrupted(device, number, int(split == "test"), indices, rows, corruption)
+            for rows, corruption, number in self.drift.looks(those, self.frame)
+        )
+        return self.drift.relabel(those, self.frame), looks
 
     def _test(self, device: int, state: State) -> np.ndarray:
         cells, total, own = self._test_cells, self.test_samples, np.empty(0, np.int64)

@@ -17,7 +17,7 @@ from experiments.cli.new import new
 from experiments.cli.run import list_, merge, plot, run
 from experiments.cli.spa import chat, spa_app
 from experiments.deploy.commands import app as deploy_app
-from partitions.errors import UserError
+from partitions.errors import UserError, missing_package
 
 INTERRUPTED = 130  # exit status after Ctrl-C
 
@@ -56,11 +56,12 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except Exception as error:
-        foreseen = isinstance(error, UserError)
+        foreseen, advice = isinstance(error, UserError), missing_package(error)
         if sys.flags.dev_mode and not foreseen:
             raise
+        said = str(error) if foreseen else f"this {advice}" if advice else unexpected(error)
         errors.print("error:", style="red", end=" ")
-        errors.print(str(error) if foreseen else unexpected(error), markup=False, highlight=False, soft_wrap=True)
+        errors.print(said, markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     if code == INTERRUPTED:  # typer returns it after a KeyboardInterrupt
         errors.print("interrupted; the same command continues where it stopped", style="yellow")

@@ -24,6 +24,8 @@ PLOTS: Registry[Any] = Registry(
         "sweep": "experiments.plots.eclm.sweep:sweep",
         "compared": "experiments.plots.eclm.sweep:compared",
         "speedup": "experiments.plots.eclm.sweep:speedup",
+        "ranks": "experiments.plots.eclm.ranks:ranks_figure",
+        "detection": "experiments.plots.eclm.detection:detection",
         "routing": "experiments.plots.eclm.routing:routing",
         "submodels": "experiments.plots.eclm.submodels:submodels",
         "estimates": "experiments.plots.eclm.estimates:estimates",

@@ -10,6 +10,7 @@ STUDIES: Registry[Any] = Registry(
     {
         "routing": "experiments.studies.routing:ROUTING",
         "submodels": "experiments.studies.submodels:SUBMODELS",
+        "detection": "experiments.studies.detection:DETECTION",
         "latency": "experiments.studies.latency:LATENCY",
         "spa-modes": "experiments.studies.spa:SPA_MODES",
         "spa-gate": "experiments.studies.spa:SPA_GATE",

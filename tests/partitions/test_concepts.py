@@ -199,3 +199,19 @@ def test_a_file_that_does_not_fit_is_refused_before_anything_is_drawn(toy, file,
 def test_every_random_concept_is_drawn_if_there_are_just_enough():
     assert len(np.unique(table("3", 16, 6, 5), axis=0)) == 16
     assert len(np.unique(table("1", 4, 3, 5), axis=0)) == 4
+
+
+def test_a_device_drifts_when_labels_of_its_samples_change(toy, file):
+    w = world(toy, DRIFTS["concept-matrix"](file=file, swaps=SWAPS), schedule=Schedule("never"))
+    assert [[w.drifts(device, step) for step in range(4)] for device in range(3)] == [
+        [False, True, False, True], [False, False, True, False], [False] * 4,
+    ]  # fmt: skip
+    seen = w.stream(1, 2, 60)
+    assert seen.train_labels.tolist() == SWAPPED[2][toy.y_train[seen.train]].tolist()
+
+
+def test_a_device_drifts_when_the_looks_of_its_samples_change(toy, file):
+    drift = DRIFTS["concept-matrix"](file=file, swaps="0", contexts="noise:0.5;blur:0.5")
+    w = world(toy, drift, schedule=Schedule("never"))
+    assert [w.drifts(0, step) for step in range(4)] == [False, True, False, True]
+    assert w.stream(0, 1, 60).train_corruptions and not w.stream(0, 0, 60).train_corruptions

@@ -358,3 +358,34 @@ def test_a_drift_may_treat_devices_differently(toy):
     (even, odd), _ = w.history([4, 7], 2)
     assert np.array_equal(even[1], even[0]) and np.array_equal(odd[1], odd[0][::-1])
     assert not np.array_equal(odd[1], odd[0])
+
+
+@several
+@given(pairs, seeds, devices, drift_paces)
+def test_where_nothing_drifts_a_device_keeps_distribution_labels_and_looks(toy, pair, seed, device, pace):
+    w = world(toy, pair, seed, schedule=Schedule(pace[0]), drift_steps=pace[1])
+    assert not w.drifts(device, 0)
+    for step in range(1, 6):
+        before, now = w.draw(device, step - 1), w.draw(device, step)
+        if not w.drifts(device, step):
+            assert np.array_equal(w.distribution(device, step), w.distribution(device, step - 1))
+            assert np.array_equal(now.test, before.test) and np.array_equal(now.test_labels, before.test_labels)
+        elif pair[1] in ("none", "resample"):
+            raise AssertionError("new samples of the same distribution are no drift")
+
+
+@pytest.mark.parametrize(("drift", "expected"), [("subject", True), ("resample", False), ("none", False)])
+def test_drifts_are_the_steps_of_the_schedule(toy, drift, expected):
+    w = world(toy, ("subject", drift), schedule=Schedule("2,3"))
+    assert [w.drifts(0, step) for step in range(5)] == [False, False, expected, expected, False]
+
+
+@several
+@given(pairs, seeds, devices, steps)
+def test_a_stream_has_new_samples_of_the_current_distribution(toy, pair, seed, device, step):
+    w = world(toy, pair, seed)
+    met, again, later = w.stream(device, step, 60), w.stream(device, step, 60), w.stream(device, step + 1, 60)
+    assert same(met, again) and len(met.train) == 60 and not np.array_equal(met.train, later.train)
+    assert np.isin(met.train, w.pool()).all()
+    shares = np.bincount(w.cell[met.train], minlength=6) / 60
+    assert np.abs(shares - w.distribution(device, step)).max() < 1 / 60 + 1e-9
