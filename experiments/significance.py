@@ -4,7 +4,7 @@ Demšar, "Statistical Comparisons of Classifiers over Multiple Data Sets", JMLR 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,12 @@ LEVEL = 0.05  # of all tests together
 COLUMNS = ("setting", "method", "seeds", "difference", "ci95", "p", "p_holm")
 
 
-def scores(rounds: pd.DataFrame, metric: str = "accuracy_mean") -> pd.Series:
-    """Return the metric of every complete run, by setting, method and seed in the order of the rows."""
-    runs = complete(rounds).groupby(["setting", "method", "seed"], sort=False)
-    return pd.Series({run: metrics(rows)[metric] for run, rows in runs}, dtype=float).rename_axis(
-        ["setting", "method", "seed"]
-    )
+def scores(rounds: pd.DataFrame, methods: Collection[str] = ()) -> pd.Series:
+    """Return the accuracy of every complete run of these methods (empty: all), by setting, method and seed."""
+    index = ["setting", "method", "seed"]
+    chosen = rounds[rounds["method"].isin(methods)] if methods else rounds
+    runs = complete(chosen).groupby(index, sort=False)
+    return pd.Series({run: metrics(rows)["accuracy_mean"] for run, rows in runs}, dtype=float).rename_axis(index)
 
 
 def compare(of_runs: pd.Series, reference: str) -> pd.DataFrame:
@@ -87,9 +87,10 @@ def friedman(of_settings: pd.DataFrame) -> float:
     return float(friedmanchisquare(*of_settings.to_numpy()).pvalue)
 
 
-def write_tests(folder: Path, rounds: pd.DataFrame, reference: str) -> None:
-    """Write ``tests.csv`` and ``tests.md`` of a results folder."""
-    tested, of_settings = compare(scores(rounds), reference), ranks(scores(rounds))
+def write_tests(folder: Path, rounds: pd.DataFrame, methods: Sequence[str]) -> None:
+    """Write ``tests.csv`` and ``tests.md`` of a results folder; the first method is tested against the others."""
+    of_runs, reference = scores(rounds, methods), methods[0]
+    tested, of_settings = compare(of_runs, reference), ranks(of_runs)
     atomic_write(folder / "tests.csv", csv_text([COLUMNS, *tested.itertuples(index=False, name=None)]))
     atomic_write(folder / "tests.md", markdown(tested, of_settings, reference))
 

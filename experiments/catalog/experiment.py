@@ -33,7 +33,7 @@ class Experiment:
         sweep: whether the settings are points of a sweep, 'group key=value'; the points of a group share their target.
         paper: values in the paper, {(setting, method): {metric: value}}.
         note: text below the table, e.g. what the paper reports in words.
-        tested: the method that is tested against all others (`experiments.significance`); empty: no tests.
+        tested: methods that are ranked (`experiments.significance`); the first is tested against each of the others.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Experiment:
     sweep: bool = False
     paper: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict)
     note: str = ""
-    tested: str = ""
+    tested: Sequence[str] = ()
 
     def resolve(
         self, scale: str, seeds: Sequence[int], changes: Mapping[str, Any], only: Sequence[str] = ()

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from experiments.catalog import EXPERIMENTS, OTHER
 from experiments.plots.style import GREY, line_styles, styled
 from experiments.significance import LEVEL, critical_difference, friedman, ranks, scores
 
@@ -13,7 +14,8 @@ def ranks_figure(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
 
     Methods whose mean is in the band cannot be told from the best one (Nemenyi's test).
     """
-    of_settings = ranks(scores(rounds))
+    experiment = EXPERIMENTS.get(str(rounds["experiment"].iloc[0]), OTHER)
+    of_settings = ranks(scores(rounds, experiment.tested))
     methods, settings = of_settings.shape
     means = of_settings.mean(axis=1).sort_values(kind="stable")
     styles = line_styles(means.index)
