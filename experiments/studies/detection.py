@@ -6,8 +6,7 @@ ADWIN (Bifet and Gavaldà 2007) and Page-Hinkley (Page 1954), by `river`. Each r
 detectors can be compared at equal numbers of false alarms.
 """
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,21 +34,24 @@ SENSITIVITIES: Mapping[str, tuple[float, ...]] = {  # from cautious to nervous
 
 @dataclass(frozen=True)
 class Row:
-    """What one detector said to one client at one step.
+    """What one detector did for one client.
 
     Args:
         detector: key of `SENSITIVITIES`; sensitivity: its parameter.
-        device: number of the client; step: from 1, since at step 0 there is nothing to compare with.
-        drifts: 1 if the client's data drift at this step.
-        alarm: 1 if the detector says so.
+        device: number of the client; steps: how many it watched, all but the first, which has nothing before it.
+        drifts: drifts of the client's data; noticed: those with an alarm before the client's next drift.
+        waited: steps from a drift to its alarm, summed over the noticed ones.
+        false_alarms: all other alarms.
     """
 
     detector: str
     sensitivity: float
     device: int
-    step: int
+    steps: int
     drifts: int
-    alarm: int
+    noticed: int
+    waited: int
+    false_alarms: int
 
 
 def measure(run: Run, seed: int, tick: Tick) -> Iterator[Row]:
@@ -66,6 +68,9 @@ def measure(run: Run, seed: int, tick: Tick) -> Iterator[Row]:
             ("adwin", delta): ADWIN(delta=delta) for delta in SENSITIVITIES["adwin"]
         } | {("page-hinkley", limit): PageHinkley(threshold=limit) for limit in SENSITIVITIES["page-hinkley"]}
         former: dict[str, np.ndarray] = {}
+        said: dict[tuple[str, float], list[bool]] = {
+            (detector, one): [] for detector, several in SENSITIVITIES.items() for one in several
+        }
         for step in range(steps):
             met = world.stream(device, step, SAMPLES)
             x = corrupt(tensors(world.data, "train", met.train)[0], met.train_corruptions)
@@ -80,44 +85,41 @@ def measure(run: Run, seed: int, tick: Tick) -> Iterator[Row]:
                 for loss in losses:
                     detector.update(loss)
                     alarms[who] |= detector.drift_detected
-            former, drifts = now, int(world.drifts(device, step))
-            if step:
-                for (name, sensitivity), alarm in alarms.items():
-                    yield Row(name, sensitivity, device, step, drifts, int(alarm))
+            former = now
+            for who, alarm in alarms.items():
+                said[who].append(alarm)
+        drifts = [world.drifts(device, step) for step in range(1, steps)]
+        for (name, sensitivity), of_steps in said.items():
+            yield Row(name, sensitivity, device, len(drifts), sum(drifts), *judge(drifts, of_steps[1:]))
 
 
-def outcomes(rows: pd.DataFrame) -> tuple[float, float, float]:
-    """Judge one detector at one sensitivity, given its rows of one setting and seed.
+def judge(drifts: Sequence[bool], alarms: Sequence[bool]) -> tuple[int, int, int]:
+    """Judge the alarms of a client's steps: drifts that were noticed, steps waited for them, and false alarms.
 
-    Returns:
-        The share of drifts that it notices before the next drift of the client; the steps until then, mean over the
-        noticed ones (0: at once); and false alarms per 100 steps: alarms before any drift, or after the first alarm
-        since a drift.
+    An alarm is that of the last drift, if this has none yet; else it is false.
     """
-    noticed: list[int] = []
-    drifts = false = 0
-    for _, of_device in rows.sort_values("step").groupby("device"):
-        since: int | None = None  # the drift that waits for its alarm
-        for step, drifted, alarm in of_device[["step", "drifts", "alarm"]].itertuples(index=False):
-            if drifted:
-                drifts, since = drifts + 1, step
-            if alarm and since is not None:
-                noticed.append(step - since)
-                since = None
-            elif alarm:
-                false += 1
-    share = len(noticed) / drifts if drifts else math.nan
-    return share, float(np.mean(noticed)) if noticed else math.nan, 100 * false / len(rows)
+    noticed = waited = false = 0
+    since: int | None = None  # the drift that waits for its alarm
+    for step, (drift, alarm) in enumerate(zip(drifts, alarms, strict=True)):
+        since = step if drift else since
+        if alarm and since is not None:
+            noticed, waited, since = noticed + 1, waited + step - since, None
+        elif alarm:
+            false += 1
+    return noticed, waited, false
 
 
 def metrics(rows: pd.DataFrame) -> Measured:
-    """Return the outcomes of every detector, named 'detector sensitivity'."""
+    """Compute share of drifts noticed, delay and false alarms of every detector, named 'detector sensitivity'."""
     found: dict[tuple[str, str], float] = {}
     for (detector, sensitivity), of in rows.groupby(["detector", "sensitivity"], sort=False):
-        share, delay, false = outcomes(of)
-        name = f"{detector} {sensitivity:g}"
-        found |= {(name, "noticed"): share, (name, "delay_steps"): delay, (name, "false_alarms"): false}
-    return {key: value for key, value in found.items() if not math.isnan(value)}
+        name, total = f"{detector} {sensitivity:g}", of.sum(numeric_only=True)
+        found[name, "false_alarms"] = 100 * total["false_alarms"] / total["steps"]
+        if total["drifts"]:
+            found[name, "noticed"] = total["noticed"] / total["drifts"]
+        if total["noticed"]:
+            found[name, "delay_steps"] = total["waited"] / total["noticed"]
+    return found
 
 
 DETECTION = Study(Row, measure, metrics)
