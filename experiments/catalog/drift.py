@@ -66,6 +66,7 @@ FULL: dict[str, Overrides] = {
     name: {**keys, "strategies": METHODS}
     for name, keys in ({name: {**EMBEDDED, **keys} for name, keys in PEOPLE.items()} | PICTURES).items()
 }
+LARGE: Overrides = {"data.image-size": 0, "client.optimizer": "sgd", "client.lr": 0.01}  # scaffold needs SGD
 
 DRIFT_SUITE = Experiment(
     name="drift-suite",
@@ -74,7 +75,7 @@ DRIFT_SUITE = Experiment(
     settings={
         "smoke": {name: {**keys, **(EMBEDDED_SMOKE if name in PEOPLE else SMOKE)} for name, keys in FULL.items()},
         "cpu": FULL,
-        "paper": {name: {**keys, **PAPER, "data.image-size": 0} for name, keys in FULL.items()},
+        "paper": {name: {**keys, **PAPER, **LARGE} for name, keys in FULL.items()},
     },
     cost={"smoke": "5 min", "cpu": "8 h", "paper": "GPU days"},
     seeds=(1, 2, 3, 4, 5),
