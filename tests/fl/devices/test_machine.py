@@ -14,6 +14,7 @@ from flwr.app import Context, Message, RecordDict
 from fl.client import handlers
 from fl.client_app import app
 from fl.config import Settings, SettingsError
+from fl.config.settings import flatten
 from fl.devices import machine as module
 from fl.devices.hardware import Hardware, Table, shares
 from fl.devices.machine import Machine
@@ -25,7 +26,7 @@ from fl.server.fleet import Fleet
 from fl.server.run import execute, open_results
 from fl.workloads import classify
 from fl.workloads.classify import Classify
-from fl.workloads.resolve import Run, resolve
+from fl.workloads.resolve import Run, default_tables, resolve
 from fl.workloads.state_store import ClientStateStore
 from fl.workloads.workload import ClientContext
 from models.costs import Cost
@@ -41,7 +42,12 @@ NodeConfig = Callable[[int], dict[str, Any]]
 
 def machines(run: Run, config: NodeConfig, **how: Any) -> LocalGrid:
     """Return virtual nodes, each with a node-config of its own."""
-    return LocalGrid(run.settings.flat(), run.settings.devices.count, node_config=config, **how)
+    return LocalGrid(as_flower_sends(run.settings), run.settings.devices.count, node_config=config, **how)
+
+
+def as_flower_sends(settings: Settings) -> dict[str, Any]:
+    """Return the run-config with all of its defaults."""
+    return flatten(default_tables()) | settings.flat()
 
 
 def as_drawn(settings: Settings) -> NodeConfig:
@@ -101,7 +107,7 @@ def test_machines_with_one_file_each_give_the_rows_of_the_simulation(tmp_path: P
 
     with machines(own, config) as grid:
         play(tmp_path / "own", grid, own)
-    with LocalGrid(simulated.settings.flat(), 2) as grid:
+    with LocalGrid(as_flower_sends(simulated.settings), 2) as grid:
         play(tmp_path / "simulated", grid, simulated)
     pd.testing.assert_frame_equal(rows_of(tmp_path / "own"), rows_of(tmp_path / "simulated"))
     assert (rows_of(tmp_path / "own")["failures"] == 0).all()
