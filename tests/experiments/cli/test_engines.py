@@ -16,7 +16,8 @@ def test_all_engines_write_the_same_csv(call: Call, tmp_path: Path) -> None:
     Each adds in another order, in double precision, so that parameters differ in the last bit at most.
     """
     outs: dict[str, Path] = {}
-    files = write_device_files(tmp_path / "files", 6) | {"drift.kind": "label-shift", "data.proxy-domains": ""}
+    files = write_device_files(tmp_path / "files", 6) | {"drift.kind": "label-shift"}
+    files |= {"data.proxy-domains": "", "data.client-domains": ""}
     engines = {"flower": ["--engine", "flower"], "two": ["--workers", "2"], "one": ["--workers", "1"]}
     engines |= {"ray": ["--engine", "ray", "--workers", "2"], "inside": ["--engine", "flower", "--set", "engine=local"]}
     data = [f"--set={key}={value}" for key, value in files.items()]
