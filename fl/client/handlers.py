@@ -13,7 +13,7 @@ from fl.config import Settings
 from fl.devices.machine import Machine
 from fl.messages import records
 from fl.messages.codec import Address, read_task, tensor_records
-from fl.workloads.resolve import Run, resolve
+from fl.workloads.resolve import Run, from_flower, resolve
 from fl.workloads.state_store import ClientStateStore, StateMissing, forget
 from fl.workloads.workload import ClientContext, SplitWorkload, Trained
 from models.submodel import State
@@ -24,7 +24,7 @@ from strategies.core.client import ClientTrainer
 @lru_cache(maxsize=8)
 def _resolved(items: tuple[tuple[str, str | int | float | bool], ...]) -> Run:
     """Return the run of a run-config. Every message brings its own; a process resolves each once."""
-    return resolve(Settings.parse(dict(items)), check=False)
+    return resolve(from_flower(dict(items)), check=False)
 
 
 def run_of(context: Context) -> Run:

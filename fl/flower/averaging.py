@@ -92,6 +92,9 @@ class FedAvg(flower.FedAvg):
 
     def prepare(self, arrays: ArrayRecord) -> ArrayRecord:
         """Return the arrays that the first round starts from, given the user's."""
+        for name, value in records.unpack(arrays).items():
+            if not value.isfinite().all():
+                raise ValueError(f"{name} of the initial arrays holds values that are not finite")
         if self.net is None:
             return arrays
         expected, got = self.net.state_dict(), {name: tuple(array.shape) for name, array in arrays.items()}

@@ -96,8 +96,12 @@ def _plain(metrics: Mapping[str, Any]) -> dict[str, int | float | list[int] | li
     """Return metrics as Python's numbers: tensors and numbers of numpy are welcome."""
     plain: dict[str, Any] = {}
     for name, value in metrics.items():
-        value = value.tolist() if hasattr(value, "tolist") else value
+        value = [_number(v) for v in value] if isinstance(value, list) else _number(value)
         if not all(isinstance(v, int | float) for v in (value if isinstance(value, list) else [value])):
             raise ValueError(f"{name} = {value!r:.80} is not a number")
         plain[name] = int(value) if isinstance(value, bool) else value
     return plain
+
+
+def _number(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -1,5 +1,6 @@
 """Strategies that send each client the part of a network that it can afford: HeteroFL, FjORD, FedRolex."""
 
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from logging import INFO
@@ -47,7 +48,7 @@ class Cutting(FedAvg):
         **options: Any,
     ):
         super().__init__(net, **options)
-        self.input_shape = tuple(input_shape)
+        self.input_shape = _shape(input_shape)
         classes = count_classes(self.net, self.input_shape)
         self.architecture = from_module(self.net, self.input_shape, classes)
         body = self.architecture.part(FULL)
@@ -56,7 +57,9 @@ class Cutting(FedAvg):
         if not axis_names(d for dimensions in self.axes.values() for d in dimensions) - {"classes"}:
             why = "; ".join(f"{axis}: {reason}" for axis, reason in self.found.whole.items())
             raise ValueError(f"no channels of the network can be cut ({why or 'it has no hidden layer'}): use FedAvg")
-        self.capacities = capacities.get if isinstance(capacities, Mapping) else capacities
+        if not (capacities is None or isinstance(capacities, Mapping) or callable(capacities)):
+            raise ValueError(f"capacities is {capacities!r:.80}: give a dict by node id, or a function of the node id")
+        self.capacities = capacities
         self.profiles: dict[int, dict[str, Any]] = {}  # answers by node
 
     def summary(self) -> None:
@@ -75,8 +78,15 @@ class Cutting(FedAvg):
         """Fill ``profiles`` with the answers of the nodes that are not there; nodes that fail are asked again later.
 
         Raises:
-            ValueError: no ClientApp answers queries, or a capacity is impossible.
+            ValueError: no ClientApp answers queries, a capacity is impossible, or ``capacities`` is of other nodes.
         """
+        if isinstance(self.capacities, Mapping) and self.capacities and not self.profiles:
+            known = list(grid.get_node_ids())
+            if not self.capacities.keys() & {*known}:
+                raise ValueError(
+                    f"capacities names none of this run's nodes, such as {known[:1]}: its keys are node ids, not "
+                    "partition-ids; give a function, or set `capacity` in each node-config"
+                )
         given = {node: self._given(node) for node in nodes if node not in self.profiles}
         if content is None:
             self.profiles |= {node: {CAPACITY: capacity} for node, capacity in given.items() if capacity is not None}
@@ -111,8 +121,18 @@ class Cutting(FedAvg):
 
     def _given(self, node: int) -> float | None:
         """Return the capacity that the user gives a node."""
-        capacity = self.capacities(node) if self.capacities else None
+        given = self.capacities
+        capacity = given.get(node) if isinstance(given, Mapping) else given(node) if given else None
         return None if capacity is None else _capacity(node, capacity)
+
+
+def _shape(shape: Any) -> Shape:
+    """Return the shape of one sample; ValueError if it is none."""
+    try:
+        return tuple(map(operator.index, shape))
+    except (TypeError, ValueError):
+        what = f"input_shape is of type {type(shape).__name__}"
+        raise ValueError(f"{what}: give the shape of one sample as whole numbers, such as (3, 32, 32)") from None
 
 
 def _capacity(node: int, capacity: Any) -> float:

@@ -7,9 +7,11 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from fl.config.sections import Pretrain
+from fl.config.settings import sentence
 from fl.flower.averaging import Network, Part
 from fl.flower.client import CAPACITY, SELECTOR
 from fl.flower.cutting import Capacities, Cutting, proxy_samples
@@ -67,7 +69,11 @@ class ECLM(Cutting):
         super().__init__(net, input_shape, capacities, **options)
         if not self.found.readers:
             raise ValueError("ECLM needs a layer of at least 32 channels that one other layer reads: use HeteroFL")
-        self.options = eclm.ECLM.Options(modules=modules, shrink=modules, top_k=modules if proxy is None else top_k)
+        try:
+            top_k = modules if proxy is None else top_k
+            self.options = eclm.ECLM.Options(modules=modules, shrink=modules, top_k=top_k)
+        except ValidationError as error:
+            raise ValueError(sentence(error, eclm.ECLM.Options)) from None
         eclm.ECLM.check(self.options, BUDGET)
         self.proxy = None if proxy is None else self._labelled(proxy)
         self.pretrain, self.seed, self.query_every = pretrain or Pretrain(), seed, query_every

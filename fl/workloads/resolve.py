@@ -19,7 +19,7 @@ from fl.workloads.options import WORKLOAD_OPTIONS
 from fl.workloads.workload import Method, SplitWorkload, Workload
 from fl.workloads.world import Worlds
 from models.nn.registry import MODELS
-from partitions import DATASETS, DRIFTS, PARTITIONS, DataError, Schedule, UnknownName
+from partitions import DATASETS, DRIFTS, PARTITIONS, DataError, Schedule, UnknownName, source_of
 from partitions.availability import AVAILABILITY, Availability
 from partitions.components import Registry, Section, options_of, section_name
 from partitions.datasets.source import Source
@@ -253,7 +253,8 @@ def used_sections(settings: Settings) -> set[str]:
 def without_unused(settings: Settings, keep: Iterable[str]) -> Settings:
     """Drop keys that the run does not use, e.g. defaults of an experiment that a user changed.
 
-    These are options of other components, and general keys that the partition does not read.
+    These are options of other components, general keys that the partition does not read, and the share of a public data
+    set that the cloud has, if the data are a folder of the user's.
 
     Args:
         keep: dotted keys that the user gave; they stay, and are refused later if the run does not use them.
@@ -261,12 +262,14 @@ def without_unused(settings: Settings, keep: Iterable[str]) -> Settings:
     given = {key.partition(".")[0] for key in keep}
     try:
         used = used_sections(settings) | given
-        ignores = {*getattr(PARTITIONS[settings.data.partition], "ignores", ())} - {*keep}
+        ignores = {*getattr(PARTITIONS[settings.data.partition], "ignores", ())}
+        ignores |= {"data.proxy-fraction"} if source_of(settings.data.name).of_machine else set()
     except UnknownName:
         return settings
     changed = settings.model_copy(update={"options": {k: v for k, v in settings.options.items() if k in used}})
     flat = changed.flat()
-    return Settings.parse({k: v for k, v in flat.items() if k not in ignores}) if ignores & {*flat} else changed
+    unused = ignores & {*flat} - {*keep}
+    return Settings.parse({k: v for k, v in flat.items() if k not in unused}) if unused else changed
 
 
 def _component(where: str, name: str) -> Any:

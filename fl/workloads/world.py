@@ -104,6 +104,11 @@ class Worlds:
                         f"data.{key.replace('_', '-')} is for simulated data: leave it out with devices.placement = "
                         f"'own' and data.name = '{data.name}'"
                     )
+            if self.dataset.text and self.tokenise:
+                raise SettingsError(
+                    "workload 'vq' finds the vocabulary in the cloud's text, which a device does not have: with "
+                    f"data.name = '{data.name}' it needs devices.placement = 'shared'"
+                )
             return LocalData(self.dataset, data.samples_max, data.test_samples)
         if self.dataset.proxy is not None and "proxy_fraction" in data.model_fields_set:
             raise SettingsError(

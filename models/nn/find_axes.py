@@ -29,6 +29,8 @@ NARROW = 32  # layers with fewer channels, such as those of squeeze and excitati
 MIXED = "with some of its channels, the model does not compute what it computes with zeros in the others"
 UNGATED = "switching its channels off does not equal cutting them"
 RECURRENT = "recurrent layers keep their width"
+UNFOLLOWED = "its channels could not be followed"
+WRAPPERS = (torch.jit.ScriptModule, nn.DataParallel, nn.parallel.DistributedDataParallel)
 Label = tuple[str, int] | None  # of one entry of a dimension: its axis and its channel
 Labels = dict[tuple[str, int], list[Label]]  # by parameter and dimension
 
@@ -55,17 +57,14 @@ class Group:
 
 def find_axes(net: nn.Module, input_shape: Shape, classes: int, layers: int = 0, names: str = "") -> Found:
     """Find the axes of a module; arguments and errors as in `from_module`."""
+    _refuse_wrapped(net)
     x = torch.randint(0, 2, (2, *input_shape), generator=torch.Generator().manual_seed(0)).float()
     with evaluation(net), torch.random.fork_rng(devices=[]):
         order, whole, traced = _execution(net, x, classes), dict[str, str](), list[Group]()
-        for name, value in net.state_dict().items():
-            if not isinstance(value, Tensor) or value.dtype == torch.bool or not value.isfinite().all():
-                raise ValueError(
-                    f"{name} in the model's state is not a tensor of finite numbers: "
-                    "use register_buffer with persistent=False, and no get_extra_state"
-                )
+        _refuse_state(net)
         try:
             traced = _traced(net, x)
+            whole = _unfollowed(net, traced)
         except ModuleNotFoundError:  # torch-pruning
             raise
         except Exception as error:  # a graph that the library cannot follow: only the whole module is trained
@@ -89,6 +88,39 @@ def find_axes(net: nn.Module, input_shape: Shape, classes: int, layers: int = 0,
             raise ValueError(f"model.module-layers = {layers}: the model has {len(readers)} such layers")
         whole |= {name: RECURRENT for name, module in net.named_modules() if isinstance(module, nn.RNNBase)}
         return _found(net, groups, labels, whole, dict(list(readers.items())[-layers:]), classes)
+
+
+def _refuse_wrapped(net: nn.Module) -> None:
+    """Raise ValueError for a module that cannot be copied with other sizes."""
+    for name, module in net.named_modules():
+        if isinstance(module, WRAPPERS) or hasattr(module, "_orig_mod"):
+            kind = type(module).__name__
+            raise ValueError(f"{name or 'the model'} is a {kind}: give the nn.Module that it was made of")
+
+
+def _refuse_state(net: nn.Module) -> None:
+    """Raise ValueError if an entry of a module's state cannot be sent and averaged, or if none can be trained."""
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        raise ValueError("the model has no parameters to train")
+    for name, value in net.state_dict().items():
+        strided = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+        if not strided or value.is_complex() or value.dtype == torch.bool or not value.isfinite().all():
+            raise ValueError(
+                f"{name} in the model's state is not a tensor of finite real numbers: "
+                "use register_buffer with persistent=False, and no get_extra_state"
+            )
+
+
+def _unfollowed(net: nn.Module, groups: list[Group]) -> dict[str, str]:
+    """Return the layers and bare parameters that are in no group of channels."""
+    known, found = {name for group in groups for name, *_ in group.members}, {}
+    for name, value in net.named_parameters():
+        path = name.split(".")
+        if value.numel() > 1 and not known & {".".join(path[:n]) for n in range(len(path) + 1)}:
+            owner = ".".join(path[:-1])
+            leaf = bool(owner) and not list(net.get_submodule(owner).children())
+            found[owner if leaf else name] = UNFOLLOWED
+    return found
 
 
 def _chosen(layers: list[str], names: str, whole: Mapping[str, str]) -> list[str]:
@@ -290,13 +322,19 @@ def _traced(net: nn.Module, x: Tensor) -> list[Group]:
     """Return the groups of channels that torch-pruning finds."""
     import torch_pruning
 
-    graph = torch_pruning.DependencyGraph()
-    with torch.enable_grad():
-        graph.build_dependency(net, x, verbose=False)
+    graph, frozen = torch_pruning.DependencyGraph(), [p for p in net.parameters() if not p.requires_grad]
+    try:
+        for parameter in frozen:  # the library follows gradients
+            parameter.requires_grad_(parameter.is_floating_point())
+        with torch.enable_grad():
+            graph.build_dependency(net, x, verbose=False)
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
     names = {id(module): name for name, module in net.named_modules()}
     bare = {id(parameter): name for name, parameter in net.named_parameters()}
     groups = []
-    for items in graph.get_all_groups():
+    for items in graph.get_all_groups(root_module_types=(*PLAIN, *TRANSPOSED, nn.Linear, nn.Embedding)):
         group = Group(len(items[0].idxs))
         for member in items:
             target = member.dep.target.module

@@ -4,6 +4,7 @@ Every error names the file and the row. Rows count from 1, without a header.
 """
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -75,6 +76,8 @@ def read_table(frame: "pd.DataFrame", options: Columns, where: str, image_size: 
         if columns.count(name) != 1:
             how = "no column" if name not in columns else "two columns"
             raise DataError(f"{where} has {how} '{name}': its columns are {', '.join(columns)[:400]}")
+    if twice := next((name for name in wanted if wanted.count(name) > 1), None):
+        raise DataError(f"option 'features' names the column '{twice}' twice: name each column once")
     if options.label in wanted or not wanted:
         raise DataError(f"{where} needs columns of inputs beside the label '{options.label}'")
     series = dict(zip(columns, (column for _, column in frame.items()), strict=True))
@@ -134,17 +137,21 @@ def _inputs(series: "Mapping[str, pd.Series]", where: str, image_size: int) -> n
 def _is_number(value: object) -> bool:
     """Return whether a cell holds a number, maybe as text: a column of CSV is text if one of its cells is."""
     try:
-        return isinstance(float(value), float)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        return math.isfinite(float(value)) and "_" not in str(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
         return False
 
 
 def _kind(column: "pd.Series") -> str:
-    """Return what a column that is not of numbers holds: text, cells (arrays or pictures) or other."""
+    """Return what a column of Python's objects holds: text, number, cells (arrays or pictures) or other."""
     if all(isinstance(value, str) for value in column):
         return "text"
     first = column.iloc[0]
-    return "cells" if isinstance(first, list | tuple | np.ndarray | dict) or is_a(first, "PIL.Image:Image") else "other"
+    if isinstance(first, list | tuple | np.ndarray) or is_a(first, "PIL.Image:Image"):
+        return "cells"
+    if isinstance(first, dict):
+        return "cells" if {"bytes", "path"} & first.keys() else "other"
+    return "number" if all(_is_number(value) and not isinstance(value, str | bytes) for value in column) else "other"
 
 
 def _cells(column: "pd.Series", where: str, image_size: int) -> np.ndarray:
@@ -159,6 +166,8 @@ def _cells(column: "pd.Series", where: str, image_size: int) -> np.ndarray:
                 cell = np.asarray(_nested(value), np.float64)
             except (TypeError, ValueError) as error:
                 raise DataError(f"{place}: column '{column.name}' holds {value!r:.{SHOWN}}, not numbers") from error
+        if not cell.size:
+            raise DataError(f"{place}: column '{column.name}' holds no numbers")
         if row > 1 and (cell.shape, cell.dtype) != (cells[0].shape, cells[0].dtype):
             raise DataError(f"{place}: the shape is {cell.shape}, that of row 1 is {cells[0].shape}: make them equal")
         cells.append(cell)
@@ -280,7 +289,8 @@ def _leave_both(held: np.ndarray, owner: np.ndarray, names: Sequence[str]) -> No
     rows, tests = np.bincount(owner, minlength=len(names)), np.bincount(owner, held, len(names))
     for device in np.flatnonzero((tests == 0) | (tests == rows)).tolist():
         if rows[device] < 2:
-            raise DataError(f"{names[device]} has 1 sample: it needs one to train on and one for the test")
+            count = "1 sample" if rows[device] else "no samples"
+            raise DataError(f"{names[device]} has {count}: it needs one to train on and one for the test")
         held[np.flatnonzero(owner == device)[-1]] = tests[device] == 0
 
 

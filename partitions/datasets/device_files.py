@@ -26,6 +26,7 @@ TABLES = (".parquet", ".csv", ".jsonl")
 SUFFIXES = (*TABLES, ".npz")
 SERVER = "server"
 NAME = re.compile(rf"(?:device-([0-9]+)|{SERVER})")
+UNFINISHED = (".part", ".tmp")  # of files that are still written
 MOST_CHANNELS = 4  # of pictures
 
 
@@ -35,21 +36,26 @@ def find_files(folder: Path) -> dict[str, Path]:
     A folder of pictures counts as a file.
 
     Raises:
-        DataError: a device has two files, a number is missing, or a file beside them has another name.
+        DataError: a device has two files or one of another kind, a number is missing, or a file beside them has another
+            name.
     """
     found: dict[tuple[float, str], Path] = {}
-    odd = []
+    odd, unread = [], []
     for path in sorted(folder.iterdir()):
-        if path.suffix not in ("", *SUFFIXES) or (path.suffix and path.is_dir()) or path.name.startswith("."):
+        readable = not path.suffix if path.is_dir() else path.suffix in SUFFIXES
+        if not (match := NAME.fullmatch(path.name.partition(".")[0])) or path.suffix in UNFINISHED:
+            odd += [path] if readable and path.suffix and not path.name.startswith(".") else []
             continue
-        if not (match := NAME.fullmatch(path.stem if path.suffix else path.name)):
-            odd += [path] if path.suffix else []
+        if not readable or path.name != f"{match[0]}{path.suffix}":
+            unread.append(path)
             continue
         number = float(match[1] or "inf")
         name = f"device-{int(match[1])}" if match[1] else SERVER
         if (number, name) in found:
             raise DataError(f"{found[number, name]} and {path} both belong to {name}: keep one of them")
         found[number, name] = path
+    if found and unread:
+        raise DataError(f"{unread[0]} cannot be read: give {', '.join(SUFFIXES)}, or a folder of pictures")
     if found and odd:
         raise DataError(f"{odd[0]} is neither of a device nor of the server: call it device-<number>{odd[0].suffix}")
     devices = [number for number, _ in sorted(found) if number < float("inf")]
@@ -187,6 +193,8 @@ def checked(path: Path, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.nd
     x, y = np.asarray(x), np.asarray(y)
     if y.ndim != 1 or x.ndim < 2 or len(x) != len(y) or y.dtype.kind not in "iu":
         raise DataError(f"{path}: x {x.shape} and y {y.shape} {y.dtype} are not n samples and n integers: move it away")
+    if y.dtype == np.uint64 and (y >= 2**63).any():
+        raise DataError(f"{path}: y holds {y.max()}: labels must fit into int64")
     if x.dtype.kind not in "fiub" or 0 in x.shape[1:]:
         raise DataError(f"{path}: x {x.shape} {x.dtype} holds no numbers: give float32, or uint8 pixels")
     if x.dtype != np.uint8:
@@ -210,10 +218,11 @@ def _address(files: dict[str, Path], options: Columns, classes: Sequence[str], i
     for module in (__file__, columns.__file__):
         what.update(Path(str(module)).read_bytes())
     for name, path in files.items():
+        what.update(f"{name} {path.name} ".encode())
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
                 content = file.read_bytes()
-                what.update(f"{name} {file.relative_to(path.parent)} {len(content)} ".encode() + content)
+                what.update(f"{file.relative_to(path.parent)} {len(content)} ".encode() + content)
     return what.hexdigest()
 
 

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from flwr.serverapp import Grid
 
@@ -63,6 +65,32 @@ def play() -> Callable[..., list[str]]:
         return without_clock(out)
 
     return _play
+
+
+def write_device_files(folder: Path, devices: int) -> dict[str, Any]:
+    """Write the same files to ``folder/all`` and, as on real devices, each to a folder of its own.
+
+    Returns:
+        run-config keys that read all of them.
+    """
+    for device, name in enumerate([*(f"device-{n}" for n in range(devices)), "server"]):
+        generator, own = np.random.default_rng(device), folder / name
+        level = generator.integers(3, size=60)
+        columns = {f"sensor{n}": generator.normal(level + n) for n in range(6)}
+        table = pd.DataFrame(columns | {"label": np.array(["run", "sit", "walk"])[level]})
+        for place in (own, folder / "all"):
+            place.mkdir(parents=True, exist_ok=True)
+            (place / "classes.txt").write_text("run\nsit\nwalk\n")
+            if device % 2:
+                table.to_parquet(place / f"{name}.parquet")
+            else:
+                table.to_csv(place / f"{name}.csv", index=False)
+    return {"data.name": "folder", "data.root": str(folder / "all"), "data.partition": "none", "drift.kind": "none"}
+
+
+def rows_of(out: Path) -> pd.DataFrame:
+    """Read rounds.csv without the wall clock and without the scores on the test samples of all clients."""
+    return pd.read_csv(out / "rounds.csv").drop(columns=["wall_s", "global_accuracy"])
 
 
 def without_clock(out: Path) -> list[str]:

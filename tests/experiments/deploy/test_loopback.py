@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from experiments.catalog import EXPERIMENTS
@@ -15,7 +16,7 @@ from fl.config import Settings
 from fl.engines.grid import LocalGrid
 from fl.server.run import execute, open_results
 from fl.workloads.resolve import resolve
-from tests.fl.conftest import without_clock
+from tests.fl.conftest import rows_of, without_clock, write_device_files
 
 ROOT = Path(__file__).parents[3]
 
@@ -55,6 +56,30 @@ def test_a_deployment_gives_the_simulations_rows_refuses_a_stranger_and_leaves_n
     deployed, drawn = ((tmp_path / out / "devices.csv").read_text() for out in ("deployed", "here"))
     assert deployed == drawn
     assert "registering 3 keys" in said[0]
+
+
+@pytest.mark.skipif("DRIFTFED_SLOW" not in os.environ, reason="minutes of two idle cores: set DRIFTFED_SLOW=1")
+def test_supernodes_with_one_file_each_give_the_rows_of_the_simulation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = write_device_files(tmp_path, 2) | {"eclm.subtasks": "class"}
+    settings, said = smoke({"devices.count": 2, "strategies": "fedavg,eclm", **files}), []
+    monkeypatch.setattr(
+        "experiments.deploy.loopback.node_config",
+        lambda *of: node_config(*of) | {"data": str(tmp_path / f"device-{of[-1]}")},
+    )
+    with deployment(settings, 1, say=said.append) as site:
+        own = {"devices.placement": "own", "devices.state-root": str(site.folder / "devices")}
+        own |= {"out": str(tmp_path / "deployed"), "data.root": str(tmp_path / "server"), "server.at-once": 2}
+        submit(site.group, ROOT, {**settings.flat(), **own}, on_line=said.append, timeout_s=900, add_keys=True)
+
+    run = resolve(settings)
+    with open_results([run], tmp_path / "here", False) as results, LocalGrid(settings.flat(), 2) as grid:
+        execute(run, grid, results)
+    pd.testing.assert_frame_equal(rows_of(tmp_path / "deployed"), rows_of(tmp_path / "here"))
+    assert (rows_of(tmp_path / "deployed")["failures"] == 0).all()
+    deployed, drawn = ((tmp_path / out / "devices.csv").read_text() for out in ("deployed", "here"))
+    assert deployed == drawn
 
 
 def test_more_nodes_than_memory_holds_are_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:

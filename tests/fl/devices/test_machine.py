@@ -14,6 +14,7 @@ from flwr.app import Context, Message, RecordDict
 from fl.client import handlers
 from fl.client_app import app
 from fl.config import Settings, SettingsError
+from fl.config.settings import flatten
 from fl.devices import machine as module
 from fl.devices.hardware import Hardware, Table, shares
 from fl.devices.machine import Machine
@@ -25,14 +26,14 @@ from fl.server.fleet import Fleet
 from fl.server.run import execute, open_results
 from fl.workloads import classify
 from fl.workloads.classify import Classify
-from fl.workloads.resolve import Run, resolve
+from fl.workloads.resolve import Run, default_tables, resolve
 from fl.workloads.state_store import ClientStateStore
 from fl.workloads.workload import ClientContext
 from models.costs import Cost
 from models.nn.mlp import mlp
 from models.training.loop import Recipe
 from partitions import datasets
-from tests.fl.conftest import SMALL, resolved, without_clock
+from tests.fl.conftest import SMALL, resolved, rows_of, without_clock, write_device_files
 from tests.fl.server.test_aggregation import PlainGrid
 
 WHOLE = Cost(params=250, bytes=1000, macs=500, memory=4000)
@@ -41,7 +42,12 @@ NodeConfig = Callable[[int], dict[str, Any]]
 
 def machines(run: Run, config: NodeConfig, **how: Any) -> LocalGrid:
     """Return virtual nodes, each with a node-config of its own."""
-    return LocalGrid(run.settings.flat(), run.settings.devices.count, node_config=config, **how)
+    return LocalGrid(as_flower_sends(run.settings), run.settings.devices.count, node_config=config, **how)
+
+
+def as_flower_sends(settings: Settings) -> dict[str, Any]:
+    """Return the run-config with all of its defaults."""
+    return flatten(default_tables()) | settings.flat()
 
 
 def as_drawn(settings: Settings) -> NodeConfig:
@@ -84,6 +90,28 @@ def test_machines_with_the_limits_of_the_simulation_give_its_rows(tmp_path: Path
         assert lines == play(tmp_path / "simulated", grid, simulated)
     assert (tmp_path / "own" / "devices.csv").read_bytes() == (tmp_path / "simulated" / "devices.csv").read_bytes()
     assert list((tmp_path / "devices").iterdir()) == []
+
+
+def test_machines_with_one_file_each_give_the_rows_of_the_simulation(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    common = {key: value for key, value in SMALL.items() if not key.startswith("data.")}
+    common |= {"devices.hardware": "testbed", "devices.background-load": 0.0, "strategies": "fedavg,eclm"}
+    common |= {"devices.count": 2, "cohort": 2, "rounds": 2, "eclm.kappa2": 1, **write_device_files(tmp_path, 2)}
+    real = {"devices.placement": "own", "devices.state-root": str(tmp_path / "devices")}
+    simulated = resolve(Settings.parse(common))
+    own = resolve(Settings.parse(common | real | {"data.root": str(tmp_path / "server")}))
+    drawn = as_drawn(own.settings)
+
+    def config(node: int) -> dict[str, Any]:
+        return drawn(node) | {"data": str(tmp_path / f"device-{1 - node}")}
+
+    with machines(own, config) as grid:
+        play(tmp_path / "own", grid, own)
+    with LocalGrid(as_flower_sends(simulated.settings), 2) as grid:
+        play(tmp_path / "simulated", grid, simulated)
+    pd.testing.assert_frame_equal(rows_of(tmp_path / "own"), rows_of(tmp_path / "simulated"))
+    assert (rows_of(tmp_path / "own")["failures"] == 0).all()
+    assert (tmp_path / "own" / "devices.csv").read_bytes() == (tmp_path / "simulated" / "devices.csv").read_bytes()
 
 
 def test_machines_that_do_not_hear_the_end_of_a_run_keep_their_files_and_delay_nothing(tmp_path: Path) -> None:

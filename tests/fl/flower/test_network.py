@@ -182,9 +182,22 @@ def test_a_message_of_plain_flower_is_loaded_whole() -> None:
 def test_an_answer_has_numbers_and_after_training_arrays() -> None:
     message = sent(FedAvg())[0]
     model = load_submodel(Net, message).double()
-    numbers = {"loss": torch.tensor(0.5), "f1": np.float32(0.25), "fine": True, "each": np.array([1, 2])}
+    numbers = {
+        "loss": torch.tensor(0.5),
+        "f1": np.float32(0.25),
+        "fine": True,
+        "each": np.array([1, 2]),
+        "list": [np.float32(1)],
+    }
     answer = reply(message, model, np.int64(7), numbers)
-    assert dict(answer.content["metrics"]) == {"num-examples": 7, "loss": 0.5, "f1": 0.25, "fine": 1, "each": [1, 2]}
+    assert dict(answer.content["metrics"]) == {
+        "num-examples": 7,
+        "loss": 0.5,
+        "f1": 0.25,
+        "fine": 1,
+        "each": [1, 2],
+        "list": [1.0],
+    }
     assert set(answer.content) == {"metrics", "arrays"}
     assert {array.dtype for array in answer.content["arrays"].values()} == {"float32", "int64"}
     message = sent(FedAvg(), evaluate=True)[0]

@@ -311,6 +311,10 @@ class Whole(nn.Module):
         (lambda: HeteroFL(Whole, (4,)), "no channels of the network can be cut .*use FedAvg"),
         (lambda: ECLM(Tiny, (2,)), "ECLM needs a layer of at least 32 channels .*use HeteroFL"),
         (lambda: ECLM(Net, SHAPE, modules=3), "shrink = 3 does not divide"),
+        (lambda: ECLM(Net, SHAPE, modules=0), "^modules = 0: input should be greater than or equal to 1"),
+        (lambda: HeteroFL(Net, 5), r"input_shape is of type int: give the shape of one sample as whole numbers"),
+        (lambda: HeteroFL(Net, torch.zeros(SHAPE)), "input_shape is of type Tensor: give the shape of one sample"),
+        (lambda: HeteroFL(Net, SHAPE, 0.5), "capacities is 0.5: give a dict by node id, or a function of the node id"),
         (lambda: FedAvg().load(arrays()), "no network to load"),
         (lambda: HeteroFL(Net, SHAPE, proxy=data(0)), r"are tuple: give a tensor of floats with shape \(n, 3"),
         (lambda: HeteroFL(Net, SHAPE, proxy=torch.zeros(4, 5)), r"proxy samples are \(4, 5\): give"),
@@ -336,6 +340,19 @@ def test_wrong_networks_are_one_sentence(make: Callable[[], Any], sentence: str)
 def test_wrong_arrays_and_capacities_are_one_sentence(initial: ArrayRecord, capacities: Any, sentence: str) -> None:
     with grid(ClientApp(), 2) as engine, pytest.raises(ValueError, match=sentence):
         HeteroFL(Tiny, (2,), dict.fromkeys(range(2), capacities)).start(engine, initial, 1)
+
+
+def test_capacities_of_other_nodes_and_arrays_that_are_not_finite_are_one_sentence() -> None:
+    with grid(client_app(), 2) as engine:
+        with pytest.raises(
+            ValueError, match="capacities names none of this run's nodes, such as .0.: its keys are node"
+        ):
+            HeteroFL(Net, SHAPE, {100: 0.5, 101: 1.0}, **QUIET).start(engine, arrays(), 1)
+        torn = arrays()
+        torn["stem.weight"] = Array(np.full((16, 3, 3, 3), np.nan, np.float32))
+        for make in (FedAvg, HeteroFL):
+            with pytest.raises(ValueError, match="stem.weight of the initial arrays holds values that are not finite"):
+                make(Net, SHAPE, **QUIET).start(engine, torn, 1)
 
 
 def test_eclm_without_samples_is_one_sentence() -> None:

@@ -298,6 +298,36 @@ def test_text_needs_a_text_workload() -> None:
         resolve(Settings.parse(text)).workload.prepare(1)
 
 
+@pytest.fixture
+def texts(tmp_path: Path) -> dict[str, Any]:
+    """Settings of a folder with a file of texts for each of four clients, whose words give the class away."""
+    words, folder = {"food": ["rice", "soup"], "rest": ["bed", "sofa"], "run": ["legs", "shoes"]}, tmp_path / "texts"
+    folder.mkdir()
+    for client in range(4):
+        labels = [sorted(words)[(row + row // 3 * client) % 3] for row in range(60)]
+        rows = [{"text": f"{words[y][n % 2]},\n{words[y][n // 2 % 2]}", "label": y} for n, y in enumerate(labels)]
+        pd.DataFrame(rows).to_csv(folder / f"device-{client}.csv", index=False)
+    (folder / "classes.txt").write_text("food\nrest\nrun\n")
+    values = {key: value for key, value in TEXT.items() if not key.startswith("data.")}
+    return {
+        **values, "data.name": "folder", "data.root": str(folder), "data.partition": "none",
+        "drift.kind": "label-shift", "pretrain.dense-epochs": 15,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("split", ["simulated", "messages"])
+def test_texts_in_files_of_clients_are_learned(texts: dict[str, Any], split: str, tmp_path: Path) -> None:
+    play(tmp_path / "out", texts | {"split": split})
+    rounds = read_rounds(tmp_path / "out")
+    assert (rounds.failures == 0).all() and (rounds.refused == 0).all() and rounds.accuracy_mean.iloc[-1] > 0.8
+
+
+def test_a_real_device_has_no_vocabulary_for_its_own_texts(texts: dict[str, Any]) -> None:
+    said = "workload 'vq' finds the vocabulary in the cloud's text, which a device does not have"
+    with pytest.raises(SettingsError, match=said):
+        vq(texts | {"devices.placement": "own", "drift.kind": "none"}).prepare(1)
+
+
 def test_a_workload_without_a_cut_cannot_be_split(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="workload = 'classify' has no cut: use split = 'simulated'"):
         play(tmp_path, {"split": "messages"})

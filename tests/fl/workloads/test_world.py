@@ -95,8 +95,8 @@ def test_settings_that_known_clients_do_not_read(
 
 
 def test_defaults_of_an_experiment_that_the_partition_does_not_read_are_dropped(clients: dict[str, Any]) -> None:
-    settings = Settings.parse(clients | {"data.samples-max": 200, "data.test-samples": 20})
-    assert "samples-max" not in without_unused(settings, ()).nested()["data"]
+    settings = Settings.parse(clients | {"data.samples-max": 200, "data.test-samples": 20, "data.proxy-fraction": 0.9})
+    assert not {"samples-max", "proxy-fraction"} & {*without_unused(settings, ()).nested()["data"]}
     assert without_unused(settings, ("data.samples-max",)).nested()["data"]["samples-max"] == 200
 
 

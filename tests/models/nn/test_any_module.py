@@ -3,6 +3,7 @@
 import copy
 import re
 import threading
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -255,6 +256,26 @@ class Chooses(nn.Linear):
         return super().forward(x if x.sum() > 0 else -x)
 
 
+def scripted() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.script(nn.Linear(4, 3))
+
+
+class Compiled(nn.Module):
+    """As torch.compile makes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._orig_mod = nn.Linear(4, 3)
+
+
+class Complex(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(4, 3)
+        self.phase = nn.Parameter(torch.zeros(3, dtype=torch.cfloat))
+
+
 class Auxiliary(nn.Linear):
     """Returns two results in training."""
 
@@ -272,7 +293,13 @@ class Auxiliary(nn.Linear):
         (nn.Linear(4, 3).double(), "RuntimeError: .*must take one float32 tensor"),
         (Closure(), "a copy of the model does not compute what the model computes: use methods"),
         (Locked(), "the model cannot be copied .*lock"),
-        (Extra(4, 3), "_extra_state in the model's state is not a tensor of finite numbers"),
+        (scripted(), "the model is a RecursiveScriptModule: give the nn.Module"),
+        (nn.Sequential(nn.DataParallel(nn.Linear(4, 3))), "0 is a DataParallel: give the nn.Module"),
+        (Compiled(), "the model is a Compiled: give the nn.Module that it was made of"),
+        (nn.Linear(4, 3).requires_grad_(False), "the model has no parameters to train"),
+        (Complex(), "phase in the model's state is not a tensor of finite real numbers"),
+        (Masked(torch.eye(3).to_sparse()), "mask in the model's state is not a tensor of finite real numbers"),
+        (Extra(4, 3), "_extra_state in the model's state is not a tensor of finite real numbers"),
         (Masked(torch.ones(4, dtype=torch.bool)), "mask in the model's state .*persistent=False"),
         (Masked(torch.tensor(-torch.inf)), "mask in the model's state .*persistent=False"),
         (Auxiliary(4, 3), "the model in training returns tuple"),
@@ -383,6 +410,39 @@ def test_channels_that_depend_on_each_other_stay_whole(
     assert isinstance(body, AnyBody) and set(body.found.whole) == whole
     for seed in range(3):
         assert_parts_are_exact(architecture, seed)
+
+
+def embedded() -> nn.Module:
+    layers = {"a": nn.Embedding(2, 32), "b": nn.Linear(32, 40), "head": nn.Linear(40, 3)}
+    return Small(lambda n, x: n.head(n.b(n.a(x.gt(0).long()).mean(1)).relu()), **layers)
+
+
+def frozen() -> nn.Module:
+    net = picture(nn.BatchNorm2d(32), nn.ReLU())
+    for layer in net[:2]:
+        layer.requires_grad_(False)
+    return net
+
+
+@pytest.mark.parametrize("make, shape, axis", [(embedded, (6,), "a"), (frozen, (2, 4, 4), "0.hidden")])
+def test_embeddings_and_frozen_layers_are_cut(make: Callable[[], nn.Module], shape: tuple[int, ...], axis: str) -> None:
+    net = make()
+    before = [parameter.requires_grad for parameter in net.parameters()]
+    architecture = from_module(net, shape, 3)
+    assert architecture.sizes[axis] == 32
+    assert [parameter.requires_grad for parameter in net.parameters()] == before
+    assert [parameter.requires_grad for parameter in architecture.part({}).parameters()] == before
+    for seed in range(3):
+        assert_parts_are_exact(architecture, seed)
+
+
+def test_what_is_in_no_group_of_channels_is_named() -> None:
+    layers = {"a": nn.EmbeddingBag(2, 32), "b": nn.GRUCell(32, 32), "head": nn.Linear(32, 3)}
+    net = Small(lambda n, x: n.head(F.linear(n.b(n.a(x.gt(0).long())), n.kernel)), **layers)
+    net.kernel = nn.Parameter(torch.rand(32, 32))
+    body = from_module(net, (6,), 3).part({})
+    assert isinstance(body, AnyBody)
+    assert body.found.whole == dict.fromkeys(["a", "b", "kernel"], "its channels could not be followed")
 
 
 def folded() -> nn.Module:
