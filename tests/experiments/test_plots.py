@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments.plots import PLOTS
 from experiments.plots.drift import drift
+from experiments.plots.eclm.divergence import divergence
 from experiments.plots.eclm.overview import overview
 from experiments.plots.eclm.steps import steps
 from experiments.plots.panels import error_bars, half_intervals
@@ -137,6 +138,15 @@ def sweep_rounds() -> pd.DataFrame:
     frame["module_divergence"], frame["adapt_s"] = 0.5, 3.0
     frame["virtual_s"], frame["memory_bytes"], frame["train_macs"] = 10.0 * frame["round"], 1_000_000, 2_000_000_000
     return frame
+
+
+def test_the_variance_of_updates_has_a_row_of_panels_if_it_was_measured():
+    frame = sweep_rounds()
+    assert len(divergence(frame, summarize(frame)).axes) == 2
+    figure = divergence(frame.assign(module_variance=1e-6), summarize(frame))
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert labels == ["divergence of the blocks' updates"] * 2 + ["variance of the blocks' updates"] * 2
+    assert list(lines(figure.axes[2])["eclm"].get_ydata()) == [1e-6] * 6
 
 
 def routing_rows() -> pd.DataFrame:
