@@ -123,6 +123,14 @@ _ROUNDS = (
     Metric("withheld", "updates in the whole run that were not uploaded because they changed too little"),
     Metric("late", "late updates in the whole run", higher_is_better=DOWN),
 )
+_MARGINS = (
+    Metric("above_device", "accuracy_mean minus the mean of LA's and AdaptiveNet's with the same seed",
+           "above LA and AN", "above\nLA, AN", UP, *PERCENT, interval=True),
+    Metric("above_device_ft", "above_device with AdaptiveNet + fine-tuning in the place of AdaptiveNet",
+           "above LA and AN + fine-tuning", "above\nLA, AN+ft", UP, *PERCENT, interval=True),
+    Metric("above_federated", "accuracy_mean minus the mean of FedAvg's and HeteroFL's with the same seed",
+           "above FedAvg and HeteroFL", "above\nFA, HFL", UP, *PERCENT, interval=True),
+)
 _STUDIES = (
     # submodels, boundary and tasks
     Metric("accuracy", "accuracy on test samples (grades rounded, spans matched exactly), 0 to 1",
@@ -195,7 +203,7 @@ _STUDIES = (
 )
 # fmt: on
 ROUND_METRICS: tuple[str, ...] = tuple(metric.name for metric in _ROUNDS)
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (*_ROUNDS, *_STUDIES)}
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (*_ROUNDS, *_MARGINS, *_STUDIES)}
 
 
 def metric_of(name: str) -> Metric:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from experiments.paired import Margins
 from fl.config.settings import Settings, SettingsError
 
 Overrides = Mapping[str, str | int | float | bool]
@@ -29,9 +30,11 @@ class Experiment:
         study: name in `experiments.studies.STUDIES`; empty: the methods train in rounds.
         engine: default engine.
         plot: name of the figure in `experiments.plots.PLOTS`.
+        shown: the methods in figure.png; figure-all.png then has all of them. Empty: figure.png has all.
         table: metrics of `summary.csv` to show as columns of the table.
         sweep: whether the settings are points of a sweep, 'group key=value'; the points of a group share their target.
         paper: values in the paper, {(setting, method): {metric: value}}.
+        margins: over means of rivals, in the summary and below the table; None: none.
         note: text below the table, e.g. what the paper reports in words.
     """
 
@@ -45,9 +48,11 @@ class Experiment:
     study: str = ""
     engine: str = "local"
     plot: str = "overview"
+    shown: Sequence[str] = ()
     table: Sequence[str] = OVERVIEW
     sweep: bool = False
     paper: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict)
+    margins: Margins | None = None
     note: str = ""
 
     def resolve(
