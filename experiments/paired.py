@@ -122,8 +122,18 @@ class Margins:
 
 
 def margins_markdown(margins: pd.DataFrame, beyond: Sequence[str] = ()) -> str:
+    """Return the section of a page of tables that shows margins, given the settings that the mean leaves out."""
+    left_out = f", but not of {', '.join(beyond)}, which the paper does not have" if beyond else ""
+    caption = (
+        "Differences of accuracy with the same seed, in points; ±: 95 % t-interval. "
+        f"Mean: of all settings{left_out}. Its interval is that of other seeds in the same settings."
+    )
+    return f"## Above the mean of two rivals\n\n{margins_tables(margins)}\n\n{caption}\n"
+
+
+def margins_tables(margins: pd.DataFrame) -> str:
     """Return a table of margins for each method, with a row for each setting."""
-    parts = []
+    tables = []
     for method, of_method in margins.groupby("method", sort=False):
         metrics = list(dict.fromkeys(of_method["metric"]))
         told = [metric for metric in metrics if of_method[of_method["metric"] == metric]["paper_value"].notna().any()]
@@ -134,11 +144,8 @@ def margins_markdown(margins: pd.DataFrame, beyond: Sequence[str] = ()) -> str:
             cells = [points(line["value"].get(m, math.nan), line["ci95"].get(m, math.nan)) for m in metrics]
             cells += [points(line["paper_value"].get(m, math.nan)) for m in told]
             rows.append(f"| {setting} | " + " | ".join(cells) + " |")
-        parts.append("\n".join(rows))
-    caption = "Differences of accuracy with the same seed, in points; ±: 95 % t-interval. "
-    left_out = f", but not of {', '.join(beyond)}, which the paper does not have" if beyond else ""
-    caption += f"Mean: of all settings{left_out}. Its interval is that of other seeds in the same settings."
-    return "\n\n".join(["## Above the mean of two rivals", *parts, caption]) + "\n"
+        tables.append("\n".join(rows))
+    return "\n\n".join(tables)
 
 
 def points(value: float, half: float = math.nan) -> str:
