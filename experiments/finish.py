@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from experiments.catalog import EXPERIMENTS, OTHER, VIEWS, Experiment, View
-from experiments.paired import margins_markdown, of_runs
+from experiments.paired import margins_markdown, margins_of, of_runs
 from experiments.plots import PLOTS
 from experiments.plots.style import save
 from experiments.report import markdown, show
@@ -44,7 +44,7 @@ def finish(folder: Path, console: Console, asked: str = "", svg: bool = False) -
             rows = with_shifts(rows, config.get("settings", {}))
         summary = summarize(rows, experiment.paper, experiment.sweep)
         if experiment.margins:
-            margins = experiment.margins.summary(of_runs(rows), experiment.paper)
+            margins = margins_of(experiment.margins, of_runs(rows), experiment.paper)
     with as_results_error(f"write to '{folder}'"):
         write_summary(folder, pd.concat([summary, margins]) if len(margins) else summary)
     written = [FILE if experiment.study else "rounds.csv", "summary.csv"]

@@ -1,13 +1,14 @@
 """Differences between methods, paired by seed, with 95 % t-intervals; the two averages of the ECLM paper."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
+from experiments.catalog.experiment import Margins
 from experiments.metrics import METRICS
 from experiments.summary import COLUMNS, Line, Paper, complete
 
@@ -83,42 +84,27 @@ def above(runs: pd.DataFrame, setting: str, method: str, rivals: Sequence[str], 
     return Estimate.of(of[method] - of[list(rivals)].mean(axis=1, skipna=False))
 
 
-@dataclass(frozen=True)
-class Margins:
-    """Average margins of some methods over rivals.
+def margins_of(margins: Margins, runs: pd.DataFrame, paper: Paper) -> pd.DataFrame:
+    """Return lines of ``summary.csv``: for each setting, and for the mean of the settings that the paper has."""
+    settings, lines = list(dict.fromkeys(runs["setting"])), list[Line]()
+    experiment = str(runs["experiment"].iloc[0]) if len(runs) else ""
 
-    Args:
-        methods: whose margins; rivals: metric -> the methods whose mean accuracy is subtracted.
-        beyond: settings that the paper does not have; the mean over settings leaves them out.
-        paper: metric -> the paper's mean over its rows.
-    """
+    def add(setting: str, method: str, metric: str, of: Estimate, paper_value: float) -> None:
+        if of.seeds:
+            std = of.error * math.sqrt(of.seeds) if setting != MEAN else math.nan
+            lines.append((experiment, setting, method, metric, of.mean, std, of.half, of.seeds, paper_value))
 
-    methods: Sequence[str]
-    rivals: Mapping[str, Sequence[str]]
-    beyond: Sequence[str] = ()
-    paper: Mapping[str, float] = field(default_factory=dict)
-
-    def summary(self, runs: pd.DataFrame, paper: Paper) -> pd.DataFrame:
-        """Return lines of ``summary.csv``: for each setting, and for the mean of the settings that the paper has."""
-        settings, lines = list(dict.fromkeys(runs["setting"])), list[Line]()
-        experiment = str(runs["experiment"].iloc[0]) if len(runs) else ""
-
-        def add(setting: str, method: str, metric: str, of: Estimate, paper_value: float) -> None:
-            if of.seeds:
-                std = of.error * math.sqrt(of.seeds) if setting != MEAN else math.nan
-                lines.append((experiment, setting, method, metric, of.mean, std, of.half, of.seeds, paper_value))
-
-        for method in self.methods:
-            for metric, rivals in self.rivals.items():
-                found = {s: above(runs, s, method, rivals, "accuracy_mean") for s in settings}
-                for setting, of in found.items():
-                    known = [paper.get((setting, m), {}).get("accuracy_mean", math.nan) for m in (method, *rivals)]
-                    add(setting, method, metric, of, known[0] - float(np.mean(known[1:])))
-                rows = [of for setting, of in found.items() if of.seeds and setting not in self.beyond]
-                of_paper = self.paper.get(metric, math.nan) if method == "eclm" else math.nan
-                if len(rows) > 1:
-                    add(MEAN, method, metric, pooled(rows), of_paper)
-        return pd.DataFrame(lines, columns=list(COLUMNS))
+    for method in margins.methods:
+        for metric, rivals in margins.rivals.items():
+            found = {s: above(runs, s, method, rivals, "accuracy_mean") for s in settings}
+            for setting, of in found.items():
+                known = [paper.get((setting, m), {}).get("accuracy_mean", math.nan) for m in (method, *rivals)]
+                add(setting, method, metric, of, known[0] - float(np.mean(known[1:])))
+            rows = [of for setting, of in found.items() if of.seeds and setting not in margins.beyond]
+            of_paper = margins.paper.get(metric, math.nan) if method == "eclm" else math.nan
+            if len(rows) > 1:
+                add(MEAN, method, metric, pooled(rows), of_paper)
+    return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
 def margins_markdown(margins: pd.DataFrame, beyond: Sequence[str] = ()) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
+from experiments.catalog.tasks import PAPER_METHODS
 from partitions.schedule import TABLE, Schedule
 
 TARGET = 0.95  # share of the best method's final accuracy
-PAPER_METHODS = ("na", "la", "an", "fedavg", "heterofl", "eclm")  # of the ECLM paper, in the order of its Table 1
 
 Targets = Mapping[tuple[str, str, int], float]  # {(setting, method, seed): accuracy}
 

@@ -1,9 +1,7 @@
 """Experiments with modular models: the ECLM paper's table and figures, ECLM+, norms, held-out data and poisoning."""
 
-from experiments.catalog.experiment import SCALES, Experiment, Overrides, View, at_every_scale
-from experiments.catalog.tasks import ALL, FEATURE, PARTS, TURNED, parts, setting
-from experiments.paired import Margins
-from experiments.rounds_to_target import PAPER_METHODS
+from experiments.catalog.experiment import SCALES, Experiment, Margins, Overrides, View, at_every_scale
+from experiments.catalog.tasks import ALL, FEATURE, PAPER_METHODS, PARTS, TURNED, parts, setting
 
 # Quickstart and main: all methods on embedded HAR.
 

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.paired import Margins
 from fl.config.settings import Settings, SettingsError
 
 Overrides = Mapping[str, str | int | float | bool]
@@ -12,6 +11,22 @@ SCALES = ("smoke", "cpu", "paper")
 OVERVIEW = (
     "accuracy_mean", "accuracy_std", "accuracy_p10", "up_mb_per_round", "down_mb_per_round", "virtual_min", "memory_mb",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Average margins of some methods over rivals.
+
+    Args:
+        methods: whose margins; rivals: metric -> the methods whose mean accuracy is subtracted.
+        beyond: settings that the paper does not have; the mean over settings leaves them out.
+        paper: metric -> the paper's mean over its rows.
+    """
+
+    methods: Sequence[str]
+    rivals: Mapping[str, Sequence[str]]
+    beyond: Sequence[str] = ()
+    paper: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from experiments.catalog import EXPERIMENTS
-from experiments.paired import MEAN, Estimate, Margins, above, margins_markdown, of_runs, points, pooled
+from experiments.catalog.experiment import Margins
+from experiments.paired import MEAN, Estimate, above, margins_markdown, margins_of, of_runs, points, pooled
 from fl.results.rows import Row
 
 RUNS = pd.DataFrame(
@@ -49,13 +50,13 @@ def test_margins_by_hand():
         ("a", "an"): {"accuracy_mean": 0.6},
     }
     margins = Margins(("eclm", "eclm-plus"), {"above_device": ("la", "an")}, paper={"above_device": 0.5})
-    lines = margins.summary(RUNS, paper)
+    lines = margins_of(margins, RUNS, paper)
     assert lines["setting"].tolist() == ["a", "b", MEAN] and set(lines["method"]) == {"eclm"}
     assert lines["value"].tolist() == pytest.approx([0.25] * 3)
     assert lines["paper_value"].tolist() == pytest.approx([0.2, math.nan, 0.5], nan_ok=True)
     table = margins_markdown(lines)
     assert "| a | +25.0 ± 63.5 | +20.0 |" in table and "| mean | +25.0 ± 31.8 | +50.0 |" not in table
-    without = Margins(("eclm",), {"above_device": ("la", "an")}, beyond=("b",)).summary(RUNS, {})
+    without = margins_of(Margins(("eclm",), {"above_device": ("la", "an")}, beyond=("b",)), RUNS, {})
     assert without["setting"].tolist() == ["a", "b"]  # no mean of one setting
 
 

@@ -45,9 +45,9 @@ def latency(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     names = [(setting, board) for setting in dict.fromkeys(lines["setting"]) for board in boards()]
     with styled():
         height = 0.8 + 0.22 * max(4, len(styles))
-        figure, panels = grid([setting for setting, _ in names], {}, 4, (3.7, height), WHISKERS)
+        figure, panels = grid([f"{setting}\n{board}" for setting, board in names], {}, 4, (3.7, height), WHISKERS)
         for axes, (setting, board) in zip(panels, names, strict=True):
-            seconds = replace(gmac, label=f"{board}, virtual s per round", scale=1e9 / boards()[board])
+            seconds = replace(gmac, label="virtual s per round", scale=1e9 / boards()[board])
             bars(axes, table(lines, setting, gmac.name), styles, seconds)
     return figure
 
