@@ -138,7 +138,7 @@ def accuracy(results: Results) -> Iterable[Claim]:
         yield Claim(
             f"ECLM is above {'the ' * (rival == 'na')}{in_words(rival)} in every row (Table 1)",
             f"{min(known):+.1f} to {max(known):+.1f}, mean {sum(known) / len(known):+.1f}",
-            f"mean {text(pooled(found))}", holds(*found), reason, "table1/figure.png",
+            f"mean of {len(found)} rows {text(pooled(found))}", holds(*found), reason, "table1/figure.png",
         )  # fmt: skip
     lines = results.summary("table1")
     margins = lines[(lines["setting"] == MEAN) & (lines["method"] == "eclm")].set_index("metric")
