@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pandas as pd
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from experiments.catalog import EXPERIMENTS, OTHER, VIEWS, Experiment, View
+from experiments.paired import margins_markdown, margins_of, of_runs
 from experiments.plots import PLOTS
 from experiments.plots.style import save
 from experiments.report import markdown, show
@@ -24,6 +27,7 @@ def finish(folder: Path, console: Console, asked: str = "", svg: bool = False) -
         asked: the view or experiment whose table is shown; by default the experiment of the folder.
         svg: also write each figure as SVG.
     """
+    margins = pd.DataFrame()
     if (folder / FILE).exists():
         config = read_config(folder)
         studies = {name: experiment for name, experiment in EXPERIMENTS.items() if experiment.study}
@@ -39,18 +43,25 @@ def finish(folder: Path, console: Console, asked: str = "", svg: bool = False) -
             rows = in_order(rows, experiment.order(rows["setting"].unique()), config.get("methods", []))
             rows = with_shifts(rows, config.get("settings", {}))
         summary = summarize(rows, experiment.paper, experiment.sweep)
+        if experiment.margins:
+            margins = margins_of(experiment.margins, of_runs(rows), experiment.paper)
     with as_results_error(f"write to '{folder}'"):
-        write_summary(folder, summary)
+        write_summary(folder, pd.concat([summary, margins]) if len(margins) else summary)
     written = [FILE if experiment.study else "rounds.csv", "summary.csv"]
     views: dict[str, Experiment | View] = {"figure": experiment} | {
         view.name: view for view in VIEWS.values() if view.of == experiment.name
     }
     for stem, view in views.items():
         page = "table.md" if stem == "figure" else f"{stem}.md"
+        text = markdown(summary, view.table, view.name, view.note)
+        if view is experiment and experiment.margins and len(margins):
+            text += "\n" + margins_markdown(margins, experiment.margins.beyond)
+        drawn = figures(stem, view, rows, summary)
         with as_results_error(f"write to '{folder}'"):
-            atomic_write(folder / page, markdown(summary, view.table, view.name, view.note))
-            save(PLOTS[view.plot](rows, summary), folder, stem, svg)
-        written += [page, f"{stem}.png", *([f"{stem}.svg"] if svg else [])]
+            atomic_write(folder / page, text)
+            for name, figure in drawn.items():
+                save(figure, folder, name, svg)
+        written += [page, *(f"{name}.{kind}" for name in drawn for kind in ("png", "svg")[: 1 + svg])]
         if view.name == (asked or experiment.name):
             show(summary, view.table, view.note, console)
     if experiment.tested:
@@ -62,3 +73,12 @@ def finish(folder: Path, console: Console, asked: str = "", svg: bool = False) -
     for gap in [] if experiment.study else gaps(rows):
         console.print(gap, style="yellow", highlight=False)
     console.print("\n".join(str(folder / name) for name in written), style="dim", highlight=False, soft_wrap=True)
+
+
+def figures(stem: str, view: Experiment | View, rows: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Figure]:
+    """Draw the figure of a view, by file name; if an experiment shows some methods first, another one has all."""
+    plot, shown = PLOTS[view.plot], view.shown if isinstance(view, Experiment) else ()
+    if not set(shown) & set(summary["method"]):
+        return {stem: plot(rows, summary)}
+    first = (table[table["method"].isin(shown)] for table in (rows, summary))
+    return {stem: plot(*first), f"{stem}-all": plot(rows, summary)}

@@ -94,6 +94,10 @@ _ROUNDS = (
            "gradient divergence", "diverg.\n", DOWN, interval=True),
     Metric("module_divergence", "divergence in the blocks that can be divided into modules",
            "gradient divergence of the blocks", "modules\n", DOWN, interval=True),
+    Metric("variance", "variance of the update of a parameter over devices, mean over parameters and rounds",
+           "update variance, 1e-6", "varian.\n1e-6", DOWN, 1e6, interval=True),
+    Metric("module_variance", "variance in the blocks that can be divided into modules",
+           "update variance of the blocks, 1e-6", "modules\n1e-6", DOWN, 1e6, interval=True),
     Metric("load_cv", "coefficient of variation over modules of the devices that train a module, mean over rounds",
            "module load, CV", "load\nCV", DOWN),
     Metric("virtual_min", "virtual minutes of the whole run", "virtual time, min", "time\nmin", DOWN),
@@ -118,6 +122,14 @@ _ROUNDS = (
     Metric("refused", "refused updates in the whole run", higher_is_better=DOWN),
     Metric("withheld", "updates in the whole run that were not uploaded because they changed too little"),
     Metric("late", "late updates in the whole run", higher_is_better=DOWN),
+)
+_MARGINS = (
+    Metric("above_device", "accuracy_mean minus the mean of LA's and AdaptiveNet's with the same seed",
+           "above LA and AN", "above\nLA, AN", UP, *PERCENT, interval=True),
+    Metric("above_device_ft", "above_device with AdaptiveNet + fine-tuning in the place of AdaptiveNet",
+           "above LA and AN + fine-tuning", "above\nLA, AN+ft", UP, *PERCENT, interval=True),
+    Metric("above_federated", "accuracy_mean minus the mean of FedAvg's and HeteroFL's with the same seed",
+           "above FedAvg and HeteroFL", "above\nFA, HFL", UP, *PERCENT, interval=True),
 )
 _STUDIES = (
     # submodels, boundary and tasks
@@ -198,7 +210,7 @@ _STUDIES = (
 )
 # fmt: on
 ROUND_METRICS: tuple[str, ...] = tuple(metric.name for metric in _ROUNDS)
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (*_ROUNDS, *_STUDIES)}
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (*_ROUNDS, *_MARGINS, *_STUDIES)}
 
 
 def metric_of(name: str) -> Metric:

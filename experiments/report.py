@@ -128,8 +128,8 @@ def _caption(methods: dict[str, Metrics], metrics: Sequence[str]) -> str:
         words.append("Memory: largest of any device.")
     if any(metric.endswith("_to_target") for metric in metrics):
         words.append(
-            f"Target: {100 * TARGET:g} % of the best method's final accuracy; in a sweep, the lowest final accuracy of "
-            "the same method. '-': not reached. '(1 of 2)': reached with one of two seeds."
+            f"Target: {100 * TARGET:g} % of the final accuracy of the best of the paper's six methods; in a sweep, the "
+            "lowest final accuracy of the same method. '-': not reached. '(1 of 2)': reached with one of two seeds."
         )
     if any(metric.startswith("recover") for metric in metrics):
         words.append(

@@ -18,6 +18,7 @@ from experiments.rounds_to_target import cost_to_target, recovery, target_accura
 from fl.results.files import atomic_write, csv_text
 
 COLUMNS = ("experiment", "setting", "method", "metric", "value", "std", "ci95", "seeds", "paper_value")
+DISAGREEMENT = ("divergence", "module_divergence", "variance", "module_variance", "load_cv")
 SCORES = ("accuracy_mean", "accuracy_std", "accuracy_p10", "balanced_accuracy_mean", "global_accuracy")
 
 Line = tuple[str | float, ...]  # cells of `COLUMNS`
@@ -94,7 +95,7 @@ def metrics(run: pd.DataFrame, target: float = math.nan, after_shift: bool = Fal
         "deliver_mb": float(ends["deliver_bytes"].mean()) / 1e6,
         "asked": float(ends["asked"].mean()),
         **{name: float(ends[name].mean()) for name in ("adapt_s", "forgetting")},
-        **{name: float(run[name].mean()) for name in ("divergence", "module_divergence", "load_cv")},
+        **{name: float(run[name].mean()) for name in DISAGREEMENT},
         "virtual_min": float(run["virtual_s"].max()) / 60,
         "gmac_per_device_round": run["train_macs"].sum() / 1e9 / device_rounds,
         "memory_mb": run["memory_bytes"].max() / 1e6,

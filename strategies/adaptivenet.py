@@ -10,7 +10,6 @@ from typing import Any
 from pydantic import Field
 
 from models.costs import Cost
-from models.elastic.nested import recalibrate_batch_norm
 from models.elastic.supernet import TRIALS, best_path
 from models.submodel import FULL, State
 from partitions import Purpose, rng
@@ -22,7 +21,10 @@ from strategies.local import KeptModels
 
 
 class PathSearch(ClientTrainer):
-    """Before a client uses the supernet it searches for the path that suits its data under its limits."""
+    """Before a client uses the supernet it searches for the path that suits its data under its limits.
+
+    The statistics of batch norms stay those of the server's proxy data.
+    """
 
     def select(self, state: State | None) -> LocalModel:
         if not self.task.options.get("search"):
@@ -35,8 +37,6 @@ class PathSearch(ClientTrainer):
         )  # fmt: skip
         self.model = client.load(self.task, supernet, path)
         self.model.trial_macs = macs
-        recalibrate_batch_norm(self.model.loaded(), x)
-        self.model.state = self.model.network.state()
         return self.model
 
 

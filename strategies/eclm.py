@@ -2,7 +2,7 @@
 
 Zhuang et al., "ECLM: Efficient Edge-Cloud Collaborative Learning with Continuous Environment Adaptation".
 
-ECLM+ is ECLM with three changes of ours (docs/experiments.md, `ablation`), each an option:
+ECLM+ is ECLM with three changes of ours (docs/results/eclm.md, ablation), each an option:
 
     prior      a client corrects logits by its class shares, in training and in use: it knows its sub-task, and need
                not learn from few samples how often each class occurs (Menon et al. 2021, arXiv:2007.07314)

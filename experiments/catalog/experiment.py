@@ -14,6 +14,22 @@ OVERVIEW = (
 
 
 @dataclass(frozen=True)
+class Margins:
+    """Average margins of some methods over rivals.
+
+    Args:
+        methods: whose margins; rivals: metric -> the methods whose mean accuracy is subtracted.
+        beyond: settings that the paper does not have; the mean over settings leaves them out.
+        paper: metric -> the paper's mean over its rows.
+    """
+
+    methods: Sequence[str]
+    rivals: Mapping[str, Sequence[str]]
+    beyond: Sequence[str] = ()
+    paper: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A named experiment: methods that train in rounds, or a study of pretrained models without rounds.
 
@@ -29,9 +45,11 @@ class Experiment:
         study: name in `experiments.studies.STUDIES`; empty: the methods train in rounds.
         engine: default engine.
         plot: name of the figure in `experiments.plots.PLOTS`.
+        shown: the methods in figure.png; figure-all.png then has all of them. Empty: figure.png has all.
         table: metrics of `summary.csv` to show as columns of the table.
         sweep: whether the settings are points of a sweep, 'group key=value'; the points of a group share their target.
         paper: values in the paper, {(setting, method): {metric: value}}.
+        margins: over means of rivals, in the summary and below the table; None: none.
         note: text below the table, e.g. what the paper reports in words.
         tested: methods that are ranked (`experiments.significance`); the first is tested against each of the others.
     """
@@ -46,9 +64,11 @@ class Experiment:
     study: str = ""
     engine: str = "local"
     plot: str = "overview"
+    shown: Sequence[str] = ()
     table: Sequence[str] = OVERVIEW
     sweep: bool = False
     paper: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict)
+    margins: Margins | None = None
     note: str = ""
     tested: Sequence[str] = ()
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from experiments.catalog.experiment import SCALES, Overrides
 
+PAPER_METHODS = ("na", "la", "an", "fedavg", "heterofl", "eclm")  # in the order of the paper's Table 1
 ALL = "na,na-prior,la,an,fedavg,fedavg-prior,heterofl,fjord,fedrolex,eclm-local,eclm,eclm-plus"
 
 PAPER: Overrides = {

@@ -131,6 +131,26 @@ def plot(folder: Annotated[Path, FolderArgument(help="A results folder.")], svg:
     finish(absolute(folder), console, svg=svg)
 
 
+def claims(
+    page: Annotated[Path | None, typer.Option(help="Renew the tables of this page.", metavar="FILE.md")] = None,
+    results: Annotated[Path, Folder(help="Folder of the results folders.")] = Path("results"),
+) -> None:
+    """Compare the claims of the ECLM paper with the committed results, as a table in Markdown.
+
+    Example: [bold]python -m experiments claims --page docs/results/eclm.md[/bold]
+    """
+    from experiments.claims import Results, renew
+    from experiments.claims import claims as table
+    from fl.results.files import as_results_error, atomic_write
+
+    found = Results(absolute(results))
+    if page is None:
+        print(table(found))
+        return
+    with as_results_error(f"renew '{page}'"):
+        atomic_write(absolute(page), renew(absolute(page).read_text(encoding="utf-8"), found))
+
+
 def merge(
     folders: Annotated[list[Path], FolderArgument(help="Results folders of one experiment.")],
     out: Annotated[Path, Folder(help="Results folder that gets their runs; it may be new.")],

@@ -11,22 +11,23 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from experiments.metrics import Metric
-from experiments.plots.style import LineStyle, legend_entry
+from experiments.plots.style import GREY, LineStyle, in_words, legend_entry
 
+WHISKERS = "Whiskers: 95 % t-interval of the mean over seeds."
 LEGEND_IN, ENTRY_IN, LETTER_IN = 0.3, 0.6, 0.075  # inches: height of a legend row, width of an entry and of a letter
 
 
 def grid(
-    names: Sequence[str], styles: Mapping[str, LineStyle], columns: int, size: tuple[float, float]
+    names: Sequence[str], styles: Mapping[str, LineStyle], columns: int, size: tuple[float, float], note: str = ""
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure with one titled panel of ``size`` (inches) for each name, and a legend if there are styles.
 
-    Call it, and draw on the panels, within `styled`.
+    Call it, and draw on the panels, within `styled`. The note stands below all panels.
     """
     columns = max(1, min(columns, len(names)))
     rows = max(1, math.ceil(len(names) / columns))
     width = max(5.0, columns * size[0])
-    per_row = max(1, int(width / (ENTRY_IN + LETTER_IN * max(map(len, styles), default=0))))
+    per_row = max(1, int(width / (ENTRY_IN + LETTER_IN * max(map(len, map(in_words, styles)), default=0))))
     legend_rows = math.ceil(len(styles) / per_row)
     legend = LEGEND_IN * legend_rows
     height = rows * size[1] + legend
@@ -38,11 +39,13 @@ def grid(
     for axes, name in zip(panels, names, strict=False):
         axes.set_title(name)
     if styles:
-        handles = [legend_entry(name, style) for name, style in styles.items()]
+        handles = [legend_entry(in_words(name), style) for name, style in styles.items()]
         figure.legend(
             handles=handles, loc="upper center", ncols=math.ceil(len(handles) / legend_rows), handlelength=2.4,
             columnspacing=1.2,
         )  # fmt: skip
+    if note:
+        figure.supxlabel(note, fontsize=9, color=GREY)
     return figure, panels[: len(names)]
 
 
@@ -108,7 +111,7 @@ def bars(axes: Axes, lines: pd.DataFrame, styles: Mapping[str, LineStyle], metri
             text += f" ({line['seeds']:g} of {line['runs']:g} seeds)"
         most = max(most, right)
         axes.annotate(text, (right, at), (7, 0), textcoords="offset points", va="center", fontsize=8)
-    axes.set_yticks(range(len(methods)), methods, fontsize=8)
+    axes.set_yticks(range(len(methods)), map(in_words, methods), fontsize=8)
     axes.set_ylim(max(1, len(methods)) - 0.4, -0.6)  # the first method on top; set also if there is no bar
     compared = lines["paper_value"].notna().any()
     axes.set_xlim(0, (1.5 if compared else 1.22) * (most or 1.0))  # room for the text behind the bars

@@ -62,6 +62,16 @@ FAMILIES: dict[str, str] = {
 }
 SPARE = ("#117733", "#aa4499", "#332288")  # for other families, in order
 
+# Methods in words, and what follows a '-' in their names.
+NAMES = {
+    "na": "cloud model", "la": "local adaptation", "an": "AdaptiveNet", "fedavg": "FedAvg", "heterofl": "HeteroFL",
+    "fjord": "FjORD", "fedrolex": "FedRolex", "eclm": "ECLM", "eclm-plus": "ECLM+",
+}  # fmt: skip
+VARIANTS = {
+    "": "", "prior": " + class prior", "derive": ", not adapted", "local": " without cloud",
+    "static": ", never updated", "tailored": " + tailoring", "blend": " + blend",
+}  # fmt: skip
+
 Dash = Literal["-", "--", ":", "-."]
 ABLATIONS: dict[str, tuple[Dash, str]] = {"local": ("-.", "xxxx")}  # dash and hatch of '-x' variants
 OTHER_ABLATION: tuple[Dash, str] = (":", "....")
@@ -94,6 +104,16 @@ def line_styles(methods: Iterable[str]) -> dict[str, LineStyle]:
             line, hatch = "--", "////"
         styles[method] = LineStyle(_paler(color) if ablation else color, line, hatch, bool(tuned))
     return styles
+
+
+def in_words(method: str) -> str:
+    """Return a method in words: 'fedavg+ft' is 'FedAvg + fine-tuning'. Other names stay as they are."""
+    plain, tuned, _ = method.partition("+ft")
+    family = max((name for name in NAMES if f"{plain}-".startswith(f"{name}-")), key=len, default="")
+    variant = [VARIANTS.get(part) for part in plain.removeprefix(family).removeprefix("-").split("-")]
+    if not family or None in variant:
+        return method
+    return NAMES[family] + "".join(map(str, variant)) + (" + fine-tuning" if tuned else "")
 
 
 def styled() -> AbstractContextManager[None]:

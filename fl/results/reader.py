@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from fl.results.checks import Sums, read_checks, verify
 from fl.results.files import ResultsError, whole_lines
-from fl.results.rows import DeviceRow, MeasureRow, Row, Run, TableRow, column_types
+from fl.results.rows import DeviceRow, MeasureRow, Row, Run, TableRow, column_types, columns_of
 from partitions.errors import one_line
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _read(path: Path, kind: type[TableRow]) -> "pd.DataFrame":
         raise ResultsError(f"'{path}' does not exist; run the experiment first")
     columns, checks, lines = column_types(kind), read_checks(path.parent), whole_lines(path)
     header = next(csv.reader(lines), [])
-    if header != list(columns):
+    if not columns_of(header, kind):
         odd = ", ".join(sorted(set(header) ^ set(columns))) or "their order"
         raise ResultsError(f"'{path}' does not have the columns of this version (check {odd})")
     if checks:
@@ -119,6 +119,7 @@ def _read(path: Path, kind: type[TableRow]) -> "pd.DataFrame":
         )
     except (ValueError, OverflowError) as error:
         raise ResultsError(f"'{path}' has a line that cannot be read: {one_line(error)}") from error
+    frame = frame.reindex(columns=list(columns))
     keys = [*KEYS, *(name for name in ("device", "measure") if name in columns)]
     if len(twice := frame[frame.duplicated(keys)]):
         row = ", ".join(f"{key} {value}" for key, value in twice[keys].iloc[0].items())

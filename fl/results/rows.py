@@ -37,6 +37,8 @@ class Row(TableRow):
     memory_bytes: Annotated[int, "largest training memory of a device, also in local adaptation before evaluation"] = 0
     divergence: Annotated[float, "disagreement of updates: 0 equal, 1 unrelated, 2 opposed; empty: fewer than 2"] = NAN
     module_divergence: Annotated[float, "the same over the blocks that can be cut into modules"] = NAN
+    variance: Annotated[float, "variance over devices of the update of a parameter, mean over the parameters"] = NAN
+    module_variance: Annotated[float, "the same over the blocks that can be cut into modules"] = NAN
     load_cv: Annotated[float, "coefficient of variation of the devices that trained a module; empty: no modules"] = NAN
     evaluated: Annotated[int, "devices evaluated after the round; if 0, the columns up to forgetting are empty"] = 0
     accuracy_mean: Annotated[float, "mean accuracy of evaluated devices on their current distribution, 0 to 1"] = NAN
@@ -90,6 +92,17 @@ def column_meanings(kind: type[TableRow]) -> dict[str, str]:
     return {field.name: get_args(field.type)[1] for field in fields(kind)}
 
 
+def columns_of(header: list[str], kind: type[TableRow]) -> dict[str, type]:
+    """Return the columns of a file, each with its type, given its header; empty if no version has them.
+
+    Files of earlier versions lack the columns `LATER`.
+    """
+    types = column_types(kind)
+    earlier = {name: of for name, of in types.items() if name not in LATER}
+    return next((columns for columns in (types, earlier) if list(columns) == header), {})
+
+
+LATER = ("variance", "module_variance")
 COLUMNS = column_meanings(Row)
 DEVICE_COLUMNS = column_meanings(DeviceRow)
 MEASURE_COLUMNS = column_meanings(MeasureRow)

@@ -29,7 +29,7 @@ from fl.results.files import (
 )
 from fl.results.merge import merge_configs, plain
 from fl.results.reader import finished, refuse_other_runs
-from fl.results.rows import AnyRow, DeviceRow, MeasureRow, Row, RowKey, Run, TableRow, column_types
+from fl.results.rows import AnyRow, DeviceRow, MeasureRow, Row, RowKey, Run, TableRow, column_types, columns_of
 from fl.results.versions import versions
 
 # The files of a folder, which `overwrite` removes.
@@ -248,7 +248,7 @@ class ResultsWriter:
 
 
 class _Table:
-    """A CSV file that grows by whole rows.
+    """A CSV file that grows by whole rows. A file of an earlier version keeps its columns.
 
     Raises:
         ResultsError: it has other columns, or rows of a finished run are not those that were written.
@@ -256,10 +256,10 @@ class _Table:
 
     def __init__(self, path: Path, kind: type[TableRow], checks: Checks) -> None:
         self.path = path
-        self.types = column_types(kind)
-        self.columns = list(self.types)
         lines = whole_lines(path) if path.exists() else []
-        if lines and next(csv.reader(lines)) != self.columns:
+        self.types = columns_of(next(csv.reader(lines)), kind) if lines else column_types(kind)
+        self.columns = list(self.types)
+        if not self.columns:
             raise ResultsError(f"'{path}' has other columns than this version writes; choose another folder")
         lines = lines or [csv_text([self.columns])]
         self.sums = Sums(path, lines)

@@ -20,6 +20,8 @@ class RoundCosts:
     late: int = 0  # updates that came after the deadline, or are of an earlier round
     divergence: float = NAN  # of the updates
     module_divergence: float = NAN  # of the updates, in the blocks that can be cut into modules
+    variance: float = NAN  # of the updates
+    module_variance: float = NAN  # of the updates, in the blocks that can be cut into modules
     load_cv: float = NAN  # of the modules
     bytes_down: int = 0
     bytes_up: int = 0

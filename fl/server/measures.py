@@ -38,9 +38,12 @@ class Divergence:
         self._first.merge(other._first)
         self._second.merge(other._second)
 
-    def value(self, names: Collection[str]) -> float:
-        """The divergence over the named parameters; NaN if no two devices share an entry of them, or none moved."""
-        variance = square = 0.0
+    def values(self, names: Collection[str]) -> tuple[float, float]:
+        """The divergence over the named parameters, and the plain variance: that of an entry, mean over entries.
+
+        Both are NaN if no two devices share an entry of them, and the divergence is NaN if none moved.
+        """
+        variance = square = entries = 0.0
         for name in names:
             n = self._first.weight[name]
             shared = n >= 2
@@ -50,7 +53,8 @@ class Divergence:
             unbiased = n / (n - 1).clamp(min=1)
             variance += float(torch.where(shared, unbiased * (mean_square - mean.square()), 0).sum())
             square += float(torch.where(shared, mean_square, 0).sum())
-        return variance / square if square else NAN
+            entries += float(shared.expand_as(mean).sum())
+        return variance / square if square else NAN, variance / entries if entries else NAN
 
 
 def load_cv(coverages: Iterable[Coverage], modules: Mapping[str, int]) -> float:

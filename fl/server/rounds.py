@@ -266,10 +266,10 @@ class Rounds:
         """Measure how the updates disagree, and how evenly they train the modules."""
         costs = self.method.models.costs.get("modular")
         if divergence is not None:
-            self.costs.divergence = divergence.value(self._parameters)
+            self.costs.divergence, self.costs.variance = divergence.values(self._parameters)
             modules = {*costs.layers, *costs.bypass} if costs else set()
             cut = [name for name in self._parameters if modules & axis_names(self.method.axes[name])]
-            self.costs.module_divergence = divergence.value(cut)
+            self.costs.module_divergence, self.costs.module_variance = divergence.values(cut)
         if updates and self.method.architecture == "modular":
             columns = [self._columns(tasks[client].model.coverage) for client in updates]
             self.costs.load_cv = load_cv(columns, {layer: len(every) for layer, every in self._columns(FULL).items()})

@@ -238,6 +238,8 @@ class _Loop:
             memory_bytes=round(costs.memory_bytes),
             divergence=costs.divergence,
             module_divergence=costs.module_divergence,
+            variance=costs.variance,
+            module_variance=costs.module_variance,
             load_cv=costs.load_cv,
             wall_s=wall_s,
         )

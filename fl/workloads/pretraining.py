@@ -160,7 +160,7 @@ class Pretraining:
             return self._early
         what = self._early | {"later": [self.section.modular_epochs, self.section.ability_epochs]}
         if name == "supernet":
-            what["slices"] = self.slices
+            what |= {"slices": self.slices, "statistics": "of the paths"}
         if name in ("modular", "tailored"):
             what["modular"] = self.modular.model_dump(include=set(ModularOptions.model_fields))
             what["modular"]["kappa2"] = self.kappa2

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.costs import CostModel
-from models.elastic.nested import RandomSubmodel, recalibrate_batch_norm
+from models.elastic.nested import RandomSubmodel
 from models.modular.modularize import modularize
 from models.nn.body import Architecture, Body
 from models.submodel import Coverage, State, axis_names, extract
@@ -67,13 +67,17 @@ def coverage(layers: Sequence[str], slices: int, path: Path) -> Coverage:
 
 
 def random_paths(architecture: Architecture, body: Body, slices: int, generator: np.random.Generator) -> RandomSubmodel:
-    """Train the supernet ``body`` along a random path for every batch."""
+    """Train the supernet ``body`` along a random path for every batch.
+
+    Batch norms keep running statistics over all paths that contain them, as the server's data have them. Clients use
+    these: statistics of a client's own data would be those of its few classes.
+    """
 
     def draw() -> tuple[Coverage, float]:
         path = tuple(int(branch) for branch in generator.integers(len(branches(slices)), size=len(body.layers)))
         return coverage(body.layers, slices, path), 1.0
 
-    return RandomSubmodel(body, architecture.build, draw)
+    return RandomSubmodel(body, architecture.build, draw, statistics=True)
 
 
 def distillation(teacher: Body) -> Extra:
@@ -170,7 +174,6 @@ def best_path(
         spent += len(x) * costs.of({layer: len(modules) for layer, modules in submodel.items()}).macs
         part = costs.architecture.part(submodel).to(device)
         part.load_state_dict(extract(state, axes, submodel))
-        recalibrate_batch_norm(part, x)  # running statistics differ between paths
         return score(part, x, y, classes).loss_sum
 
     path = search(affordable_paths(costs, slices, macs, memory), loss, generator)

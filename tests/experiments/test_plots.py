@@ -8,12 +8,15 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from experiments.catalog import EXPERIMENTS, VIEWS
+from experiments.finish import figures
 from experiments.plots import PLOTS
 from experiments.plots.drift import drift
+from experiments.plots.eclm.divergence import divergence
 from experiments.plots.eclm.overview import overview
 from experiments.plots.eclm.steps import steps
 from experiments.plots.panels import error_bars, half_intervals
-from experiments.plots.style import FAMILIES, line_styles, save
+from experiments.plots.style import FAMILIES, in_words, line_styles, save
 from experiments.studies import STUDIES, boundary, latency, routing, spa, spa_size, submodels, tasks
 from experiments.studies.study import summarize_study
 from experiments.summary import summarize
@@ -137,6 +140,36 @@ def sweep_rounds() -> pd.DataFrame:
     frame["module_divergence"], frame["adapt_s"] = 0.5, 3.0
     frame["virtual_s"], frame["memory_bytes"], frame["train_macs"] = 10.0 * frame["round"], 1_000_000, 2_000_000_000
     return frame
+
+
+def test_the_variance_of_updates_has_a_row_of_panels_if_it_was_measured():
+    frame = sweep_rounds()
+    assert len(divergence(frame, summarize(frame)).axes) == 2
+    figure = divergence(frame.assign(module_variance=1e-6), summarize(frame))
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert labels == ["divergence of the blocks' updates"] * 2 + ["variance of the blocks' updates"] * 2
+    assert list(lines(figure.axes[2])["eclm"].get_ydata()) == [1e-6] * 6
+
+
+def test_methods_in_words():
+    words = {
+        "na": "cloud model", "fedavg+ft": "FedAvg + fine-tuning", "eclm": "ECLM", "eclm-plus": "ECLM+",
+        "fedavg-prior+ft": "FedAvg + class prior + fine-tuning", "eclm-plus-derive": "ECLM+, not adapted",
+        "eclm-local": "ECLM without cloud", "eclm-prior-derive": "ECLM + class prior, not adapted",
+        "256 x 8, late": "256 x 8, late", "nano": "nano", "my-method+ft": "my-method+ft",
+        "fedavg-adaptive": "fedavg-adaptive",
+    }  # fmt: skip
+    assert {method: in_words(method) for method in words} == words
+
+
+def test_table1_shows_eight_methods_first_and_all_in_another_figure():
+    frame = rounds(settings=["s"], methods=METHODS | {"na-prior": 0.9})
+    found = figures("figure", EXPERIMENTS["table1"], frame, summarize(frame))
+    shown = {name: [label.get_text() for label in figure.axes[0].get_yticklabels()] for name, figure in found.items()}
+    first = ["cloud model", "FedAvg", "FedAvg + fine-tuning", "ECLM"]
+    assert shown == {"figure": first, "figure-all": [in_words(name) for name in (*METHODS, "na-prior")]}
+    assert list(figures("fig7", VIEWS["fig7"], frame, summarize(frame))) == ["fig7"]
+    assert len(EXPERIMENTS["table1"].shown) == len(EXPERIMENTS["held-out"].shown) == 8
 
 
 def routing_rows() -> pd.DataFrame:
@@ -344,7 +377,7 @@ def test_bars_without_a_paper_value_do_not_mention_the_paper():
 def test_traffic_names_the_methods_that_miss_the_target():
     """95 % of eclm's 0.81 is 0.7695: of eclm-derive only seed 2 (0.77) reaches it; na has no traffic and no bar."""
     (axes,) = PLOTS["traffic"](frame := rounds(settings=["s"]), summarize(frame)).axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == list(METHODS)[1:]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [in_words(name) for name in METHODS][1:]
     texts = ["not reached", "not reached", "20 (1 of 2 seeds)", "20"]  # 10 MB per round, scored after two
     assert [text.get_text() for text in axes.texts] == texts
 
@@ -354,16 +387,18 @@ def test_costs_leave_out_a_method_that_did_not_run_in_the_setting():
     frame = frame[(frame["setting"] == "s") | (frame["method"] != "la")]
     left, right = PLOTS["traffic"](frame, summarize(frame)).axes
     names = [[label.get_text() for label in axes.get_yticklabels()] for axes in (left, right)]
-    sending = [name for name in METHODS if name != "na"]
-    assert names == [sending, [name for name in sending if name != "la"]]
+    sending = [in_words(name) for name in METHODS if name != "na"]
+    assert names == [sending, [name for name in sending if name != in_words("la")]]
 
 
 def test_latency_is_compute_over_the_rate_of_a_board():
     """2 GMAC per round for 10 devices, 0.2 each: 0.1 s at 2e9 MAC/s (Pi 4B), 0.00667 s at 3e10 (Nano)."""
     figure = PLOTS["latency"](*inputs("latency"))
-    widths = {axes.get_xlabel(): [bar.get_width() for bar in axes.patches][-1] for axes in figure.axes}
-    assert widths["Raspberry Pi 4B, virtual s per round"] == pytest.approx(0.1)
-    assert widths["Jetson Nano, virtual s per round"] == pytest.approx(0.2 / 30)
+    widths = {
+        axes.get_title("left").partition("\n")[2]: [bar.get_width() for bar in axes.patches][-1] for axes in figure.axes
+    }
+    assert widths["Raspberry Pi 4B"] == pytest.approx(0.1)
+    assert widths["Jetson Nano"] == pytest.approx(0.2 / 30)
 
 
 def test_only_paths_that_samples_take_are_drawn():

@@ -76,6 +76,22 @@ def test_the_target_is_a_share_of_the_best_methods_final_accuracy():
     assert target_accuracies(frame) == pytest.approx(both)
 
 
+def test_the_target_is_that_of_a_method_of_the_paper_that_is_scored_whenever_the_setting_is():
+    """fedavg ends at 0.7. Others end higher: na-prior and fedavg+ft are not the paper's, la is scored only once."""
+    frame = pd.concat(
+        [
+            run([0.5, 0.7], method="fedavg"),
+            run([0.8, 0.9], method="fedavg+ft"),
+            run([0.9, 0.9], method="na-prior"),
+            run([math.nan, 0.8], method="la"),
+            run([0.4, 0.6], method="na-prior", setting="t"),
+        ]
+    )
+    targets = {(setting, method): target for (setting, method, _), target in target_accuracies(frame).items()}
+    assert {target for (setting, _), target in targets.items() if setting == "s"} == {TARGET * 0.7}
+    assert targets["t", "na-prior"] == TARGET * 0.6  # no method of the paper ran
+
+
 def test_in_a_sweep_a_method_is_compared_with_itself():
     frame = pd.concat(
         [

@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.metrics import METRICS
-from experiments.plots.panels import bars, grid, table
+from experiments.plots.panels import WHISKERS, bars, grid, table
 from experiments.plots.style import line_styles, styled
 
 PANELS = {"accuracy_mean": "accuracy", "adapt_s": "time"}
@@ -16,7 +16,7 @@ def adaptation(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     names = [(setting, metric) for setting in dict.fromkeys(summary["setting"]) for metric in PANELS]
     with styled():
         titles = [f"{setting}: {PANELS[metric]}" for setting, metric in names]
-        figure, panels = grid(titles, {}, 2, (4.8, 0.8 + 0.24 * max(4, len(styles))))
+        figure, panels = grid(titles, {}, 2, (4.8, 0.8 + 0.24 * max(4, len(styles))), WHISKERS)
         for axes, (setting, metric) in zip(panels, names, strict=True):
             bars(axes, table(summary, setting, metric), styles, METRICS[metric])
     return figure

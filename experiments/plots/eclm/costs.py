@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 import fl.devices.hardware
 from experiments.metrics import METRICS
-from experiments.plots.panels import bars, grid, table
+from experiments.plots.panels import WHISKERS, bars, grid, table
 from experiments.plots.style import line_styles, styled
 
 
@@ -19,7 +19,7 @@ def _costs(summary: pd.DataFrame, metric: str, positive: str, missing: str = "")
     styles = line_styles(dict.fromkeys(summary[chosen]["method"]))
     settings = list(dict.fromkeys(summary["setting"]))
     with styled():
-        figure, panels = grid(settings, {}, 3, (4.3, 0.8 + 0.22 * max(4, len(styles))))
+        figure, panels = grid(settings, {}, 3, (4.3, 0.8 + 0.22 * max(4, len(styles))), WHISKERS)
         for axes, setting in zip(panels, settings, strict=True):
             ran = set(summary[summary["setting"] == setting]["method"])
             present = {method: style for method, style in styles.items() if method in ran}
@@ -45,9 +45,9 @@ def latency(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     names = [(setting, board) for setting in dict.fromkeys(lines["setting"]) for board in boards()]
     with styled():
         height = 0.8 + 0.22 * max(4, len(styles))
-        figure, panels = grid([setting for setting, _ in names], {}, 4, (3.7, height))
+        figure, panels = grid([f"{setting}\n{board}" for setting, board in names], {}, 4, (3.7, height), WHISKERS)
         for axes, (setting, board) in zip(panels, names, strict=True):
-            seconds = replace(gmac, label=f"{board}, virtual s per round", scale=1e9 / boards()[board])
+            seconds = replace(gmac, label="virtual s per round", scale=1e9 / boards()[board])
             bars(axes, table(lines, setting, gmac.name), styles, seconds)
     return figure
 

@@ -5,7 +5,7 @@ import pytest
 
 from fl.results.files import ResultsError
 from fl.results.reader import read_rounds
-from fl.results.rows import COLUMNS
+from fl.results.rows import COLUMNS, LATER
 from fl.results.writer import ResultsWriter
 from tests.fl.results.examples import SETTINGS, row
 
@@ -31,9 +31,26 @@ def test_unreadable_rounds(tmp_path):
     (tmp_path / "rounds.csv").write_text("experiment,round\n")
     with pytest.raises(ResultsError, match="columns of this version"):
         read_rounds(tmp_path)
-    (tmp_path / "rounds.csv").write_text(",".join(COLUMNS) + "\n" + "toy,m=2,fedavg,zero" + "," * 27 + "\n")
+    (tmp_path / "rounds.csv").write_text(",".join(COLUMNS) + "\n" + "toy,m=2,fedavg,zero" + "," * 29 + "\n")
     with pytest.raises(ResultsError, match="cannot be read"):
         read_rounds(tmp_path)
     (tmp_path / "rounds.csv").write_bytes(b"\xff\xfe\n")
     with pytest.raises(ResultsError, match="is damaged, it is not text"):
         read_rounds(tmp_path)
+
+
+def test_a_file_of_a_version_without_the_later_columns_is_read_and_keeps_its_columns(tmp_path):
+    def written(*rows):
+        with ResultsWriter(tmp_path, "toy", SETTINGS, [0], ["fedavg"]) as results:
+            results.append(rows)
+        return (tmp_path / "rounds.csv").read_text()
+
+    lines = [line.split(",") for line in written(row(1, devices=3)).splitlines()]
+    later = [list(COLUMNS).index(name) for name in LATER]
+    old = "".join(",".join(cell for at, cell in enumerate(line) if at not in later) + "\n" for line in lines)
+    (tmp_path / "rounds.csv").write_text(old)
+    text = written(row(2, devices=4, variance=0.5))
+    assert text.startswith(old)
+    frame = read_rounds(tmp_path)
+    assert list(frame.columns) == list(COLUMNS) and frame["devices"].tolist() == [3, 4]
+    assert frame[list(LATER)].isna().all(axis=None)

@@ -26,7 +26,7 @@ def divergence(*updates: tuple[list[int], list[list[float]]]) -> float:
     for modules, change in updates:
         trained = torch.tensor(change)
         found.add({"w": trained + 5}, {"w": torch.full_like(trained, 5.0)}, {"module": torch.tensor(modules)})
-    return found.value(["w"])
+    return found.values(["w"])[0]
 
 
 def test_divergence_by_hand() -> None:
@@ -35,6 +35,17 @@ def test_divergence_by_hand() -> None:
     Variances (n - 1) are 2 and 0, mean squares 5 and 4: 2 / 9.
     """
     assert divergence(([0, 1], [[9.0, 9.0], [1.0, 2.0]]), ([1, 2], [[3.0, 2.0], [-7.0, 7.0]])) == pytest.approx(2 / 9)
+
+
+def test_variance_by_hand_grows_with_the_updates() -> None:
+    """As above: variances 2 and 0 of the two parameters that both clients have, mean 1; clients that move ten times
+    as far have a hundred times the variance and the same divergence."""
+    for scale in (1.0, 10.0):
+        found = Divergence(AXES, {"w": torch.zeros(4, 2)})
+        for modules, change in (([0, 1], [[9.0, 9.0], [1.0, 2.0]]), ([1, 2], [[3.0, 2.0], [-7.0, 7.0]])):
+            of = {"module": torch.tensor(modules)}
+            found.add({"w": scale * torch.tensor(change)}, {"w": torch.zeros(2, 2)}, of)
+        assert found.values(["w"]) == pytest.approx((2 / 9, scale**2))
 
 
 def test_divergence_of_updates_that_agree_oppose_or_have_nothing_in_common() -> None:
@@ -99,9 +110,10 @@ def test_adaptation_time_is_that_of_the_link_and_of_local_training(play: Callabl
 def test_rounds_measure_divergence_and_load_where_there_is_any(play: Callable, tmp_path: Path) -> None:
     play(tmp_path, {"strategies": "na,la,fedavg,eclm"})
     rounds = read_rounds(tmp_path).groupby("method")
-    empty = {m: of[["divergence", "module_divergence", "load_cv"]].isna().all().tolist() for m, of in rounds}
-    assert empty["na"] == empty["la"] == [True, True, True]
-    assert empty["fedavg"] == [False, False, True] and empty["eclm"] == [False, False, False]
+    columns = ["divergence", "variance", "module_divergence", "module_variance", "load_cv"]
+    empty = {m: of[columns].isna().all().tolist() for m, of in rounds}
+    assert empty["na"] == empty["la"] == [True] * 5
+    assert empty["fedavg"] == [False] * 4 + [True] and empty["eclm"] == [False] * 5
     for column in ("divergence", "module_divergence"):
         assert rounds[column].min().dropna().ge(0).all() and rounds[column].max().dropna().le(1.5).all()
 

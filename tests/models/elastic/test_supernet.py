@@ -180,3 +180,28 @@ def test_random_paths_and_a_teacher_make_narrow_branches_accurate() -> None:
     after = [score(part(architecture, body.state(), (b,), 8), x, y, 4).accuracy for b in range(4)]
     assert after[0] > 0.97 and after[3] > 0.9 > before[3]
     assert all(torch.equal(before_[name], value) for name, value in teacher.state().items())
+
+
+def test_a_path_keeps_the_servers_batch_norm_statistics_also_on_a_client_of_one_class() -> None:
+    g = torch.Generator().manual_seed(0)
+    y = torch.arange(240) % 3
+    x = torch.randn(3, 3, 8, 8, generator=g)[y] + 0.5 * torch.randn(240, 3, 8, 8, generator=g)
+    dense = resnet18((3, 8, 8), 3, width=8, norm="batch")
+    architecture, recipe = elastic(dense, 2), Recipe(lr=0.02, batch_size=24, clip=1.0)
+    body = architecture.part({})
+    body.load_state_dict(grow(dense, dense.whole(0).state(), 2))
+    before = body.state()
+    paths = random_paths(architecture, body, 2, np.random.default_rng(1))
+    fit(paths, x, y, recipe, 2, np.random.default_rng(2))
+    state = body.state()
+    moved = {name: (before[name] - state[name]).abs().max() > 0 for name in state if name.endswith((".mean", ".var"))}
+    assert moved and all(moved.values())  # every branch has statistics of the data that the server has
+
+    one = x[y == 0], y[y == 0]
+    every = list(np.ndindex(2, 2, 2, 2))
+    losses = {path: score(part(architecture, state, path, 2), *one, 3).loss_sum for path in every}
+    found, _ = best_path(
+        state, CostModel(architecture, 4), 2, 1e12, 1e12, *one, 3, np.random.default_rng(0), torch.device("cpu")
+    )
+    best = coverage(body.layers, 2, min(losses, key=lambda path: losses[path]))
+    assert all(torch.equal(found[layer], best[layer]) for layer in body.layers)
