@@ -254,7 +254,7 @@ def test_parts_merge_to_the_whole_in_any_order() -> None:
             got.merge(pickle.loads(pickle.dumps(part.part())))
         assert got.updates.keys() == whole.updates.keys() == {0, 1, 2, 3}
         assert got.divergence is not None and whole.divergence is not None
-        assert got.divergence.value(["w"]) == pytest.approx(whole.divergence.value(["w"]))
+        assert got.divergence.values(["w"]) == pytest.approx(whole.divergence.values(["w"]))
         assert torch.equal(got.method.result(MODEL)["w"], whole.method.result(MODEL)["w"])
         assert got.method.clients == (set(range(4)) if at_once else set())
         kept = {client: found.update.state for client, found in got.updates.items() if found.update}
