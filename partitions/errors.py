@@ -42,7 +42,7 @@ def missing_package(error: BaseException) -> str:
     return f"needs the package {package}: pip install 'driftfed[{EXTRAS[package]}]'"
 
 
-LONGEST_LIST = 40  # with more known names than this, the message lists similar names only
+LONGEST_LIST = 60  # with more known names than this, the message lists similar names only
 
 
 def lookup(kind: str, name: str, registry: Mapping[str, T]) -> T:

@@ -17,7 +17,7 @@ from experiments.plots.eclm.overview import overview
 from experiments.plots.eclm.steps import steps
 from experiments.plots.panels import error_bars, half_intervals
 from experiments.plots.style import FAMILIES, in_words, line_styles, save
-from experiments.studies import STUDIES, boundary, latency, routing, spa, spa_size, submodels, tasks
+from experiments.studies import STUDIES, boundary, detection, latency, routing, spa, spa_size, submodels, tasks
 from experiments.studies.study import summarize_study
 from experiments.summary import summarize
 from fl.results.rows import Row
@@ -210,6 +210,15 @@ def latency_rows() -> pd.DataFrame:
     return pd.DataFrame(made, columns=["experiment", "setting", "seed", *latency.Row.__dataclass_fields__])
 
 
+def detection_rows() -> pd.DataFrame:
+    """Each detector notices more drifts, with more false alarms, the more sensitive it is."""
+    made = [
+        ("toy", "s", seed, name, at, 0, 40, 10, 2 + 2 * k, k, 3 * k)
+        for seed in (1, 2) for name in ("importance", "adwin", "page-hinkley") for k, at in enumerate((0.4, 0.2, 0.1))
+    ]  # fmt: skip
+    return pd.DataFrame(made, columns=["experiment", "setting", "seed", *detection.Row.__dataclass_fields__])
+
+
 def boundary_rows() -> pd.DataFrame:
     """Activations and codes, unpooled and pooled by 4; two seeds that differ by one point."""
     made = []
@@ -259,6 +268,7 @@ def inputs(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     studied = {"routing": routing_rows, "submodels": submodel_rows, "estimates": latency_rows}
     studied |= {
         "boundary": boundary_rows,
+        "detection": detection_rows,
         "tasks": task_rows,
         "spa-gate": lambda: spa_rows(spa.GateRow),
         "spa-size": size_rows,

@@ -33,7 +33,7 @@ def test_driftfed_is_the_same_command() -> None:
     [
         (
             ["run", "quikstart"],
-            "unknown experiment 'quikstart'; known: ablation, feature-drift, fig1, fig10, fig11, fig12",
+            "unknown experiment 'quikstart'; known: ablation, detection, drift-suite, feature-drift, fig1",
         ),
         (["run", "fig77"], "did you mean"),
         (["run", "main", "--settings", "m=3"], "no setting of 'main' is called 'm=3'; known: strangers"),
