@@ -12,9 +12,9 @@ from scipy.stats import ttest_rel
 from experiments.significance import compare, critical_difference, friedman, markdown, ranks
 
 
-def runs(values: dict[tuple[str, str], list[float]]) -> pd.Series:
-    index = {(*who, seed): value for who, of in values.items() for seed, value in enumerate(of, 1)}
-    return pd.Series(index, dtype=float).rename_axis(["setting", "method", "seed"])
+def runs(values: dict[tuple[str, str], list[float]]) -> pd.DataFrame:
+    rows = [(*who, seed, value) for who, of in values.items() for seed, value in enumerate(of, 1)]
+    return pd.DataFrame(rows, columns=["setting", "method", "seed", "accuracy_mean"])
 
 
 TWO = runs({

@@ -5,8 +5,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.catalog import EXPERIMENTS, OTHER
+from experiments.paired import of_runs
 from experiments.plots.style import GREY, line_styles, styled
-from experiments.significance import LEVEL, critical_difference, friedman, ranks, scores
+from experiments.significance import LEVEL, critical_difference, friedman, ranks
 
 
 def ranks_figure(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
@@ -15,7 +16,8 @@ def ranks_figure(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     Methods whose mean is in the band cannot be told from the best one (Nemenyi's test).
     """
     experiment = EXPERIMENTS.get(str(rounds["experiment"].iloc[0]), OTHER)
-    of_settings = ranks(scores(rounds, experiment.tested))
+    chosen = rounds[rounds["method"].isin(experiment.tested)] if experiment.tested else rounds
+    of_settings = ranks(of_runs(chosen))
     methods, settings = of_settings.shape
     means = of_settings.mean(axis=1).sort_values(kind="stable")
     styles = line_styles(means.index)
