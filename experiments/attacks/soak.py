@@ -170,7 +170,7 @@ class Load:
             return cls(0, 0, 0)
         children = [child for task in (own / "task").iterdir() for child in (task / "children").read_text().split()]
         resident = int((own / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        return cls(resident, len(list((own / "fd").iterdir())), len(children))
+        return cls(resident, len(open_files()), len(children))
 
 
 def open_files() -> list[str]:
