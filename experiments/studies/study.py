@@ -11,6 +11,7 @@ import pandas as pd
 from experiments.summary import COLUMNS, Line, Paper, spread_lines
 from fl.results.checks import Sums, read_checks, verify
 from fl.results.files import ResultsError, whole_lines
+from fl.results.reader import read_config, refuse_other_runs
 
 if TYPE_CHECKING:
     from fl.workloads.resolve import Run  # loads torch, which tables and figures do not need
@@ -59,11 +60,16 @@ def read_study(out: Path, study: Study) -> pd.DataFrame:
     types = {"experiment": str, "setting": str, "seed": int} | {f.name: f.type for f in fields(study.row)}
     try:
         frame = pd.read_csv(io.StringIO(path.read_text(encoding="utf-8")), keep_default_na=False, na_values=[""])
-        if list(frame.columns) == list(types):
-            return frame.astype(types)
+        known = list(frame.columns) == list(types)
+        frame = frame.astype(types if known else {})
     except ValueError as error:
         raise ResultsError(f"'{path}' has a line that cannot be read: {error}") from error
-    raise ResultsError(f"'{path}' does not have the columns of this version; choose another folder")
+    if not known:
+        raise ResultsError(f"'{path}' does not have the columns of this version; choose another folder")
+    if (out / "config.toml").exists():
+        runs = frame[["experiment", "setting", "seed"]].drop_duplicates().itertuples(index=False)
+        refuse_other_runs(path, ((name, (setting, "", seed)) for name, setting, seed in runs), read_config(out))
+    return frame
 
 
 def summarize_study(frame: pd.DataFrame, study: Study, paper: Paper | None = None) -> pd.DataFrame:

@@ -142,7 +142,7 @@ class Settings(Section):
             ValueError: an entry is not an integer from 0 to 2**63 - 1, or occurs twice.
         """
         try:
-            seeds = [int(part) for part in self.seeds.split(",") if part.strip()]
+            seeds = [int(part) for part in self.seeds.split(",")] if self.seeds.strip() else []
         except ValueError:
             raise ValueError(f"seeds = {self.seeds!r} is not a list of integers, e.g. '1,2,3'") from None
         if min(seeds, default=0) < 0:

@@ -78,10 +78,11 @@ def refuse_other_runs(path: Path, runs: Iterable[tuple[str, Run]], config: Mappi
     for experiment, run in runs:
         setting, method, seed = run
         known = experiment == config["experiment"] and setting in config["settings"]
-        if not (known and method in config["methods"] and seed in config["seeds"]):
+        if not (known and method in (config["methods"] or [""]) and seed in config["seeds"]):
+            which = f"setting '{setting}', method '{method}', seed {seed}".replace("method '', ", "")
             raise ResultsError(
-                f"'{path}' has a row of no run of this folder ({experiment}, setting '{setting}', method '{method}', "
-                f"seed {seed}); restore the file or start anew (--overwrite)"
+                f"'{path}' has a row of no run of this folder ({experiment}, {which}); restore the file or start anew "
+                "(--overwrite)"
             )
         found.add(run)
     if path.name == "rounds.csv" and (lost := sorted({*finished(config)} - found)):

@@ -83,6 +83,17 @@ def test_a_changed_a_doubled_and_a_lost_row_are_noticed(tmp_path):
         StudyResults(tmp_path, TOY, runs())
 
 
+@pytest.mark.parametrize("odd", ["toy,c,1,x,1,0.1", "toy,NA,3,x,1,0.1", "other,NA,1,x,1,0.1"])
+def test_a_row_of_another_run_is_named(tmp_path, odd: str):
+    with StudyResults(tmp_path, TOY, runs()) as results:
+        results.add("b", 1, [Toy("x", 1, 0.1)])
+    with (tmp_path / FILE).open("a") as file:
+        file.write(odd + "\n")
+    for read in (lambda: read_study(tmp_path, TOY), lambda: StudyResults(tmp_path, TOY, runs())):
+        with pytest.raises(ResultsError, match="has a row of no run of this folder"):
+            read()
+
+
 def test_overlap_of_routing_by_hand():
     """a and b use module 0, c and d module 1: all shared within a pair, nothing across, 2 of the 6 pairs in all."""
     assert STUDIES["routing"].metrics(routing_rows()) == pytest.approx(

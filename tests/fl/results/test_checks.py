@@ -67,6 +67,16 @@ def test_a_finished_run_without_rows_is_named(folder: Path) -> None:
             read(folder)
 
 
+def test_a_lost_line_of_the_checksums_is_noticed(folder: Path) -> None:
+    lines = (folder / CHECKSUMS).read_text().splitlines(keepends=True)
+    for at in range(len(lines)):
+        for kept in (lines[:at], lines[:at] + lines[at + 1 :]):
+            (folder / CHECKSUMS).write_text("".join(kept))
+            for read in (read_rounds, open_):
+                with pytest.raises(ResultsError, match=f"{CHECKSUMS}' is damaged"):
+                    read(folder)
+
+
 @pytest.mark.parametrize("name", [CHECKSUMS, "rounds.csv"])
 def test_a_folder_in_place_of_a_file_is_one_sentence(folder: Path, name: str) -> None:
     (folder / name).unlink()
