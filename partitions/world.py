@@ -1,7 +1,7 @@
 """The simulated world: which samples every device has at every step, a pure function of (seed, device, step)."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import zip_longest
 
@@ -16,77 +16,11 @@ from partitions.proxy import choose_proxy, matching
 from partitions.rng import Purpose, rng
 from partitions.sampling import renew_samples, replace_samples, sample, sample_own_first, sizes, without
 from partitions.schedule import Schedule
+from partitions.states import Draw, State, Target, mean
 
 CACHE = 32_768  # device states in memory, about 1 kB each
 EVERY_STEP = Schedule("every")
 FITTING = {"label": "'iid', 'm-classes' or 'dirichlet'", "domain": "'subject'"}  # partitions by the cells they use
-
-
-@dataclass(frozen=True)
-class Draw:
-    """A device's samples at a step: indices into the data set, labels, and corruptions (`partitions.corrupt`).
-
-    The test samples are drawn on first use, because most messages are about training.
-
-    Args:
-        train: indices of training samples (n,).
-        train_labels: their labels on the device (n,), which a drift may change; -1: the device does not know it.
-        train_corruptions: their corruptions.
-        draw_test: returns indices of test samples (t,), their labels (t,) and their corruptions.
-    """
-
-    train: np.ndarray
-    train_labels: np.ndarray
-    train_corruptions: Corruptions
-    draw_test: Callable[[], tuple[np.ndarray, np.ndarray, Corruptions]]
-
-    @cached_property
-    def _test(self) -> tuple[np.ndarray, np.ndarray, Corruptions]:
-        return self.draw_test()
-
-    @property
-    def test(self) -> np.ndarray:
-        """Return the indices of the test samples (t,)."""
-        return self._test[0]
-
-    @property
-    def test_labels(self) -> np.ndarray:
-        """Return the labels of the test samples on the device (t,)."""
-        return self._test[1]
-
-    @property
-    def test_corruptions(self) -> Corruptions:
-        """Return the corruptions of the test samples."""
-        return self._test[2]
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where the drift of one step leads: the distribution over cells (K,), and the corruption of new samples."""
-
-    p: np.ndarray
-    corruption: Corruption | None
-
-
-@dataclass(frozen=True)
-class State:
-    """A device after a step at which something changed.
-
-    Args:
-        p: distribution over cells (K,).
-        since: the step at which this distribution began.
-        corruption: of the samples that enter now.
-        indices: the training samples (n,).
-        entered: the step at which each training sample entered (n,).
-        targets: the targets of the last `World.drift_steps` steps.
-    """
-
-    p: np.ndarray
-    since: int
-    corruption: Corruption | None
-    indices: np.ndarray
-    entered: np.ndarray
-    targets: tuple[Target, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,8 +116,15 @@ class World:
         self.drift.check_frame(self.frame)
         self.partition.check(self.start)
         self.drift.check(self._assignment or self.partition, self.start)
+        if self.drift.ordered and not self._own:
+            raise ValueError(
+                f"drift {drift} moves along a device's own samples, and partition {partition} draws them: set "
+                "data.partition to 'none'"
+            )
         kind = type(self.drift)
-        same = all(getattr(kind, part) is getattr(Drift, part) for part in ("walk", "alter", "relabel", "looks"))
+        same = all(
+            getattr(kind, part) is getattr(Drift, part) for part in ("walk", "alter", "relabel", "looks", "stretch")
+        )
         if self._own and kind.replaces and same:
             raise ValueError(
                 f"drift {drift} only draws new samples, and devices of partition {partition} have no other ones: use "
@@ -289,7 +230,9 @@ class World:
     def size(self, device: int) -> int:
         """Return a device's number of training samples at every step; it gets fewer if the pool is too small."""
         if self._assignment:
-            return len(self._assignment.train[device])
+            own = len(self._assignment.train[device])
+            stretch = self.drift.stretch(own, 0)
+            return stretch.stop - stretch.start if stretch else own
         low, high = self.samples
         generator = rng(self.seed, Purpose.DRAW, device)
         if not self.samples_skew:
@@ -299,7 +242,7 @@ class World:
     @property
     def most_samples(self) -> int:
         """Return the largest number of training samples of a device."""
-        return max(map(len, self._assignment.train)) if self._assignment else self.samples[1]
+        return max(map(self.size, range(len(self._assignment.train)))) if self._assignment else self.samples[1]
 
     def distribution(self, device: int, step: int) -> np.ndarray:
         """Return the probability of each cell (K,)."""
@@ -369,7 +312,10 @@ class World:
         cells, total, own = self._test_cells, self.test_samples, np.empty(0, np.int64)
         if self._assignment and self._own:
             own = self._assignment.test[device]
-            total = len(own)
+            total, recorded = len(own), len(self._assignment.train[device])
+            if stretch := self.drift.stretch(recorded, self.schedule.of(device).count(state.since)):
+                first = stretch.start * total // recorded
+                return own[first : max(first + 1, -(-stretch.stop * total // recorded))]
             if not state.since:
                 return own
         counts = apportion(total, state.p, sizes(cells))
@@ -433,7 +379,9 @@ class World:
 
     def _first(self, device: int) -> State:
         p = self._context(device, 0)
-        if self._assignment:
+        if moved := self._moved(device, 0):
+            p, indices = moved
+        elif self._assignment:
             indices = self._assignment.train[device].copy()
         else:
             indices = self._replace(device, 0, p, np.empty(0, np.int64), self.drift_fraction)
@@ -441,6 +389,8 @@ class World:
 
     def _next(self, device: int, step: int, before: State) -> State:
         target, schedule = before.targets[-1], self.schedule.of(device)
+        if moved := self._moved(device, step):
+            return State(moved[0], step, None, moved[1], np.full(len(moved[1]), step, np.int32), before.targets)
         if schedule.drifts(step):
             generator, number = rng(self.seed, Purpose.DRIFT, device, step), schedule.count(step)
             context = partial(self._context, device)
@@ -466,6 +416,20 @@ class World:
             indices = self._replace(device, step, p, before.indices, fraction)
         entered = np.array([known.get(index, step) for index in indices.tolist()], np.int32)
         return State(p, since, corruption, indices, entered, targets)
+
+    def _moved(self, device: int, step: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the cells' shares (K,) and the indices (n,) of the stretch of its own samples that a device has now.
+
+        None if the drift does not move along a device's samples.
+        """
+        if not self._assignment:
+            return None
+        own = self._assignment.train[device]
+        stretch = self.drift.stretch(len(own), self.schedule.of(device).count(step))
+        if stretch is None:
+            return None
+        held = np.bincount(self.cell[own[stretch]], minlength=len(self.cell_names))
+        return held / held.sum(), own[stretch].copy()
 
     def _checked(self, p: np.ndarray, by: Partition | Drift) -> np.ndarray:
         """Return ``p`` if it is a distribution over the cells, else raise ValueError."""
@@ -494,14 +458,3 @@ def group_by_cell(indices: np.ndarray, cell: np.ndarray, count: int) -> list[np.
     """Split ``indices`` (N,) by their ``cell`` (N,) into ``count`` sorted arrays."""
     order = np.argsort(cell, kind="stable")
     return np.split(indices[order], np.cumsum(np.bincount(cell, minlength=count))[:-1])
-
-
-def mean(targets: Sequence[Target]) -> tuple[np.ndarray, Corruption | None]:
-    """Average distributions (K,) and severities of targets; equal distributions are returned unchanged."""
-    last = targets[-1]
-    equal = all(np.array_equal(target.p, last.p) for target in targets)
-    p = last.p if equal else np.mean([target.p for target in targets], axis=0)
-    if last.corruption is None:
-        return p, None
-    severity = np.mean([target.corruption.severity if target.corruption else 0.0 for target in targets])
-    return p, replace(last.corruption, severity=float(severity))

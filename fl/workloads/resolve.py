@@ -120,7 +120,7 @@ class Run:
 
     def _flat(self) -> dict[str, Any]:
         own = {name: options.model_dump(by_alias=True, exclude_none=True) for name, options in self.options.items()}
-        ignores = {*self.workload.ignores}
+        ignores = {*self.workload.ignores, *getattr(self.worlds.kind, "ignores", ())}
         if not self.worlds.own:  # a real device reads what the partition does not
             ignores |= {*getattr(self.worlds.partition, "ignores", ())}
         general = {name: value for name, value in self.settings.complete().items() if name not in ignores}
@@ -209,6 +209,8 @@ def _resolve(settings: Settings, check: bool, study: bool) -> Run:
     if "drift.kind" not in workload_class.ignores:
         name = settings.drift.kind
         kind = options(_component("drift.kind", name), section_name(name))
+        if check:
+            _refuse_unread(settings, f"drift '{name}'", getattr(kind, "ignores", ()))
     if drift.groups > 1 and not drift.stagger and not getattr(kind, "grouped", False):
         raise SettingsError(
             f"drift.groups = {drift.groups} needs groups that drift at different steps: set drift.stagger to 1 or more"
@@ -253,8 +255,8 @@ def used_sections(settings: Settings) -> set[str]:
 def without_unused(settings: Settings, keep: Iterable[str]) -> Settings:
     """Drop keys that the run does not use, e.g. defaults of an experiment that a user changed.
 
-    These are options of other components, general keys that the partition does not read, and the share of a public data
-    set that the cloud has, if the data are a folder of the user's.
+    These are options of other components, general keys that the partition or the drift does not read, and the share of
+    a public data set that the cloud has, if the data are a folder of the user's.
 
     Args:
         keep: dotted keys that the user gave; they stay, and are refused later if the run does not use them.
@@ -262,7 +264,8 @@ def without_unused(settings: Settings, keep: Iterable[str]) -> Settings:
     given = {key.partition(".")[0] for key in keep}
     try:
         used = used_sections(settings) | given
-        ignores = {*getattr(PARTITIONS[settings.data.partition], "ignores", ())}
+        chosen = PARTITIONS[settings.data.partition], DRIFTS[settings.drift.kind]
+        ignores = {key for component in chosen for key in getattr(component, "ignores", ())}
         ignores |= {"data.proxy-fraction"} if source_of(settings.data.name).of_machine else set()
     except UnknownName:
         return settings

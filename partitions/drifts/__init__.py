@@ -12,6 +12,7 @@ from partitions.drifts.recurring import Recurring
 from partitions.drifts.resample import Resample
 from partitions.drifts.subject import SubjectChange
 from partitions.drifts.unseen import Unseen
+from partitions.drifts.window import Window
 
 DRIFTS: Registry[type[Drift]] = Registry("drift", "driftfed.drifts", {
     "none": NoDrift,
@@ -24,4 +25,5 @@ DRIFTS: Registry[type[Drift]] = Registry("drift", "driftfed.drifts", {
     "concept": Concept,
     "concept-matrix": ConceptMatrix,
     "unseen": Unseen,
+    "window": Window,
 })  # fmt: skip

@@ -80,6 +80,8 @@ class Drift(Section):
     replaces: ClassVar[bool] = True  # False: devices keep their samples forever
     cells: ClassVar[Cells | None] = None  # the cells that it can change; None: any
     pictures: ClassVar[bool] = False  # True: it corrupts samples, which must be images
+    ordered: ClassVar[bool] = False  # True: it moves along the samples of a device's own, in the order of the data set
+    ignores: ClassVar[tuple[str, ...]] = ()  # general keys that it does not read; setting one of them is an error
     grouped: ClassVar[bool] = False  # True: it reads the schedule's groups, even if these drift at the same steps
 
     @property
@@ -109,6 +111,13 @@ class Drift(Section):
     def alter(self, corruption: Corruption | None, shift: Shift) -> Corruption | None:
         """Return the corruption of samples that enter from now on; None: as in the data set."""
         return corruption
+
+    def stretch(self, rows: int, number: int) -> slice | None:
+        """Return which of its own ``rows`` samples a device has after ``number`` shifts; None: what the partition says.
+
+        Samples are in the order of the data set. Its test samples are those of the same part of their order.
+        """
+        return None
 
     def relabel(self, held: Held, frame: Frame) -> np.ndarray:
         """Return the labels (n,) that samples have on the device now; by default those of the data set."""

@@ -137,6 +137,7 @@ def test_options_of_a_section(outside: str) -> None:
         "concept": {"swaps", "contexts", "transition", "count", "recurring"},
         "concept-matrix": {"swaps", "contexts", "transition", "file"},
         "unseen": {"share"},
+        "window": {"samples", "stride"},
     }
     feature = DRIFTS["feature"].model_validate({"severity-step": 0.2})  # a run-config key
     assert feature == DRIFTS["feature"](severity_step=0.2) != DRIFTS["feature"]()

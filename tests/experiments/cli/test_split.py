@@ -8,7 +8,8 @@ from tests.fl.conftest import without_clock
 
 def test_split_training_under_flower_gives_the_rows_of_the_simulation(call: Call, tmp_path: Path) -> None:
     """Both halves in their own processes, codes on the wire, on text that ships with the project."""
-    words = "text", "--scale", "smoke", "--settings", "codes", "--set", "strategies=fedavg"
+    few = [f"--set={change}" for change in ("data.samples-min=10", "data.samples-max=20", "data.test-samples=20")]
+    words = "text", "--scale", "smoke", "--settings", "codes", "--set", "strategies=fedavg", *few
     for name, options in {"split": ("--engine", "flower", "--set", "split=messages"), "simulated": ()}.items():
         run(call, *words, "--out", str(tmp_path / name), *options)
     split, simulated = (without_clock(tmp_path / name) for name in ("split", "simulated"))
