@@ -63,6 +63,12 @@ _ROUNDS = (
            "std over devices, %", "std\n%", DOWN, *PERCENT),
     Metric("accuracy_p10", "10th percentile of accuracy over devices, mean over steps",
            "10th percentile device, %", "p10\n%", UP, *PERCENT),
+    Metric("encounter_accuracy", "accuracy of the devices with a class, domain or concept that is new to them (at step "
+           "0: to the cloud), mean over devices and over the steps with such devices",
+           "accuracy at a first encounter, %", "new\n%", UP, *PERCENT, interval=True),
+    Metric("accuracy_after_shift", "accuracy_mean from a shift to the next one, mean over the scored rounds and over "
+           "shifts: the area under the curve, divided by its length",
+           "accuracy after a shift, %", "shifted\n%", UP, *PERCENT, interval=True),
     Metric("balanced_accuracy_mean", "mean recall of the classes of a device, mean over devices and steps, 0 to 1",
            higher_is_better=UP),
     Metric("loss", "cross-entropy of a device on its current distribution, mean over devices and steps, nats",

@@ -99,6 +99,12 @@ def shift_counts(rounds: pd.DataFrame) -> pd.Series:
     return rounds["shifts"] if "shifts" in rounds else rounds["step"]
 
 
+def after_shifts(run: pd.DataFrame) -> float:
+    """Return the accuracy after shifts: mean over the scored rounds up to the next shift, then over shifts."""
+    scored = run[(run["evaluated"] > 0) & (shift_counts(run) > 0)]
+    return float(scored["accuracy_mean"].groupby(shift_counts(scored)).mean().mean())
+
+
 def recovery(run: pd.DataFrame) -> dict[str, float]:
     """Compute the loss of accuracy at shifts and the time to regain it, means over the shifts of a run.
 

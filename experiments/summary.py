@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from experiments.metrics import ROUND_METRICS
-from experiments.rounds_to_target import cost_to_target, recovery, target_accuracies
+from experiments.rounds_to_target import after_shifts, cost_to_target, recovery, target_accuracies
 from fl.results.files import atomic_write, csv_text
 
 COLUMNS = ("experiment", "setting", "method", "metric", "value", "std", "ci95", "seeds", "paper_value")
@@ -85,7 +85,7 @@ def metrics(run: pd.DataFrame, target: float = math.nan, after_shift: bool = Fal
     up_mb, down_mb = run["bytes_up"].sum() / 1e6, run["bytes_down"].sum() / 1e6
     last = ends.iloc[-1] if len(ends) else dict.fromkeys(SCORES, math.nan)
     return {
-        **{name: float(ends[name].mean()) for name in (*SCORES, "loss")},
+        **{name: float(ends[name].mean()) for name in (*SCORES, "loss", "encounter_accuracy")},
         **{f"final_{name}": float(last[name]) for name in SCORES},
         "up_mb_per_round": up_mb / len(run),
         "down_mb_per_round": down_mb / len(run),
@@ -99,6 +99,7 @@ def metrics(run: pd.DataFrame, target: float = math.nan, after_shift: bool = Fal
         "virtual_min": float(run["virtual_s"].max()) / 60,
         "gmac_per_device_round": run["train_macs"].sum() / 1e9 / device_rounds,
         "memory_mb": run["memory_bytes"].max() / 1e6,
+        "accuracy_after_shift": after_shifts(run),
         **recovery(run),
         **cost_to_target(run, target, after_shift),
         "failures": float(run["failures"].sum()),

@@ -299,6 +299,18 @@ class World:
         pairs = zip_longest(self.drift.looks(former, self.frame), self.drift.looks(held, self.frame))
         return not all(a and b and a[1] == b[1] and np.array_equal(a[0], b[0]) for a, b in pairs)
 
+    def encounters(self, device: int, step: int) -> bool:
+        """Return whether a device has a cell or concept now that it never had; at step 0: that the cloud never had."""
+        if step:
+            known = set().union(*(self._met(device, before) for before in range(step)))
+        else:
+            known = {("cell", k) for k in range(len(self.cell_names)) if k not in self.frame.unseen} | {("concept", 0)}
+        return not self._met(device, step) <= known
+
+    def _met(self, device: int, step: int) -> set[tuple[str, int]]:
+        cells = {("cell", k) for k in np.flatnonzero(self._state(device, step).p).tolist()}
+        return cells | {("concept", self.drift.concept(device, step, self.frame))}
+
     def _held(self, device: int, step: int, split: Split, indices: np.ndarray) -> tuple[np.ndarray, Corruptions]:
         """Return labels (n,) and corruptions of samples, as the drift changes them at this step."""
         those = Held(device, step, split, indices, self.data.labels(split, indices))

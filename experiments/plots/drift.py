@@ -91,7 +91,7 @@ def matrix(rows: pd.DataFrame) -> Figure:
         axes.grid(False)
         handles: list[Artist] = [Patch(color=colors[one], label=names[one]) for one in known]
         if "first" in rows:
-            handles.append(Line2D([], [], linestyle="", marker="o", color="#222222", label="first encounter"))
+            handles.append(Line2D([], [], linestyle="", marker="o", color="#222222", label="first device in it"))
         figure.legend(handles=handles, loc="outside right center", fontsize=8)
     return figure
 

@@ -44,6 +44,7 @@ class Row(TableRow):
     accuracy_mean: Annotated[float, "mean accuracy of evaluated devices on their current distribution, 0 to 1"] = NAN
     accuracy_std: Annotated[float, "standard deviation of that accuracy over the evaluated devices"] = NAN
     accuracy_p10: Annotated[float, "10th percentile of that accuracy over the evaluated devices"] = NAN
+    encounter_accuracy: Annotated[float, "the same over those with a class, domain or concept new to them"] = NAN
     balanced_accuracy_mean: Annotated[float, "mean over devices of the mean recall of their own classes, 0 to 1"] = NAN
     loss: Annotated[float, "mean cross-entropy of evaluated devices on their current distribution, in nats"] = NAN
     global_accuracy: Annotated[
@@ -95,14 +96,15 @@ def column_meanings(kind: type[TableRow]) -> dict[str, str]:
 def columns_of(header: list[str], kind: type[TableRow]) -> dict[str, type]:
     """Return the columns of a file, each with its type, given its header; empty if no version has them.
 
-    Files of earlier versions lack the columns `LATER`.
+    Files of earlier versions lack some of the columns `LATER`.
     """
     types = column_types(kind)
-    earlier = {name: of for name, of in types.items() if name not in LATER}
-    return next((columns for columns in (types, earlier) if list(columns) == header), {})
+    lacking = [{name for names in LATER[at:] for name in names} for at in range(len(LATER) + 1)]
+    versions = [{name: of for name, of in types.items() if name not in lacks} for lacks in lacking]
+    return next((columns for columns in versions if list(columns) == header), {})
 
 
-LATER = ("variance", "module_variance")
+LATER = (("variance", "module_variance"), ("encounter_accuracy",))  # by version
 COLUMNS = column_meanings(Row)
 DEVICE_COLUMNS = column_meanings(DeviceRow)
 MEASURE_COLUMNS = column_meanings(MeasureRow)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -243,8 +243,9 @@ class _Loop:
             load_cv=costs.load_cv,
             wall_s=wall_s,
         )
+        new = self.run_.worlds.newcomers(self.seed, [score.client for score in scores], row.step)
         return {
-            report: _scored(replace(row, method=report), scores, self.before, which, everywhere)
+            report: _scored(replace(row, method=report), scores, self.before, new, which, everywhere)
             for report, which in self.method.reports.items()
         }
 
@@ -267,12 +268,22 @@ class _Loop:
 
 
 def _scored(
-    row: Row, scores: Sequence[ClientScore], before: Sequence[ClientScore], measure: Measure, global_accuracy: float
+    row: Row,
+    scores: Sequence[ClientScore],
+    before: Sequence[ClientScore],
+    new: Container[int],
+    measure: Measure,
+    global_accuracy: float,
 ) -> Row:
-    """Fill the clients' scores into a row; ``before``: those at the end of the step before."""
+    """Fill the clients' scores into a row.
+
+    Args:
+        before: scores at the end of the step before; new: clients that have something for the first time.
+    """
     if not scores:
         return row
     accuracy = np.array([s.scores[measure].accuracy for s in scores])
+    encounters = [s.scores[measure].accuracy for s in scores if s.client in new]
     adapting = [s.memory_bytes for s in scores if measure == "adapted"]
     return replace(
         row,
@@ -281,6 +292,7 @@ def _scored(
         accuracy_mean=float(accuracy.mean()),
         accuracy_std=float(accuracy.std()),
         accuracy_p10=float(np.percentile(accuracy, 10)),
+        encounter_accuracy=_mean(encounters) if encounters else NAN,
         balanced_accuracy_mean=_mean(s.scores[measure].balanced_accuracy for s in scores),
         loss=_mean(s.scores[measure].loss for s in scores),
         global_accuracy=global_accuracy,

@@ -1,7 +1,7 @@
 """The clients' data and the networks of a run: what the cloud and every client build alike, once per process."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -94,6 +94,11 @@ class Worlds:
             return self.data.samples_max
         world = self(seed)
         return world.most_samples if isinstance(world, World) else self.data.samples_max
+
+    def newcomers(self, seed: int, clients: Iterable[int], step: int) -> set[int]:
+        """Return those of the clients that have a class, domain or concept now that is new to them, as far as known."""
+        world = None if self.own or self.partition is None else self(seed)
+        return {client for client in clients if world.encounters(client, step)} if isinstance(world, World) else set()
 
     def _make(self, seed: int) -> World | LocalData:
         data, drift = self.data, self.drift

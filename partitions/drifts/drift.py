@@ -119,6 +119,10 @@ class Drift(Section):
         """
         return None
 
+    def concept(self, device: int, step: int, frame: Frame) -> int:
+        """Return which labels and looks samples have on the device now; 0: those of the data set."""
+        return 0
+
     def relabel(self, held: Held, frame: Frame) -> np.ndarray:
         """Return the labels (n,) that samples have on the device now; by default those of the data set."""
         return held.labels

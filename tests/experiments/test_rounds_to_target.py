@@ -7,6 +7,7 @@ import pytest
 
 from experiments.rounds_to_target import (
     TARGET,
+    after_shifts,
     cost_to_target,
     recovery,
     sweep_group,
@@ -62,6 +63,12 @@ def test_a_step_without_drift_is_no_shift():
     assert recovery(of) == pytest.approx({"shift_drop": 0.3, "recovery_rounds": 2, "recovery_s": 20, "recovered": 1})
     still = with_shifts(of, {"s": {"drift": {"schedule": "never"}}})
     assert all(math.isnan(value) for value in recovery(still).values())
+
+
+def test_accuracy_after_shifts():
+    """Steps of 3 rounds: (0.5 + 0.8 + 0.9) / 3 and, with one round not scored, (0.6 + 0.8) / 2."""
+    assert after_shifts(run([0.6, 0.7, 0.8, 0.5, 0.8, 0.9, 0.6, math.nan, 0.8])) == pytest.approx((2.2 / 3 + 0.7) / 2)
+    assert math.isnan(after_shifts(run([0.5, 0.6, 0.7])))
 
 
 def test_recovery_needs_a_shift_and_every_round_scored():

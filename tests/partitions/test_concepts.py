@@ -210,6 +210,16 @@ def test_a_device_drifts_when_labels_of_its_samples_change(toy, file):
     assert seen.train_labels.tolist() == SWAPPED[2][toy.y_train[seen.train]].tolist()
 
 
+def test_a_device_meets_a_concept_for_the_first_time_once(toy, file):
+    """By hand: concepts of the devices at steps 0 to 3, and whether each is new to the device; 0 is the cloud's."""
+    w = world(toy, DRIFTS["concept-matrix"](file=file, swaps=SWAPS), schedule=Schedule("never"))
+    table = [[w.drift.concept(device, step, w.frame) for step in range(4)] for device in range(3)]
+    for device, concepts in enumerate(table):
+        new = [c not in (concepts[:step] or [0]) for step, c in enumerate(concepts)]
+        assert [w.encounters(device, step) for step in range(4)] == new
+    assert any(w.encounters(device, step) for device in range(3) for step in range(4))
+
+
 def test_a_device_drifts_when_the_looks_of_its_samples_change(toy, file):
     drift = DRIFTS["concept-matrix"](file=file, swaps="0", contexts="noise:0.5;blur:0.5")
     w = world(toy, drift, schedule=Schedule("never"))

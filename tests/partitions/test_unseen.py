@@ -57,6 +57,7 @@ def test_unseen_classes_appear_one_after_another_and_on_some_devices_first(toy, 
     assert p[:, 1].tolist() == pytest.approx(expected[:7])
     appears = [int(np.flatnonzero(p[:, k])[0]) for k in (1, 4)]
     assert appears == [2 + late, 4 + late] and p[-1, 4] == pytest.approx(0.3)
+    assert [step for step in range(7) if w.encounters(device, step)] == appears
     assert set(toy.y_train[w.draw(device, 1).train].tolist()) <= {0, 2, 3, 5}
     assert set(toy.y_train[w.draw(device, 6).train].tolist()) >= {4}
 

@@ -39,18 +39,21 @@ def test_unreadable_rounds(tmp_path):
         read_rounds(tmp_path)
 
 
-def test_a_file_of_a_version_without_the_later_columns_is_read_and_keeps_its_columns(tmp_path):
+@pytest.mark.parametrize("version", range(len(LATER)))
+def test_a_file_of_a_version_without_the_later_columns_is_read_and_keeps_its_columns(tmp_path, version: int):
+    names = [name for group in LATER[version:] for name in group]
+
     def written(*rows):
         with ResultsWriter(tmp_path, "toy", SETTINGS, [0], ["fedavg"]) as results:
             results.append(rows)
         return (tmp_path / "rounds.csv").read_text()
 
     lines = [line.split(",") for line in written(row(1, devices=3)).splitlines()]
-    later = [list(COLUMNS).index(name) for name in LATER]
+    later = [list(COLUMNS).index(name) for name in names]
     old = "".join(",".join(cell for at, cell in enumerate(line) if at not in later) + "\n" for line in lines)
     (tmp_path / "rounds.csv").write_text(old)
     text = written(row(2, devices=4, variance=0.5))
     assert text.startswith(old)
     frame = read_rounds(tmp_path)
     assert list(frame.columns) == list(COLUMNS) and frame["devices"].tolist() == [3, 4]
-    assert frame[list(LATER)].isna().all(axis=None)
+    assert frame[names].isna().all(axis=None)

@@ -88,6 +88,18 @@ def test_a_model_that_never_changes_forgets_nothing(play: Callable, tmp_path: Pa
     assert (rounds.forgetting["la"][1:] != 0).any() and rounds.forgetting["la"][1:].abs().lt(1).all()
 
 
+def test_accuracy_at_a_first_encounter_is_that_of_the_devices_that_have_one(play: Callable, tmp_path: Path) -> None:
+    drift = {"drift.kind": "subject", "data.partition": "subject", "drift.groups": 2, "drift.stagger": 1}
+    play(tmp_path, {"strategies": "na", "rounds": 6, **drift})
+    rounds, devices = (read(tmp_path).set_index("step") for read in (read_rounds, read_devices))
+    rounds = rounds[(rounds["evaluated"] > 0) & (rounds["method"] == "na")]
+    assert np.isnan(rounds.encounter_accuracy[0])  # the cloud knows everybody
+    for step in (1, 2):
+        mine = devices[devices["method"] == "na"].loc[step]
+        new = mine[mine["device"] % 2 == 0] if step == 1 else mine  # groups drift at steps 1, 2, ... and 2, 3, ...
+        assert rounds.encounter_accuracy[step] == pytest.approx(new["accuracy"].mean())
+
+
 def test_adaptation_time_is_that_of_the_link_and_of_local_training(play: Callable, tmp_path: Path) -> None:
     """FedAvg: a model is sent, then 3 epochs. LA: training in the first round of the step; nothing is sent later."""
     play(tmp_path, {"strategies": "la,fedavg", "client.adapt-epochs": 3})
