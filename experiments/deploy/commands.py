@@ -37,6 +37,7 @@ from experiments.deploy.service import (
     script,
     services,
 )
+from experiments.deploy.warm import warmed
 from experiments.hermetic import free_port
 from experiments.proxies import host_of, proxied
 from fl.devices.registered import VARIABLE, Registered, dumps, read
@@ -275,7 +276,7 @@ def supernode(
         service.stop()
     write_node(service, node)
     port = port or free_port()
-    command, limit = supernode_command(folder, service, superlink, port), memory_mb * 1_000_000
+    command, limit = warmed(supernode_command(folder, service, superlink, port)), memory_mb * 1_000_000
     environ = environment(service.folder, host_of(superlink))
     if foreground:
         _say(f"SuperNode {name}: device {device}, local port {port}")

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -25,14 +25,17 @@ from experiments.deploy.flower import (
 )
 from experiments.deploy.identity import DeployError, certificates, node_key
 from experiments.deploy.service import BOOT_S, Service, healthy, limit_memory
+from experiments.deploy.warm import POSSIBLE, WARM, environment
 from experiments.hermetic import Group, free_port, private_folder, submit
 from fl.config import Settings
 from fl.devices.hardware import Table, shares
 from fl.devices.load import cores, free_memory
 
 AT_ONCE = 4  # SuperNodes that start together: more would wait for each other until they time out
+PROJECT = Path(__file__).resolve().parents[2]
 START_S = 600.0  # longest start of these SuperNodes
 PER_CORE = 2  # open messages per core: each message spends half of its time waiting for polls
+POLL_S = 0.1  # each SuperNode polls its own queue after so many seconds for each SuperNode on the machine
 NODE_BYTES = 0.2e9  # measured: a SuperNode and its SuperExec
 CLIENT_BYTES = 0.6e9  # measured: the ClientApp that a message starts
 
@@ -68,11 +71,12 @@ def at_once() -> int:
 
 @dataclass(frozen=True)
 class Site:
-    """A running SuperLink, for which SuperNodes can be started."""
+    """A running SuperLink, for which SuperNodes can be started with the variables ``env``."""
 
     group: Group
     folder: Path
     address: str
+    env: Mapping[str, str] = field(default_factory=dict)
 
     def supernode(self, name: str, node: Mapping[str, Any], memory_gb: float, core: int) -> IO[bytes]:
         """Start a SuperNode with the key of ``name``. Return its log, which the caller must close."""
@@ -84,7 +88,7 @@ class Site:
         self.group.start(
             *command,
             output=log,
-            env={"FLWR_HOME": str(service.folder / "home"), "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "2"},
+            env={**self.env, "FLWR_HOME": str(service.folder / "home")},
             before=partial(_confine, memory_gb, core),
         )
         return log
@@ -112,7 +116,8 @@ def deployment(
         )
     with private_folder() as folder, Group(folder) as group:
         site = _superlink(folder, group)
-        site = replace(site, address=by(site.address))
+        poll = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": f"{min(2.0, max(0.2, POLL_S * count))}"}
+        site = replace(site, address=by(site.address), env={**site.env, **poll})
         names = [f"device-{device:02d}" for device in range(count)]
         for name in names:
             node_key(folder, name)
@@ -167,10 +172,20 @@ def _superlink(folder: Path, group: Group) -> Site:
                     write_connection(folder / "home", "loopback", address, folder / "ca.crt")
                     secure = ["--root-certificates", str(folder / "ca.crt"), "--runtime-api-address", address]
                     group.start("flower-superexec", *secure, output=log)
-                    return Site(group, folder, address)
+                    return Site(group, folder, address, _warm(folder, group))
                 time.sleep(0.2)
             words = _text(log)
     raise DeployError(f"the SuperLink did not start:\n{words[-2000:]}")
+
+
+def _warm(folder: Path, group: Group) -> dict[str, str]:
+    """Start one warm process for all SuperNodes; return the variables by which they find it."""
+    if not POSSIBLE:
+        return {}
+    (place := folder / "warm").mkdir()
+    with (place / "log").open("ab") as log:
+        group.start(*WARM, "--at", str(place), output=log, env={"PYTHONPATH": str(PROJECT)})
+    return environment(place)
 
 
 def wait_for(log: IO[bytes], words: str, timeout_s: float) -> None:
