@@ -258,8 +258,11 @@ def supernode(
         raise DeployError(f"{folder / 'ca.crt'} is missing: copy it from the server")
     if not (folder / "keys" / name).is_file():
         raise DeployError(f"'{name}' has no key: run `python -m experiments deploy key {name}`, and register NAME.pub")
-    if data and not (absolute(data) / "classes.txt").is_file():
-        raise DeployError(f"{data} is not a folder of local data: it has no classes.txt, see docs/deploy.md")
+    if data and not any(any(absolute(data).glob(name)) for name in ("classes.txt", f"device-{device}.*")):
+        raise DeployError(
+            f"{data} is not a folder of local data: it has no classes.txt and no device-{device}.jsonl, .csv or "
+            ".parquet, see docs/deploy.md"
+        )
     service = Service(folder / "supernodes" / name)
     data = str(absolute(data)) if data else ""
     given: dict[str, Given] = {
