@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,6 +112,12 @@ class SPA(SplitWorkload):
     def global_accuracy(self, method: Strategy) -> float:
         """Return NaN: people's private answers contradict each other, so there is no test set for all."""
         return math.nan
+
+    def saved(self, seed: int, model: State) -> tuple[State, dict[str, Any]]:
+        """Return a plugin that `spa chat` reads. What clients keep of it is as it was before any training."""
+        plugin, o = self.fresh(seed), self.options
+        plugin = plugin.with_state(plugin.state() | model)
+        return plugin.state(), {"spa": plugin.about(self.base().checksum, o.mode, o.policy)}
 
     # a client's side
 

@@ -11,8 +11,8 @@ from fl.config.sections import Data
 from fl.workloads.options import VQOptions
 from fl.workloads.world import Worlds
 from models.vq.network.presets import minilm_tokenizer
-from partitions import Dataset
-from partitions.tokens import VOCABULARY, encode, read_vocabulary, tokenised
+from partitions import Dataset, LocalData, World
+from partitions.tokens import VOCABULARY, encode, read_vocabulary, tokenised, train
 
 MOST_TASKS = 8
 
@@ -54,6 +54,10 @@ class Tokeniser:
         if self.data.name == "folder" and self._file.is_file():
             return read_vocabulary(self._file, self.options.vocabulary)
         return None
+
+    def of(self, world: World | LocalData, texts: Dataset) -> Tokenizer:
+        """Return the tokenizer of a world. Args: texts: its data set before it became tokens."""
+        return self.known or train(texts.x_train[world.proxy()].ravel().tolist(), self.options.vocabulary)
 
     @property
     def _file(self) -> Path:

@@ -6,7 +6,7 @@ the same two sides of `models.vq.session`, so they give the same numbers.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -238,6 +238,18 @@ class VQ(SplitWorkload):
             client, cloud, _ = self.ends(self._load(extract(method.model, method.axes, part)))
             found.append(float(hits_and_losses(infer(client, cloud, tokens_from_ids(ids)), y)[0].float().mean()))
         return float(np.mean(found))
+
+    def saved(self, seed: int, model: State) -> tuple[State, dict[str, Any]]:
+        """Add what `vq device` and `vq cloud` need, if clients have one task and the codebook is common."""
+        if self.options.tasks or self.options.merge == "nothing":
+            return model, {}
+        body, worlds, o = self._network(), self.worlds, self.options
+        tokenizer = Tokeniser(o, self.settings.data).of(worlds(seed), worlds.dataset)
+        about = {
+            "shape": asdict(body.shape), "codes": body.codes, "preset": o.preset, "up": o.up, "down": o.down,
+            "classes": worlds.dataset.classes, "tokens": o.tokens, "tokenizer": tokenizer.to_str(),
+        }  # fmt: skip
+        return model, {"vq": about}
 
     # a client's side
 
