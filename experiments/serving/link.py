@@ -73,7 +73,11 @@ class Stream:
 
     def send(self, frame: Frame, timeout: float | None = MESSAGE_S) -> int:
         """Send a frame; return its bytes. OSError: the other end is gone, or did not take it within ``timeout`` s."""
-        data = frame.to_bytes()
+        return self.send_bytes(frame.blob(), timeout)
+
+    def send_bytes(self, blob: bytes, timeout: float | None = MESSAGE_S) -> int:
+        """Send a message with its length; the exceptions are those of `send`."""
+        data = PREFIX.pack(len(blob)) + blob
         self.wire.write(data, None if timeout is None else time.monotonic() + timeout)
         return len(data)
 
@@ -94,13 +98,18 @@ class Stream:
             EOFError, OSError: the other end is gone.
             FrameError: the received bytes are not a frame, or it is larger.
         """
+        blob = self.receive_bytes(timeout, limit)
+        return Frame.of_blob(blob), PREFIX.size + len(blob)
+
+    def receive_bytes(self, timeout: float | None = MESSAGE_S, limit: int = MAX_FRAME_BYTES) -> bytes:
+        """Return the next message without its length; the exceptions are those of `receive`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         (size,) = PREFIX.unpack(self._take(PREFIX.size, 0, deadline))
         if size > limit:
             raise FrameError(f"a frame has {size} bytes, the limit is {limit}")
         blob = self._take(size, PREFIX.size, deadline)
         del self._received[: PREFIX.size + size]
-        return Frame.of_blob(blob), PREFIX.size + size
+        return blob
 
     def close(self) -> None:
         self.wire.close()
