@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,13 @@ from tokenizers import Encoding, Tokenizer, models, normalizers, pre_tokenizers,
 
 from partitions.dataset import Dataset
 from partitions.datasets import store
+from partitions.datasets.text.reading import TextFile
+from partitions.errors import DataError
 from partitions.root import cache_folder
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PAD, UNK, CLS, SEP, MASK = range(len(SPECIAL))  # their ids
+VOCABULARY = "vocabulary.txt"  # of the user's folder: the pieces that all machines use
 CACHE_FORMAT = 2  # a part of the cache key: entries of an older format are not read
 LETTERS = 1000  # most different characters; a word with any other character becomes [UNK]
 
@@ -35,6 +39,26 @@ def train(texts: Sequence[str], vocabulary: int) -> Tokenizer:
         trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=first, limit_alphabet=0, show_progress=False),
     )
     return _wordpiece(learner.get_vocab())
+
+
+def save_vocabulary(tokenizer: Tokenizer, path: Path) -> None:
+    """Write the pieces of a WordPiece tokenizer, one per line in the order of their ids."""
+    by_id = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    path.write_text("".join(f"{piece}\n" for piece, _ in by_id), encoding="utf-8")
+
+
+def read_vocabulary(path: Path, most: int) -> Tokenizer:
+    """Return the tokenizer of a file of `save_vocabulary`.
+
+    Raises:
+        DataError: it cannot be read, is no such file, or has more than ``most`` pieces.
+    """
+    pieces = [line for _, line in TextFile(path).lines()]
+    if tuple(pieces[: len(SPECIAL)]) != SPECIAL or len({*pieces}) < len(pieces):
+        raise DataError(f"{path} is no vocabulary: make it with `python -m experiments data vocabulary FOLDER`")
+    if len(pieces) > most:
+        raise DataError(f"{path} has {len(pieces)} pieces, vq.vocabulary allows {most}: set it to {len(pieces)}")
+    return _wordpiece({piece: id_ for id_, piece in enumerate(pieces)})
 
 
 def _wordpiece(vocabulary: dict[str, int]) -> Tokenizer:

@@ -7,8 +7,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from partitions import DATASETS, fetch, import_, source_of, where
+from partitions import DATASETS, fetch, import_, load, source_of, where
 from partitions.datasets.source import GeneratedSource
+from partitions.errors import DataError
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -44,6 +45,24 @@ def data_fetch(name: Name, root: Target = "") -> None:
     Example: [bold]python -m experiments data fetch cifar10[/bold]
     """
     console.print(f"{name}: {fetch(name, root or None)}")
+
+
+@data_app.command("vocabulary")
+def data_vocabulary(
+    folder: Annotated[Path, typer.Argument(help="The server's folder of data, with server.jsonl, .csv or .parquet.")],
+    most: Annotated[int, typer.Option(help="Most word pieces, as vq.vocabulary.", min=8)] = 8192,
+) -> None:
+    """Make FOLDER/vocabulary.txt from the server's public text. Copy it to all devices, whose text stays there.
+
+    Example: [bold]python -m experiments data vocabulary /home/me/proxy[/bold]
+    """
+    from partitions.tokens import VOCABULARY, save_vocabulary, train
+
+    data = load("folder", str(folder))
+    if not data.text or data.domains not in ((), ("server",)):
+        raise DataError(f"{folder} must hold the server's text alone, in server.jsonl, server.csv or server.parquet")
+    save_vocabulary(train([*data.x_train.ravel().tolist(), *data.x_test.ravel().tolist()], most), folder / VOCABULARY)
+    console.print(f"{folder / VOCABULARY}: copy it to the folder of every device", soft_wrap=True)
 
 
 @data_app.command("import")

@@ -16,6 +16,7 @@ from experiments.cli.measure import bench, soak
 from experiments.cli.new import new
 from experiments.cli.run import claims, list_, merge, plot, run
 from experiments.cli.spa import chat, spa_app
+from experiments.cli.vq import vq_app
 from experiments.deploy.commands import app as deploy_app
 from partitions.errors import UserError, missing_package
 
@@ -41,6 +42,7 @@ app.command(add_help_option=False, context_settings={"allow_extra_args": True, "
 app.add_typer(data_app, name="data")
 app.add_typer(deploy_app, name="deploy")
 app.add_typer(spa_app, name="spa")
+app.add_typer(vq_app, name="vq")
 
 
 def main() -> None:

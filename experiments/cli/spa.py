@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from click.core import ParameterSource
 
 from experiments.cli.options import Changes, changes_of
+from experiments.deploy.commands import HOME, Folder
+from partitions.errors import UserError
 
 spa_app = typer.Typer(
     no_args_is_help=True,
@@ -22,6 +25,17 @@ Site = Annotated[str, typer.Option(help="Where the gate is: cloud, or device, wh
 Delay = Annotated[
     float, typer.Option(help="Milliseconds that the device waits before each answer, as on a slower link.", min=0)
 ]
+Timeout = Annotated[
+    float, typer.Option(help="Longest wait for the device; then the base continues without it.", min=0.01)
+]
+Limit = Annotated[int, typer.Option(help="Most tokens of an answer.", min=1)]
+Beams = Annotated[
+    int, typer.Option(help="Beams of the search; 1: token by token, and each token is shown at once.", min=1, max=16)
+]
+Temperature = Annotated[float, typer.Option(help="Randomness of the answers; 0: none.", min=0, max=100)]
+TopP = Annotated[float, typer.Option(help="Share of the probability from which tokens are drawn.", min=0.01, max=1)]
+SamplingSeed = Annotated[int | None, typer.Option(help="Seed of random answers; by default a new one each.", min=0)]
+Trace = Annotated[Path | None, typer.Option(help="CSV file with a line per token; a figure is written beside it.")]
 
 
 @spa_app.command()
@@ -59,61 +73,95 @@ def train(
     """
     from experiments.serving.plugins import make_plugin, plugin_workload
 
-    make_plugin(plugin_workload(base, device, seed, changes_of(set_)), device, seed, out, epochs, ask)
+    workload = plugin_workload(base, device, seed, changes_of(set_))
+    plugin = make_plugin(workload, device, seed, epochs, ask)
+    plugin.save(out, workload.base().checksum, workload.options.mode, workload.options.policy)
     typer.echo(out)
 
 
 @spa_app.command()
-def device(
-    plugin: Annotated[Path, typer.Option(help="File that `spa train` wrote.")],
-    connect: Annotated[str, typer.Option(metavar="HOST:PORT", help="Address at which `chat --listen` waits.")],
+def cloud(
+    base: Base = "tiny",
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address at which devices reach it.")
+    ] = "0.0.0.0:7070",
+    timeout_s: Timeout = 2,
+    folder: Folder = HOME,
+) -> None:
+    """Serve a base to the devices that are registered here, over TLS.
+
+    Example: [bold]python -m experiments spa cloud --base smollm2[/bold]
+
+    Before: [bold]deploy certificates lab.local; deploy register pi0.pub --serving[/bold]
+    """
+    from experiments.serving.chat import run_cloud
+
+    run_cloud(base, listen, timeout_s, folder)
+
+
+@spa_app.command("chat")
+def chat_(
+    cloud: Annotated[str, typer.Option(metavar="HOST:PORT", help="Address of `spa cloud`.")],
+    plugin: Annotated[Path, typer.Option(help="File that `spa train` wrote for the base of that cloud.")],
+    key: Annotated[str, typer.Option(help="Name of this device's key; by default the only one in FOLDER/keys.")] = "",
     precision: Precise = "fp16",
     gate_site: Site = "cloud",
     delay_ms: Delay = 0,
+    limit: Limit = 64,
+    beams: Beams = 1,
+    temperature: Temperature = 0,
+    top_p: TopP = 1,
+    sampling_seed: SamplingSeed = None,
+    trace: Trace = None,
+    folder: Folder = HOME,
 ) -> None:
-    """Serve a plugin to a cloud until the cloud closes the connection.
+    """Talk to a base that runs elsewhere, and that the plugin on this device personalises.
 
-    Example: [bold]python -m experiments spa device --plugin plugin.safetensors --connect 192.168.1.5:7000[/bold]
+    Example: [bold]python -m experiments spa chat --cloud lab.local:7070 --plugin plugin.safetensors[/bold]
+
+    \\[brackets]: tokens that the device changed. {braces}: tokens for which it was too late. /new: a new conversation.
     """
-    from experiments.serving.plugins import serve_plugin
+    from experiments.serving.chat import talk
+    from experiments.serving.terminal import Wishes
 
-    serve_plugin(plugin, connect, precision, gate_site, delay_ms)
+    wishes = Wishes(limit, beams, temperature, top_p, sampling_seed)
+    talk(cloud, plugin, key, folder, precision, gate_site, delay_ms, wishes, trace)
 
 
 def chat(
+    context: typer.Context,
     base: Base = "tiny",
     plugin: Annotated[
         Path | None, typer.Option(help="File that `spa train` wrote; by default a plugin is trained now.")
     ] = None,
     device: Who = 0,
     seed: Seed = 1,
-    listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Wait at this address for `spa device`; by default one is started.")
-    ] = "",
     precision: Precise = "fp16",
     gate_site: Site = "cloud",
     delay_ms: Delay = 0,
-    timeout_s: Annotated[
-        float, typer.Option(help="Longest wait for the device; then the base continues without it.")
-    ] = 2,
-    beams: Annotated[
-        int, typer.Option(help="Beams of the search; 1: greedy, and each token is shown at once.", min=1)
-    ] = 1,
-    limit: Annotated[int, typer.Option(help="Most tokens of an answer.", min=1)] = 64,
-    trace: Annotated[
-        Path | None, typer.Option(help="CSV file with a line per token; a figure is written beside it.")
-    ] = None,
+    timeout_s: Timeout = 2,
+    limit: Limit = 64,
+    beams: Beams = 1,
+    temperature: Temperature = 0,
+    top_p: TopP = 1,
+    sampling_seed: SamplingSeed = None,
+    trace: Trace = None,
     set_: Changes = [],  # noqa: B006
 ) -> None:
-    """Answer questions with a frozen language model that a device personalises.
+    """Answer questions with a frozen language model that a device personalises, both in this process.
 
     Example: [bold]python -m experiments chat --set spa.mode=s1 --trace runs/trace.csv[/bold]
 
-    This process is the cloud, which has the base. The device is another process, connected by TCP.
+    With the device on another machine: `spa cloud` there, `spa chat` here.
 
-    \\[brackets]: tokens that the device changed. {braces}: tokens for which it was too late or gone.
+    \\[brackets]: tokens that the device changed. {braces}: tokens for which it was too late. /new: a new conversation.
     """
-    from experiments.serving.chat import run_chat
+    from experiments.serving.chat import chat_here
+    from experiments.serving.terminal import Wishes
 
-    how = ["--precision", precision, "--gate-site", gate_site, "--delay-ms", str(delay_ms)]
-    run_chat(base, plugin, device, seed, changes_of(set_), listen, how, timeout_s, beams, limit, trace)
+    if plugin is not None:
+        for name in ("device", "seed", "set_"):
+            if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+                raise UserError(f"--{name.strip('_')} is for a plugin that is trained now: leave it out with --plugin")
+    wishes = Wishes(limit, beams, temperature, top_p, sampling_seed)
+    chat_here(base, plugin, device, seed, changes_of(set_), precision, gate_site, delay_ms, timeout_s, wishes, trace)

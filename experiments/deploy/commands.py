@@ -25,7 +25,7 @@ from experiments.deploy.flower import (
     write_node,
     write_whole,
 )
-from experiments.deploy.identity import DeployError, certificates, node_key
+from experiments.deploy.identity import DeployError, admit_key, certificates, node_key
 from experiments.deploy.link import time_link
 from experiments.deploy.service import (
     Given,
@@ -177,12 +177,17 @@ def register(
     device: Annotated[
         int, typer.Option(help="Bind this one key to a device number; -1: it may claim any free number.", min=-1)
     ] = -1,
+    serving: Annotated[
+        bool, typer.Option("--serving", help="Only for `spa cloud` and `vq cloud`, which need no SuperLink.")
+    ] = False,
     connection: Connection = "lab",
     folder: Folder = HOME,
 ) -> None:
     """Register SuperNodes at the SuperLink by their public keys. It refuses all others.
 
     With --device, a run accepts no other SuperNode as this device. A key that is registered already can be bound too.
+
+    A registered key may also use `spa cloud` and `vq cloud` of this server, until FOLDER/devices/NAME.pub is removed.
 
     Example: [bold]python -m experiments deploy register pi0.pub --device 0[/bold]
     """
@@ -191,12 +196,20 @@ def register(
     for public, path in zip(keys, paths, strict=True):
         if not path.is_file():
             raise DeployError(f"{public} is no public key: make NAME.pub with `deploy key NAME` on the device")
+    if serving and device >= 0:
+        raise DeployError("--device binds a key for runs of the SuperLink: leave out --device or --serving")
+    if serving:
+        for path in paths:
+            new = admit_key(folder, path)
+            _say(f"{path.stem}: {'may use what this server serves' if new else 'was registered already'}")
+        return
     if device >= 0:
         owner = next((about.name for about in _registered(folder).values() if about.device == device), paths[0].stem)
         if len(paths) > 1 or owner != paths[0].stem:
             why = "several keys were given" if len(paths) > 1 else f"it is {owner}'s"
             raise DeployError(f"device {device} cannot be bound, {why}: give one key, and a number that no other has")
     for path, node in admit(paths, connection):
+        admit_key(folder, path)
         known = _registered(folder)
         ids = [int(node)] if node else [id_ for id_, about in known.items() if about.name == path.stem]
         if device >= 0 and not ids:
@@ -246,8 +259,11 @@ def supernode(
         raise DeployError(f"{folder / 'ca.crt'} is missing: copy it from the server")
     if not (folder / "keys" / name).is_file():
         raise DeployError(f"'{name}' has no key: run `python -m experiments deploy key {name}`, and register NAME.pub")
-    if data and not (absolute(data) / "classes.txt").is_file():
-        raise DeployError(f"{data} is not a folder of local data: it has no classes.txt, see docs/deploy.md")
+    if data and not any(any(absolute(data).glob(name)) for name in ("classes.txt", f"device-{device}.*")):
+        raise DeployError(
+            f"{data} is not a folder of local data: it has no classes.txt and no device-{device}.jsonl, .csv or "
+            ".parquet, see docs/deploy.md"
+        )
     service = Service(folder / "supernodes" / name)
     data = str(absolute(data)) if data else ""
     given: dict[str, Given] = {

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -19,12 +20,14 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
     load_pem_private_key,
+    load_ssh_public_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from partitions.errors import UserError
 
 AUTHORITY_DAYS, SERVER_DAYS, RENEW_DAYS = 3650, 365, 30
+ADMITTED = "devices"  # folder of the public keys of devices that may use this server
 
 
 class DeployError(UserError):
@@ -78,7 +81,7 @@ def node_key(folder: Path, name: str) -> bool:
         DeployError: the name cannot be that of a file, or one file of the pair is missing.
     """
     private, public = folder / "keys" / name, folder / "keys" / f"{name}.pub"
-    if not name.replace("-", "").replace("_", "").isalnum():
+    if not valid_name(name):
         raise DeployError(f"'{name}' cannot name a node: use letters, digits, '-' and '_'")
     if private.exists() and public.exists():
         return False
@@ -88,6 +91,35 @@ def node_key(folder: Path, name: str) -> bool:
     key = ec.generate_private_key(ec.SECP384R1())
     _private(private, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
     public.write_bytes(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) + f" {name}\n".encode())
+    return True
+
+
+def valid_name(name: str) -> bool:
+    """Return whether a device may have this name, which is also that of a file."""
+    return name.replace("-", "").replace("_", "").isalnum()
+
+
+def admit_key(folder: Path, public: Path) -> bool:
+    """Copy a public key to ``devices/NAME.pub``, so that it may use what this server serves. Return whether it is new.
+
+    Raises:
+        DeployError: the file is no such key, or another key has this name.
+    """
+    content, target = public.read_bytes(), folder / ADMITTED / f"{public.stem}.pub"
+    try:
+        key = load_ssh_public_key(content)
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not valid_name(public.stem):
+        raise DeployError(f"{public} is no public key of a device: make NAME.pub with `deploy key NAME` on the device")
+    if target.exists():
+        if target.read_bytes().split()[:2] != content.split()[:2]:
+            raise DeployError(
+                f"{public.stem} is registered with another key: if it is no longer valid, remove {target}"
+            )
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(content)
     return True
 
 

@@ -6,10 +6,8 @@ was asked about a token or not. If a device is late or gone, the base chooses th
 """
 
 import itertools
-import socket
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from logging import getLogger
 from typing import cast
@@ -18,10 +16,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from experiments.serving.device import DeviceHalf, GateSite
-from experiments.serving.link import DeviceGone, DeviceLate, InProcess, Link, Remote, Stream
+from experiments.serving import messages
+from experiments.serving.device import DeviceHalf
+from experiments.serving.link import DeviceGone, DeviceLate, InProcess, Link
 from models.spa.bases import Base
-from models.spa.codec import Frame, FrameError, Precision, narrow, widen
+from models.spa.codec import Frame, FrameError, Precision, narrow
 from models.spa.gate import Gate
 from models.spa.modes import Mode, mode
 from models.spa.train import Policy
@@ -43,31 +42,31 @@ class Terms:
     attends: bool
     policy: Policy
     precision: Precision
-    gate_site: GateSite
     gate: Gate | None
 
     @classmethod
-    def of(cls, hello: Frame, base: Base) -> "Terms":
+    def of(cls, frame: Frame, base: Base) -> "Terms":
         """Read the terms of a hello.
 
         Raises:
-            ValueError: this cloud cannot meet them; the message says why.
+            FrameError: it is no hello, or this cloud cannot meet it; the message says why.
         """
-        head = hello.head
-        if hello.kind != "hello" or head.get("checksum") != base.checksum:
-            raise ValueError(
-                f"the plugin was made for base {str(head.get('checksum'))[:12]}..., this is {base.checksum[:12]}..."
+        hello, gate = messages.Hello.of(frame), None
+        if hello.checksum != base.checksum:
+            raise FrameError(
+                f"the plugin was made for base {hello.checksum[:12]}..., this cloud has {base.name}, "
+                f"{base.checksum[:12]}...: train one with `spa train --base {base.name}`"
             )
-        states, gate = tuple(int(n) for n in head["states"]), None
-        if not states or states[-1] != base.layers or not all(0 <= n <= base.layers for n in states):
-            raise ValueError(f"states {states} are not of a base with {base.layers} layers, ending with the last")
-        if head["gate_site"] == "cloud":
-            weight, bias = hello.tensors["weight"].float(), hello.tensors["bias"].float()
-            if weight.shape != (base.width,):
-                raise ValueError(f"the gate has shape {tuple(weight.shape)}, the base has width {base.width}")
-            gate = Gate(weight, bias, float(head["tau"]))
-        attends, policy, precision = bool(head["attends"]), head["policy"], head["precision"]
-        return cls(mode(head["mode"]), states, attends, policy, precision, head["gate_site"], gate)
+        states = tuple(hello.states)
+        if states != tuple(sorted(set(states))) or not states or states[0] < 0 or states[-1] != base.layers:
+            raise FrameError(f"states {states} are not of a base with {base.layers} layers, ending with the last")
+        if hello.gate_site == "cloud":
+            gate = Gate(messages.tensor(frame, "weight", (base.width,)), messages.tensor(frame, "bias", ()), hello.tau)
+        return cls(mode(hello.mode), states, hello.attends, hello.policy, hello.precision, gate)
+
+    def answer_bytes(self, width: int) -> int:
+        """Return the most bytes that an answer of this device may have."""
+        return messages.HEAD_BYTES + messages.MOST_BEAMS * 4 * width
 
 
 @dataclass(frozen=True)
@@ -117,13 +116,67 @@ _SEQUENCE = itertools.count(1)
 
 
 @dataclass
+class Memory:
+    """What is computed of a conversation already: it spares the base the tokens that a longer prompt begins with.
+
+    Args:
+        cache: of the base, for the tokens ``ids``.
+        heard: with the key of the device's cache for them, and the last states, which the device does not have. Only an
+            attentive side under 'catch_up' has such a cache of earlier sentences.
+    """
+
+    cache: DynamicCache = field(default_factory=DynamicCache)
+    ids: list[int] = field(default_factory=list)
+    heard: Hypothesis = Hypothesis()
+
+    def keep(self, prompt: Sequence[int]) -> int:
+        """Forget what ``prompt`` does not begin with; return the number of tokens that stay."""
+        stays = 0
+        for known, new in zip(self.ids, prompt[:-1], strict=False):  # the last one must be computed
+            if known != new:
+                break
+            stays += 1
+        unsent = self.heard.unsent
+        if (lost := len(self.ids) - stays) and (unsent is not None or self.heard.key):
+            if lost > (0 if unsent is None else len(unsent)):  # the device's cache goes further than the prompt
+                self.cache, self.ids, self.heard = DynamicCache(), [], Hypothesis()
+                return 0
+            self.heard = replace(self.heard, unsent=cast(Tensor, unsent)[:-lost])
+        if lost:
+            self.cache.crop(-lost)
+            del self.ids[stays:]
+        return stays
+
+
+def likeliest(logits: Tensor) -> int:
+    """Return the most likely token of logits (V,)."""
+    return int(logits.argmax())
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Draws a token of logits (V,). Args: as of `experiments.serving.messages.Ask`."""
+
+    temperature: float
+    top_p: float
+    generator: torch.Generator
+
+    def __call__(self, logits: Tensor) -> int:
+        p, at = (logits / self.temperature).softmax(-1).sort(descending=True)
+        p = p.where(p.cumsum(-1) - p < self.top_p, 0.0)
+        return int(at[torch.multinomial(p, 1, generator=self.generator)])
+
+
+@dataclass
 class Session:
     """Generation of one sentence.
 
     Args:
         link: to the device; None: the base generates alone.
         terms: of that device.
+        prompt: tokens before the sentence.
         guesses: number of most likely tokens to record with each token.
+        memory: of the conversation; it is updated.
     """
 
     base: Base
@@ -131,17 +184,18 @@ class Session:
     terms: Terms | None
     prompt: Sequence[int]
     guesses: int = 0
+    memory: Memory = field(default_factory=Memory)
     gone: bool = False
-    _cache: DynamicCache = field(default_factory=DynamicCache)
-    _length: int = 0
+    reused: int = 0
 
-    def greedy(self, limit: int) -> Iterator[Token]:
-        """Yield tokens one by one, up to and including the end token."""
-        hypotheses, new = [Hypothesis()], torch.tensor([list(self.prompt)])
+    def greedy(self, limit: int, pick: Callable[[Tensor], int] = likeliest) -> Iterator[Token]:
+        """Yield tokens one by one, up to and including the end token. Args: pick: chooses one from logits (V,)."""
+        hypotheses, new = self._begin()
         for _ in range(limit):
             logits, hypotheses, (token,) = self._step(hypotheses, new)
-            token = replace(token, id=int(logits[0].argmax()))
-            self._report([token.id])
+            if self._catches_up:
+                self.memory.heard = hypotheses[0]
+            token = replace(token, id=pick(logits[0]))
             yield token
             if token.id == self.base.end:
                 return
@@ -149,7 +203,7 @@ class Session:
 
     def beam(self, limit: int, beams: int, length_penalty: float = 1.0) -> Hypothesis:
         """Return the sentence with the highest log-probability / length ** length_penalty that beam search finds."""
-        live, new, done = [Hypothesis()], torch.tensor([list(self.prompt)]), list[tuple[float, Hypothesis]]()
+        (live, new), done = self._begin(), list[tuple[float, Hypothesis]]()
         for length in range(1, limit + 1):
             logits, live, drafts = self._step(live, new)
             total = logits.log_softmax(-1) + torch.tensor([[w.log_probability] for w in live])
@@ -169,20 +223,39 @@ class Session:
             done = sorted(done, key=lambda pair: -pair[0])[:beams]
             if len(done) == beams and done[-1][0] >= live[0].log_probability / length**length_penalty:
                 break
-            self._cache.reorder_cache(torch.tensor(parents))  # type: ignore[arg-type]
+            self.memory.cache.reorder_cache(torch.tensor(parents))  # type: ignore[arg-type]
             new = torch.tensor([[w.tokens[-1].id] for w in live])
         else:
             done += [(w.log_probability / limit**length_penalty, w) for w in live]
-        sentence = max(done, key=lambda pair: pair[0])[1]
-        self._report(sentence.ids)
-        return sentence
+        self._forget_beams()
+        return max(done, key=lambda pair: pair[0])[1]
+
+    @property
+    def _catches_up(self) -> bool:
+        return self.terms is not None and self.terms.attends and self.terms.policy == "catch_up"
+
+    def _begin(self) -> tuple[list[Hypothesis], Tensor]:
+        """Return the empty sentence, and the tokens (1, n) of the prompt that are not in the memory."""
+        self.reused = self.memory.keep(self.prompt)
+        heard = Hypothesis(key=self.memory.heard.key, unsent=self.memory.heard.unsent)
+        return [heard], torch.tensor([list(self.prompt[self.reused :])])
+
+    def _forget_beams(self) -> None:
+        """Keep the prompt in the memory, which all beams share."""
+        if self._catches_up:
+            self.memory.cache, self.memory.ids = DynamicCache(), []
+            return
+        self.memory.cache.batch_select_indices(torch.tensor([0]))
+        if lost := len(self.memory.ids) - len(self.prompt):
+            self.memory.cache.crop(-lost)
+            del self.memory.ids[-lost:]
 
     @torch.inference_mode()
     def _step(self, hypotheses: list[Hypothesis], new: Tensor) -> tuple[Tensor, list[Hypothesis], list[Token]]:
         """Return logits (k, V) after ``new`` (k, n) tokens, updated hypotheses, and each next token without its id."""
         started = time.perf_counter()
-        whole = self.base.stack(new, self._cache)
-        self._length += new.shape[1]
+        whole = self.base.stack(new, self.memory.cache)
+        self.memory.ids += new[0].tolist()  # of beams, only their number counts
         b = whole[:, -1, -1]
         base_ms = 1e3 * (time.perf_counter() - started)
         drafts = [Token(-1, False, False, float("nan"), 0, 0, base_ms, 0.0, 0.0) for _ in hypotheses]
@@ -207,7 +280,7 @@ class Session:
     def _add_unsent(self, hypotheses: list[Hypothesis], stack: Tensor) -> list[Hypothesis]:
         """Add new states (k, n, S, d) to the unsent ones; without catch-up keep only the last."""
         assert self.terms is not None
-        if not (self.terms.attends and self.terms.policy == "catch_up"):
+        if not self._catches_up:
             return [replace(w, unsent=stack[i, -1:]) for i, w in enumerate(hypotheses)]
         old = [stack[i, :0] if w.unsent is None else w.unsent for i, w in enumerate(hypotheses)]
         return [replace(w, unsent=torch.cat([old[i], stack[i]])) for i, w in enumerate(hypotheses)]
@@ -221,9 +294,12 @@ class Session:
         if terms.gate is not None:
             opens, scores = terms.gate.opens(b).tolist(), terms.gate.score(b).tolist()
         else:
-            frame = Frame("gate", {"seq": next(_SEQUENCE)}, narrow("b", b, _narrower(terms.precision)))
+            frame = messages.Gate(seq=next(_SEQUENCE)).frame(narrow("b", b, _narrower(terms.precision)))
             reply, took = self._call(frame)
-            opens, scores = reply.head["opens"], reply.head["scores"]
+            said = messages.Opens.of(reply)
+            opens, scores = said.opens, said.scores
+            if len(opens) != len(b) or len(scores) != len(b):
+                raise FrameError(f"'opens' and 'scores' must have {len(b)} entries")
             each = frame.payload // len(b)
             drafts = [replace(d, down=d.down + each, call_ms=d.call_ms + took) for d in drafts]
         drafts = [replace(d, score=score) for d, score in zip(drafts, scores, strict=True)]
@@ -238,22 +314,22 @@ class Session:
         if not asked:
             return b, hypotheses, drafts
         unsent = {i: cast(Tensor, hypotheses[i].unsent) for i in asked}
-        rows = [{"key": hypotheses[i].key, "count": len(x), "at": self._length - len(x)} for i, x in unsent.items()]
-        head = {"seq": next(_SEQUENCE), "rows": rows, "keep": sorted({w.key for w in hypotheses if w.key})}
-        stack = torch.cat(list(unsent.values()))
-        frame = Frame("side", head, narrow("stack", stack, terms.precision))
+        length, keep = len(self.memory.ids), sorted({w.key for w in hypotheses if w.key})
+        rows = [messages.Row(key=hypotheses[i].key, count=len(x), at=length - len(x)) for i, x in unsent.items()]
+        head, stack = messages.Side(seq=next(_SEQUENCE), rows=rows, keep=keep), torch.cat(list(unsent.values()))
+        frame = head.frame(narrow("stack", stack, terms.precision))
         link.traffic.rows += len(asked)
         reply, took = self._call(frame)
-        o = widen("o", reply.tensors)
+        said, o = messages.Output.of(reply), messages.tensor(reply, "o", (len(asked), self.base.width))
         h, hypotheses = b.clone(), list(hypotheses)
         for row, i in enumerate(asked):
             h[i] = terms.mode.merged(b[i], o[row])
-            key = f"{head['seq']}.{row}" if terms.attends else None
+            key = f"{head.seq}.{row}" if terms.attends else None
             hypotheses[i] = replace(hypotheses[i], key=key, unsent=None)
             down = frame.payload * len(unsent[i]) // len(stack)
             drafts[i] = replace(
                 drafts[i], asked=True, down=drafts[i].down + down, up=reply.payload // len(asked),
-                call_ms=drafts[i].call_ms + took, side_ms=float(reply.head["ms"]),
+                call_ms=drafts[i].call_ms + took, side_ms=said.ms,
             )  # fmt: skip
         return h, hypotheses, drafts
 
@@ -265,16 +341,6 @@ class Session:
         reply = self.link.call(frame)
         return reply, 1e3 * (time.perf_counter() - started)
 
-    def _report(self, ids: list[int]) -> None:
-        """Send the generated tokens to the device."""
-        if self.link is None or self.gone:
-            return
-        try:
-            self.link.send(Frame("tokens", {"ids": ids}))
-        except DeviceGone as error:
-            self.gone = True
-            log.warning("%s", error)
-
 
 def _narrower(precision: Precision) -> Precision:
     """Return the precision of b for a gate on the device: float16 at least."""
@@ -284,18 +350,3 @@ def _narrower(precision: Precision) -> Precision:
 def join(base: Base, half: DeviceHalf) -> tuple[Link, Terms]:
     """Connect to a device in this process."""
     return InProcess(half.answer), Terms.of(half.hello(), base)
-
-
-def accept(base: Base, listener: socket.socket, timeout: float) -> tuple[Link, Terms]:
-    """Wait for a device that this cloud can serve. Others are refused with the reason."""
-    while True:
-        stream = Stream(listener.accept()[0])
-        try:
-            terms = Terms.of(stream.receive(timeout)[0], base)
-        except (ValueError, KeyError, TypeError, OSError, EOFError, FrameError) as error:
-            log.warning("a device was refused: %s", error)
-            with suppress(OSError):
-                stream.send(Frame("refused", {"why": str(error)}))
-            stream.close()
-            continue
-        return Remote(stream, timeout), terms

@@ -1,19 +1,19 @@
 """The device's half: its side network, its gate, and the side network's cache of the sentence."""
 
-import socket
 import time
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from experiments.serving import messages
 from experiments.serving.link import Stream
-from models.spa.codec import Frame, Precision, narrow, widen
+from experiments.serving.messages import GateSite
+from models.spa.codec import Frame, FrameError, Precision, narrow
 from models.spa.side import Cached
 from models.spa.train import Plugin, Policy
 
-GateSite = Literal["cloud", "device"]
+LOWEST = -1e30  # stands for a threshold of minus infinity, which JSON lacks
 
 
 @dataclass
@@ -41,12 +41,11 @@ class DeviceHalf:
     def hello(self) -> Frame:
         """Return what the cloud must know, once per connection."""
         gate, side = self.plugin.gate, self.plugin.side
-        about = {
-            "checksum": self.checksum, "mode": self.mode, "states": side.spec.states, "attends": side.attends,
-            "policy": self.policy, "precision": self.precision, "gate_site": self.gate_site, "tau": gate.tau,
-        }  # fmt: skip
-        tensors = {"weight": gate.weight, "bias": gate.bias} if self.gate_site == "cloud" else {}
-        return Frame("hello", about, tensors)
+        hello = messages.Hello(
+            checksum=self.checksum, mode=self.mode, states=list(side.spec.states), attends=side.attends,  # type: ignore[arg-type]
+            policy=self.policy, precision=self.precision, gate_site=self.gate_site, tau=max(gate.tau, LOWEST),
+        )  # fmt: skip
+        return hello.frame({"weight": gate.weight, "bias": gate.bias} if self.gate_site == "cloud" else {})
 
     @torch.inference_mode()
     def answer(self, frame: Frame) -> Frame | None:
@@ -56,53 +55,47 @@ class DeviceHalf:
         rows, S, d) -> ``o`` (rows, d) of each row's last position. A row continues from the cache with its ``key``, and
         its new cache gets the key ``seq.row``. The old cache stays unchanged, so the cloud may ask again after a
         timeout.
+
+        Raises:
+            FrameError: the cloud asks for something that this side cannot have.
         """
+        side = self.plugin.side
         if frame.kind not in ("gate", "side"):
             return None
         time.sleep(self.delay)
         started = time.perf_counter()
         if frame.kind == "gate":
-            b = widen("b", frame.tensors)
-            report = {"opens": self.plugin.gate.opens(b).tolist(), "scores": self.plugin.gate.score(b).tolist()}
-            return Frame("opens", {"seq": frame.head["seq"], **report})
-        stack = widen("stack", frame.tensors)
-        o = self._attending(frame, stack) if self.plugin.side.attends else self.plugin.side(stack[None]).o[0]
+            seq = messages.Gate.of(frame).seq
+            b = messages.tensor(frame, "b", (len(frame.tensors.get("b", ())), side.spec.width))
+            opens, scores = self.plugin.gate.opens(b).tolist(), self.plugin.gate.score(b).tolist()
+            return messages.Opens(seq=seq, opens=opens, scores=scores).frame()
+        asked = messages.Side.of(frame)
+        shape = (sum(row.count for row in asked.rows), len(side.spec.states), side.spec.width)
+        stack = messages.tensor(frame, "stack", shape, scaled=True)
+        o = self._attending(asked, stack) if side.attends else side(stack[None]).o[0]
         milliseconds = 1e3 * (time.perf_counter() - started)
         precision: Precision = "fp32" if self.precision == "fp32" else "fp16"
-        return Frame("output", {"seq": frame.head["seq"], "ms": milliseconds}, narrow("o", o, precision))
+        return messages.Output(seq=asked.seq, ms=milliseconds).frame(narrow("o", o, precision))
 
-    def _attending(self, frame: Frame, stack: Tensor) -> Tensor:
-        self._caches = {key: self._caches[key] for key in frame.head["keep"]}
-        rows = frame.head["rows"]
+    def _attending(self, asked: messages.Side, stack: Tensor) -> Tensor:
+        try:
+            self._caches = {key: self._caches[key] for key in asked.keep}
+            before = [self._caches[row.key] if row.key else None for row in asked.rows]
+        except KeyError as error:
+            raise FrameError(f"the cloud asks to continue {error}, which this device does not have") from None
         outputs: list[Tensor] = []
-        for row, part in zip(rows, stack.split([row["count"] for row in rows]), strict=True):
-            before = self._caches[row["key"]] if row["key"] else None
-            result = self.plugin.side(part[None], cached=before, at=row["at"])
-            self._caches[f"{frame.head['seq']}.{len(outputs)}"] = result.cached
+        for row, cached, part in zip(asked.rows, before, stack.split([row.count for row in asked.rows]), strict=True):
+            result = self.plugin.side(part[None], cached=cached, at=row.at)
+            self._caches[f"{asked.seq}.{len(outputs)}"] = result.cached
             outputs.append(result.o[0, -1])
         return torch.stack(outputs)
 
 
-def serve(half: DeviceHalf, host: str, port: int) -> None:
-    """Connect to a cloud and answer it until it closes the connection.
-
-    Raises:
-        ConnectionError: the cloud cannot be reached, or refuses this device; the message says why.
-    """
-    try:
-        connection = socket.create_connection((host, port), timeout=30)
-    except OSError as error:
-        raise ConnectionError(f"no cloud answers at {host}:{port} ({error}); start one with: chat --listen") from error
-    stream = Stream(connection)
-    stream.send(half.hello())
+def serve(half: DeviceHalf, stream: Stream) -> None:
+    """Answer a cloud until the connection ends."""
     try:
         while True:
-            frame, _ = stream.receive()
-            if frame.kind == "refused":
-                raise ConnectionError(f"the cloud refuses this device: {frame.head['why']}")
-            if reply := half.answer(frame):
+            if reply := half.answer(stream.receive(None)[0]):
                 stream.send(reply)
-    except (EOFError, ConnectionResetError, BrokenPipeError):
+    except (EOFError, OSError):
         return
-    finally:
-        stream.close()

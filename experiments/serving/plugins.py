@@ -1,31 +1,26 @@
-"""Train a plugin for one person, and serve it to a cloud."""
+"""Train a plugin for one person."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import cast, get_args
 
 import torch
 from rich.console import Console
 from rich.progress import Progress as ProgressBar
 
-from experiments.serving.device import DeviceHalf, GateSite, serve
-from experiments.serving.link import parse_address
-from fl.config import Settings, SettingsError
+from fl.config import Settings
 from fl.workloads.resolve import resolve
 from fl.workloads.spa import SPA
 from models.modular.model import Progress
 from models.spa import bases
-from models.spa.codec import Precision
 from models.spa.gate import threshold
 from models.spa.metrics import evaluate_tokens, rates
 from models.spa.modes import mode
 from models.spa.session import train
-from models.spa.train import load_plugin
+from models.spa.train import Plugin
 from partitions import Purpose, rng
 from partitions.datasets.text.personas import Split
-from partitions.errors import lookup
 
 EPOCHS = 15
 
@@ -39,8 +34,8 @@ def plugin_workload(base: str, device: int, seed: int, changes: Mapping[str, str
     return cast(SPA, resolve(Settings.parse({**few, **own, **changes})).workload)
 
 
-def make_plugin(workload: SPA, device: int, seed: int, file: Path, epochs: int = EPOCHS, ask: float = 0.0) -> None:
-    """Train a plugin, print its accuracy on rephrased questions, and write it to a file.
+def make_plugin(workload: SPA, device: int, seed: int, epochs: int = EPOCHS, ask: float = 0.0) -> Plugin:
+    """Train a plugin, print its accuracy on rephrased questions, and return it.
 
     Args:
         ask: share of tokens that the gate may ask about; 0: decided by ``spa.price``.
@@ -63,24 +58,7 @@ def make_plugin(workload: SPA, device: int, seed: int, file: Path, epochs: int =
         "tokens",
         style="dim", soft_wrap=True,
     )  # fmt: skip
-    plugin.save(file, base.checksum, options.mode, options.policy)
-
-
-def serve_plugin(file: Path, connect: str, precision: str, gate_site: str, delay_ms: float) -> None:
-    """Answer a cloud until it closes the connection.
-
-    Raises:
-        SettingsError, DataError, UnknownName: an option is impossible, or the cloud cannot be reached.
-    """
-    torch.set_num_threads(1)
-    lookup("precision", precision, dict.fromkeys(get_args(Precision)))
-    lookup("gate site", gate_site, dict.fromkeys(get_args(GateSite)))
-    plugin, about = load_plugin(file)
-    half = DeviceHalf(plugin, **about, precision=precision, gate_site=gate_site, delay=delay_ms / 1e3)  # type: ignore[arg-type]
-    try:
-        serve(half, *parse_address(connect))
-    except ConnectionError as error:
-        raise SettingsError(str(error)) from error
+    return plugin
 
 
 @contextmanager

@@ -1,18 +1,18 @@
 """The trace of a chat: a CSV file with one line per token, and a figure of the last answer."""
 
 import csv
+import math
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from experiments.plots.style import save
 from experiments.plots.text.trace import trace
-from experiments.serving.cloud import Token
-from models.spa.bases import Base
+from experiments.serving.messages import Piece
 
 
 @dataclass(frozen=True)
 class TraceRow:
-    """A token of a sentence, as in `experiments.serving.cloud.Token`, with its guesses as text."""
+    """A token of a sentence, as in `experiments.serving.messages.Piece`; score: NaN without a gate."""
 
     sentence: int
     text: str
@@ -28,10 +28,12 @@ class TraceRow:
     guesses: str
 
 
-def trace_row(base: Base, sentence: int, text: str, token: Token) -> TraceRow:
-    """Return the line of a token; ``text``: what it adds to the sentence."""
-    guesses = (" | ".join(base.text([id_]) or "<end>" for id_ in ids) for ids in (token.base_guesses, token.guesses))
-    return TraceRow(sentence, text, *astuple(token)[1:-2], *guesses)
+def trace_row(sentence: int, piece: Piece) -> TraceRow:
+    """Return the line of a token."""
+    values = piece.model_dump()
+    guesses = {name: " | ".join(values[name]) for name in ("base_guesses", "guesses")}
+    score = math.nan if piece.score is None else piece.score
+    return TraceRow(sentence, **{**values, **guesses, "score": score})
 
 
 def write_trace(path: Path, rows: list[TraceRow]) -> None:

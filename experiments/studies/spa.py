@@ -3,7 +3,6 @@
 The language model's libraries are imported when a study runs.
 """
 
-import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -288,18 +287,20 @@ def _side(run: Run, seed: int, device: int, name: str) -> Measurements:
 
 def _over_a_stream(base: "Base", half: "DeviceHalf", prompts: Sequence[list[int]]) -> "list[list[Token]]":
     """Generate answers with a device in another thread, at the end of a stream with the delay of `WIRE`."""
-    from experiments.serving.cloud import Session, accept
+    from experiments.serving.cloud import Session, Terms
     from experiments.serving.device import serve
+    from experiments.serving.link import Remote, pair
     from models.spa.latency import LINKS
 
     half.delay = LINKS[WIRE].call_s
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        device = threading.Thread(target=serve, args=(half, *listener.getsockname()))
-        device.start()
-        link, terms = accept(base, listener, timeout=60.0)
-        answers = [list(Session(base, link, terms, prompt).greedy(LONGEST)) for prompt in prompts]
-        link.close()
-        device.join()
+    near, far = pair()
+    device = threading.Thread(target=serve, args=(half, far))
+    device.start()
+    link, terms = Remote(near, timeout=60.0), Terms.of(half.hello(), base)
+    answers = [list(Session(base, link, terms, prompt).greedy(LONGEST)) for prompt in prompts]
+    near.close()
+    device.join()
+    far.close()
     return answers
 
 

@@ -31,7 +31,7 @@ def run_of(context: Context) -> Run:
     """Return the resolved run; a machine with a folder of its own data uses those as the data set."""
     config = dict(context.run_config)
     if config.get("devices.placement") == "own" and (data := Machine.parse(context.node_config).data):
-        config |= {"data.name": "folder", "data.root": data}
+        config |= {"spa.data": data} if config.get("workload") == "spa" else {"data.name": "folder", "data.root": data}
     return _resolved(tuple(sorted(config.items())))
 
 

@@ -18,6 +18,7 @@ from typing import Any, Self
 from fl.results.checks import CHECKSUMS, Checks, Sums, read_checks, verify, write_checks
 from fl.results.files import (
     CHECKPOINTS,
+    MODELS,
     ResultsError,
     as_results_error,
     atomic_write,
@@ -207,7 +208,8 @@ class ResultsWriter:
         if overwrite:
             for name in FILES:
                 (self.out / name).unlink(missing_ok=True)
-            shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)
+            for folder in (CHECKPOINTS, MODELS):
+                shutil.rmtree(self.out / folder, ignore_errors=True)
         refuse_beside(self.out, "study.csv")
         rounds = self.out / "rounds.csv"
         holds_rows = rounds.exists() and len(whole_lines(rounds)) > 1

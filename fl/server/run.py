@@ -28,6 +28,7 @@ from fl.server.checkpoint import Checkpoints, dumps
 from fl.server.fleet import Fleet
 from fl.server.measures import NAN, forgetting
 from fl.server.rounds import Rounds
+from fl.server.saved import save_models
 from fl.server.scores import ClientScore, means
 from fl.server.split import SplitGrid
 from fl.workloads.resolve import Run, default_tables
@@ -114,8 +115,13 @@ def execute(run: Run, grid: Grid, results: ResultsWriter, observe: Observer = la
             checkpoints = Checkpoints(results.out, settings.setting, name, seed, grid.run.run_id, rows)
             if complete(run, results, name, seed):
                 observe(Event("skipped", seed, name, settings.rounds, settings.rounds))
+                if settings.save:
+                    log(WARNING, "save: '%s' was complete before, so its model is not there unless it was saved", name)
             else:
-                _Loop(run, name, seed, fleet, checkpoints, observe).run(engine, results)
+                loop = _Loop(run, name, seed, fleet, checkpoints, observe)
+                loop.run(engine, results)
+                if settings.save:
+                    save_models(run, loop.method, name, seed, results.out)
                 for report in method.strategy.reports:
                     results.finish(settings.setting, report, seed)
             if checkpoints.begun:  # by this process, or by one that ended just before it noted so

@@ -86,7 +86,9 @@ class SPAOptions(Section):
     base: str = Field("tiny", description="base model: tiny (trained here), smollm2, a folder, or a name on the hub")
     base_checksum: str = Field("", description="beginning of the base's checksum; another base is refused")
     tiny_steps: int = Field(400, ge=20, description="training steps of the base tiny, about 0.1 s each, once")
-    data: str = Field("", description="folder with 0.jsonl, 1.jsonl, ..., one per client; empty: generated people")
+    data: str = Field(
+        "", description="folder with device-0.jsonl, device-1.csv, ..., one per client; empty: generated people"
+    )
     facts: int = Field(6, ge=1, le=18, description="private facts of a generated person")
     skew: float = Field(
         0.5, gt=0, description="Dirichlet alpha of what generated people talk about; smaller: more skewed"

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,8 @@ from models.spa.tiny import SIZES
 from models.spa.train import Plugin, Training
 from models.submodel import State
 from partitions import Purpose, Schedule, rng
-from partitions.datasets.text.personas import Example, JsonLines, Personas, Split
+from partitions.datasets.text.examples import ExampleFiles
+from partitions.datasets.text.personas import Example, Personas, Split
 from partitions.root import cache_folder
 from strategies.core.client import ClientTask, ClientTrainer
 from strategies.core.pretrained import PretrainedModels
@@ -92,11 +94,12 @@ class SPA(SplitWorkload):
     @property
     def digests(self) -> list[str]:
         people = self.people(self.settings.seed_list[0])
-        return [people.digest] if isinstance(people, JsonLines) else []
+        return [people.digest] if isinstance(people, ExampleFiles) and not self.worlds.own else []
 
     def prepare(self, seed: int, progress: Progress | None = None) -> PretrainedModels:
         """Return a plugin that changes nothing yet. The tiny base is trained when it is first needed."""
-        self.people(seed).examples(0, 0, "train")
+        if not self.worlds.own and isinstance(people := self.people(seed), ExampleFiles):
+            people.check(self.settings.devices.count)
         plugin = architecture(self.side_spec, self.options.personal, TOKENS)
 
         def initial() -> State:
@@ -109,6 +112,12 @@ class SPA(SplitWorkload):
     def global_accuracy(self, method: Strategy) -> float:
         """Return NaN: people's private answers contradict each other, so there is no test set for all."""
         return math.nan
+
+    def saved(self, seed: int, model: State) -> tuple[State, dict[str, Any]]:
+        """Return a plugin that `spa chat` reads. What clients keep of it is as it was before any training."""
+        plugin, o = self.fresh(seed), self.options
+        plugin = plugin.with_state(plugin.state() | model)
+        return plugin.state(), {"spa": plugin.about(self.base().checksum, o.mode, o.policy)}
 
     # a client's side
 
@@ -235,14 +244,14 @@ class SPA(SplitWorkload):
         spec = self.side_spec
         return Plugin(spec.build(int(rng(seed, Purpose.INIT).integers(2**31))), Gate.constant(spec.width, open_=True))
 
-    def _people(self, seed: int) -> "Scheduled | JsonLines":
+    def _people(self, seed: int) -> "Scheduled | ExampleFiles":
         """Return the people to whom the clients belong.
 
         Raises:
-            partitions.DataError: ``spa.data`` lacks a client's file.
+            partitions.DataError: ``spa.data`` has no files of clients.
         """
         if self.options.data:
-            return JsonLines(Path(self.options.data).expanduser(), self.settings.devices.count)
+            return ExampleFiles(Path(self.options.data).expanduser())
         drift = self.settings.drift
         people = Personas(seed, self.options.facts, skew=self.options.skew, change=drift.fraction)
         return Scheduled(people, Schedule(drift.schedule, drift.groups, drift.stagger))

@@ -6,7 +6,7 @@ the same two sides of `models.vq.session`, so they give the same numbers.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from fl.workloads.client_data import ClientData
 from fl.workloads.options import VQOptions
 from fl.workloads.pretraining import cached
 from fl.workloads.state_store import ClientStateStore
+from fl.workloads.texts import MOST_TASKS, TaskWorlds, Tokeniser
 from fl.workloads.workload import (
     Answer,
     ClientContext,
@@ -42,7 +43,7 @@ from models.vq.ends import CloudEnd, DeviceEnd, LearningRates
 from models.vq.network.body import CODEBOOK, SplitBody, SplitCosts, device_state, split_body, tokens_from_ids
 from models.vq.network.halves import Shape
 from models.vq.network.pooling import pooled_lengths
-from models.vq.network.presets import LAYER_LR_SHARE, PRESETS, minilm, minilm_tokenizer, tiny
+from models.vq.network.presets import LAYER_LR_SHARE, PRESETS, minilm, tiny
 from models.vq.network.task_body import TaskBody, apply_gradnorm, parts, stack_tasks, task_body
 from models.vq.network.tokens import Tokens
 from models.vq.quantiser.boundary import LENGTH, Boundary, BoundaryTraffic, Channel, channels
@@ -54,13 +55,11 @@ from models.vq.session import train as train_sides
 from models.vq.training.tasks import TaskTraining
 from models.vq.training.tasks import fit as fit_tasks
 from models.vq.training.train import Quantiser, Split, SplitTrainingPlan
-from partitions import Dataset, LocalData, Purpose, World, rng
-from partitions.tokens import tokenised
+from partitions import LocalData, Purpose, World, rng
 from strategies.core.client import ClientTask, ClientTrainer
 from strategies.core.pretrained import PretrainedModels
 from strategies.core.strategy import Measure, Strategy
 
-MOST_TASKS = 8
 STUDIED = ("residual", "pretrain", "late", "learn")  # options that only studies use
 
 
@@ -82,13 +81,10 @@ class VQ(SplitWorkload):
     Options = VQOptions
 
     def __init__(self, settings: Settings, options: VQOptions, worlds: Worlds):
-        self.options, self.tasks = options, TaskWorlds(options, replace(worlds, tokenise=self._tokenise))
+        self.options = options
+        self.tasks = TaskWorlds(options, replace(worlds, tokenise=Tokeniser(options, settings.data)))
         super().__init__(settings, self.tasks.worlds[0])
         self._network = lru_cache(maxsize=4)(self._fresh)  # one per process, overwritten by every client
-
-    def _tokenise(self, data: Dataset, proxy: np.ndarray) -> Dataset:
-        tokenizer = minilm_tokenizer() if self.options.preset == "minilm" else None  # None: trained on the proxy
-        return tokenised(data, proxy, self.options.vocabulary, self.options.tokens, tokenizer)
 
     def check(self, methods: Mapping[str, Method]) -> None:
         options, settings = self.options, self.settings
@@ -171,8 +167,12 @@ class VQ(SplitWorkload):
         """Everything that decides the pretrained model, as plain values."""
         leave_out = {"late", "late_epochs", "learn", "merge", "up", "down", "labels"}
         data = self.settings.data
-        restricted = {"restricted": [data.proxy_domains, data.unseen_classes]}
-        return (restricted if data.proxy_domains or data.unseen_classes else {}) | {
+        special: dict[str, Any] = {}
+        if data.proxy_domains or data.unseen_classes:
+            special["restricted"] = [data.proxy_domains, data.unseen_classes]
+        if self.options.preset == "tiny" and (tokenizer := Tokeniser(self.options, data).known):
+            special["pieces"] = tokenizer.to_str()
+        return special | {
             "vq": self.options.model_dump(exclude=leave_out),
             "data": [worlds.dataset.digest for worlds in self.tasks.worlds],
             "proxy": data.proxy_fraction,
@@ -238,6 +238,18 @@ class VQ(SplitWorkload):
             client, cloud, _ = self.ends(self._load(extract(method.model, method.axes, part)))
             found.append(float(hits_and_losses(infer(client, cloud, tokens_from_ids(ids)), y)[0].float().mean()))
         return float(np.mean(found))
+
+    def saved(self, seed: int, model: State) -> tuple[State, dict[str, Any]]:
+        """Add what `vq device` and `vq cloud` need, if clients have one task and the codebook is common."""
+        if self.options.tasks or self.options.merge == "nothing":
+            return model, {}
+        body, worlds, o = self._network(), self.worlds, self.options
+        tokenizer = Tokeniser(o, self.settings.data).of(worlds(seed), worlds.dataset)
+        about = {
+            "shape": asdict(body.shape), "codes": body.codes, "preset": o.preset, "up": o.up, "down": o.down,
+            "classes": worlds.dataset.classes, "tokens": o.tokens, "tokenizer": tokenizer.to_str(),
+        }  # fmt: skip
+        return model, {"vq": about}
 
     # a client's side
 
@@ -407,52 +419,6 @@ class VQ(SplitWorkload):
             return up
         trained = self._finished(now.body, now.side, now.ema)
         return replace(trained, state=device_state(now.body, now.body.state()))
-
-
-class TaskWorlds:
-    """The data of each task, if clients of one run have different ones (``vq.tasks``): client d has the (d mod T)-th.
-
-    Args:
-        worlds: of the run's data set; those of the tasks differ in it.
-    """
-
-    def __init__(self, options: VQOptions, worlds: Worlds):
-        self.options, self.names = options, [n.strip() for n in options.tasks.split(",") if n.strip()]
-        if options.tasks:
-            self._check_names()
-        of_tasks = [
-            replace(worlds, data=worlds.data.model_copy(update={"name": name}), source=None) for name in self.names
-        ]
-        self.worlds = of_tasks or [worlds]
-
-    def _check_names(self) -> None:
-        names, o = self.names, self.options
-        if len(names) < 2 or len(set(names)) < len(names):
-            raise SettingsError(f"vq.tasks = '{o.tasks}': name two or more different text sets, e.g. 'cola,mrpc'")
-        if o.width or o.late or o.pretrain != "none":
-            raise SettingsError(
-                "tasks share what crosses unchanged, and start from the preset: set vq.width = 0, and leave vq.late "
-                "and vq.pretrain out"
-            )
-        if len(names) > MOST_TASKS:
-            raise SettingsError(f"vq.tasks = '{o.tasks}' names {len(names)} tasks, clients can have {MOST_TASKS}")
-
-    def check(self) -> None:
-        """Raise SettingsError if a task is not about classes of texts."""
-        for name, worlds in zip(self.names, self.worlds, strict=False):
-            data = worlds.dataset
-            if not data.text or data.target_train is not None or data.span_train is not None:
-                raise SettingsError(
-                    f"vq.tasks: clients learn classes of texts, and {name} holds none: choose e.g. 'sst2,cola'"
-                )
-
-    def number(self, client: int) -> int:
-        """Return which of the tasks a client has."""
-        return client % len(self.worlds)
-
-    def of(self, client: int) -> Worlds:
-        """Return the data of a client's task."""
-        return self.worlds[self.number(client)]
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,10 @@ class Workload(ABC):
     def global_accuracy(self, method: Strategy) -> float:
         """Return the accuracy of a method's cloud model on the whole test set."""
 
+    def saved(self, seed: int, model: State) -> tuple[State, dict[str, Any]]:
+        """Return what is kept of a final model: its tensors, and what else its users need, as plain values by name."""
+        return model, {}
+
     def limits(self, context: ClientContext) -> Shares:
         """Return what the client can afford now, as shares of what the large cloud model costs.
 

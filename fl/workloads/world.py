@@ -25,8 +25,9 @@ from strategies.eclm import ModularOptions
 
 # Keys of `Data` for a `World` alone.
 SIMULATED = ("samples_skew", "labelled", "proxy_domains", "client_domains", "unseen_classes")
-Tokenise = Callable[[Dataset, np.ndarray], Dataset]
-"""Turns text into tokens, given the data set and the indices of the cloud's samples, which decide the vocabulary."""
+Tokenise = Callable[[Dataset, np.ndarray | None], Dataset]
+"""Turns text into tokens, given the data set and the indices of the cloud's samples, which decide the vocabulary; None:
+on this machine there are no others' samples, and its own must not decide it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,12 +110,9 @@ class Worlds:
                         f"data.{key.replace('_', '-')} is for simulated data: leave it out with devices.placement = "
                         f"'own' and data.name = '{data.name}'"
                     )
-            if self.dataset.text and self.tokenise:
-                raise SettingsError(
-                    "workload 'vq' finds the vocabulary in the cloud's text, which a device does not have: with "
-                    f"data.name = '{data.name}' it needs devices.placement = 'shared'"
-                )
-            return LocalData(self.dataset, data.samples_max, data.test_samples)
+            texts = self.dataset.text and self.tokenise
+            here = texts(self.dataset, None) if texts else self.dataset
+            return LocalData(here, data.samples_max, data.test_samples)
         if self.dataset.proxy is not None and "proxy_fraction" in data.model_fields_set:
             raise SettingsError(
                 f"data.proxy-fraction = {data.proxy_fraction:g} is not read, because the cloud has its own data (the "

@@ -2,6 +2,7 @@
 
 import hashlib
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -71,11 +72,20 @@ class Base:
 
     def prompt(self, instruction: str, input_: str = "") -> list[int]:
         """Encode the prompt with the model's own chat template, if it has one."""
-        text = f"{instruction}\n{input_}" if input_ else instruction
+        return self.conversation([{"role": "user", "content": f"{instruction}\n{input_}" if input_ else instruction}])
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it was trained on conversations: 'tiny' and models without a chat template see single questions."""
+        return self.name != TINY and self.tokenizer.chat_template is not None
+
+    def conversation(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Encode messages (``role``, ``content``) up to where the base answers, with the model's chat template."""
+        if not self.remembers:
+            messages = messages[-1:]
         if self.tokenizer.chat_template is None:
-            return list(self.tokenizer(f"{text}\n").input_ids)
-        messages = [{"role": "user", "content": text}]
-        return list(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+            return list(self.tokenizer(f"{messages[-1]['content']}\n").input_ids)
+        return list(self.tokenizer.apply_chat_template([*messages], add_generation_prompt=True, return_dict=False))
 
     def encode(self, example: Example) -> tuple[list[int], list[int]]:
         """Encode the prompt, and the answer with its end token."""
@@ -84,7 +94,7 @@ class Base:
 
     def text(self, ids: list[int]) -> str:
         """Decode tokens to text, without special tokens."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def find(name: str, cache: Path, tiny_steps: int = TINY_STEPS, progress: Progress | None = None) -> Path:

@@ -77,7 +77,10 @@ class Frame:
         try:
             size = int.from_bytes(blob[:8], "little")
             metadata = json.loads(blob[8 : 8 + size])["__metadata__"]
-            return cls(metadata["kind"], json.loads(metadata["head"]), load(blob))
+            kind, head = metadata["kind"], json.loads(metadata["head"])
+            if not isinstance(kind, str) or not isinstance(head, dict):
+                raise ValueError(f"its head is {type(head).__name__}, not an object")
+            return cls(kind, head, load(blob))
         except Exception as error:  # json, safetensors and missing keys raise different errors
             raise FrameError(f"a frame cannot be read: {error}") from error
 

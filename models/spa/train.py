@@ -54,10 +54,14 @@ class Plugin:
             checksum: of its base.
             mode, policy: as in `Training`.
         """
-        spec = {f.name: getattr(self.side.spec, f.name) for f in fields(self.side.spec) if f.init}
-        metadata = {"spec": spec, "tau": self.gate.tau, "checksum": checksum, "mode": mode, "policy": policy}
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in self.state().items()}, path, {"spa": json.dumps(metadata)})
+        metadata = {"spa": json.dumps(self.about(checksum, mode, policy))}
+        save_file({k: v.contiguous() for k, v in self.state().items()}, path, metadata)
+
+    def about(self, checksum: str, mode: str, policy: Policy) -> dict[str, Any]:
+        """Return what a device needs beside the parameters, as plain values."""
+        spec = {f.name: getattr(self.side.spec, f.name) for f in fields(self.side.spec) if f.init}
+        return {"spec": spec, "tau": self.gate.tau, "checksum": checksum, "mode": mode, "policy": policy}
 
 
 def load_plugin(path: Path) -> tuple[Plugin, dict[str, Any]]:

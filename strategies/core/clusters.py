@@ -83,6 +83,10 @@ class Clustered(FedAvg):
     def has_global_model(self) -> bool:
         return len(self.clusters) == 1
 
+    def final_models(self) -> dict[str, State]:
+        one = self.has_global_model
+        return {"" if one else f"cluster{number}": model for number, model in self.clusters.items()}
+
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"clusters": self.clusters, "merged": self.merged}
 

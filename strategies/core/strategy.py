@@ -312,6 +312,10 @@ class Strategy(ABC):
         """Whether the score of ``self.model`` on the global test set means anything for this method."""
         return True
 
+    def final_models(self) -> dict[str, State]:
+        """Return the models that a run may save, by name; the only one has an empty name."""
+        return {"": self.model} if self.has_global_model else {}
+
     def client_options(self, **options: Option) -> dict[str, Option]:
         """Return the options of a task: those that every client half reads, and ``options``."""
         prior = getattr(self.options, "prior", False)

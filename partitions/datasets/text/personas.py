@@ -1,16 +1,12 @@
 """Questions of a device's user to an assistant: generated for synthetic people, or read from JSON lines."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 from zlib import crc32
 
 import numpy as np
 
-from partitions.datasets.text.reading import TextFile
-from partitions.errors import DataError
 from partitions.rng import Purpose, rng
 
 Split = Literal["train", "calibrate", "test"]
@@ -189,44 +185,3 @@ def corpus(generator: np.random.Generator, examples: int) -> list[Example]:
         else:
             drawn.append(style.common(topics[generator.integers(len(topics))], phrasing))
     return drawn
-
-
-class JsonLines:
-    """People whose examples are in files: ``0.jsonl``, ``1.jsonl``, ..., one per device. Nothing drifts.
-
-    Of every five lines the fourth calibrates, the fifth is for the test, and the others are for training.
-
-    Raises:
-        DataError: a file is missing, unreadable, or has fewer than five examples.
-    """
-
-    def __init__(self, folder: Path, devices: int):
-        self._lines = [read_jsonl(folder / f"{device}.jsonl") for device in range(devices)]
-        self.digest = hashlib.blake2b(repr(self._lines).encode(), digest_size=16).hexdigest()
-        for device, lines in enumerate(self._lines):
-            if len(lines) < 5:
-                raise DataError(f"{folder / f'{device}.jsonl'} has {len(lines)} examples; a device needs at least 5")
-
-    def examples(self, device: int, step: int, split: Split) -> list[Example]:
-        """Return a device's examples of a split, the same at every step."""
-        of = {"train": (0, 1, 2), "calibrate": (3,), "test": (4,)}[split]
-        return [line for number, line in enumerate(self._lines[device]) if number % 5 in of]
-
-
-def read_jsonl(path: Path) -> list[Example]:
-    """Read examples from a file with one ``{"instruction": ..., "input": ..., "output": ...}`` per line.
-
-    The key ``input`` may be left out; empty lines are skipped.
-
-    Raises:
-        DataError: the file cannot be read or has no examples, or a line is not such an object.
-    """
-    examples = []
-    for where, row in TextFile(path).objects('{"instruction": ..., "output": ...}'):
-        fields = [row.get("instruction"), row.get("output"), row.get("input", "")]
-        if not all(isinstance(field, str) for field in fields) or not fields[0] or not fields[1]:
-            raise DataError(f"{where}: instruction and output must be text that is not empty, and input must be text")
-        examples.append(Example(*map(str, fields)))
-    if not examples:
-        raise DataError(f"{path} has no examples; write one JSON object per line")
-    return examples

@@ -1,62 +1,52 @@
-"""The chat as a person meets it: two processes, a stream between them, and what happens when one is killed."""
+"""The commands of chat as a person meets them."""
 
 import csv
-import os
-import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from experiments.cli.main import app
 from experiments.serving.link import parse_address
 from fl.config import SettingsError
 
 QUICK = ["--set", "spa.tiny-steps=20", "--set", "spa.facts=1", "--set", "spa.mode=s1"]
 
 
-def test_a_device_killed_in_mid_sentence_leaves_a_finished_marked_one(tmp_path: Path) -> None:
+def test_a_chat_on_one_machine(tmp_path: Path) -> None:
     trace = tmp_path / "trace.csv"
-    how = ["--delay-ms", "150", "--limit", "12", "--trace", str(trace)]
-    chat = subprocess.Popen(
-        [sys.executable, "-m", "experiments", "chat", *QUICK, *how],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", errors="surrogateescape", bufsize=1,
-    )  # fmt: skip
-    stop = threading.Timer(400, chat.kill)  # on a busy machine its imports alone take a minute
-    stop.start()
-    try:
-        assert chat.stdin is not None and chat.stdout is not None
-        seen = ""
-        while "the device is process" not in seen:
-            line = chat.stdout.readline()
-            assert line, seen
-            seen += line
-        device = int(seen.split()[-1])
-        chat.stdin.write("Tell me the name of my dog.\n")
-        chat.stdin.flush()
-        while "[" not in (seen := chat.stdout.read(1)):  # the first token is there
-            assert seen
-        os.kill(device, signal.SIGKILL)
-        bad = "\udcff is no UTF-8\n" + "word " * 300  # the base has 256 positions
-        rest, _ = chat.communicate(f"{bad}\nWhat is the capital of Spain?\n")
-    finally:
-        stop.cancel()
-    assert chat.returncode == 0
-    assert "{" in rest and "DEGRADED" in rest and rest.count(" tokens, ") == 2  # the next one is answered too
-    assert "this line is not UTF-8 and is left out: '\\udcff is no UTF-8'" in rest
-    assert "tokens and is left out: the base has room for 244, and 12 for the answer (--limit)" in rest
-    sentence, summary, why, *_ = rest.splitlines()
-    assert "degraded" not in sentence and "DEGRADED" in summary and why.startswith("degraded: the device is gone")
-    rows = list(csv.DictReader(trace.read_text().splitlines()))
-    asked = [row["asked"] == "True" for row in rows]
-    assert asked[0] and asked == sorted(asked, reverse=True)  # first with the device, then without
-    assert all(row["degraded"] == "True" for row in rows if row["asked"] == "False")
-    assert trace.with_suffix(".png").stat().st_size > 1000
+    lines = b"\xff is no UTF-8\n" + b"word " * 300 + b"\nWhat is the capital of Spain?\n"  # the base has 256 positions
+    how = ["--limit", "12", "--trace", str(trace)]
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments", "chat", *QUICK, *how], input=lines, capture_output=True, timeout=400
+    )
+    said = done.stdout.decode()
+    assert done.returncode == 0, done.stderr.decode()
+    assert "this line is not UTF-8 and is left out: '\\udcff is no UTF-8'" in said
+    assert "tokens, the base has room for 244, and 12 for the answer (--limit)" in said
+    assert "The base 'tiny' is a toy" in said and "with the device in" in said
+    assert all(row["asked"] == "True" for row in csv.DictReader(trace.read_text().splitlines()))
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["chat", "--plugin", "x", "--device", "3"], "--device is for a plugin that is trained now"),
+        (["chat", "--top-p", "0.5"], "--top-p and --sampling-seed need --temperature"),
+        (["spa", "cloud", "--listen", "7070"], "'7070' is no address"),
+        (["spa", "chat", "--cloud", "lab.local:7070", "--plugin", "missing"], "missing contains no plugin"),
+    ],
+)
+def test_what_does_not_apply_is_refused(words: list[str], why: str) -> None:
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1 and why in str(result.exception)
 
 
 def test_addresses() -> None:
     assert parse_address("127.0.0.1:70") == ("127.0.0.1", 70)
-    for wrong in ("7070", "host:", "host:x"):
+    assert parse_address("[::1]:70") == ("::1", 70)
+    for wrong in ("7070", "host:", "host:x", ":70", "host:70000", "host:\N{ARABIC-INDIC DIGIT SEVEN}"):
         with pytest.raises(SettingsError, match="is no address; write HOST:PORT"):
             parse_address(wrong)

@@ -1,19 +1,17 @@
 """Generation over a connection gives the tokens of generation in one process, in every mode."""
 
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
-from queue import Queue
 
 import pytest
 import torch
 from torch import Tensor
 
-from experiments.serving.cloud import Session, Terms, accept, join
+from experiments.serving.cloud import Session, Terms, join
 from experiments.serving.device import DeviceHalf, serve
-from experiments.serving.link import DeviceGone, DeviceLate, InProcess, Link
+from experiments.serving.link import DeviceGone, DeviceLate, InProcess, Link, Remote, pair
 from models.spa.bases import Base
 from models.spa.codec import Frame, narrow, widen
 from models.spa.modes import MODES, mode
@@ -71,18 +69,18 @@ def beam_whole(base: Base, half: DeviceHalf | None, prompt: list[int], beams: in
 
 
 @contextmanager
-def over_tcp(base: Base, half: DeviceHalf, timeout: float = 20.0) -> Iterator[tuple[Link, Terms]]:
+def over_a_wire(base: Base, half: DeviceHalf, timeout: float = 20.0) -> Iterator[tuple[Link, Terms]]:
     """A device that answers from the other end of a socket."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        device = threading.Thread(target=serve, args=(half, *listener.getsockname()))
-        device.start()
-        link, terms = accept(base, listener, timeout)
-        try:
-            yield link, terms
-        finally:
-            link.close()
-            device.join(20)
-            assert not device.is_alive()
+    near, far = pair()
+    device = threading.Thread(target=serve, args=(half, far))
+    device.start()
+    try:
+        yield Remote(near, timeout), Terms.of(half.hello(), base)
+    finally:
+        near.close()
+        device.join(20)
+        far.close()
+        assert not device.is_alive()
 
 
 @pytest.mark.parametrize("mode_,kind,policy", EVERY)
@@ -90,7 +88,7 @@ def test_greedy_over_a_wire_is_greedy_in_one_piece(
     base: Base, prompt: list[int], plugin_of: Callable[..., Plugin], mode_: str, kind: str, policy: str
 ) -> None:
     half = half_of(base, plugin_of(kind), mode_, policy)
-    with over_tcp(base, half) as (link, terms):
+    with over_a_wire(base, half) as (link, terms):
         tokens = list(Session(base, link, terms, prompt).greedy(LIMIT))
     assert [token.id for token in tokens] == write_whole(base, half, prompt)
     asked = sum(token.asked for token in tokens)
@@ -106,7 +104,7 @@ def test_beams_over_a_wire_are_beams_in_one_piece(
     base: Base, prompt: list[int], plugin_of: Callable[..., Plugin], mode_: str, kind: str, policy: str
 ) -> None:
     half = half_of(base, plugin_of(kind, scale=0.3), mode_, policy)
-    with over_tcp(base, half) as (link, terms):
+    with over_a_wire(base, half) as (link, terms):
         sentence = Session(base, link, terms, prompt).beam(LIMIT, 3)
     assert sentence.ids == beam_whole(base, half, prompt, 3)
     assert (
@@ -120,7 +118,7 @@ def test_narrow_numbers_are_the_same_on_the_wire_in_process_and_in_one_piece(
     base: Base, prompt: list[int], plugin_of: Callable[..., Plugin], precision: str, kind: str, policy: str
 ) -> None:
     half = half_of(base, plugin_of(kind), "spa", policy, precision)
-    with over_tcp(base, half) as (link, terms):
+    with over_a_wire(base, half) as (link, terms):
         wire = [token.id for token in Session(base, link, terms, prompt).greedy(LIMIT)]
     near, terms = join(base, half)
     assert wire == [token.id for token in Session(base, near, terms, prompt).greedy(LIMIT)]
@@ -218,7 +216,7 @@ def test_a_late_device_on_a_wire_is_given_up_token_by_token(
     base: Base, prompt: list[int], plugin_of: Callable[..., Plugin]
 ) -> None:
     half = half_of(base, plugin_of(), "s1", "catch_up")
-    with over_tcp(base, half, timeout=0.5) as (link, terms):
+    with over_a_wire(base, half, timeout=0.5) as (link, terms):
         session = Session(base, link, terms, prompt).greedy(4)
         first = next(session)
         half.delay = 0.8
@@ -237,20 +235,3 @@ def test_a_delay_is_one_per_exchange(
     half.delay = 0.1
     tokens = list(Session(base, *join(base, half), prompt).greedy(5))
     assert slept == [0.1] * len(tokens) == [0.1] * 5  # no delay for frames without an answer
-
-
-def test_a_plugin_of_another_base_is_refused(base: Base, plugin_of: Callable[..., Plugin]) -> None:
-    half = half_of(base, plugin_of(), "spa", "catch_up")
-    half.checksum = "0" * 64
-    accepted = Queue[Link]()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        cloud = threading.Thread(target=lambda: accepted.put(accept(base, listener, 5.0)[0]))
-        cloud.start()
-        with pytest.raises(ConnectionError, match="refuses this device: the plugin was made for base 0000"):
-            serve(half, *listener.getsockname())
-        half.checksum = base.checksum  # the cloud went on waiting for one that fits
-        device = threading.Thread(target=serve, args=(half, *listener.getsockname()))
-        device.start()
-        accepted.get(timeout=20).close()
-        cloud.join(20)
-        device.join(20)

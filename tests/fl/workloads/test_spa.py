@@ -140,13 +140,13 @@ def test_people_drift_by_the_schedule(tmp_path: Path) -> None:
 def test_clients_may_have_files(tmp_path: Path) -> None:
     for client in range(3):
         rows = [{"instruction": f"Say {n}", "output": f"{client} and {n}"} for n in range(10)]
-        (tmp_path / f"{client}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        (tmp_path / f"device-{client}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     lab = Lab(tmp_path / "store", {"spa.data": str(tmp_path)})
     trained = lab.train(lab.start)
     got = lab.evaluate(trained.state)
     assert (trained.examples, got.samples) == (6, 2)
-    (tmp_path / "2.jsonl").unlink()
-    with pytest.raises(DataError, match="2.jsonl cannot be read"):
+    (tmp_path / "device-2.jsonl").unlink()
+    with pytest.raises(DataError, match="has no file of device-2, only of device-0, device-1"):
         Lab(tmp_path, {"spa.data": str(tmp_path)}).workload.prepare(2)
 
 

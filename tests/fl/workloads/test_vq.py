@@ -322,12 +322,6 @@ def test_texts_in_files_of_clients_are_learned(texts: dict[str, Any], split: str
     assert (rounds.failures == 0).all() and (rounds.refused == 0).all() and rounds.accuracy_mean.iloc[-1] > 0.8
 
 
-def test_a_real_device_has_no_vocabulary_for_its_own_texts(texts: dict[str, Any]) -> None:
-    said = "workload 'vq' finds the vocabulary in the cloud's text, which a device does not have"
-    with pytest.raises(SettingsError, match=said):
-        vq(texts | {"devices.placement": "own", "drift.kind": "none"}).prepare(1)
-
-
 def test_a_workload_without_a_cut_cannot_be_split(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="workload = 'classify' has no cut: use split = 'simulated'"):
         play(tmp_path, {"split": "messages"})

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.serving.link import Stream
+from experiments.serving.wire import Wire
 from models.spa.codec import MAX_FRAME_BYTES, PREFIX, Frame, FrameError, TrafficLog, narrow, widen
 from models.spa.side import every_nth_state
 
@@ -48,7 +49,7 @@ def test_narrowing_is_accurate_and_idempotent(seed: int, rows: int, width: int, 
 def ends() -> Iterator[tuple[socket.socket, Stream]]:
     """Two ends of a connection, one of them as a stream."""
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as near:
-        far = Stream(listener.accept()[0])
+        far = Stream(Wire(listener.accept()[0]))
         yield near, far
         far.close()
 

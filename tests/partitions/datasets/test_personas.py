@@ -1,12 +1,9 @@
 """Synthetic people: pure functions, non-IID, drifting; and examples from JSON lines."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from partitions.datasets.text.personas import COMMON, FACTS, Example, Personas, corpus, read_jsonl
-from partitions.errors import DataError
+from partitions.datasets.text.personas import COMMON, FACTS, Personas, corpus
 from partitions.rng import rng
 
 
@@ -53,22 +50,3 @@ def test_the_corpus_contains_every_fact_and_answer() -> None:
     assert all(value in answers for values in FACTS.values() for value in values)
     assert all(answer in answers for answer in COMMON.values())
     assert np.mean([" your " in example.output for example in read]) == pytest.approx(0.6, abs=0.05)
-
-
-def test_json_lines(tmp_path: Path) -> None:
-    path = tmp_path / "mine.jsonl"
-    path.write_text('{"instruction": "Hi", "output": "Ho"}\n\n{"instruction": "a", "input": "b", "output": "c"}\n')
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert read_jsonl(path) == [Example("Hi", "Ho"), Example("a", "c", "b")]
-    for text, why in [
-        ('{"instruction": "Hi"}', "line 1: instruction and output must be text"),
-        ('{"instruction": "Hi", "output": "x"}\n5', "line 2: expected"),
-        ('{"instruction": "Hi", "output": "x"}\n[1]', "line 2: expected"),
-        ('{"instruction": "Hi", "output": 3}', "must be text"),
-        ("", "has no examples"),
-    ]:
-        path.write_text(text)
-        with pytest.raises(DataError, match=why):
-            read_jsonl(path)
-    with pytest.raises(DataError, match="cannot be read"):
-        read_jsonl(tmp_path / "none.jsonl")

@@ -1,0 +1,249 @@
+"""The user at the device: questions are typed and answers appear where the plugin is. The base is elsewhere."""
+
+import io
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from experiments.serving import messages
+from experiments.serving.device import DeviceHalf
+from experiments.serving.link import Stream
+from experiments.serving.messages import Ask, Declined, Done, Piece, Refused, Said, Welcome
+from experiments.serving.secure import CloudGone, CloudRefuses
+from experiments.serving.trace import TraceRow, trace_row, write_trace
+from fl.config import SettingsError
+from models.spa.codec import Frame, FrameError, TrafficLog
+from partitions.errors import one_line
+
+GUESSES = 5  # of base and side for each token, in a trace
+PATIENCE_S = 120.0  # longest wait for the cloud's next message
+RECONNECT_S, LONGEST_PAUSE_S = 300.0, 10.0
+
+console = Console(highlight=False)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How the answers are written, as in `experiments.serving.messages.Ask`. Args: seed: None: a new one each time."""
+
+    limit: int = 64
+    beams: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        drawn = self.top_p != 1 or self.seed is not None
+        if drawn and not self.temperature:
+            raise SettingsError("--top-p and --sampling-seed need --temperature above 0, which makes answers random")
+        if self.beams > 1 and self.temperature:
+            raise SettingsError("--beams searches the likeliest answer, --temperature draws one: leave one of them out")
+
+    def ask(self, said: Sequence[Said], guesses: int) -> Ask:
+        """Return the message that asks for the next answer."""
+        seed = secrets.randbits(62) if self.seed is None else self.seed
+        return Ask(
+            messages=list(said), limit=self.limit, beams=self.beams, temperature=self.temperature, top_p=self.top_p,
+            seed=seed, guesses=guesses,
+        )  # fmt: skip
+
+
+@dataclass
+class Chat:
+    """A conversation through a cloud.
+
+    Args:
+        half: the device's plugin.
+        connect: opens a connection to the cloud; where: its name for the user.
+        wishes: how answers are written.
+        trace: file of the trace; None: no trace.
+        sleep: waits some seconds between attempts to connect again.
+    """
+
+    half: DeviceHalf
+    connect: Callable[[], Stream]
+    where: str
+    wishes: Wishes = Wishes()
+    trace: Path | None = None
+    sleep: Callable[[float], None] = time.sleep
+    _stream: Stream | None = None
+    _welcome: Welcome | None = None
+    _said: list[Said] = field(default_factory=list)
+    _rows: list[TraceRow] = field(default_factory=list)
+
+    def run(self, lines: Iterator[str]) -> None:
+        """Answer each line. '/new' begins a new conversation.
+
+        Raises:
+            CloudGone, CloudRefuses: there is no connection; the message says why.
+        """
+        self.open()
+        try:
+            for number, line in enumerate(lines, 1):
+                if line == "/new":
+                    self._said.clear()
+                    continue
+                self._said.append(Said(role="user", content=line))
+                while not self._answered(number):
+                    self._reconnect()
+                if self.trace is not None and self._rows:
+                    write_trace(self.trace, self._rows)
+        finally:
+            self.close()
+
+    def open(self) -> None:
+        """Connect. CloudGone, CloudRefuses: it is impossible."""
+        _say(f"connecting to {self.where}")
+        stream = self.connect()
+        try:
+            stream.send(self.half.hello())
+            frame, _ = stream.receive(PATIENCE_S, messages.HEAD_BYTES)
+            if frame.kind == Refused.kind():
+                raise CloudRefuses(f"the cloud refuses this device: {Refused.of(frame).why}")
+            welcome = Welcome.of(frame)
+        except BaseException as error:
+            stream.close()
+            if isinstance(error, OSError | EOFError):
+                raise CloudGone(f"{self.where} closed the connection ({one_line(error)}); try again later") from None
+            if isinstance(error, FrameError):
+                raise _foreign(error) from None
+            raise
+        memory = "" if welcome.history else ", which answers each question by itself"
+        _say(f"connected: base {welcome.base}{memory}")
+        if self._welcome is None:
+            _say("plain text: the base alone; [brackets]: your device took part; {braces}: it was too late")
+            if welcome.note:
+                _say(welcome.note)
+        self._stream, self._welcome = stream, welcome
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._stream is not None:
+            self._stream.close()
+
+    def _reconnect(self) -> None:
+        pause, end = 1.0, time.monotonic() + RECONNECT_S
+        while True:
+            try:
+                self.open()
+            except CloudGone as error:
+                if time.monotonic() > end:
+                    raise
+                _say(f"{error}; trying again in {pause:.0f} s")
+                self.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+            else:
+                _say("the answer begins anew")
+                return
+
+    def _answered(self, sentence: int) -> bool:
+        """Print the answer to what was said last, and remember it. Return False if the cloud is gone."""
+        assert self._stream is not None and self._welcome is not None
+        traffic, pieces, words = TrafficLog(), list[Piece](), Words()
+        side = self.half.plugin.side
+        positions = self._welcome.context if side.attends else messages.MOST_BEAMS
+        limit = messages.HEAD_BYTES + 4 * positions * len(side.spec.states) * side.spec.width
+        said = self._said if self._welcome.history else self._said[-1:]
+        try:
+            self._send(self.wishes.ask(said, GUESSES if self.trace else 0).frame(), traffic)
+            while True:
+                frame, wire = self._stream.receive(PATIENCE_S, limit)
+                traffic.count("down", frame, wire)
+                if frame.kind == Piece.kind():
+                    pieces.append(Piece.of(frame))
+                    words.show(pieces[-1])
+                elif frame.kind == Done.kind():
+                    done = Done.of(frame)
+                    break
+                elif frame.kind == Declined.kind():
+                    console.print(
+                        f"line {sentence} is left out: {Declined.of(frame).why}", markup=False, soft_wrap=True
+                    )
+                    self._said.pop()
+                    return True
+                elif frame.kind == Refused.kind():
+                    raise CloudRefuses(f"the cloud refuses this device: {Refused.of(frame).why}")
+                elif reply := self.half.answer(frame):
+                    traffic.calls += 1
+                    self._send(reply, traffic)
+        except (OSError, EOFError) as error:
+            self._stream.close()
+            words.end()
+            _say(f"the cloud is gone ({one_line(error) or 'no answer'})")
+            return False
+        except FrameError as error:
+            raise _foreign(error) from None
+        words.end()
+        _say(_summary(pieces, done, traffic))
+        del self._said[: done.forgotten]
+        self._said.append(Said(role="assistant", content="".join(piece.text for piece in pieces)))
+        self._rows += [trace_row(sentence, piece) for piece in pieces]
+        return True
+
+    def _send(self, frame: Frame, traffic: TrafficLog) -> None:
+        assert self._stream is not None
+        traffic.count("up", frame, self._stream.send(frame))
+
+
+class Words:
+    """Prints pieces; tokens that are parts of one character share their marks."""
+
+    def __init__(self) -> None:
+        self._asked = self._degraded = self._begun = False
+
+    def show(self, piece: Piece) -> None:
+        self._asked, self._degraded = self._asked or piece.asked, self._degraded or piece.degraded
+        if not piece.text:
+            return
+        before, after = ("[", "]") if self._asked else ("{", "}") if self._degraded else ("", "")
+        style = "bold" if self._asked else ""
+        console.print(Text(f"{before}{piece.text}{after}", style=style), end="", soft_wrap=True)
+        self._asked, self._degraded, self._begun = False, False, True
+
+    def end(self) -> None:
+        """End the line, if one was begun."""
+        if self._begun:
+            console.print()
+
+
+def lines() -> Iterator[str]:
+    """Yield the lines of input that are not empty, and name those that are not UTF-8."""
+    assert isinstance(sys.stdin, io.TextIOWrapper)
+    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        if any("\ud800" <= character <= "\udfff" for character in line):
+            console.print("this line is not UTF-8 and is left out: " + ascii(line[:80]), markup=False, soft_wrap=True)
+        elif line:
+            yield line
+
+
+def _summary(pieces: Sequence[Piece], done: Done, traffic: TrafficLog) -> str:
+    asked, degraded = sum(piece.asked for piece in pieces), sum(piece.degraded for piece in pieces)
+    base, side, call = (sum(getattr(piece, name) for piece in pieces) for name in ("base_ms", "side_ms", "call_ms"))
+    return (
+        f"{len(pieces)} tokens, {asked} with the device in {traffic.calls} exchanges"
+        + (f", {degraded} DEGRADED" if degraded else "")
+        + f"; {done.reused} of {done.prompt} tokens of the prompt known"
+        + (f", {done.forgotten} old messages left out" if done.forgotten else "")
+        + f"; down {traffic.bytes('down'):,} B + {traffic.framing['down']:,} framing"
+        + f", up {traffic.bytes('up'):,} B + {traffic.framing['up']:,}"
+        + f"; base {base:.0f} ms, side {side:.0f} ms, network {call - side:.0f} ms"
+    )
+
+
+def _foreign(error: FrameError) -> CloudRefuses:
+    return CloudRefuses(f"the cloud sent what this device does not understand ({error}): use the same version on both")
+
+
+def _say(text: str) -> None:
+    console.print(text, style="dim", markup=False, soft_wrap=True)
