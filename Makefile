@@ -24,9 +24,9 @@ lint: venv ## check style and types
 	$(BIN)/ruff format --check $(PACKAGES) tests
 	$(BIN)/mypy $(PACKAGES)
 
-lock: ## renew requirements.lock from pyproject.toml (--no-config: what [tool.uv] says is meant for `flwr run` alone)
-	$(BIN)/uv pip compile pyproject.toml --no-config --universal --python-version 3.11 --extra dev --extra text --extra datasets --extra drift \
-		--no-header --no-annotate --quiet --output-file requirements.lock
+lock: ## renew requirements.lock from pyproject.toml (ARGS="--upgrade-package flwr" takes a newer flwr)
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --extra dev --extra text --extra datasets --extra drift \
+		--no-header --no-annotate --quiet $(ARGS) --output-file requirements.lock
 
 venv: $(READY) ## make or update .venv
 
@@ -45,6 +45,9 @@ $(READY): requirements.lock pyproject.toml
 	@if [ ! -f $@ ] || ! $(BIN)/python -c 0 2>/dev/null; then echo "Making .venv"; $(PY) -m venv --clear .venv; fi
 	@echo "Installing requirements.lock (from scratch: several GB, minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	@# What `flwr run` needs is installed already. Without this line Flower would install it again for every run.
+	@grep -qs FLWR_DISABLE_RUNTIME $(BIN)/activate || \
+		echo 'export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1' >> $(BIN)/activate
 	@echo "Installing this project"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
