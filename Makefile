@@ -9,7 +9,7 @@ PACKAGES := fl strategies models partitions experiments
 # Written last, so it says that .venv is complete; its name holds the folder, since a .venv that was moved does not work.
 READY := .venv/.ready-$(shell pwd | cksum | cut -d ' ' -f 1)
 
-.PHONY: help run test lint lock venv clean
+.PHONY: help run test lint docs lock venv clean
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
 
@@ -24,8 +24,11 @@ lint: venv ## check style and types
 	$(BIN)/ruff format --check $(PACKAGES) tests
 	$(BIN)/mypy $(PACKAGES)
 
+docs: venv ## build the documentation site, build/docs/index.html; a warning is an error
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+
 lock: ## renew requirements.lock from pyproject.toml (ARGS="--upgrade-package flwr" takes a newer flwr)
-	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --extra dev --extra text --extra datasets --extra drift \
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --extra dev --extra text --extra datasets --extra drift --extra docs \
 		--no-header --no-annotate --quiet $(ARGS) --output-file requirements.lock
 
 venv: $(READY) ## make or update .venv

@@ -11,6 +11,7 @@ from flwr.cli.build import build_fab_from_disk
 from experiments.hermetic import copy_app
 
 ROOT = Path(__file__).parents[2]
+ALONE = ("pyproject.toml", "LICENSE", "README.md", ".info/CONTENT", "fl/devices/devices.toml")
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def test_the_bundle_has_code_data_and_licence_and_nothing_else(bundle: bytes) ->
         f"data/{name}" for name in ("har/har.json", "har/README.md", "questions/questions.jsonl", "questions/README.md")
     }
     with zipfile.ZipFile(io.BytesIO(bundle)) as file:
-        assert set(file.namelist()) == code | data | {"pyproject.toml", "LICENSE", "README.md", ".info/CONTENT"}
+        assert set(file.namelist()) == code | data | {*ALONE}
         assert tomllib.loads(file.read("pyproject.toml").decode())["tool"]["flwr"]["app"]["fab-format-version"] == 1
     assert len(bundle) < 8 * 2**20  # Flower's limit is 10 MiB
 
