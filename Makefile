@@ -9,7 +9,7 @@ PACKAGES := fl strategies models partitions experiments
 # Written last, so it says that .venv is complete; its name holds the folder, since a .venv that was moved does not work.
 READY := .venv/.ready-$(shell pwd | cksum | cut -d ' ' -f 1)
 
-.PHONY: help run test lint lock venv clean
+.PHONY: help run test lint docs lock venv clean
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
 
@@ -24,9 +24,12 @@ lint: venv ## check style and types
 	$(BIN)/ruff format --check $(PACKAGES) tests
 	$(BIN)/mypy $(PACKAGES)
 
-lock: ## renew requirements.lock from pyproject.toml (--no-config: what [tool.uv] says is meant for `flwr run` alone)
-	$(BIN)/uv pip compile pyproject.toml --no-config --universal --python-version 3.11 --extra dev --extra text --extra datasets --extra drift \
-		--no-header --no-annotate --quiet --output-file requirements.lock
+docs: venv ## build the documentation site, build/docs/index.html; a warning is an error
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+
+lock: ## renew requirements.lock from pyproject.toml (ARGS="--upgrade-package flwr" takes a newer flwr)
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --extra dev --extra text --extra datasets --extra drift --extra docs \
+		--no-header --no-annotate --quiet $(ARGS) --output-file requirements.lock
 
 venv: $(READY) ## make or update .venv
 
@@ -45,6 +48,9 @@ $(READY): requirements.lock pyproject.toml
 	@if [ ! -f $@ ] || ! $(BIN)/python -c 0 2>/dev/null; then echo "Making .venv"; $(PY) -m venv --clear .venv; fi
 	@echo "Installing requirements.lock (from scratch: several GB, minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	@# What `flwr run` needs is installed already. Without this line Flower would install it again for every run.
+	@grep -qs FLWR_DISABLE_RUNTIME $(BIN)/activate || \
+		echo 'export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1' >> $(BIN)/activate
 	@echo "Installing this project"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

@@ -1,4 +1,4 @@
-"""Summary, tables and figures of a results folder, from its CSV files alone."""
+"""Summary, tables, figures and report of a results folder, from its CSV files alone."""
 
 from pathlib import Path
 
@@ -6,45 +6,28 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from experiments.catalog import EXPERIMENTS, OTHER, VIEWS, Experiment, View
-from experiments.paired import margins_markdown, margins_of, of_runs
+from experiments.catalog import VIEWS, Experiment, View
+from experiments.page import write_page
+from experiments.page.columns import columns_page
+from experiments.paired import margins_markdown
 from experiments.plots import PLOTS
 from experiments.plots.style import save
+from experiments.recorded import Recorded
 from experiments.report import markdown, show
-from experiments.rounds_to_target import with_shifts
-from experiments.studies import STUDIES
-from experiments.studies.study import FILE, read_study, summarize_study
-from experiments.summary import gaps, in_order, summarize, write_summary
+from experiments.studies.study import FILE
+from experiments.summary import gaps, write_summary
 from fl.results.files import as_results_error, atomic_write
-from fl.results.reader import read_config, read_rounds
-from partitions import lookup
 
 
 def finish(folder: Path, console: Console, asked: str = "", svg: bool = False) -> None:
-    """Write summary, tables and figures of a results folder, and show a table.
+    """Write summary, tables, figures and report of a results folder, and show a table.
 
     Args:
         asked: the view or experiment whose table is shown; by default the experiment of the folder.
         svg: also write each figure as SVG.
     """
-    margins = pd.DataFrame()
-    if (folder / FILE).exists():
-        config = read_config(folder)
-        studies = {name: experiment for name, experiment in EXPERIMENTS.items() if experiment.study}
-        experiment = lookup("study", config.get("experiment", ""), studies)
-        study = STUDIES[experiment.study]
-        rows = read_study(folder, study)
-        summary = summarize_study(rows, study, experiment.paper)
-    else:
-        rows = read_rounds(folder)
-        experiment = EXPERIMENTS.get(str(rows["experiment"].iloc[0]) if len(rows) else "", OTHER)
-        if (folder / "config.toml").exists():
-            config = read_config(folder)
-            rows = in_order(rows, experiment.order(rows["setting"].unique()), config.get("methods", []))
-            rows = with_shifts(rows, config.get("settings", {}))
-        summary = summarize(rows, experiment.paper, experiment.sweep)
-        if experiment.margins:
-            margins = margins_of(experiment.margins, of_runs(rows), experiment.paper)
+    found = Recorded.read(folder)
+    experiment, rows, summary, margins = found.experiment, found.rows, found.summary, found.margins
     with as_results_error(f"write to '{folder}'"):
         write_summary(folder, pd.concat([summary, margins]) if len(margins) else summary)
     written = [FILE if experiment.study else "rounds.csv", "summary.csv"]
@@ -70,6 +53,10 @@ def finish(folder: Path, console: Console, asked: str = "", svg: bool = False) -
         with as_results_error(f"write to '{folder}'"):
             write_tests(folder, rows, experiment.tested)
         written += ["tests.csv", "tests.md"]
+    with as_results_error(f"write to '{folder}'"):
+        atomic_write(folder / "columns.md", columns_page(folder))
+        write_page([found], folder / "report.html")
+    written += ["columns.md", "report.html"]
     for gap in [] if experiment.study else gaps(rows):
         console.print(gap, style="yellow", highlight=False)
     console.print("\n".join(str(folder / name) for name in written), style="dim", highlight=False, soft_wrap=True)

@@ -84,14 +84,19 @@ def cost_to_target(run: pd.DataFrame, target: float, after_shift: bool = False) 
 def with_shifts(rounds: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """Add the column ``shifts``: how often the data have drifted by then, from the schedules in ``settings``.
 
-    For a setting that is not in ``settings``, or whose devices drift at different steps, every step counts.
+    For a setting that is not in ``settings``, or whose devices drift at different steps, every step counts; if nothing
+    drifts (``drift.kind = "none"``), none does.
     """
     drifts = {name: settings.get(name, {}).get("drift", {}) for name in rounds["setting"].unique()}
-    texts = {name: str(drift.get("schedule", "every")) for name, drift in drifts.items()}
+    texts = {name: _schedule(drift) for name, drift in drifts.items()}
     apart = {name for name, text in texts.items() if text.startswith(f"{TABLE}:") or drifts[name].get("stagger")}
     schedules = {name: Schedule("every" if name in apart else text) for name, text in texts.items()}
     counts = [schedules[name].count(step) for name, step in zip(rounds["setting"], rounds["step"], strict=True)]
     return rounds.assign(shifts=counts)
+
+
+def _schedule(drift: Mapping[str, Any]) -> str:
+    return "never" if drift.get("kind") == "none" else str(drift.get("schedule", "every"))
 
 
 def shift_counts(rounds: pd.DataFrame) -> pd.Series:

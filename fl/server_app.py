@@ -1,6 +1,7 @@
 """The ServerApp. What it does takes seconds to load; our own workers load the same meanwhile."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its absence is a FutureWarning of Ray
@@ -13,11 +14,16 @@ from fl.engines.processes import warm
 app = ServerApp()
 
 
-@app.main()
-def main(grid: Grid, context: Context) -> None:
-    """Entry point of `flwr run`."""
+def run(grid: Grid, context: Context) -> Path:
+    """Run a whole experiment and return its results folder."""
     if context.run_config.get("engine") == "local":
         warm()
     from fl.server.serve import serve
 
-    serve(grid, context)
+    return serve(grid, context)
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Entry point of `flwr run`."""
+    run(grid, context)

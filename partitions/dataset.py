@@ -100,7 +100,7 @@ class Dataset:
         return tuple(self.x_train.shape[1:])
 
     def inputs(self, split: Split, indices: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Return network inputs (len(indices), *input_shape).
+        """Return network inputs, ``(len(indices), *input_shape)``.
 
         Tokens are int32, all other inputs are float32. Pixels become ``(x / 255 - mean) / std``.
         """

@@ -24,22 +24,16 @@ def one_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "")
 
 
-EXTRAS = {
-    "datasets": "datasets",
-    "flwr_datasets": "datasets",
-    "pyarrow": "datasets",
-    "river": "drift",
-    "statsmodels": "drift",
-}
-"""Optional extras of this project, by the package that they install."""
+OPTIONAL = {name: name.replace("_", "-") for name in ("datasets", "flwr_datasets", "pyarrow", "river", "statsmodels")}
+"""Packages of optional extras: what to install, by what is imported."""
 
 
 def missing_package(error: BaseException) -> str:
-    """Say how to install the package that an import lacked; empty if that is no package of an optional extra."""
+    """Say how to install the package that an import lacked; empty if that package is not optional."""
     package = (getattr(error, "name", None) or "").partition(".")[0]
-    if not isinstance(error, ModuleNotFoundError) or package not in EXTRAS:
+    if not isinstance(error, ModuleNotFoundError) or package not in OPTIONAL:
         return ""
-    return f"needs the package {package}: pip install 'driftfed[{EXTRAS[package]}]'"
+    return f"needs the package {package}: pip install {OPTIONAL[package]}"
 
 
 LONGEST_LIST = 60  # with more known names than this, the message lists similar names only

@@ -1,7 +1,7 @@
-"""Make ``har.npz`` from the published recordings: ``python make_har.py har_phone_watch_23subjects.npz [har.npz]``.
+"""Make ``har.json`` from the published recordings: ``python make_har.py har_phone_watch_23subjects.npz [har.json]``.
 
 The input has samples at about 100 Hz with jitter: ``x`` (N, 6) acceleration and rotation rate, ``label``, ``subject``,
-``device`` (0 phone, 1 watch), ``execution`` and ``time_ms``. The output has these arrays:
+``device`` (0 phone, 1 watch), ``execution`` and ``time_ms``. The output is an ``.npz`` in base64 with these arrays:
 
 =========  ==============  =====================================================================================
 series     int16 (M, 6)    every run on an even 50 Hz grid, one after the other; physical value = series * scale
@@ -12,7 +12,11 @@ classes    str (5,)        names of the activities
 =========  ==============  =====================================================================================
 """
 
+import base64
+import io
+import json
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -64,14 +68,16 @@ def main(source: str, target: str) -> None:
     x = np.concatenate(series)
     scale = (np.abs(x).max(axis=0) / np.iinfo(np.int16).max).astype(np.float32)
     np.savez_compressed(
-        target,
+        packed := io.BytesIO(),
         series=np.round(x / scale).clip(-32767, 32767).astype(np.int16),
         scale=scale,
         label=np.concatenate(labels).astype(np.int8),
         runs=np.array(runs, np.int16),
         classes=d["label_names"],
     )
+    # Flower's bundle of an app may hold JSON, but no .npz.
+    Path(target).write_text(json.dumps({"npz": base64.b64encode(packed.getvalue()).decode()}) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "har.npz")
+    main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "har.json")

@@ -22,7 +22,7 @@ def bench(options: Options) -> Table:
 def entrants(options: Options) -> list[Entrant]:
     """Return all programs that do rounds of FedAvg; `BARE` has as many processes as ours."""
     n = str(options.workers)
-    no_pfl = "" if find_spec("pfl") else "pfl-research is not installed (pip install 'driftfed[bench]', Python < 3.13)."
+    no_pfl = "" if find_spec("pfl") else "pfl-research is not installed (pip install pfl, Python < 3.13)."
     return [
         Entrant(BARE, "bare", [n]),
         Entrant("bare loop, 1 process", "bare", ["1"]),

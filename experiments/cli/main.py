@@ -14,7 +14,7 @@ from experiments.cli.data import data_app
 from experiments.cli.inspect import doctor, drift, inspect, privacy, settings
 from experiments.cli.measure import bench, soak
 from experiments.cli.new import new
-from experiments.cli.run import claims, list_, merge, plot, run
+from experiments.cli.run import claims, list_, merge, plot, report, run, watch
 from experiments.cli.spa import chat, spa_app
 from experiments.cli.vq import vq_app
 from experiments.deploy.commands import app as deploy_app
@@ -35,7 +35,23 @@ app = typer.Typer(
 
     Your own method and data: [bold]python -m experiments new my-app[/bold]""",
 )
-for command in (run, plot, claims, merge, new, drift, inspect, settings, privacy, bench, attack, soak, chat):
+for command in (
+    run,
+    plot,
+    report,
+    watch,
+    claims,
+    merge,
+    new,
+    drift,
+    inspect,
+    settings,
+    privacy,
+    bench,
+    attack,
+    soak,
+    chat,
+):
     app.command()(command)
 app.command("list")(list_)
 app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(doctor)

@@ -131,6 +131,43 @@ def plot(folder: Annotated[Path, FolderArgument(help="A results folder.")], svg:
     finish(absolute(folder), console, svg=svg)
 
 
+def report(
+    folders: Annotated[list[Path], FolderArgument(help="Results folders; several are compared.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; by default report.html, for one folder in it.")
+    ] = None,
+) -> None:
+    """Write report.html: plots, tables and settings to look at in a browser, without a network.
+
+    Example: [bold]python -m experiments report runs/main-cpu runs/main-smoke[/bold]
+    """
+    from experiments.page import write_page
+    from experiments.recorded import Recorded
+    from fl.results.files import as_results_error
+
+    whole = [absolute(folder) for folder in folders]
+    page = absolute(out or (whole[0] / "report.html" if len(whole) == 1 else "report.html"))
+    found = [Recorded.read(folder) for folder in whole]
+    with as_results_error(f"write '{page}'"):
+        write_page(found, page)
+    console.print(str(page), style="dim", highlight=False, soft_wrap=True)
+
+
+def watch(
+    folder: Annotated[Path, FolderArgument(help="Results folder, also of a run that has not begun.")],
+    port: Annotated[int, typer.Option(help="Port on this machine; 0: any.", min=0, max=65535)] = 8050,
+) -> None:
+    """Show the report of a run in a browser while the run goes on. Ctrl-C ends it; the run is not touched.
+
+    Example: [bold]python -m experiments watch runs/main-cpu[/bold]
+    """
+    from experiments.page import server
+
+    with server(absolute(folder), port) as web:
+        console.print(f"http://127.0.0.1:{web.server_port}  (Ctrl-C ends it)", highlight=False, soft_wrap=True)
+        web.serve_forever()
+
+
 def claims(
     page: Annotated[Path | None, typer.Option(help="Renew the tables of this page.", metavar="FILE.md")] = None,
     results: Annotated[Path, Folder(help="Folder of the results folders.")] = Path("results"),

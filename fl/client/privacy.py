@@ -48,7 +48,7 @@ def epsilon(releases: Sequence[tuple[float, int]], delta: float) -> float:
     try:
         from opacus.accountants import RDPAccountant
     except ModuleNotFoundError as error:
-        raise SettingsError("accounting needs opacus: pip install 'driftfed[privacy]'") from error
+        raise SettingsError("accounting needs the package opacus: pip install opacus") from error
     spent = [(multiplier, 1.0, count) for multiplier, count in releases if count]  # 1: of all that the device holds
     if not all(multiplier for multiplier, _, _ in spent):
         return math.inf

@@ -43,6 +43,8 @@ FILES = (
     "table.md",
     "figure.png",
     "figure.svg",
+    "columns.md",
+    "report.html",
     "config.toml",
     CHECKSUMS,
 )

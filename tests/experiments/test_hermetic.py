@@ -167,23 +167,3 @@ def test_a_run_whose_owner_is_stopped(app: Path, nothing_left: Callable[[str], N
         owner.send_signal(end)
         assert owner.wait(timeout=30) == -end
     nothing_left(log)
-
-
-def test_plain_flwr_run_installs_nothing(tmp_path: Path) -> None:
-    """What `flwr run` does before each run has nothing to resolve, hence works offline and with an empty cache."""
-    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    required = sum(config["project"]["optional-dependencies"].values(), config["project"]["dependencies"])
-    names = [re.split(r"[\[=<>; ]", requirement)[0] for requirement in required]
-    assert config["tool"]["uv"]["exclude-dependencies"] == names
-
-    (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
-    offline = {
-        "UV_OFFLINE": "1",
-        "UV_CACHE_DIR": str(tmp_path / "cache"),
-        "UV_PROJECT_ENVIRONMENT": str(tmp_path / "env"),
-    }
-    options = "--no-install-project --no-install-package flwr --inexact".split()
-    command = [sys.executable, "-m", "uv", "sync", "--python", sys.executable, *options]
-    done = subprocess.run(command, cwd=tmp_path, env=os.environ | offline, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Resolved 1 package " in done.stderr

