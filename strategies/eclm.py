@@ -119,8 +119,8 @@ class SelectiveClient(ClientTrainer):
             held = {f"held.{layer}": torch.as_tensor(kept) for layer, kept in self.task.modules.items()}
             then = {f"then.{layer}": torch.from_numpy(v) for layer, v in self._importance().items()}
             shares = torch.tensor(self.task.options.get("shares", []))
-            prior = torch.tensor(self.task.options["masked"] == "prior")
-            self.client.store.save(CANDIDATES, held | then | {"prior": prior, "shares": shares})
+            flags = self.task.options["masked"] == "prior", self.task.options.get("smooth", False)
+            self.client.store.save(CANDIDATES, held | then | {"prior": torch.tensor(flags), "shares": shares})
 
     def _selector(self) -> Selector:
         state = self.client.store.load("selector")
@@ -148,7 +148,8 @@ class SelectiveClient(ClientTrainer):
         if importance_shift(self._importance(), then) <= self.options.shift_threshold:
             return held, 0.0
         whole = self.client.costs("modular").architecture.sizes
-        options = {"masked": "prior" if bool(kept["prior"]) else "none", "reselect": True}
+        prior, smooth = kept["prior"].tolist()
+        options = {"masked": "prior" if prior else "none", "smooth": smooth, "reselect": True}
         task = ClientTask(
             architecture="modular",
             sizes=covered_sizes(whole, columns_coverage(whole, held)),

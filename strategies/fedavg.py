@@ -19,6 +19,9 @@ class Prior(Section):
     prior: bool = Field(
         False, description="clients correct logits by their class shares, in training and in use (arXiv:2007.07314)"
     )
+    smooth: bool = Field(
+        False, description="prior: estimate class shares by empirical Bayes, around those of the cloud's data (ours)"
+    )
 
 
 class FedAvg(Averaging):

@@ -11,6 +11,7 @@ from torch import Tensor
 from fl.workloads.state_store import ClientStateStore
 from fl.workloads.workload import ClientContext
 from fl.workloads.world import Worlds, tensors
+from models.training.class_shares import posterior_shares
 from partitions import LocalData, World, corrupt
 
 
@@ -70,13 +71,14 @@ class ClientData:
         x, _ = tensors(world.data, split, getattr(draw, split))
         return corrupt(x, getattr(draw, f"{split}_corruptions")), torch.from_numpy(getattr(draw, f"{split}_labels"))
 
-    def class_shares(self, reference: Sequence[float], step: int | None = None) -> Tensor:
+    def class_shares(self, reference: Sequence[float], step: int | None = None, smooth: bool = False) -> Tensor:
         """Return (classes,) shares of the classes in the training data of a step, by default the current one.
 
-        They are relative to ``reference`` if that is given.
+        They are relative to ``reference`` if that is given, and drawn to it with ``smooth`` (`posterior_shares`).
         """
         world = self.world
         labels = world.draw(self.number, self.step if step is None else step).train_labels
         labels = labels[labels >= 0]
-        own = torch.from_numpy(np.bincount(labels, minlength=world.data.num_classes) / len(labels))
-        return (own / torch.tensor(reference, dtype=own.dtype).clamp(min=1e-6) if len(reference) else own).float()
+        counts, cloud = np.bincount(labels, minlength=world.data.num_classes), np.maximum(reference, 1e-6)
+        own = posterior_shares(counts, cloud) if smooth and len(cloud) else counts / len(labels)
+        return torch.from_numpy(own / cloud if len(cloud) else own).float()

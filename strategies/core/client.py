@@ -137,10 +137,10 @@ class Client(Protocol):
     def limits(self) -> Limits:
         """Return what the client can afford now."""
 
-    def class_shares(self, reference: Sequence[float], step: int | None = None) -> Tensor:
+    def class_shares(self, reference: Sequence[float], step: int | None = None, smooth: bool = False) -> Tensor:
         """Return (classes,) the client's class shares in a step, by default the current one.
 
-        They are relative to ``reference`` if that is given.
+        They are relative to ``reference`` if that is given, and drawn to it with ``smooth``.
         """
 
     def load(self, task: ClientTask, state: State, active: Coverage = FULL) -> LocalModel:
@@ -191,8 +191,10 @@ class ClientTrainer:
 
     def class_shares(self, step: int | None = None) -> Tensor | None:
         """Return the client's class shares (classes,) in a step, if its logits are corrected by them."""
-        reference = self.task.options.get("shares", ())
-        return None if self.correction == "none" else self.client.class_shares(reference, step)
+        if self.correction == "none":
+            return None
+        reference, smooth = self.task.options.get("shares", ()), self.task.options.get("smooth", False)
+        return self.client.class_shares(reference, step, smooth)
 
     def profile(self) -> dict[str, Any]:
         """Return what the server asked for in a query, beside the limits."""
