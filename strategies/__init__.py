@@ -10,7 +10,7 @@ from strategies.drift.feddrift import FedDrift, FedDriftEager
 from strategies.drift.flash import Flash
 from strategies.drift.ifca import IFCA
 from strategies.drift.tent import Tent
-from strategies.eclm import ECLM, ECLMBlended, ECLMPlus, ECLMPrior, ECLMTailored
+from strategies.eclm import ECLM, ECLMBlended, ECLMPlus, ECLMPrior, ECLMSmooth, ECLMTailored
 from strategies.eclm_ablations import ECLMLocal, ECLMStatic
 from strategies.fedavg import FedAvg, FedAvgPrior
 from strategies.fedbn import FedBN
@@ -54,6 +54,7 @@ STRATEGIES: Registry[type[Strategy]] = Registry(
         "eclm-prior": ECLMPrior,
         "eclm-tailored": ECLMTailored,
         "eclm-blend": ECLMBlended,
+        "eclm-smooth": ECLMSmooth,
         "eclm-plus": ECLMPlus,
     },
 )

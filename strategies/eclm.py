@@ -8,6 +8,7 @@ ECLM+ is ECLM with three changes of ours (docs/results/eclm.md, ablation), each 
                not learn from few samples how often each class occurs (Menon et al. 2021, arXiv:2007.07314)
     tailored   module ability is enhanced on sub-models as clients get them, and every layer has a core module that all
                clients hold (`models.modular.tailor`)
+    smooth     with the prior: class shares by empirical Bayes (`models.training.class_shares`); not in ECLM+
     blend      a client uses the mean of its sub-model as delivered and as adapted (Wortsman et al. 2022,
                arXiv:2109.01903): a hundred samples teach, but they also overwrite
 """
@@ -376,6 +377,16 @@ class ECLMBlended(ECLM):
 
     reports = {"eclm-blend": "adapted"}
     preset = {"blend": 0.5}
+
+
+class ECLMSmooth(ECLM):
+    """ECLM with tailored ability training and the class prior from smoothed shares; no interpolation.
+
+    Where clients' data are strange to the cloud, half of a model that is not adapted is a bad half.
+    """
+
+    reports = {"eclm-smooth-derive": "delivered", "eclm-smooth": "adapted"}
+    preset = {"prior": True, "smooth": True, "tailored": True}
 
 
 class ECLMPlus(ECLM):

@@ -33,6 +33,7 @@ STRANGERS: Overrides = {
     "data.client-domains": "person-09-watch,person-1*-watch,person-2*-watch",
     "data.partition": "subject", "drift.kind": "subject", "drift.fraction": 1.0,
     "devices.count": 30, "rounds-per-step": 10, "devices.limit-low": 0.3, "devices.limit-high": 0.5,
+    "eclm.top-k": 6,  # all modules that a client holds; chosen with seeds 11 and 12
 }  # fmt: skip
 MAIN = Experiment(
     name="main",

@@ -70,6 +70,7 @@ NAMES = {
 VARIANTS = {
     "": "", "prior": " + class prior", "derive": ", not adapted", "local": " without cloud",
     "static": ", never updated", "tailored": " + tailoring", "blend": " + blend",
+    "smooth": " + tailoring + smoothed class prior",
 }  # fmt: skip
 
 Dash = Literal["-", "--", ":", "-."]
