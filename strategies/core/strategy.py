@@ -321,7 +321,8 @@ class Strategy(ABC):
         prior = getattr(self.options, "prior", False)
         chosen: dict[str, Option] = {"masked": "prior" if prior else "none", "rate": 1.0, "blend": 1.0, **options}
         if chosen["masked"] == "prior":
-            chosen |= {"shares": list(self.models.class_shares), "smooth": getattr(self.options, "smooth", False)}
+            smooth = {"smooth": True} if getattr(self.options, "smooth", False) else {}
+            chosen |= {"shares": list(self.models.class_shares), **smooth}
         return chosen
 
     def full_model(
