@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from logging import INFO
@@ -21,6 +22,7 @@ from partitions.errors import DataError
 from strategies.core.strategy import Strategy
 
 KEY = "driftfed"  # of what a file says of itself
+UNSAFE = re.compile(r"[^\w.=+-]+")  # characters that a shell would not take as they are
 METRICS = ("accuracy_mean", "balanced_accuracy_mean", "global_accuracy", "loss", "bytes_down", "bytes_up")
 LICENCE = (
     "The code that trained it is under Apache-2.0. The licences of the data, and of a pretrained model that it "
@@ -51,7 +53,7 @@ def save_models(run: Run, method: Strategy, name: str, seed: int, out: Path) -> 
         log(INFO, "save: the models of '%s' are those of the clients, and stay there", name)
     paths = []
     for part, model in models.items():
-        stem = "-".join(filter(None, (name, part, settings.setting, f"seed{seed}")))
+        stem = UNSAFE.sub("-", "-".join(filter(None, (name, part, settings.setting, f"seed{seed}"))))
         state, extra = run.workload.saved(seed, model)
         about = {
             "workload": settings.workload, "method": name, "model": part, "setting": settings.setting, "seed": seed,
