@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from experiments.catalog import EXPERIMENTS, OTHER, VIEWS, Experiment, View
+from experiments.catalog.experiment import columns
 from experiments.paired import margins_markdown, margins_of, of_runs
 from experiments.plots import PLOTS
 from experiments.plots.style import save
@@ -16,7 +17,7 @@ from experiments.studies import STUDIES
 from experiments.studies.study import FILE, read_study, summarize_study
 from experiments.summary import gaps, in_order, summarize, write_summary
 from fl.results.files import as_results_error, atomic_write
-from fl.results.reader import read_config, read_rounds
+from fl.results.reader import read_config, read_measures, read_rounds
 from partitions import lookup
 
 
@@ -42,7 +43,8 @@ def finish(folder: Path, console: Console, asked: str = "", svg: bool = False) -
             config = read_config(folder)
             rows = in_order(rows, experiment.order(rows["setting"].unique()), config.get("methods", []))
             rows = with_shifts(rows, config.get("settings", {}))
-        summary = summarize(rows, experiment.paper, experiment.sweep)
+        measures = read_measures(folder) if (folder / "measures.csv").exists() else None
+        summary = summarize(rows, experiment.paper, experiment.sweep, measures)
         if experiment.margins:
             margins = margins_of(experiment.margins, of_runs(rows), experiment.paper)
     with as_results_error(f"write to '{folder}'"):
@@ -52,8 +54,8 @@ def finish(folder: Path, console: Console, asked: str = "", svg: bool = False) -
         view.name: view for view in VIEWS.values() if view.of == experiment.name
     }
     for stem, view in views.items():
-        page = "table.md" if stem == "figure" else f"{stem}.md"
-        text = markdown(summary, view.table, view.name, view.note)
+        page, table = "table.md" if stem == "figure" else f"{stem}.md", columns(view.table, summary["metric"])
+        text = markdown(summary, table, view.name, view.note)
         if view is experiment and experiment.margins and len(margins):
             text += "\n" + margins_markdown(margins, experiment.margins.beyond)
         drawn = figures(stem, view, rows, summary)
@@ -63,7 +65,7 @@ def finish(folder: Path, console: Console, asked: str = "", svg: bool = False) -
                 save(figure, folder, name, svg)
         written += [page, *(f"{name}.{kind}" for name in drawn for kind in ("png", "svg")[: 1 + svg])]
         if view.name == (asked or experiment.name):
-            show(summary, view.table, view.note, console)
+            show(summary, table, view.note, console)
     if experiment.tested:
         from experiments.significance import write_tests  # its statistics load slowly
 
