@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 
 from experiments.deploy.identity import ADMITTED, DeployError, valid_name
 from experiments.serving.link import Stream
-from experiments.serving.messages import HEAD_BYTES, Head, Refused
+from experiments.serving.messages import HEAD_BYTES, Head, Refused, printable
 from experiments.serving.wire import Wire
 from models.spa.codec import FrameError
 from partitions.errors import UserError, one_line
@@ -191,9 +191,10 @@ class Server:
         except (EOFError, OSError) as error:
             log.info("%s is gone: %s", name, one_line(error) or type(error).__name__)
         except (FrameError, ValueError) as error:
-            log.warning("%s was refused: %s", name, error)
+            why = printable(str(error))[:1000]  # it may quote what the device sent
+            log.warning("%s was refused: %s", name, why)
             with suppress(OSError, EOFError):
-                stream.send(Refused(why=str(error)[:1000]).frame(), timeout=1.0)
+                stream.send(Refused(why=why).frame(), timeout=1.0)
                 deadline = time.monotonic() + DRAIN_S
                 while True:  # closing with unread bytes would reset the connection, and lose the reason
                     stream.wire.read(deadline)
