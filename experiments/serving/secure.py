@@ -77,7 +77,10 @@ def connect(address: tuple[str, int], folder: Path, name: str = "") -> Stream:
     where, key = f"{address[0]}:{address[1]}", _private_key(folder, name)
     if not (folder / "ca.crt").is_file():
         raise DeployError(f"{folder / 'ca.crt'} is missing: copy it from the server")
-    tls = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+    try:
+        tls = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+    except OSError:  # also of OpenSSL
+        raise DeployError(f"{folder / 'ca.crt'} is no certificate: copy it from the server again") from None
     tls.minimum_version = ssl.TLSVersion.TLSv1_3
     deadline = time.monotonic() + HANDSHAKE_S
     wire = None
@@ -172,7 +175,12 @@ class Server:
                 stream.close()
 
     def _meet(self, connection: socket.socket, peer: str) -> None:
-        stream = Stream(Wire(connection, self._tls))
+        try:
+            stream = Stream(Wire(connection, self._tls))
+        except OSError:  # the other end was gone before we began
+            self._strangers.release()
+            connection.close()
+            return
         with self._lock:
             self._open.add(stream)
         name, waiting = f"a stranger at {peer}", True
