@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from experiments.catalog import VIEWS, Experiment, View
+from experiments.catalog.experiment import columns
 from experiments.page import write_page
 from experiments.page.columns import columns_page
 from experiments.paired import margins_markdown
@@ -35,8 +36,8 @@ def finish(folder: Path, console: Console, asked: str = "", svg: bool = False) -
         view.name: view for view in VIEWS.values() if view.of == experiment.name
     }
     for stem, view in views.items():
-        page = "table.md" if stem == "figure" else f"{stem}.md"
-        text = markdown(summary, view.table, view.name, view.note)
+        page, table = "table.md" if stem == "figure" else f"{stem}.md", columns(view.table, summary["metric"])
+        text = markdown(summary, table, view.name, view.note)
         if view is experiment and experiment.margins and len(margins):
             text += "\n" + margins_markdown(margins, experiment.margins.beyond)
         drawn = figures(stem, view, rows, summary)
@@ -46,7 +47,7 @@ def finish(folder: Path, console: Console, asked: str = "", svg: bool = False) -
                 save(figure, folder, name, svg)
         written += [page, *(f"{name}.{kind}" for name in drawn for kind in ("png", "svg")[: 1 + svg])]
         if view.name == (asked or experiment.name):
-            show(summary, view.table, view.note, console)
+            show(summary, table, view.note, console)
     if experiment.tested:
         from experiments.significance import write_tests  # its statistics load slowly
 

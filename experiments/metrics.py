@@ -129,6 +129,13 @@ _ROUNDS = (
     Metric("withheld", "updates in the whole run that were not uploaded because they changed too little"),
     Metric("late", "late updates in the whole run", higher_is_better=DOWN),
 )
+_CUT = (  # split models, from measures.csv; `train_up` and `train_down` are described with the studies
+    Metric("infer_up", "payload sent up across the cut per text in use, bytes", "in use, up, B", "use\nup, B", DOWN),
+    Metric("infer_down", "payload sent down across the cut per text in use, bytes",
+           "in use, down, B", "use\ndown, B", DOWN),
+    Metric("tokens_up", "bytes that the packed token ids of a text would take instead, bytes",
+           "token ids, B", "token\nids, B"),
+)
 _MARGINS = (
     Metric("above_device", "accuracy_mean minus the mean of LA's and AdaptiveNet's with the same seed",
            "above LA and AN", "above\nLA, AN", UP, *PERCENT, interval=True),
@@ -216,7 +223,8 @@ _STUDIES = (
 )
 # fmt: on
 ROUND_METRICS: tuple[str, ...] = tuple(metric.name for metric in _ROUNDS)
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (*_ROUNDS, *_MARGINS, *_STUDIES)}
+CUT_METRICS: tuple[str, ...] = (*(metric.name for metric in _CUT), "train_up", "train_down")
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (*_ROUNDS, *_CUT, *_MARGINS, *_STUDIES)}
 
 
 def metric_of(name: str) -> Metric:

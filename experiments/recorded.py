@@ -12,7 +12,7 @@ from experiments.rounds_to_target import with_shifts
 from experiments.studies import STUDIES
 from experiments.studies.study import FILE, read_study, summarize_study
 from experiments.summary import in_order, summarize
-from fl.results.reader import read_config, read_rounds
+from fl.results.reader import read_config, read_measures, read_rounds
 from partitions import lookup
 
 
@@ -52,7 +52,8 @@ class Recorded:
         if config:
             rows = in_order(rows, experiment.order(rows["setting"].unique()), config.get("methods", []))
             rows = with_shifts(rows, config.get("settings", {}))
-        summary = summarize(rows, experiment.paper, experiment.sweep)
+        measures = read_measures(folder) if (folder / "measures.csv").exists() else None
+        summary = summarize(rows, experiment.paper, experiment.sweep, measures)
         if experiment.margins:
             margins = margins_of(experiment.margins, of_runs(rows), experiment.paper)
         return cls(folder, experiment, config, rows, summary, margins)

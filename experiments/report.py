@@ -124,6 +124,8 @@ def _caption(methods: dict[str, Metrics], metrics: Sequence[str]) -> str:
         words += ["Bold: best, and all methods whose interval overlaps with that of the best."] if bold else []
     if "up_mb_per_round" in metrics:
         words.append("Up, down: all devices of a round together.")
+    if any("train_up" in lines for lines in methods.values()):
+        words.append("Use, train: bytes of one text across the cut; up, down: of whole models.")
     if "memory_mb" in metrics:
         words.append("Memory: largest of any device.")
     if any(metric.endswith("_to_target") for metric in metrics):

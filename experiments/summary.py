@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from experiments.metrics import ROUND_METRICS
+from experiments.metrics import CUT_METRICS, ROUND_METRICS
 from experiments.rounds_to_target import after_shifts, cost_to_target, recovery, target_accuracies
 from fl.results.files import atomic_write, csv_text
 
@@ -37,10 +37,13 @@ def in_order(rounds: pd.DataFrame, settings: Iterable[str], methods: Iterable[st
     )
 
 
-def summarize(rounds: pd.DataFrame, paper: Paper | None = None, sweep: bool = False) -> pd.DataFrame:
+def summarize(
+    rounds: pd.DataFrame, paper: Paper | None = None, sweep: bool = False, measures: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Summarize the rows of ``rounds.csv``, with settings and methods in the order of their first row.
 
     Args:
+        measures: rows of ``measures.csv``, for what crosses the cut of a split model; None: there are none.
         sweep: passed to `experiments.rounds_to_target.target_accuracies`; if True, the cost counts from the last shift.
 
     Returns:
@@ -49,15 +52,27 @@ def summarize(rounds: pd.DataFrame, paper: Paper | None = None, sweep: bool = Fa
         seed ``std`` and ``ci95`` are NaN. There is no line for a metric that the method does not have.
     """
     rounds = complete(rounds)
-    targets = target_accuracies(rounds, sweep)
+    targets, crossed = target_accuracies(rounds, sweep), _crossed(measures)
     lines: list[Line] = []
     for (experiment, setting, method), of_method in rounds.groupby(["experiment", "setting", "method"], sort=False):
         runs = [
             metrics(run, targets.get((setting, method, seed), math.nan), sweep)
+            | crossed.get((setting, method, seed), {})
             for seed, run in of_method.groupby("seed")
         ]
-        lines += spread_lines((experiment, setting, method), runs, ROUND_METRICS, paper)
+        lines += spread_lines((experiment, setting, method), runs, (*ROUND_METRICS, *CUT_METRICS), paper)
     return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def _crossed(measures: pd.DataFrame | None) -> dict[tuple[str, str, int], dict[str, float]]:
+    """Return the bytes across the cut of each run (setting, method, seed), mean over its rounds."""
+    found: dict[tuple[str, str, int], dict[str, float]] = {}
+    if measures is not None:
+        of_cut = measures[measures["measure"].isin(CUT_METRICS)]
+        means = of_cut.groupby(["setting", "method", "seed", "measure"], sort=False)["value"].mean()
+        for (setting, method, seed, name), value in means.items():
+            found.setdefault((setting, method, int(seed)), {})[name] = float(value)
+    return found
 
 
 def spread_lines(

@@ -1,6 +1,6 @@
 """Named experiments: settings of the run-config by name, at three scales."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,18 @@ SCALES = ("smoke", "cpu", "paper")
 OVERVIEW = (
     "accuracy_mean", "accuracy_std", "accuracy_p10", "up_mb_per_round", "down_mb_per_round", "virtual_min", "memory_mb",
 )  # fmt: skip
+SPLIT_OVERVIEW = (
+    "accuracy_mean", "accuracy_p10", "infer_up", "infer_down", "train_up", "train_down", "up_mb_per_round", "memory_mb",
+)  # fmt: skip
+
+
+def columns(table: Sequence[str], metrics: Collection[str]) -> Sequence[str]:
+    """Return the columns of a table; without a choice of its own, a split model is shown by what crosses its cut.
+
+    Args:
+        metrics: those that the summary has.
+    """
+    return SPLIT_OVERVIEW if table == OVERVIEW and {"train_up", "infer_up"} & {*metrics} else table
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,7 @@ def cloud(
         str, typer.Option(metavar="HOST:PORT", help="Address at which devices reach it.")
     ] = "0.0.0.0:7070",
     timeout_s: Timeout = 2,
+    set_: Changes = [],  # noqa: B006
     folder: Folder = HOME,
 ) -> None:
     """Serve a base to the devices that are registered here, over TLS.
@@ -96,7 +97,7 @@ def cloud(
     """
     from experiments.serving.chat import run_cloud
 
-    run_cloud(base, listen, timeout_s, folder)
+    run_cloud(base, changes_of(set_), listen, timeout_s, folder)
 
 
 @spa_app.command("chat")
@@ -160,8 +161,8 @@ def chat(
     from experiments.serving.terminal import Wishes
 
     if plugin is not None:
-        for name in ("device", "seed", "set_"):
+        for name in ("device", "seed"):
             if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-                raise UserError(f"--{name.strip('_')} is for a plugin that is trained now: leave it out with --plugin")
+                raise UserError(f"--{name} is for a plugin that is trained now: leave it out with --plugin")
     wishes = Wishes(limit, beams, temperature, top_p, sampling_seed)
     chat_here(base, plugin, device, seed, changes_of(set_), precision, gate_site, delay_ms, timeout_s, wishes, trace)

@@ -15,28 +15,32 @@ from experiments.serving.conversation import serve
 from experiments.serving.device import DeviceHalf
 from experiments.serving.link import Stream, pair, parse_address
 from experiments.serving.messages import GateSite, Refused
-from experiments.serving.plugins import make_plugin, plugin_workload, progress_bar
+from experiments.serving.plugins import make_plugin, plugin_workload, progress_bar, refuse_all_but_base
 from experiments.serving.secure import Server, connect
 from experiments.serving.terminal import Chat, Wishes, lines
 from models.spa import bases
 from models.spa.codec import FrameError, Precision
 from models.spa.train import load_plugin
 from partitions.errors import lookup
-from partitions.root import absolute, cache_folder
+from partitions.root import absolute
 
 console = Console(highlight=False)
 
 
-def run_cloud(base: str, listen: str, timeout_s: float, folder: Path) -> None:
+def run_cloud(base: str, changes: Mapping[str, str], listen: str, timeout_s: float, folder: Path) -> None:
     """Serve a base to registered devices until Ctrl-C.
+
+    Args:
+        changes: run-config keys that decide the base.
 
     Raises:
         SettingsError, DeployError, DataError: the address, the certificate or the base cannot be used.
     """
     torch.set_num_threads(1)  # several devices at a time share the cores
+    refuse_all_but_base(changes)
     address, folder = parse_address(listen), absolute(folder)
     with progress_bar() as progress:
-        model = bases.load(base, cache_folder(), progress=progress)
+        model = plugin_workload(base, 0, 1, changes).base(progress)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
     server = Server(address, folder, lambda stream, _: serve(model, stream, timeout_s))
     _say(f"base {model.name} for registered devices at {':'.join(map(str, server.address))}; Ctrl-C ends it")
@@ -72,6 +76,8 @@ def chat_here(
         changes: run-config keys of the training.
     """
     torch.set_num_threads(1)
+    if plugin is not None:
+        refuse_all_but_base(changes)
     workload = plugin_workload(base, device, seed, changes)
     with progress_bar() as progress:
         model = workload.base(progress)

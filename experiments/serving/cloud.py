@@ -197,7 +197,7 @@ class Session:
                 self.memory.heard = hypotheses[0]
             token = replace(token, id=pick(logits[0]))
             yield token
-            if token.id == self.base.end:
+            if token.id in self.base.ends:
                 return
             new = torch.tensor([[token.id]])
 
@@ -214,7 +214,7 @@ class Session:
                 parent, id_ = divmod(index, logits.shape[1])
                 token = replace(drafts[parent], id=id_)
                 longer = replace(live[parent], tokens=(*live[parent].tokens, token), log_probability=sum_)
-                if id_ != self.base.end:
+                if id_ not in self.base.ends:
                     going.append(longer)
                     parents.append(parent)
                 elif rank < beams:

@@ -85,7 +85,7 @@ class Conversation:
             return
         session = Session(self._base, self._link, self._terms, prompt, ask.guesses, self._memory)
         text = WholeCharacters(self._base)
-        for token, last in _with_last(_tokens(session, ask), self._base.end, ask.limit):
+        for token, last in _with_last(_tokens(session, ask), self._base.ends, ask.limit):
             self._stream.send(self._piece(text.add(token.id, last), token))
         self._stream.send(Done(prompt=len(prompt), reused=session.reused, forgotten=forgotten).frame())
 
@@ -117,7 +117,7 @@ def _tokens(session: Session, ask: Ask) -> Iterator[Token]:
         yield from session.greedy(ask.limit, likeliest)
 
 
-def _with_last(tokens: Iterator[Token], end: int, limit: int) -> Iterator[tuple[Token, bool]]:
+def _with_last(tokens: Iterator[Token], ends: frozenset[int], limit: int) -> Iterator[tuple[Token, bool]]:
     """Yield tokens, each with whether it is the last one."""
     for count, token in enumerate(tokens, 1):
-        yield token, count == limit or token.id == end
+        yield token, count == limit or token.id in ends

@@ -175,6 +175,11 @@ class Output(Head):
     ms: float = Field(ge=0)
 
 
+def printable(text: str) -> str:
+    """Return text without characters that could control a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" or c == "\N{ZERO WIDTH JOINER}" else "?" for c in text)
+
+
 def tensor(frame: Frame, name: str, shape: tuple[int, ...], scaled: bool = False) -> Tensor:
     """Return a tensor of a frame as float32.
 

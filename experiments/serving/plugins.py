@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress as ProgressBar
 
-from fl.config import Settings
+from fl.config import Settings, SettingsError
 from fl.workloads.resolve import resolve
 from fl.workloads.spa import SPA
 from models.modular.model import Progress
@@ -23,6 +23,7 @@ from partitions import Purpose, rng
 from partitions.datasets.text.personas import Split
 
 EPOCHS = 15
+BASE_KEYS = frozenset({"spa.tiny-steps", "spa.base-checksum"})
 
 console = Console(highlight=False)
 
@@ -32,6 +33,15 @@ def plugin_workload(base: str, device: int, seed: int, changes: Mapping[str, str
     few = {"devices.count": device + 1, "cohort": 1, "client.lr": 3e-3, "client.batch-size": 8, "strategies": "la"}
     own = {"workload": "spa", "spa.base": base, "spa.every": 1 if base == bases.TINY else 5, "seeds": str(seed)}
     return cast(SPA, resolve(Settings.parse({**few, **own, **changes})).workload)
+
+
+def refuse_all_but_base(changes: Mapping[str, str]) -> None:
+    """Raise SettingsError if there are keys that do not decide the base, where nothing is trained."""
+    if odd := sorted(changes.keys() - BASE_KEYS):
+        raise SettingsError(
+            f"{odd[0]} is for training a plugin, and none is trained here: leave it out (--set takes "
+            f"{' and '.join(sorted(BASE_KEYS))})"
+        )
 
 
 def make_plugin(workload: SPA, device: int, seed: int, epochs: int = EPOCHS, ask: float = 0.0) -> Plugin:

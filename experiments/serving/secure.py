@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 
 from experiments.deploy.identity import ADMITTED, DeployError, valid_name
 from experiments.serving.link import Stream
-from experiments.serving.messages import HEAD_BYTES, Head, Refused
+from experiments.serving.messages import HEAD_BYTES, Head, Refused, printable
 from experiments.serving.wire import Wire
 from models.spa.codec import FrameError
 from partitions.errors import UserError, one_line
@@ -77,7 +77,10 @@ def connect(address: tuple[str, int], folder: Path, name: str = "") -> Stream:
     where, key = f"{address[0]}:{address[1]}", _private_key(folder, name)
     if not (folder / "ca.crt").is_file():
         raise DeployError(f"{folder / 'ca.crt'} is missing: copy it from the server")
-    tls = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+    try:
+        tls = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+    except OSError:  # also of OpenSSL
+        raise DeployError(f"{folder / 'ca.crt'} is no certificate: copy it from the server again") from None
     tls.minimum_version = ssl.TLSVersion.TLSv1_3
     deadline = time.monotonic() + HANDSHAKE_S
     wire = None
@@ -172,7 +175,12 @@ class Server:
                 stream.close()
 
     def _meet(self, connection: socket.socket, peer: str) -> None:
-        stream = Stream(Wire(connection, self._tls))
+        try:
+            stream = Stream(Wire(connection, self._tls))
+        except OSError:  # the other end was gone before we began
+            self._strangers.release()
+            connection.close()
+            return
         with self._lock:
             self._open.add(stream)
         name, waiting = f"a stranger at {peer}", True
@@ -191,9 +199,10 @@ class Server:
         except (EOFError, OSError) as error:
             log.info("%s is gone: %s", name, one_line(error) or type(error).__name__)
         except (FrameError, ValueError) as error:
-            log.warning("%s was refused: %s", name, error)
+            why = printable(str(error))[:1000]  # it may quote what the device sent
+            log.warning("%s was refused: %s", name, why)
             with suppress(OSError, EOFError):
-                stream.send(Refused(why=str(error)[:1000]).frame(), timeout=1.0)
+                stream.send(Refused(why=why).frame(), timeout=1.0)
                 deadline = time.monotonic() + DRAIN_S
                 while True:  # closing with unread bytes would reset the connection, and lose the reason
                     stream.wire.read(deadline)

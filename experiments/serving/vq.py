@@ -19,7 +19,7 @@ from experiments.serving.link import MESSAGE_S, Stream, parse_address
 from experiments.serving.messages import HEAD_BYTES, Head, Refused
 from experiments.serving.secure import CloudGone, CloudRefuses, Server, connect
 from experiments.serving.terminal import lines
-from fl.server.saved import read_model
+from fl.results.saved import read_model
 from models.spa.codec import FrameError
 from models.submodel import State
 from models.vq.ends import CloudEnd, DeviceEnd, LearningRates

@@ -18,7 +18,7 @@ import tomli_w
 from partitions.errors import UserError
 
 CHECKPOINTS = "checkpoints"  # folder with the state of an unfinished run, see `fl.server.checkpoint`
-MODELS = "final-models"  # folder of saved models, see `fl.server.saved`
+MODELS = "final-models"  # folder of saved models, see `fl.results.saved`
 
 
 class ResultsError(UserError, ValueError):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from logging import WARNING
+from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,13 +22,13 @@ from fl.engines.accelerator import gpu_name
 from fl.engines.engine import Engine, as_engine
 from fl.engines.proxy import ThrottledGrid
 from fl.results.rows import DeviceRow, MeasureRow, Row
+from fl.results.saved import save_model
 from fl.results.versions import versions
 from fl.results.writer import ResultsWriter
 from fl.server.checkpoint import Checkpoints, dumps
 from fl.server.fleet import Fleet
 from fl.server.measures import NAN, forgetting
 from fl.server.rounds import Rounds
-from fl.server.saved import save_models
 from fl.server.scores import ClientScore, means
 from fl.server.split import SplitGrid
 from fl.workloads.resolve import Run, default_tables
@@ -121,7 +121,7 @@ def execute(run: Run, grid: Grid, results: ResultsWriter, observe: Observer = la
                 loop = _Loop(run, name, seed, fleet, checkpoints, observe)
                 loop.run(engine, results)
                 if settings.save:
-                    save_models(run, loop.method, name, seed, results.out)
+                    _save_models(run, loop.method, name, seed, results.out)
                 for report in method.strategy.reports:
                     results.finish(settings.setting, report, seed)
             if checkpoints.begun:  # by this process, or by one that ended just before it noted so
@@ -130,6 +130,22 @@ def execute(run: Run, grid: Grid, results: ResultsWriter, observe: Observer = la
                 else:
                     fleet.dismiss(engine, checkpoints.run, settings.server.timeout_s)
                 checkpoints.clear()
+
+
+def _save_models(run: Run, method: Strategy, name: str, seed: int, out: Path) -> None:
+    """Keep the final models of a method whose rows are complete. A method may have none, one or several."""
+    settings = run.settings
+    if not (models := method.final_models()):
+        log(INFO, "save: the models of '%s' are those of the clients, and stay there", name)
+    for part, model in models.items():
+        state, extra = run.workload.saved(seed, model)
+        about = {
+            "workload": settings.workload, "method": name, "model": part, "setting": settings.setting, "seed": seed,
+            "rounds": settings.rounds, "reports": list(method.reports), "digests": run.workload.digests,
+            "settings": flatten(run.config()),
+        }  # fmt: skip
+        stem = "-".join(filter(None, (name, part, settings.setting, f"seed{seed}")))
+        save_model(out, stem, state, about, extra)
 
 
 class _Loop:

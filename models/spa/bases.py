@@ -1,8 +1,11 @@
 """Base models: frozen causal language models, loaded once per process, identified by the checksum of their weights."""
 
 import hashlib
+import importlib.util
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -61,8 +64,15 @@ class Base:
 
     @property
     def end(self) -> int:
-        """The token that ends an answer."""
+        """The token that ends an answer in training."""
         return int(self.tokenizer.eos_token_id)
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end an answer: that of the tokenizer, and those of the model's generation_config.json."""
+        config = getattr(self.model, "generation_config", None)
+        others = getattr(config, "eos_token_id", None) or []
+        return frozenset({self.end, *(others if isinstance(others, list) else [others])})
 
     @torch.no_grad()
     def stack(self, ids: Tensor, cache: Any = None) -> Tensor:
@@ -121,6 +131,9 @@ def find(name: str, cache: Path, tiny_steps: int = TINY_STEPS, progress: Progres
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    with suppress(Exception):  # not in the local cache: the library has an error for each reason
+        if _complete(local := Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))):
+            return local
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:  # no network, an unknown model, an invalid name: the library has an error for each
@@ -128,6 +141,21 @@ def find(name: str, cache: Path, tiny_steps: int = TINY_STEPS, progress: Progres
             f"base model '{name}' is no folder and cannot be downloaded from the hub ({type(error).__name__}); "
             f"use '{TINY}', '{SMOLLM2}' or a folder with config.json, tokenizer and *.safetensors"
         ) from error
+
+
+def _complete(folder: Path) -> bool:
+    """Return whether a folder has the configuration and all weights of a model: a download may have ended early."""
+    index = folder / "model.safetensors.index.json"
+    names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    return all((folder / name).is_file() for name in ("config.json", "tokenizer_config.json", *names))
+
+
+def require_gguf() -> None:
+    """Raise DataError if the packages that read a GGUF file are not installed."""
+    if any(importlib.util.find_spec(package) is None for package in ("gguf", "accelerate")):
+        raise DataError(
+            "reading a GGUF file needs two more packages; run: python -m pip install gguf==0.19.0 accelerate==1.15.0"
+        )
 
 
 def sizes(folder: Path) -> tuple[int, int]:
@@ -190,13 +218,9 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     Raises:
         DataError: the required packages are not installed.
     """
-    try:
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    except ImportError as error:
-        raise DataError(
-            "reading a GGUF file needs two more packages; run: python -m pip install gguf==0.19.0 accelerate==1.15.0"
-        ) from error
+    require_gguf()
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     config = model.config
     # the weights are no longer quantised, but the configuration still says so
     if hasattr(config, "quantization_config"):

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from experiments.catalog import EXPERIMENTS, VIEWS
-from experiments.catalog.experiment import OVERVIEW
+from experiments.catalog.experiment import OVERVIEW, SPLIT_OVERVIEW, columns
 from experiments.metrics import METRICS, ROUND_METRICS, short
 from experiments.report import markdown, show
 from experiments.summary import COLUMNS, gaps, in_order, summarize, unfinished, write_summary
@@ -211,3 +211,22 @@ def test_nothing_complete():
     console = Console(record=True, file=io.StringIO())
     show(empty, OVERVIEW, console=console)
     assert "No run" in console.export_text()
+
+
+def test_bytes_across_the_cut_are_in_the_summary_and_the_table() -> None:
+    one = pd.DataFrame(rows(seeds=[0, 1]))
+    who = one[["experiment", "setting", "method", "seed", "round", "step"]].iloc[0].to_dict()
+    measures = pd.DataFrame(
+        {**who, "seed": seed, "round": round_, "measure": name, "value": value}
+        for seed, round_, name, value in [(0, 1, "infer_up", 30.0), (0, 2, "infer_up", 40.0), (1, 1, "infer_up", 45.0),
+                                          (0, 1, "train_up", 98.0), (1, 1, "train_up", 98.0), (0, 1, "perplexity", 9.0)]
+    )  # fmt: skip
+    summary = summarize(one, measures=measures)
+    of = summary[summary["method"] == who["method"]].set_index("metric")["value"]
+    assert of["infer_up"] == pytest.approx(40.0) and of["train_up"] == 98.0 and "perplexity" not in of
+    assert columns(OVERVIEW, summary["metric"]) == SPLIT_OVERVIEW and columns(("loss",), summary["metric"]) == ("loss",)
+    text = markdown(summary, SPLIT_OVERVIEW)
+    assert "in use, up, B" in text and "| 98.0 |" in text and "bytes of one text across the cut" in text
+    assert columns(OVERVIEW, summarize(one)["metric"]) == OVERVIEW
+    plain = markdown(summarize(one), SPLIT_OVERVIEW)
+    assert "in use" not in plain and "across the cut" not in plain

@@ -34,6 +34,8 @@ def test_a_chat_on_one_machine(tmp_path: Path) -> None:
     ("words", "why"),
     [
         (["chat", "--plugin", "x", "--device", "3"], "--device is for a plugin that is trained now"),
+        (["chat", "--plugin", "x", "--set", "spa.mode=s1"], "spa.mode is for training a plugin"),
+        (["spa", "cloud", "--set", "rounds=3"], "rounds is for training a plugin"),
         (["chat", "--top-p", "0.5"], "--top-p and --sampling-seed need --temperature"),
         (["spa", "cloud", "--listen", "7070"], "'7070' is no address"),
         (["spa", "chat", "--cloud", "lab.local:7070", "--plugin", "missing"], "missing contains no plugin"),

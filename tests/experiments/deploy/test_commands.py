@@ -151,3 +151,33 @@ def test_the_image_is_given_all_that_its_build_needs() -> None:
     needed = ["pyproject.toml", "README.md", *wheel["packages"], *wheel["shared-data"]]
     assert [path for path in needed if path not in copied and path.split("/")[0] not in copied] == []
     assert all((project / path).exists() for path in copied)
+
+
+def test_a_key_that_is_registered_for_serving_needs_no_superlink(tmp_path: Path) -> None:
+    certificates(tmp_path, ["localhost"])
+    node_key(tmp_path, "pi0")
+    register = ["register", "pi0", "--serving", "--folder", str(tmp_path)]
+    for said in ("pi0: may use what this server serves", "pi0: was registered already"):
+        assert said in CliRunner().invoke(app, register).output
+    assert (tmp_path / "devices" / "pi0.pub").read_bytes() == (tmp_path / "keys" / "pi0.pub").read_bytes()
+    with pytest.raises(DeployError, match="leave out --device or --serving"):
+        CliRunner().invoke(app, [*register, "--device", "1"], catch_exceptions=False)
+    (tmp_path / "elsewhere").mkdir()
+    node_key(tmp_path / "elsewhere", "pi0")
+    other = tmp_path / "elsewhere" / "keys" / "pi0.pub"
+    with pytest.raises(DeployError, match="pi0 is registered with another key: if it is no longer valid, remove"):
+        CliRunner().invoke(app, ["register", str(other), *register[2:]], catch_exceptions=False)
+    other.write_text("ssh-rsa AAAA me")
+    with pytest.raises(DeployError, match="is no public key of a device"):
+        CliRunner().invoke(app, ["register", str(other), *register[2:]], catch_exceptions=False)
+
+
+def test_data_of_a_device_need_classes_or_its_own_file(tmp_path: Path) -> None:
+    node_key(tmp_path, "pi7")
+    (tmp_path / "ca.crt").write_text("x")
+    words = ["supernode", "pi7", "--superlink", "lab:8000", "--device", "7", "--data", str(tmp_path)]
+    with pytest.raises(DeployError, match="no classes.txt and no device-7.jsonl"):
+        CliRunner().invoke(app, [*words, "--folder", str(tmp_path)], catch_exceptions=False)
+    (tmp_path / "device-7.jsonl").write_text("{}")
+    with pytest.raises(DeployError, match="no SuperLink answers"):
+        CliRunner().invoke(app, [*words, "--folder", str(tmp_path)], catch_exceptions=False)

@@ -355,3 +355,13 @@ def test_terms_name_the_other_base(base: Base, plugin_of: Callable[..., Plugin])
     half = DeviceHalf(plugin_of(), "0" * 64)
     with pytest.raises(FrameError, match="made for base 000000000000..., this cloud has tiny, .*spa train --base tiny"):
         Terms.of(half.hello(), base)
+
+
+def test_every_end_token_of_the_model_ends_an_answer(
+    base: Base, prompt: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = [token.id for token in Session(base, None, None, prompt).greedy(12)]
+    monkeypatch.setattr(base.model.generation_config, "eos_token_id", [base.end, whole[4]])
+    first = whole.index(whole[4])
+    assert [token.id for token in Session(base, None, None, prompt).greedy(12)] == whole[: first + 1]
+    assert base.ends == {base.end, whole[4]}

@@ -77,6 +77,9 @@ def test_a_server_that_the_authority_does_not_know_is_refused(
         connect(server.address, machine)
     with pytest.raises(CloudGone, match="no cloud answers at 127.0.0.1:1 .*; start one there"):
         connect(("127.0.0.1", 1), machine)
+    (machine / "ca.crt").write_text("no certificate")
+    with pytest.raises(DeployError, match="is no certificate: copy it from the server again"):
+        connect(("127.0.0.1", 1), machine)
     (machine / "server.key").unlink()
     with pytest.raises(DeployError, match="run `python -m experiments deploy certificates HOST`"):
         secure.Server(("127.0.0.1", 0), machine, greet)

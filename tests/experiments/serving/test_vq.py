@@ -14,7 +14,7 @@ from experiments.serving.link import Stream, pair
 from experiments.serving.secure import CloudRefuses, connect
 from experiments.serving.vq import Bytes, Device, Model, Served, serve
 from fl.config import Settings
-from fl.server.saved import read_model
+from fl.results.saved import read_model
 from fl.workloads.resolve import resolve
 from fl.workloads.vq import VQ
 from models.spa.codec import FrameError

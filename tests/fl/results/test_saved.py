@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fl.config import Settings
-from fl.server.saved import read_model
+from fl.results.saved import read_model
 from fl.workloads.resolve import resolve
 from models.spa.train import load_plugin
 from models.submodel import State

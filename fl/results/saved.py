@@ -2,25 +2,22 @@
 
 import csv
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from logging import INFO
 from pathlib import Path
 from typing import Any
 
-from flwr.common.logger import log
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from fl.config import flatten
 from fl.results.files import MODELS, atomic_write
 from fl.results.versions import versions
-from fl.workloads.resolve import Run
 from models.submodel import State
 from partitions.errors import DataError
-from strategies.core.strategy import Strategy
 
 KEY = "driftfed"  # of what a file says of itself
+UNSAFE = re.compile(r"[^\w.=+-]+")  # characters that a shell would not take as they are
 METRICS = ("accuracy_mean", "balanced_accuracy_mean", "global_accuracy", "loss", "bytes_down", "bytes_up")
 LICENCE = (
     "The code that trained it is under Apache-2.0. The licences of the data, and of a pretrained model that it "
@@ -30,48 +27,35 @@ LICENCE = (
 
 @dataclass(frozen=True)
 class Saved:
-    """A saved model. Args: about: what `save_models` wrote of it; extra: what its workload added, by name."""
+    """A saved model. Args: about: what `save_model` wrote of it; extra: what its workload added, by name."""
 
     state: State
     about: Mapping[str, Any]
     extra: Mapping[str, Any]
 
 
-def save_models(run: Run, method: Strategy, name: str, seed: int, out: Path) -> list[Path]:
-    """Write ``final-models/METHOD-SETTING-SEED.safetensors`` and ``.md``; several, if the method has several models.
+def save_model(out: Path, name: str, state: State, about: Mapping[str, Any], extra: Mapping[str, Any]) -> Path:
+    """Write ``final-models/NAME.safetensors`` and its card ``NAME.md``; return the former.
 
     Args:
-        name: of the method, whose rows are complete but for the mark that they are.
-
-    Returns:
-        The files of the models. A method whose models stay on the clients has none.
+        out: folder of the results, whose rounds.csv has the scores; name: may have any characters.
+        state: the model.
+        about: what it is: workload, method, model (of several), setting, seed, rounds, reports, digests, settings.
+        extra: see `Saved`.
     """
-    settings = run.settings
-    if not (models := method.final_models()):
-        log(INFO, "save: the models of '%s' are those of the clients, and stay there", name)
-    paths = []
-    for part, model in models.items():
-        stem = "-".join(filter(None, (name, part, settings.setting, f"seed{seed}")))
-        state, extra = run.workload.saved(seed, model)
-        about = {
-            "workload": settings.workload, "method": name, "model": part, "setting": settings.setting, "seed": seed,
-            "rounds": settings.rounds, "metrics": _metrics(out, settings.setting, list(method.reports), seed),
-            "data digests": run.workload.digests, "licence": LICENCE, "versions": versions(),
-            "settings": flatten(run.config()),
-        }  # fmt: skip
-        path = out / MODELS / f"{stem}.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".part")
-        metadata = {KEY: json.dumps(about)} | {key: json.dumps(value) for key, value in extra.items()}
-        save_file({key: value.contiguous() for key, value in state.items()}, unfinished, metadata)
-        unfinished.replace(path)
-        atomic_write(path.with_suffix(".md"), _card(path.name, about, state))
-        paths.append(path)
-    return paths
+    about = {**about, "metrics": _metrics(out, about), "licence": LICENCE, "versions": versions()}
+    path = out / MODELS / f"{UNSAFE.sub('-', name)}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    metadata = {KEY: json.dumps(about)} | {key: json.dumps(value) for key, value in extra.items()}
+    save_file({key: value.contiguous() for key, value in state.items()}, unfinished, metadata)
+    unfinished.replace(path)
+    atomic_write(path.with_suffix(".md"), _card(path.name, about, state))
+    return path
 
 
 def read_model(path: Path) -> Saved:
-    """Read a file of `save_models`.
+    """Read a file of `save_model`.
 
     Raises:
         DataError: the file is missing, or is another one.
@@ -84,15 +68,15 @@ def read_model(path: Path) -> Saved:
         raise DataError(f"{path} is no saved model ({error}): save one with `run ... --set save=true`") from error
 
 
-def _metrics(out: Path, setting: str, reports: list[str], seed: int) -> dict[str, dict[str, float]]:
+def _metrics(out: Path, about: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Return the last scores of each report, from rounds.csv."""
     found: dict[str, dict[str, float]] = {}
     with (out / "rounds.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            if row["setting"] == setting and row["method"] in reports and row["seed"] == str(seed) and row["evaluated"]:
+            ours = (row["setting"], row["seed"]) == (about["setting"], str(about["seed"]))
+            if ours and row["method"] in about["reports"] and row["evaluated"] != "0":
                 scores = {key: float(row[key]) for key in METRICS if row[key] not in ("", "nan")}
-                if row["evaluated"] != "0":
-                    found[row["method"]] = {"round": int(row["round"])} | scores
+                found[row["method"]] = {"round": int(row["round"])} | scores
     return found
 
 
@@ -114,7 +98,7 @@ def _card(name: str, about: Mapping[str, Any], state: State) -> str:
         "",
         "## Data",
         "",
-        *(f"- digest `{digest}`" for digest in about["data digests"] or ["unknown: on devices"]),
+        *(f"- digest `{digest}`" for digest in about["digests"] or ["unknown: on devices"]),
     ]
     lines += ["", "## Licence", "", about["licence"], "", "## Settings", "", "```"]
     lines += [f"{key} = {value!r}" for key, value in about["settings"].items()]
