@@ -42,6 +42,7 @@ FILES = (
     "table.md",
     "figure.png",
     "figure.svg",
+    "sweep.csv",
     "columns.md",
     "report.html",
     "config.toml",
