@@ -127,6 +127,9 @@ def run(
             "devices.placement = 'own' does not fit `run`, which simulates devices: use --engine loopback to deploy "
             "them on this machine, or `flwr run` for devices that are deployed (docs/deploy.md)"
         )
+    if "setting" not in changes and any(key.startswith(("data.", "drift.")) for key in changes):
+        names = ", ".join(dict.fromkeys(one.setting for one in settings))
+        console.print(f"tables call it '{names}'; --set setting=NAME names what you changed", style="dim")
     folder = absolute(out or folder)
     if experiment.study:
         from experiments.studies import STUDIES
