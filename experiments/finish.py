@@ -17,7 +17,8 @@ from experiments.recorded import Recorded
 from experiments.report import markdown, show
 from experiments.studies.study import FILE
 from experiments.summary import gaps, write_summary
-from fl.results.files import as_results_error, atomic_write
+from experiments.sweeps import swept_keys, tidy
+from fl.results.files import as_results_error, atomic_write, csv_text
 
 
 def finish(folder: Path, console: Console, asked: str = "", svg: bool = False) -> None:
@@ -31,7 +32,12 @@ def finish(folder: Path, console: Console, asked: str = "", svg: bool = False) -
     experiment, rows, summary, margins = found.experiment, found.rows, found.summary, found.margins
     with as_results_error(f"write to '{folder}'"):
         write_summary(folder, pd.concat([summary, margins]) if len(margins) else summary)
-    written = [FILE if experiment.study else "rounds.csv", "summary.csv"]
+    settings = found.config.get("settings", {})
+    if keys := swept_keys(settings):
+        points = tidy(summary, settings, keys)
+        with as_results_error(f"write to '{folder}'"):
+            atomic_write(folder / "sweep.csv", csv_text([points.columns, *points.itertuples(index=False, name=None)]))
+    written = [FILE if experiment.study else "rounds.csv", "summary.csv", *(["sweep.csv"] if keys else [])]
     views: dict[str, Experiment | View] = {"figure": experiment} | {
         view.name: view for view in VIEWS.values() if view.of == experiment.name
     }

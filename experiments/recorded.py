@@ -1,6 +1,6 @@
 """What a results folder holds: its config, its rows and their summary, in the order of its experiment."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ from experiments.rounds_to_target import with_shifts
 from experiments.studies import STUDIES
 from experiments.studies.study import FILE, read_study, summarize_study
 from experiments.summary import in_order, summarize
+from experiments.sweeps import swept_keys
 from fl.results.reader import read_config, read_measures, read_rounds
 from partitions import lookup
 
@@ -52,6 +53,8 @@ class Recorded:
         if config:
             rows = in_order(rows, experiment.order(rows["setting"].unique()), config.get("methods", []))
             rows = with_shifts(rows, config.get("settings", {}))
+        if swept_keys(config.get("settings", {})) and not experiment.sweep:
+            experiment = replace(experiment, plot="sweep", sweep=True)
         measures = read_measures(folder) if (folder / "measures.csv").exists() else None
         summary = summarize(rows, experiment.paper, experiment.sweep, measures)
         if experiment.margins:

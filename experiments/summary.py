@@ -8,6 +8,7 @@ stopped early are left out.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -158,6 +159,12 @@ def gaps(rounds: pd.DataFrame) -> list[str]:
 def write_summary(out: Path, summary: pd.DataFrame) -> None:
     """Write ``summary.csv`` to a results folder, atomically."""
     atomic_write(out / "summary.csv", csv_text([COLUMNS, *summary.itertuples(index=False, name=None)]))
+
+
+def intervals(groups: Any) -> pd.Series:
+    """Return half the width of the 95 % t-interval of the mean of each group of a grouped series; 0 for one value."""
+    count = groups.count()
+    return (groups.std() / count**0.5 * stdtrit((count - 1).clip(lower=1), 0.975)).fillna(0.0)
 
 
 def _spread(values: list[float]) -> tuple[float, float, float]:

@@ -24,7 +24,8 @@ def one_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "")
 
 
-OPTIONAL = {name: name.replace("_", "-") for name in ("datasets", "flwr_datasets", "pyarrow", "river", "statsmodels")}
+PACKAGES = ("datasets", "flwr_datasets", "pyarrow", "river", "statsmodels", "tensorboard", "mlflow", "wandb", "trackio")
+OPTIONAL = {name: name.replace("_", "-") for name in PACKAGES}
 """Packages of optional extras: what to install, by what is imported."""
 
 

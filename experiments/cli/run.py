@@ -14,6 +14,7 @@ from rich.text import Text
 from experiments.catalog import EXPERIMENTS, OTHER, SCALES, VIEWS, Experiment, View
 from experiments.cli.app import app_settings, is_app
 from experiments.cli.options import Changes, Folder, FolderArgument, changes_of
+from experiments.sweeps import label, points_of
 from fl.config import Settings, SettingsError
 from partitions import lookup
 from partitions.root import absolute
@@ -68,6 +69,13 @@ def run(
         typer.Option("--settings", help="Only settings whose name has one of these words, e.g. cifar10,m=2."),
     ] = "",
     set_: Changes = [],  # noqa: B006
+    sweep: Annotated[
+        list[str],
+        typer.Option(
+            metavar="KEY=V1,V2,...",
+            help="Run every setting at each of these values; may be repeated, for all combinations.",
+        ),
+    ] = [],  # noqa: B006
     out: Annotated[
         Path | None, Folder(help="Results folder; by default runs/NAME-SCALE in the current folder.")
     ] = None,
@@ -79,12 +87,15 @@ def run(
 
     Example: [bold]python -m experiments run quickstart --set client.lr=0.05 --seeds 1,2[/bold]
 
+    A sweep: [bold]python -m experiments run quickstart --settings m=2 --sweep m-classes.m=1,2,3 --seeds 1,2[/bold]
+
     Your own app, made by `new`: [bold]python -m experiments run . --workers 2[/bold]
     """
     changes = changes_of(set_)
     for key in ("out", "overwrite"):
         if key in changes:
             raise SettingsError(f"--set {key}={changes[key]}: use the option --{key} of `run`")
+    points = points_of(sweep, changes)
     found = None if is_app(name) else _find(name)
     from experiments.launch import ENGINES, PROJECT, launch, launch_study
 
@@ -93,8 +104,10 @@ def run(
         project = absolute(name).resolve()
         if scale or settings_:
             raise SettingsError("--scale and --settings select parts of an experiment of `list`; an app has neither")
-        one = app_settings(project, changes | ({"seeds": seeds} if seeds else {}))
-        asked, experiment, settings, folder = "", OTHER, [one], Path(one.out or Path("runs") / one.experiment)
+        changes |= {"seeds": seeds} if seeds else {}
+        resolved = [[app_settings(project, changes | point)] for point in points]
+        one = resolved[0][0]
+        asked, experiment, folder = "", OTHER, Path(one.out or Path("runs") / one.experiment)
     else:
         project = PROJECT
         asked, experiment = found
@@ -102,13 +115,21 @@ def run(
         lookup("scale", scale, dict.fromkeys(SCALES))
         chosen = Settings.parse({"seeds": seeds}).seed_list if seeds else list(experiment.seeds)
         only = [text.strip() for text in settings_.split(",") if text.strip()]
-        settings = experiment.resolve(scale, chosen, changes, only)
-        folder = Path("runs") / f"{experiment.name}-{scale}"
+        resolved = [experiment.resolve(scale, chosen, changes | point, only) for point in points]
+        folder = Path("runs") / "-".join((experiment.name, scale, *points[0]))
+    settings = [
+        one.changed({"setting": one.setting + label(point)}) if point else one
+        for of_setting in zip(*resolved, strict=True)  # all points of a setting, one after the other
+        for one, point in zip(of_setting, points, strict=True)
+    ]
     if any(one.devices.placement == "own" for one in settings):
         raise SettingsError(
             "devices.placement = 'own' does not fit `run`, which simulates devices: use --engine loopback to deploy "
             "them on this machine, or `flwr run` for devices that are deployed (docs/deploy.md)"
         )
+    if "setting" not in changes and any(key.startswith(("data.", "drift.")) for key in changes):
+        names = ", ".join(dict.fromkeys(one.setting for one in settings))
+        console.print(f"tables call it '{names}'; --set setting=NAME names what you changed", style="dim")
     folder = absolute(out or folder)
     if experiment.study:
         from experiments.studies import STUDIES

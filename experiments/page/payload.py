@@ -5,12 +5,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
-from scipy.special import stdtrit
 
 from experiments.metrics import METRICS, metric_of
 from experiments.plots.style import in_words, line_styles
 from experiments.recorded import Recorded
 from experiments.rounds_to_target import shift_counts
+from experiments.summary import intervals
 from fl.config import flatten
 from fl.results.reader import read_devices, read_measures
 
@@ -133,9 +133,8 @@ def _by(frame: pd.DataFrame, column: str) -> Iterable[tuple[Any, pd.DataFrame]]:
 def _curve(rows: pd.DataFrame, name: str) -> list[list[Any]]:
     """Return rounds, means over seeds, and half intervals (0 for one seed)."""
     of = rows.groupby("round")[name]
-    count = of.count()
-    half = (of.std() / count**0.5 * stdtrit((count - 1).clip(lower=1), 0.975)).fillna(0.0)
-    return [[int(number) for number in count.index], _short(of.mean()), _short(half)]
+    mean = of.mean()
+    return [[int(number) for number in mean.index], _short(mean), _short(intervals(of))]
 
 
 def _devices(rows: pd.DataFrame) -> dict[str, Any]:

@@ -32,7 +32,8 @@ Value = str | int | float | bool
 # Keys that say where things lie or how a run is watched. They do not change a number, so config.toml leaves them out.
 NOT_COMPUTED = frozenset(
     """
-    experiment setting strategies seeds out overwrite save engine workers accelerator data.root devices.state-root
+    experiment setting strategies seeds out overwrite save callbacks engine workers accelerator data.root
+    devices.state-root
     devices.placement eval.per-device server.timeout-s server.at-once
     """.split()
 )
@@ -59,6 +60,9 @@ class Settings(Section):
     out: str = Field("", description="absolute folder for results; empty: ~/driftfed-results/<experiment>-<run id>")
     overwrite: bool = Field(False, description="start the folder anew if it holds results of another configuration")
     save: bool = Field(False, description="keep the final models in the folder for results, with a card for each")
+    callbacks: str = Field(
+        "", description="what follows the run: tensorboard, mlflow, wandb, trackio or 'package.module:Class', 'a,b'"
+    )
     engine: Literal["flower", "local"] = Field(
         "flower",
         description="who simulates clients: flower: SuperNodes; local: worker processes of the ServerApp, far faster",

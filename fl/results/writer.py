@@ -43,6 +43,7 @@ FILES = (
     "table.md",
     "figure.png",
     "figure.svg",
+    "sweep.csv",
     "columns.md",
     "report.html",
     "config.toml",

@@ -15,8 +15,9 @@ import torch
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
+from fl.callbacks import CALLBACKS, Callbacks
 from fl.client.handlers import state_root
-from fl.config import flatten
+from fl.config import SettingsError, flatten
 from fl.config.sections import SECTIONS
 from fl.engines.accelerator import gpu_name
 from fl.engines.engine import Engine, as_engine
@@ -34,7 +35,7 @@ from fl.server.split import SplitGrid
 from fl.workloads.resolve import Run, default_tables
 from fl.workloads.state_store import forget
 from models.submodel import State
-from partitions.errors import UserError
+from partitions.errors import UnknownName, UserError, missing_package
 from partitions.root import probe
 from strategies.core.strategy import Measure, Strategy
 
@@ -108,6 +109,7 @@ def execute(run: Run, grid: Grid, results: ResultsWriter, observe: Observer = la
     if settings.split == "messages":
         most = max(map(run.worlds.most_samples, settings.seed_list))
         engine = SplitGrid(engine, run.workload, settings.workload, most, settings.server.at_once)
+    observe = _with_callbacks(run, results.out, observe)
     fleet = Fleet.find(engine, settings.devices, settings.server.timeout_s)
     for seed in settings.seed_list:
         for name, method in run.methods.items():
@@ -146,6 +148,24 @@ def _save_models(run: Run, method: Strategy, name: str, seed: int, out: Path) ->
         }  # fmt: skip
         stem = "-".join(filter(None, (name, part, settings.setting, f"seed{seed}")))
         save_model(out, stem, state, about, extra)
+
+
+def _with_callbacks(run: Run, out: Path, observe: Observer) -> Observer:
+    """Return an observer that also calls the callbacks of a setting."""
+    found = {}
+    for name in filter(None, map(str.strip, run.settings.callbacks.split(","))):
+        try:
+            found[name] = CALLBACKS[name](out, flatten(run.config()))
+        except (UnknownName, ModuleNotFoundError) as error:
+            raise SettingsError(f"callbacks = '{run.settings.callbacks}': {missing_package(error) or error}") from error
+    callbacks = Callbacks(found)
+
+    def both(event: Event) -> None:
+        observe(event)
+        if event.kind == "round":
+            callbacks.round_end(event.rows, last=event.at == event.of)
+
+    return both
 
 
 class _Loop:

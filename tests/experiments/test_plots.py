@@ -71,7 +71,7 @@ def test_a_row_of_panels_per_setting(figure):
     titles = [axes.get_title("left") for axes in figure.axes]
     assert titles[0::3] == ["subject: over the rounds", "m=2: over the rounds"]
     assert titles[1:3] == ["after the last step", "against traffic"]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(METHODS)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [*map(in_words, METHODS)]
 
 
 def test_left_has_a_line_per_method_and_one_per_shift(figure):
@@ -88,7 +88,7 @@ def test_left_has_a_line_per_method_and_one_per_shift(figure):
 
 def test_middle_has_a_bar_per_method(figure):
     middle = figure.axes[1]
-    assert [label.get_text() for label in middle.get_yticklabels()] == list(METHODS)
+    assert [label.get_text() for label in middle.get_yticklabels()] == [*map(in_words, METHODS)]
     assert [bar.get_width() for bar in middle.patches] == pytest.approx([v + 0.01 for v in METHODS.values()])
     p10 = [line.get_xdata()[0] for line in middle.get_lines() if line.get_label() == "_p10"]
     assert p10 == pytest.approx([v - 0.09 for v in METHODS.values()])

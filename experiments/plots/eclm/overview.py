@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from experiments.plots.style import LineStyle, legend_entry, line_styles, percent, styled
+from experiments.plots.style import LineStyle, in_words, legend_entry, line_styles, percent, styled
 from experiments.rounds_to_target import shift_counts
-from experiments.summary import complete
+from experiments.summary import complete, intervals
 
 WIDTH_IN, ROW_IN, LEGEND_IN = 12.0, 3.7, 0.3
 MANY = 30  # from this number of points or shifts on, single ones have no marker
@@ -40,14 +40,14 @@ def overview(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
             left.set_title(f"{setting}: over the rounds")
             middle.set_title("after the last step")
             right.set_title("against traffic")
-        handles = [legend_entry(name, style) for name, style in styles.items()]
+        handles = [legend_entry(in_words(name), style) for name, style in styles.items()]
         columns = max(1, math.ceil(len(handles) / legend_rows))
         figure.legend(handles=handles, loc="upper center", ncols=columns, handlelength=2.4, columnspacing=1.3)
     return figure
 
 
 def _over_rounds(axes: Axes, rows: pd.DataFrame, styles: Mapping[str, LineStyle]) -> None:
-    """Draw a line per method: mean and standard deviation over seeds; vertical dashes where the data drift."""
+    """Draw a line per method: mean over seeds and its 95 % interval; vertical dashes where the data drift."""
     starts = rows.groupby(shift_counts(rows))["round"].min().sort_values().iloc[1:]
     color, width = ("#999999", 0.9) if len(starts) < MANY else ("#e0e0e0", 0.6)
     for start in starts:
@@ -55,15 +55,19 @@ def _over_rounds(axes: Axes, rows: pd.DataFrame, styles: Mapping[str, LineStyle]
     for method, scored in rows[rows["evaluated"] > 0].groupby("method", sort=False):
         style = styles[str(method)]
         over_seeds = scored.groupby("round")["accuracy_mean"]
-        mean, std = over_seeds.mean(), over_seeds.std().fillna(0.0)
+        mean, half = over_seeds.mean(), intervals(over_seeds)
         marker = "o" if len(mean) < MANY else ""
         axes.plot(
             mean.index, mean, style.line, color=style.color, label=method, marker=marker, markersize=4,
             markerfacecolor="white" if style.hollow else style.color,
         )  # fmt: skip
-        if (std > 0).any():
-            axes.fill_between(mean.index, mean - std, mean + std, color=style.color, alpha=0.13, linewidth=0)
-    notes = [len(starts) > 0 and "dashed: data drift", rows["seed"].nunique() > 1 and "band: ± std over seeds"]
+        if (half > 0).any():
+            low, high = (mean - half).clip(lower=0.0), (mean + half).clip(upper=1.0)
+            axes.fill_between(mean.index, low, high, color=style.color, alpha=0.13, linewidth=0)
+    notes = [
+        len(starts) > 0 and "dashed: data drift",
+        rows["seed"].nunique() > 1 and "band: 95 % t-interval over seeds",
+    ]
     axes.set_xlabel("; ".join(["round", *(note for note in notes if note)]))
     axes.set_ylabel("accuracy on own data")
     axes.yaxis.set_major_formatter(percent)
@@ -72,7 +76,7 @@ def _over_rounds(axes: Axes, rows: pd.DataFrame, styles: Mapping[str, LineStyle]
 
 
 def _final_accuracy(axes: Axes, table: pd.DataFrame, styles: Mapping[str, LineStyle]) -> None:
-    """Draw a bar per method: accuracy after the last step, its spread over seeds, and the 10th percentile device."""
+    """Draw a bar per method: accuracy after the last step, its 95 % interval, and the 10th percentile device."""
     methods = [name for name in styles if (name, "final_accuracy_mean") in table.index]
     for at, method in enumerate(methods):
         style, mean = styles[method], table.loc[(method, "final_accuracy_mean")]
@@ -81,22 +85,30 @@ def _final_accuracy(axes: Axes, table: pd.DataFrame, styles: Mapping[str, LineSt
             at, mean["value"], height=0.68, facecolor="white" if style.hatch else style.color,
             edgecolor=style.color, hatch=style.hatch, linewidth=1.2, label=method,
         )  # fmt: skip
-        if mean["std"] > 0:
-            axes.errorbar(mean["value"], at, xerr=mean["std"], color="#222222", capsize=3, linewidth=1.2, label="_std")
+        if mean["ci95"] > 0:
+            axes.errorbar(
+                mean["value"], at, xerr=_whiskers(mean), color="#222222", capsize=3, linewidth=1.2, label="_ci95"
+            )
         axes.plot(p10, at, "D", color="white", markeredgecolor="#222222", markersize=5, label="_p10")
-        reach = mean["value"] + np.nan_to_num(mean["std"])
+        reach = min(mean["value"] + np.nan_to_num(mean["ci95"]), 1.0)
         axes.annotate(
             f"{100 * mean['value']:.1f}", (reach, at), (4, 0), textcoords="offset points", va="center", fontsize=9
         )
-    axes.set_yticks(range(len(methods)), methods)
+    axes.set_yticks(range(len(methods)), map(in_words, methods), fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12)
     axes.set_xticks(np.arange(0, 1.01, 0.25))
     axes.xaxis.set_major_formatter(percent)
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
-    spread = "± std over seeds" if (table["seeds"] > 1).any() else "mean"
+    spread = "whiskers: 95 % t-interval" if (table["seeds"] > 1).any() else "mean"
     axes.set_xlabel(f"accuracy, {spread}; ◇ 10th percentile")
+
+
+def _whiskers(mean: pd.Series) -> np.ndarray:
+    """Return the lengths below and above an accuracy (2, 1), cut off at 0 and 1: few seeds have wide intervals."""
+    half = np.nan_to_num(mean["ci95"])
+    return np.array([[min(half, mean["value"])], [min(half, 1.0 - mean["value"])]])
 
 
 def _against_traffic(axes: Axes, table: pd.DataFrame, styles: Mapping[str, LineStyle]) -> None:
@@ -113,7 +125,7 @@ def _against_traffic(axes: Axes, table: pd.DataFrame, styles: Mapping[str, LineS
     for method, (traffic, mean) in points.items():
         style = styles[method]
         axes.errorbar(
-            traffic or zero, mean["value"], yerr=np.nan_to_num(mean["std"]), fmt="o", color=style.color, markersize=8,
+            traffic or zero, mean["value"], yerr=_whiskers(mean), fmt="o", color=style.color, markersize=8,
             markerfacecolor="white" if style.hollow else style.color, markeredgewidth=1.6, linewidth=1.2, label=method,
         )  # fmt: skip
     axes.set_xscale("log")

@@ -1,14 +1,18 @@
 """Fig. 15: results at each point of a sweep, a panel per group and a line per method."""
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from experiments.metrics import METRICS
 from experiments.plots.panels import grid, half_intervals
 from experiments.plots.style import line_styles, styled
 from experiments.rounds_to_target import sweep_group, sweep_value
+
+WIDE = 20  # from this ratio of the largest to the smallest value on, the axis is logarithmic
 
 
 def sweep(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
@@ -41,6 +45,12 @@ def _lines(summary: pd.DataFrame, metrics: Sequence[str]) -> Figure:
         figure, panels = grid([group for group, _ in names], styles, columns, (5.0, 3.4))
         for axes, (group, metric) in zip(panels, names, strict=True):
             in_group = [setting for setting in settings if sweep_group(setting) == group]
+            numbers = {setting: sweep_value(setting) for setting in in_group}
+            words = any(math.isnan(number) for number in numbers.values())  # then points are evenly apart
+            places = {setting: float(at) for at, setting in enumerate(in_group)} if words else numbers
+            if not words and min(numbers.values()) > 0 and max(numbers.values()) >= WIDE * min(numbers.values()):
+                axes.set_xscale("log")
+                axes.xaxis.set_minor_locator(NullLocator())
             for method, style in styles.items():
                 chosen = (summary["method"] == method) & (summary["metric"] == metric.name)
                 lines = summary[chosen].set_index("setting")
@@ -48,14 +58,15 @@ def _lines(summary: pd.DataFrame, metrics: Sequence[str]) -> Figure:
                 values, ci95 = lines.loc[known, "value"], lines.loc[known, "ci95"]
                 half = metric.scale * half_intervals(values, ci95)
                 axes.errorbar(
-                    [sweep_value(setting) for setting in known], metric.scale * values,
+                    [places[setting] for setting in known], metric.scale * values,
                     yerr=half if (half > 0).any() else None, fmt=f"o{style.line}", color=style.color, label=method,
                     capsize=3, elinewidth=1, markersize=5, markerfacecolor="white" if style.hollow else style.color,
                 )  # fmt: skip
-            points = [sweep_value(setting) for setting in in_group]
-            axes.set_xticks(points, [f"{point:g}" for point in points])
+            axes.set_xticks([*places.values()], [setting.rpartition("=")[2] for setting in places])
             axes.set_xlabel(in_group[0].removeprefix(group).strip().rpartition("=")[0])
             axes.set_ylabel(metric.label)
+            if metric.label.endswith("%") and axes.get_ylim()[1] > 100:
+                axes.set_ylim(top=102)  # the interval of few seeds can be wider
             if metric.scale == 1.0:
                 axes.set_ylim(bottom=0)
     return figure
