@@ -40,7 +40,10 @@ MAIN = Experiment(
     summary="the experiment of `make run`: ECLM and its rivals on watches of people whom the cloud never met; half-way "
     "each watch passes to another person",
     common=EMBEDDED,
-    settings=at_every_scale({"strangers": STRANGERS}, smoke=EMBEDDED_SMOKE),
+    settings=at_every_scale(
+        {"strangers": {**STRANGERS, "strategies": "na,la,fedavg,heterofl,fedrolex,eclm,eclm-plus,eclm-smooth"}},
+        smoke=EMBEDDED_SMOKE,
+    ),
     cost={"smoke": "10 s", "cpu": "2 min", "paper": "2 min"},
     seeds=(1,),
 )
