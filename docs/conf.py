@@ -43,7 +43,7 @@ def settings_page() -> str:
 
 def columns_page() -> str:
     """Return what each column of each CSV file means, and each metric."""
-    from experiments.metrics import METRICS
+    from experiments.analysis.metrics import METRICS
     from experiments.page.columns import PAIRS, ROWS, SUMMARY, table
 
     parts = ["# CSV files and their columns\n", f"{PAIRS}\n"]

@@ -6,18 +6,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from experiments.analysis.paired import margins_markdown
+from experiments.analysis.recorded import Recorded
+from experiments.analysis.summary import gaps, write_summary
+from experiments.analysis.sweeps import swept_keys, tidy
 from experiments.catalog import VIEWS, Experiment, View
 from experiments.catalog.experiment import columns
 from experiments.page import write_page
 from experiments.page.columns import columns_page
-from experiments.paired import margins_markdown
 from experiments.plots import PLOTS
 from experiments.plots.style import save
-from experiments.recorded import Recorded
 from experiments.report import markdown, show
 from experiments.studies.study import FILE
-from experiments.summary import gaps, write_summary
-from experiments.sweeps import swept_keys, tidy
 from fl.results.files import as_results_error, atomic_write, csv_text
 
 
@@ -55,7 +55,7 @@ def finish(folder: Path, console: Console, asked: str = "", svg: bool = False) -
         if view.name == (asked or experiment.name):
             show(summary, table, view.note, console)
     if experiment.tested:
-        from experiments.significance import write_tests  # its statistics load slowly
+        from experiments.analysis.significance import write_tests  # its statistics load slowly
 
         with as_results_error(f"write to '{folder}'"):
             write_tests(folder, rows, experiment.tested)

@@ -13,8 +13,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from experiments.metrics import metric_of
-from experiments.rounds_to_target import TARGET
+from experiments.analysis.metrics import metric_of
+from experiments.analysis.rounds_to_target import TARGET
 
 BEST = "accuracy_mean"
 Metrics = dict[str, pd.Series]  # metric -> its line of summary.csv, for one method

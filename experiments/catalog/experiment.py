@@ -63,7 +63,8 @@ class Experiment:
         paper: values in the paper, {(setting, method): {metric: value}}.
         margins: over means of rivals, in the summary and below the table; None: none.
         note: text below the table, e.g. what the paper reports in words.
-        tested: methods that are ranked (`experiments.significance`); the first is tested against each of the others.
+        tested: methods that are ranked (`experiments.analysis.significance`); the first is tested against each of the
+            others.
     """
 
     name: str

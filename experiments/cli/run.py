@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from experiments.analysis.sweeps import label, points_of
 from experiments.catalog import EXPERIMENTS, OTHER, SCALES, VIEWS, Experiment, View
 from experiments.cli.app import app_settings, is_app
 from experiments.cli.options import Changes, Folder, FolderArgument, changes_of
-from experiments.sweeps import label, points_of
 from fl.config import Settings, SettingsError
 from partitions import lookup
 from partitions.root import absolute
@@ -162,8 +162,8 @@ def report(
 
     Example: [bold]python -m experiments report runs/main-cpu runs/main-smoke[/bold]
     """
+    from experiments.analysis.recorded import Recorded
     from experiments.page import write_page
-    from experiments.recorded import Recorded
     from fl.results.files import as_results_error
 
     whole = [absolute(folder) for folder in folders]
@@ -197,8 +197,8 @@ def claims(
 
     Example: [bold]python -m experiments claims --page docs/results/eclm.md[/bold]
     """
-    from experiments.claims import Results, renew
-    from experiments.claims import claims as table
+    from experiments.analysis.claims import Results, renew
+    from experiments.analysis.claims import claims as table
     from fl.results.files import as_results_error, atomic_write
 
     found = Results(absolute(results))
@@ -220,8 +220,8 @@ def merge(
 
     Example: [bold]python -m experiments merge runs/seed1 runs/seed2 --out runs/both[/bold]
     """
+    from experiments.analysis.merge import merge as merge_folders
     from experiments.finish import finish
-    from experiments.merge import merge as merge_folders
 
     folder = absolute(out)
     merge_folders([absolute(one) for one in folders], folder, replace)

@@ -8,10 +8,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from experiments.analysis.recorded import Recorded
 from experiments.page.markup import MARKUP
 from experiments.page.payload import payload
 from experiments.page.script import SCRIPT
-from experiments.recorded import Recorded
 from fl.results.files import atomic_write
 
 

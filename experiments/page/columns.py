@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from experiments.metrics import metric_of
+from experiments.analysis.metrics import metric_of
 from fl.results.reader import whole_lines
 from fl.results.rows import COLUMNS, DEVICE_COLUMNS, MEASURE_COLUMNS
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.metrics import METRICS, metric_of
+from experiments.analysis.metrics import METRICS, metric_of
+from experiments.analysis.recorded import Recorded
+from experiments.analysis.rounds_to_target import shift_counts
+from experiments.analysis.summary import intervals
 from experiments.plots.style import in_words, line_styles
-from experiments.recorded import Recorded
-from experiments.rounds_to_target import shift_counts
-from experiments.summary import intervals
 from fl.config import flatten
 from fl.results.reader import read_devices, read_measures
 

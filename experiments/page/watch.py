@@ -5,9 +5,9 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from experiments.analysis.recorded import Recorded
 from experiments.page.build import page
 from experiments.page.payload import payload
-from experiments.recorded import Recorded
 from partitions.errors import UserError
 
 

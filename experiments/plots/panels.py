@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from experiments.metrics import Metric
+from experiments.analysis.metrics import Metric
 from experiments.plots.style import GREY, LineStyle, in_words, legend_entry
 
 WHISKERS = "Whiskers: 95 % t-interval of the mean over seeds."

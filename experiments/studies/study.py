@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from experiments.summary import COLUMNS, Line, Paper, spread_lines
+from experiments.analysis.summary import COLUMNS, Line, Paper, spread_lines
 from fl.results.checks import Sums, read_checks, verify
 from fl.results.files import ResultsError, whole_lines
 from fl.results.reader import read_config, refuse_other_runs
@@ -73,7 +73,7 @@ def read_study(out: Path, study: Study) -> pd.DataFrame:
 
 
 def summarize_study(frame: pd.DataFrame, study: Study, paper: Paper | None = None) -> pd.DataFrame:
-    """Summarize a study's rows, in the form of `experiments.summary.summarize`."""
+    """Summarize a study's rows, in the form of `experiments.analysis.summary.summarize`."""
     lines: list[Line] = []
     for (experiment, setting), of in frame.groupby(["experiment", "setting"], sort=False):
         runs = [study.metrics(rows) for _, rows in of.groupby("seed")]

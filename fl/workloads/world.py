@@ -98,7 +98,7 @@ class Worlds:
 
     def newcomers(self, seed: int, clients: Iterable[int], step: int) -> set[int]:
         """Return those of the clients that have a class, domain or concept now that is new to them, as far as known."""
-        world = None if self.own or self.partition is None else self(seed)
+        world = self(seed) if self.partition is not None else None
         return {client for client in clients if world.encounters(client, step)} if isinstance(world, World) else set()
 
     def _make(self, seed: int) -> World | LocalData:

@@ -8,6 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from experiments.analysis.summary import summarize
 from experiments.catalog import EXPERIMENTS, VIEWS
 from experiments.finish import figures
 from experiments.plots import PLOTS
@@ -19,7 +20,6 @@ from experiments.plots.panels import error_bars, half_intervals
 from experiments.plots.style import FAMILIES, in_words, line_styles, save
 from experiments.studies import STUDIES, boundary, detection, latency, routing, spa, spa_size, submodels, tasks
 from experiments.studies.study import summarize_study
-from experiments.summary import summarize
 from fl.results.rows import Row
 
 METHODS = {"na": 0.5, "fedavg": 0.6, "fedavg+ft": 0.7, "eclm-derive": 0.75, "eclm": 0.8}

@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.metrics import METRICS
+from experiments.analysis.metrics import METRICS
 from experiments.plots.panels import WHISKERS, bars, grid, table
 from experiments.plots.style import line_styles, styled
 

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import fl.devices.hardware
-from experiments.metrics import METRICS
+from experiments.analysis.metrics import METRICS
 from experiments.plots.panels import WHISKERS, bars, grid, table
 from experiments.plots.style import line_styles, styled
 

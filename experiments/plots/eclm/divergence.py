@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from experiments.analysis.summary import complete
 from experiments.plots.panels import grid
 from experiments.plots.style import line_styles, styled
-from experiments.summary import complete
 
 MEASURES = {
     "module_divergence": "divergence of the blocks' updates",

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from experiments.analysis.rounds_to_target import shift_counts
+from experiments.analysis.summary import complete, intervals
 from experiments.plots.style import LineStyle, in_words, legend_entry, line_styles, percent, styled
-from experiments.rounds_to_target import shift_counts
-from experiments.summary import complete, intervals
 
 WIDTH_IN, ROW_IN, LEGEND_IN = 12.0, 3.7, 0.3
 MANY = 30  # from this number of points or shifts on, single ones have no marker

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from experiments.analysis.paired import of_runs
+from experiments.analysis.significance import LEVEL, critical_difference, friedman, ranks
 from experiments.catalog import EXPERIMENTS, OTHER
-from experiments.paired import of_runs
 from experiments.plots.style import GREY, line_styles, styled
-from experiments.significance import LEVEL, critical_difference, friedman, ranks
 
 
 def ranks_figure(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:

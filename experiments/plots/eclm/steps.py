@@ -4,9 +4,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from experiments.analysis.summary import complete
 from experiments.plots.panels import grid
 from experiments.plots.style import line_styles, percent, styled
-from experiments.summary import complete
 
 MANY = 30  # from this number of steps on, single steps have no marker
 

@@ -7,10 +7,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from experiments.metrics import METRICS
+from experiments.analysis.metrics import METRICS
+from experiments.analysis.rounds_to_target import sweep_group, sweep_value
 from experiments.plots.panels import grid, half_intervals
 from experiments.plots.style import line_styles, styled
-from experiments.rounds_to_target import sweep_group, sweep_value
 
 WIDE = 20  # from this ratio of the largest to the smallest value on, the axis is logarithmic
 

@@ -50,11 +50,16 @@ def cached(path: Path) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
     return arrays, names
 
 
+def recordings(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of the file."""
+    with np.load(io.BytesIO(base64.b64decode(json.loads(path.read_bytes())["npz"]))) as file:
+        return dict(file)
+
+
 def build(path: Path) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
     """Compute the arrays and names of a `Dataset` from the recordings."""
-    packed = base64.b64decode(json.loads(path.read_bytes())["npz"])
-    with np.load(io.BytesIO(packed)) as file:
-        series, label, runs, classes = file["series"] * file["scale"], file["label"], file["runs"], file["classes"]
+    file = recordings(path)
+    series, label, runs, classes = file["series"] * file["scale"], file["label"], file["runs"], file["classes"]
     window, y, run = windows(series, label, runs[:, 3].astype(int), len(classes))
     x, test = features(window), runs[run, 4] == 1
     x = (x - x[~test].mean(axis=0)) / (x[~test].std(axis=0) + 1e-6)

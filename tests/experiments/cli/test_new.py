@@ -42,7 +42,7 @@ def test_the_app_runs_on_worker_processes(app: Path) -> None:
     assert not found["failures"].any() and not found["refused"].any()
     setting = config["settings"]["default"]
     assert setting["data"]["name"] == "my_app.data:Rings"
-    assert setting["fed-hello"] == {"pull": 0.5, "decay": 0.5, "prior": False}
+    assert setting["fed-hello"] == {"pull": 0.5, "decay": 0.5, "prior": False, "smooth": False}
     assert (app / "runs" / "my-app" / "figure.png").stat().st_size > 10_000
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from experiments.analysis.recorded import Recorded
 from experiments.page import write_page
-from experiments.recorded import Recorded
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")

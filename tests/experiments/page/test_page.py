@@ -12,11 +12,11 @@ from urllib.request import urlopen
 
 import pytest
 
+from experiments.analysis.recorded import Recorded
 from experiments.page import page, payload, server
 from experiments.page.columns import columns_page
 from experiments.page.markup import MARKUP
 from experiments.page.script import SCRIPT
-from experiments.recorded import Recorded
 from partitions.errors import UserError
 
 

@@ -33,7 +33,7 @@ print(sorted(name for name in sys.modules if name.startswith(heavy)))
 
 def test_the_interface() -> None:
     assert METHODS == [
-        "check", "prepare", "global_accuracy", "limits", "profile", "measure", "train", "evaluate",
+        "check", "prepare", "global_accuracy", "saved", "limits", "profile", "measure", "train", "evaluate",
     ]  # fmt: skip
     assert SPLIT_METHODS == ["replica", "turn"]
 

@@ -35,8 +35,7 @@ def test_content(har):
 def test_a_run_is_in_one_domain_and_one_part(har):
     from partitions.root import Root
 
-    with np.load(har_embedded.HarEmbedded().require(Root.at())) as file:
-        runs = file["runs"]
+    runs = har_embedded.recordings(har_embedded.HarEmbedded().require(Root.at()))["runs"]
     assert not runs[np.unique(har.group_train), 4].any()  # training windows come from training runs only
     assert len(np.unique(np.stack([har.group_train, har.domain_train]), axis=1).T) == len(np.unique(har.group_train))
     together = {tuple(row) for row in runs[:, [0, 2, 4]]}

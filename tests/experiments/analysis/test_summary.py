@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from experiments.analysis.metrics import METRICS, ROUND_METRICS, short
+from experiments.analysis.summary import COLUMNS, gaps, in_order, summarize, unfinished, write_summary
 from experiments.catalog import EXPERIMENTS, VIEWS
 from experiments.catalog.experiment import OVERVIEW, SPLIT_OVERVIEW, columns
-from experiments.metrics import METRICS, ROUND_METRICS, short
 from experiments.report import markdown, show
-from experiments.summary import COLUMNS, gaps, in_order, summarize, unfinished, write_summary
 from fl.results.rows import Row
 
 # {seed: {round: accuracy}}. Round 1 is the best one and must not count; round 3 is not scored.

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from experiments.analysis.paired import MEAN, Estimate, above, margins_tables, of_runs, points, pooled
+from experiments.analysis.summary import in_order
 from experiments.catalog import EXPERIMENTS
-from experiments.paired import MEAN, Estimate, above, margins_tables, of_runs, points, pooled
 from experiments.plots.style import in_words
-from experiments.summary import in_order
 from fl.results.reader import read_config, read_rounds
 
 Run = tuple[str, str, str]

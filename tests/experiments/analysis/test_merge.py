@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.merge import merge
+from experiments.analysis.merge import merge
 from fl.results.files import ResultsError
 from fl.results.reader import read_config, read_devices, read_measures, read_rounds
 from fl.results.rows import DeviceRow, MeasureRow, Row

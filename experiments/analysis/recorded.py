@@ -6,13 +6,13 @@ from typing import Any, Self
 
 import pandas as pd
 
+from experiments.analysis.paired import margins_of, of_runs
+from experiments.analysis.rounds_to_target import with_shifts
+from experiments.analysis.summary import in_order, summarize
+from experiments.analysis.sweeps import swept_keys
 from experiments.catalog import EXPERIMENTS, OTHER, Experiment
-from experiments.paired import margins_of, of_runs
-from experiments.rounds_to_target import with_shifts
 from experiments.studies import STUDIES
 from experiments.studies.study import FILE, read_study, summarize_study
-from experiments.summary import in_order, summarize
-from experiments.sweeps import swept_keys
 from fl.results.reader import read_config, read_measures, read_rounds
 from partitions import lookup
 

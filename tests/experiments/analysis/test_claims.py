@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.claims import BLOCK, TABLES, Results, holds, lined_up, renew, saturation, smaller
-from experiments.paired import Estimate
+from experiments.analysis.claims import BLOCK, TABLES, Results, holds, lined_up, renew, saturation, smaller
+from experiments.analysis.paired import Estimate
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "results" / "eclm.md"
 
 

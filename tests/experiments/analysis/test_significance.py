@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
-from experiments.significance import compare, critical_difference, friedman, markdown, ranks
+from experiments.analysis.significance import compare, critical_difference, friedman, markdown, ranks
 
 
 def runs(values: dict[tuple[str, str], list[float]]) -> pd.DataFrame:

@@ -5,9 +5,9 @@ import math
 import pandas as pd
 import pytest
 
+from experiments.analysis.paired import MEAN, Estimate, above, margins_markdown, margins_of, of_runs, points, pooled
 from experiments.catalog import EXPERIMENTS
 from experiments.catalog.experiment import Margins
-from experiments.paired import MEAN, Estimate, above, margins_markdown, margins_of, of_runs, points, pooled
 from fl.results.rows import Row
 
 RUNS = pd.DataFrame(

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from experiments.metrics import CUT_METRICS, ROUND_METRICS
-from experiments.rounds_to_target import after_shifts, cost_to_target, recovery, target_accuracies
+from experiments.analysis.metrics import CUT_METRICS, ROUND_METRICS
+from experiments.analysis.rounds_to_target import after_shifts, cost_to_target, recovery, target_accuracies
 from fl.results.files import atomic_write, csv_text
 
 COLUMNS = ("experiment", "setting", "method", "metric", "value", "std", "ci95", "seeds", "paper_value")
@@ -45,7 +45,8 @@ def summarize(
 
     Args:
         measures: rows of ``measures.csv``, for what crosses the cut of a split model; None: there are none.
-        sweep: passed to `experiments.rounds_to_target.target_accuracies`; if True, the cost counts from the last shift.
+        sweep: passed to `experiments.analysis.rounds_to_target.target_accuracies`; if True, the cost counts from the
+            last shift.
 
     Returns:
         One line per setting, method and metric: ``value`` (mean over seeds), ``std`` (over seeds), ``ci95`` (half the
@@ -93,7 +94,7 @@ def metrics(run: pd.DataFrame, target: float = math.nan, after_shift: bool = Fal
     """Compute all metrics of one run (rows of one setting, method and seed); NaN for a metric that it does not have.
 
     Args:
-        target, after_shift: passed to `experiments.rounds_to_target.cost_to_target`.
+        target, after_shift: passed to `experiments.analysis.rounds_to_target.cost_to_target`.
     """
     run = run.sort_values("round")
     ends = run[run["evaluated"] > 0].groupby("step").tail(1)

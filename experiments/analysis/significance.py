@@ -13,8 +13,8 @@ from scipy.special import stdtr
 from scipy.stats import friedmanchisquare, studentized_range
 from statsmodels.stats.multitest import multipletests
 
-from experiments.metrics import METRICS
-from experiments.paired import above, of_runs, points
+from experiments.analysis.metrics import METRICS
+from experiments.analysis.paired import above, of_runs, points
 from fl.results.files import atomic_write, csv_text
 
 LEVEL = 0.05  # of all tests together
@@ -25,7 +25,7 @@ def compare(runs: pd.DataFrame, reference: str) -> pd.DataFrame:
     """Test ``reference`` against every other method in every setting, by a t-test of the differences of equal seeds.
 
     Args:
-        runs: result of `experiments.paired.of_runs`.
+        runs: result of `experiments.analysis.paired.of_runs`.
 
     Returns:
         One line per setting and other method, with `COLUMNS`: ``difference`` is reference minus method, mean over the

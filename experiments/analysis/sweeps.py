@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import product
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from fl.config import SettingsError, flatten
+
+if TYPE_CHECKING:
+    import pandas as pd  # takes a third of a second, and `--help` does not need it
 
 
 def points_of(sweeps: Iterable[str], changes: Mapping[str, str] = {}) -> list[dict[str, str]]:
@@ -52,7 +53,7 @@ def swept_keys(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return points[0] if points and all(keys == points[0] for keys in points) else []
 
 
-def tidy(summary: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]], keys: Sequence[str]) -> pd.DataFrame:
+def tidy(summary: "pd.DataFrame", settings: Mapping[str, Mapping[str, Any]], keys: Sequence[str]) -> "pd.DataFrame":
     """Return the summary with a column for each swept key, and without these keys in the name of the setting."""
     points = {name: point_of(name, values) for name, values in settings.items()}
     columns = {key: [points[setting][key] for setting in summary["setting"]] for key in keys}

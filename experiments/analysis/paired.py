@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
+from experiments.analysis.metrics import METRICS
+from experiments.analysis.summary import COLUMNS, Line, Paper, complete
 from experiments.catalog.experiment import Margins
-from experiments.metrics import METRICS
-from experiments.summary import COLUMNS, Line, Paper, complete
 
 MEAN = "mean"  # of the settings, in the place of a setting
 

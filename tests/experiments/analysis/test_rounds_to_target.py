@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from experiments.rounds_to_target import (
+from experiments.analysis.rounds_to_target import (
     TARGET,
     after_shifts,
     cost_to_target,

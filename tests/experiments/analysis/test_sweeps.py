@@ -5,7 +5,7 @@ import re
 import pandas as pd
 import pytest
 
-from experiments.sweeps import label, point_of, points_of, swept_keys, tidy
+from experiments.analysis.sweeps import label, point_of, points_of, swept_keys, tidy
 from fl.config import SettingsError
 
 

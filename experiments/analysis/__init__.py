@@ -1,0 +1,1 @@
+"""What rows of results mean: metrics, summaries, paired differences, tests of significance, claims."""
