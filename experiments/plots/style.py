@@ -55,22 +55,22 @@ FAMILIES: dict[str, str] = {
     "heterofl": "#e69f00",
     "eclm": "#d55e00",
     "eclm-plus": "#882255",
+    "eclm-smooth": "#117733",
     "eclm-static": "#999933",
     "fjord": "#009e73",
     "fedrolex": "#cc79a7",
     "an": "#000000",
 }
-SPARE = ("#117733", "#aa4499", "#332288")  # for other families, in order
+SPARE = ("#aa4499", "#332288", "#88ccee")  # for other families, in order
 
 # Methods in words, and what follows a '-' in their names.
 NAMES = {
     "na": "cloud model", "la": "local adaptation", "an": "AdaptiveNet", "fedavg": "FedAvg", "heterofl": "HeteroFL",
-    "fjord": "FjORD", "fedrolex": "FedRolex", "eclm": "ECLM", "eclm-plus": "ECLM+",
+    "fjord": "FjORD", "fedrolex": "FedRolex", "eclm": "ECLM", "eclm-plus": "ECLM+", "eclm-smooth": "ECLM smooth",
 }  # fmt: skip
 VARIANTS = {
     "": "", "prior": " + class prior", "derive": ", not adapted", "local": " without cloud",
     "static": ", never updated", "tailored": " + tailoring", "blend": " + blend",
-    "smooth": " + tailoring + smoothed class prior",
 }  # fmt: skip
 
 Dash = Literal["-", "--", ":", "-."]

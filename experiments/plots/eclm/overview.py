@@ -15,6 +15,7 @@ from experiments.analysis.summary import complete, intervals
 from experiments.plots.style import LineStyle, in_words, legend_entry, line_styles, percent, styled
 
 WIDTH_IN, ROW_IN, LEGEND_IN = 12.0, 3.7, 0.3
+LETTER_IN, HANDLE_IN = 0.075, 0.65  # width of a letter of the legend, and of what stands beside its text
 MANY = 30  # from this number of points or shifts on, single ones have no marker
 
 
@@ -24,7 +25,8 @@ def overview(rounds: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     rounds = rounds[rounds["evaluated"].groupby([rounds["setting"], rounds["method"]]).transform("max") > 0]
     settings = list(dict.fromkeys(rounds["setting"]))
     styles = line_styles(dict.fromkeys(rounds["method"]))
-    legend_rows = max(1, math.ceil(len(styles) / 9))
+    widest = LETTER_IN * max((len(in_words(name)) for name in styles), default=0) + HANDLE_IN
+    legend_rows = max(1, math.ceil(len(styles) / (WIDTH_IN // widest)))
     legend = LEGEND_IN * legend_rows
     height = legend + ROW_IN * max(1, len(settings))
     with styled():
