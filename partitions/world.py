@@ -301,11 +301,14 @@ class World:
 
     def encounters(self, device: int, step: int) -> bool:
         """Return whether a device has a cell or concept now that it never had; at step 0: that the cloud never had."""
-        if step:
-            known = set().union(*(self._met(device, before) for before in range(step)))
-        else:
-            known = {("cell", k) for k in range(len(self.cell_names)) if k not in self.frame.unseen} | {("concept", 0)}
-        return not self._met(device, step) <= known
+        new = self._met(device, step)
+        if not step:
+            new -= {("cell", k) for k in range(len(self.cell_names)) if k not in self.frame.unseen} | {("concept", 0)}
+        for before in reversed(range(step)):
+            if not new:  # mostly at once: a device that did not drift had the same a step ago
+                break
+            new -= self._met(device, before)
+        return bool(new)
 
     def _met(self, device: int, step: int) -> set[tuple[str, int]]:
         cells = {("cell", k) for k in np.flatnonzero(self._state(device, step).p).tolist()}

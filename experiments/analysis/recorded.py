@@ -1,6 +1,7 @@
 """What a results folder holds: its config, its rows and their summary, in the order of its experiment."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ from experiments.analysis.sweeps import swept_keys
 from experiments.catalog import EXPERIMENTS, OTHER, Experiment
 from experiments.studies import STUDIES
 from experiments.studies.study import FILE, read_study, summarize_study
-from fl.results.reader import read_config, read_measures, read_rounds
+from fl.results.reader import read_config, read_devices, read_measures, read_rounds
 from partitions import lookup
 
 
@@ -24,6 +25,7 @@ class Recorded:
     Args:
         config: ``config.toml``; empty if the folder has none.
         rows: of ``rounds.csv`` or, of a study, of ``study.csv``.
+        measures: rows of ``measures.csv``; None: there is no such file.
         summary: the rows of ``summary.csv``, without margins; margins: those of the experiment, may be empty.
     """
 
@@ -31,6 +33,7 @@ class Recorded:
     experiment: Experiment
     config: dict[str, Any]
     rows: pd.DataFrame
+    measures: pd.DataFrame | None
     summary: pd.DataFrame
     margins: pd.DataFrame
 
@@ -47,7 +50,8 @@ class Recorded:
             experiment = lookup("study", config.get("experiment", ""), studies)
             study = STUDIES[experiment.study]
             rows = read_study(folder, study)
-            return cls(folder, experiment, config, rows, summarize_study(rows, study, experiment.paper), margins)
+            summary = summarize_study(rows, study, experiment.paper)
+            return cls(folder, experiment, config, rows, None, summary, margins)
         rows = read_rounds(folder)
         experiment = EXPERIMENTS.get(str(rows["experiment"].iloc[0]) if len(rows) else "", OTHER)
         if config:
@@ -59,4 +63,9 @@ class Recorded:
         summary = summarize(rows, experiment.paper, experiment.sweep, measures)
         if experiment.margins:
             margins = margins_of(experiment.margins, of_runs(rows), experiment.paper)
-        return cls(folder, experiment, config, rows, summary, margins)
+        return cls(folder, experiment, config, rows, measures, summary, margins)
+
+    @cached_property
+    def devices(self) -> pd.DataFrame | None:
+        """Return the rows of ``devices.csv``, which only the page needs; None: there is no such file."""
+        return read_devices(self.folder) if (self.folder / "devices.csv").exists() else None

@@ -36,22 +36,9 @@ app = typer.Typer(
     Your own method and data: [bold]python -m experiments new my-app[/bold]""",
 )
 for command in (
-    run,
-    plot,
-    report,
-    watch,
-    claims,
-    merge,
-    new,
-    drift,
-    inspect,
-    settings,
-    privacy,
-    bench,
-    attack,
-    soak,
-    chat,
-):
+    run, plot, report, watch, claims, merge, new, drift, inspect,
+    settings, privacy, bench, attack, soak, chat,
+):  # fmt: skip
     app.command()(command)
 app.command("list")(list_)
 app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(doctor)

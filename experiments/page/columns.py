@@ -13,9 +13,7 @@ ROWS = {
     "measures.csv": ("One row for each measure of the workload and round.", MEASURE_COLUMNS),
 }
 SUMMARY = {
-    "experiment": "name of the experiment",
-    "setting": "name of the setting: a [settings] table of config.toml",
-    "method": "name of the method; '+ft' means fine-tuned on the device before the evaluation",
+    **{name: COLUMNS[name] for name in ("experiment", "setting", "method")},
     "metric": "name of the metric, see below",
     "value": "mean over seeds",
     "std": "standard deviation over seeds; empty: one seed",

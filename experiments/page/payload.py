@@ -12,7 +12,6 @@ from experiments.analysis.rounds_to_target import shift_counts
 from experiments.analysis.summary import intervals
 from experiments.plots.style import in_words, line_styles
 from fl.config import flatten
-from fl.results.reader import read_devices, read_measures
 
 CURVES = (
     "accuracy_mean", "accuracy_p10", "accuracy_std", "balanced_accuracy_mean", "global_accuracy", "loss", "forgetting",
@@ -82,7 +81,7 @@ def _group(one: Recorded, name: str, setting: str) -> dict[str, Any]:
     summary = one.summary[one.summary["setting"] == setting]
     study = bool(one.experiment.study)
     starts = [] if study else rows.groupby(shift_counts(rows))["round"].min().sort_values().iloc[1:].tolist()
-    measures = _of(one, "measures.csv", setting)
+    measures, devices = (_of(table, setting) for table in (one.measures, one.devices))
     return {
         "folder": name,
         "setting": setting,
@@ -99,17 +98,14 @@ def _group(one: Recorded, name: str, setting: str) -> dict[str, Any]:
             for method, of in summary.groupby("method", sort=False)
         },
         "columns": list(one.experiment.table),
-        "devices": _devices(_of(one, "devices.csv", setting)),
+        "devices": _devices(devices),
         "settings": flatten(one.config.get("settings", {}).get(setting, {})),
     }  # fmt: skip
 
 
-def _of(one: Recorded, file: str, setting: str) -> pd.DataFrame:
-    """Return the rows of a setting of devices.csv or measures.csv; none if there is no such file."""
-    if not (one.folder / file).exists():
-        return pd.DataFrame()
-    frame = read_devices(one.folder) if file == "devices.csv" else read_measures(one.folder)
-    return frame[frame["setting"] == setting]
+def _of(table: pd.DataFrame | None, setting: str) -> pd.DataFrame:
+    """Return the rows of a setting; none if there is no such table."""
+    return pd.DataFrame() if table is None else table[table["setting"] == setting]
 
 
 def _curves(rows: pd.DataFrame, measures: pd.DataFrame) -> dict[str, Any]:

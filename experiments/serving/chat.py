@@ -1,6 +1,5 @@
 """The commands of chat: a cloud, a device that talks through it, and both in one process."""
 
-import logging
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -8,8 +7,6 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-from rich.console import Console
-from rich.logging import RichHandler
 
 from experiments.serving.conversation import serve
 from experiments.serving.device import DeviceHalf
@@ -17,14 +14,12 @@ from experiments.serving.link import Stream, pair, parse_address
 from experiments.serving.messages import GateSite, Refused
 from experiments.serving.plugins import make_plugin, plugin_workload, progress_bar, refuse_all_but_base
 from experiments.serving.secure import Server, connect
-from experiments.serving.terminal import Chat, Wishes, lines
+from experiments.serving.terminal import Chat, Wishes, lines, say, serve_devices
 from models.spa import bases
 from models.spa.codec import FrameError, Precision
 from models.spa.train import load_plugin
 from partitions.errors import lookup
 from partitions.root import absolute
-
-console = Console(highlight=False)
 
 
 def run_cloud(base: str, changes: Mapping[str, str], listen: str, timeout_s: float, folder: Path) -> None:
@@ -41,14 +36,9 @@ def run_cloud(base: str, changes: Mapping[str, str], listen: str, timeout_s: flo
     address, folder = parse_address(listen), absolute(folder)
     with progress_bar() as progress:
         model = plugin_workload(base, 0, 1, changes).base(progress)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
     server = Server(address, folder, lambda stream, _: serve(model, stream, timeout_s))
-    _say(f"base {model.name} for registered devices at {':'.join(map(str, server.address))}; Ctrl-C ends it")
-    if not any((folder / "devices").glob("*.pub")):
-        _say("no device is registered: `deploy key NAME` on the device, `deploy register NAME.pub --serving` here")
-    with suppress(KeyboardInterrupt):
-        server.run()
-    server.close()
+    none = "no device is registered: `deploy key NAME` on the device, `deploy register NAME.pub --serving` here"
+    serve_devices(server, f"base {model.name}", "" if any((folder / "devices").glob("*.pub")) else none)
 
 
 def talk(
@@ -88,7 +78,7 @@ def chat_here(
         trained = make_plugin(workload, device, seed)
         half = _with_options(DeviceHalf(trained, model.checksum, o.mode, o.policy), precision, gate_site, delay_ms)
         examples = workload.people(seed).examples(device, 0, "test")
-        _say(f"try: {examples[0].instruction}  {examples[-1].instruction}")
+        say(f"try: {examples[0].instruction}  {examples[-1].instruction}")
 
     def here() -> Stream:
         near, far = pair()
@@ -120,7 +110,3 @@ def _with_options(half: DeviceHalf, precision: str, gate_site: str, delay_ms: fl
     half.gate_site = lookup("gate site", gate_site, {name: name for name in get_args(GateSite)})
     half.delay = delay_ms / 1e3
     return half
-
-
-def _say(text: str) -> None:
-    console.print(text, style="dim", markup=False, soft_wrap=True)

@@ -27,7 +27,7 @@ from experiments.deploy.identity import ADMITTED, DeployError, valid_name
 from experiments.serving.link import Stream
 from experiments.serving.messages import HEAD_BYTES, Head, Refused, printable
 from experiments.serving.wire import Wire
-from models.spa.codec import FrameError
+from models.spa.codec import Frame, FrameError
 from partitions.errors import UserError, one_line
 
 HANDSHAKE_S = 10.0  # for TLS and the proof together
@@ -92,9 +92,7 @@ def connect(address: tuple[str, int], folder: Path, name: str = "") -> Stream:
         signature = key[1].sign(_signed(nonce, certificate), ALGORITHM)
         stream.send(Proof(name=key[0], signature=signature.hex()).frame())
         reply, _ = stream.receive(deadline - time.monotonic(), HEAD_BYTES)
-        if reply.kind == Refused.kind():
-            raise CloudRefuses(f"the cloud at {where} refuses this device: {Refused.of(reply).why}")
-        Admitted.of(reply)
+        Admitted.of(not_refused(reply, f"the cloud at {where}"))
         return stream
     except BaseException as error:
         if wire is not None:
@@ -112,6 +110,13 @@ def connect(address: tuple[str, int], folder: Path, name: str = "") -> Stream:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
             raise CloudGone(f"no cloud answers at {where} ({reason}); start one there with: spa cloud") from None
         raise
+
+
+def not_refused(frame: Frame, who: str = "the cloud") -> Frame:
+    """Return a frame of a cloud. CloudRefuses: it says why the cloud does not want this device."""
+    if frame.kind == Refused.kind():
+        raise CloudRefuses(f"{who} refuses this device: {Refused.of(frame).why}")
+    return frame
 
 
 class Server:

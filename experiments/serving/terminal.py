@@ -1,21 +1,24 @@
 """The user at the device: questions are typed and answers appear where the plugin is. The base is elsewhere."""
 
 import io
+import logging
 import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.text import Text
 
 from experiments.serving import messages
 from experiments.serving.device import DeviceHalf
 from experiments.serving.link import Stream
-from experiments.serving.messages import Ask, Declined, Done, Piece, Refused, Said, Welcome
-from experiments.serving.secure import CloudGone, CloudRefuses
+from experiments.serving.messages import Ask, Declined, Done, Piece, Said, Welcome
+from experiments.serving.secure import CloudGone, CloudRefuses, Server, not_refused
 from experiments.serving.trace import TraceRow, trace_row, write_trace
 from fl.config import SettingsError
 from models.spa.codec import Frame, FrameError, TrafficLog
@@ -99,14 +102,12 @@ class Chat:
 
     def open(self) -> None:
         """Connect. CloudGone, CloudRefuses: it is impossible."""
-        _say(f"connecting to {self.where}")
+        say(f"connecting to {self.where}")
         stream = self.connect()
         try:
             stream.send(self.half.hello())
             frame, _ = stream.receive(PATIENCE_S, messages.HEAD_BYTES)
-            if frame.kind == Refused.kind():
-                raise CloudRefuses(f"the cloud refuses this device: {Refused.of(frame).why}")
-            welcome = Welcome.of(frame)
+            welcome = Welcome.of(not_refused(frame))
         except BaseException as error:
             stream.close()
             if isinstance(error, OSError | EOFError):
@@ -115,11 +116,11 @@ class Chat:
                 raise _foreign(error) from None
             raise
         memory = "" if welcome.history else ", which answers each question by itself"
-        _say(f"connected: base {welcome.base}{memory}")
+        say(f"connected: base {welcome.base}{memory}")
         if self._welcome is None:
-            _say("plain text: the base alone; [brackets]: your device took part; {braces}: it was too late")
+            say("plain text: the base alone; [brackets]: your device took part; {braces}: it was too late")
             if welcome.note:
-                _say(welcome.note)
+                say(welcome.note)
         self._stream, self._welcome = stream, welcome
 
     def close(self) -> None:
@@ -135,11 +136,11 @@ class Chat:
             except CloudGone as error:
                 if time.monotonic() > end:
                     raise
-                _say(f"{error}; trying again in {pause:.0f} s")
+                say(f"{error}; trying again in {pause:.0f} s")
                 self.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
             else:
-                _say("the answer begins anew")
+                say("the answer begins anew")
                 return
 
     def _answered(self, sentence: int) -> bool:
@@ -167,20 +168,18 @@ class Chat:
                     )
                     self._said.pop()
                     return True
-                elif frame.kind == Refused.kind():
-                    raise CloudRefuses(f"the cloud refuses this device: {Refused.of(frame).why}")
-                elif reply := self.half.answer(frame):
+                elif reply := self.half.answer(not_refused(frame)):
                     traffic.calls += 1
                     self._send(reply, traffic)
         except (OSError, EOFError) as error:
             self._stream.close()
             words.end()
-            _say(f"the cloud is gone ({one_line(error) or 'no answer'})")
+            say(f"the cloud is gone ({one_line(error) or 'no answer'})")
             return False
         except FrameError as error:
             raise _foreign(error) from None
         words.end()
-        _say(_summary(pieces, done, traffic))
+        say(_summary(pieces, done, traffic))
         del self._said[: done.forgotten]
         self._said.append(Said(role="assistant", content="".join(piece.text for piece in pieces)))
         self._rows += [trace_row(sentence, piece) for piece in pieces]
@@ -245,5 +244,17 @@ def _foreign(error: FrameError) -> CloudRefuses:
     return CloudRefuses(f"the cloud sent what this device does not understand ({error}): use the same version on both")
 
 
-def _say(text: str) -> None:
+def serve_devices(server: Server, what: str, note: str = "") -> None:
+    """Serve until Ctrl-C, with a line about each device that comes or goes."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    say(f"{what} for registered devices at {':'.join(map(str, server.address))}; Ctrl-C ends it")
+    if note:
+        say(note)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    server.close()
+
+
+def say(text: str) -> None:
+    """Print what is not an answer."""
     console.print(text, style="dim", markup=False, soft_wrap=True)

@@ -3,22 +3,18 @@
 On the wire a message is its length (4 bytes) and the bytes of `models.vq.quantiser.boundary.Boundary`, in TLS.
 """
 
-import logging
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.logging import RichHandler
 from tokenizers import Tokenizer
 
 from experiments.serving.link import MESSAGE_S, Stream, parse_address
-from experiments.serving.messages import HEAD_BYTES, Head, Refused
-from experiments.serving.secure import CloudGone, CloudRefuses, Server, connect
-from experiments.serving.terminal import lines
+from experiments.serving.messages import HEAD_BYTES, Head
+from experiments.serving.secure import CloudGone, CloudRefuses, Server, connect, not_refused
+from experiments.serving.terminal import console, lines, say, serve_devices
 from fl.results.saved import read_model
 from models.spa.codec import FrameError
 from models.submodel import State
@@ -30,8 +26,6 @@ from models.vq.network.tokens import encode
 from models.vq.quantiser.boundary import HEADER, LENGTH, Boundary, channels
 from partitions.errors import DataError, one_line
 from partitions.root import absolute
-
-console = Console(highlight=False)
 
 
 class Model(Head):
@@ -118,9 +112,7 @@ class Device:
         try:
             stream.send(Model(digest=model.digest).frame())
             frame, _ = stream.receive(limit=HEAD_BYTES)
-            if frame.kind == Refused.kind():
-                raise CloudRefuses(f"the cloud refuses this device: {Refused.of(frame).why}")
-            Model.of(frame)
+            Model.of(not_refused(frame))
         except (OSError, EOFError, FrameError) as error:
             raise CloudGone(f"the cloud is gone: {one_line(error)}") from None
         self.total = Bytes(socket_up=stream.wire.sent, socket_down=stream.wire.received)
@@ -176,12 +168,8 @@ def run_cloud(path: Path, listen: str, folder: Path) -> None:
     """Serve the cloud half of a saved model to registered devices until Ctrl-C."""
     torch.set_num_threads(1)  # several devices at a time share the cores
     model, address = Served.read(path), parse_address(listen)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
     server = Server(address, absolute(folder), lambda stream, _: serve(model, stream))
-    _say(f"model {model.digest[:12]} for registered devices at {':'.join(map(str, server.address))}; Ctrl-C ends it")
-    with suppress(KeyboardInterrupt):
-        server.run()
-    server.close()
+    serve_devices(server, f"model {model.digest[:12]}")
 
 
 def run_device(path: Path, cloud: str, key: str, folder: Path) -> None:
@@ -191,13 +179,13 @@ def run_device(path: Path, cloud: str, key: str, folder: Path) -> None:
     stream = connect(address, absolute(folder), key)
     try:
         device, count = Device(model, stream), 0
-        _say(f"connected to {cloud} in {time.monotonic() - started:.1f} s; classes: {', '.join(model.classes)[:200]}")
+        say(f"connected to {cloud} in {time.monotonic() - started:.1f} s; classes: {', '.join(model.classes)[:200]}")
         for text in lines():
             name, p, spent = device.classify(text)
             count += 1
             console.print(f"{name} ({p:.0%})", markup=False)
-            _say(str(spent))
-        _say(f"{count} texts; with the handshake: {device.total}")
+            say(str(spent))
+        say(f"{count} texts; with the handshake: {device.total}")
     finally:
         stream.close()
 
@@ -207,7 +195,3 @@ def _digest(state: State) -> str:
     for name in sorted(state):
         digest.update(f"{name} {tuple(state[name].shape)}".encode() + state[name].contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _say(text: str) -> None:
-    console.print(text, style="dim", markup=False, soft_wrap=True)

@@ -33,8 +33,7 @@ Value = str | int | float | bool
 NOT_COMPUTED = frozenset(
     """
     experiment setting strategies seeds out overwrite save callbacks engine workers accelerator data.root
-    devices.state-root
-    devices.placement eval.per-device server.timeout-s server.at-once
+    devices.state-root devices.placement eval.per-device server.timeout-s server.at-once
     """.split()
 )
 

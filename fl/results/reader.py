@@ -79,10 +79,10 @@ def refuse_other_runs(path: Path, runs: Iterable[tuple[str, Run]], config: Mappi
         setting, method, seed = run
         known = experiment == config["experiment"] and setting in config["settings"]
         if not (known and method in (config["methods"] or [""]) and seed in config["seeds"]):
-            which = f"setting '{setting}', method '{method}', seed {seed}".replace("method '', ", "")
+            of = f"method '{method}', " if method else ""
             raise ResultsError(
-                f"'{path}' has a row of no run of this folder ({experiment}, {which}); restore the file or start anew "
-                "(--overwrite)"
+                f"'{path}' has a row of no run of this folder ({experiment}, setting '{setting}', {of}seed {seed}); "
+                "restore the file or start anew (--overwrite)"
             )
         found.add(run)
     if path.name == "rounds.csv" and (lost := sorted({*finished(config)} - found)):

@@ -44,6 +44,16 @@ def question(*texts: str, **how: Any) -> Ask:
     return Ask(messages=[Said(role=roles[i % 2], content=t) for i, t in enumerate(texts)], **how)  # type: ignore[arg-type]
 
 
+def first_reply(stream: Stream, half: DeviceHalf) -> Frame:
+    """Begin a conversation, and return the device's answer to the first thing that the cloud asks it."""
+    stream.send(half.hello())
+    stream.receive()
+    stream.send(question(QUESTIONS[0], limit=4).frame())
+    reply = half.answer(stream.receive()[0])
+    assert reply is not None
+    return reply
+
+
 @contextmanager
 def connected(base: Base, timeout: float = 20.0) -> Iterator[tuple[Stream, list[BaseException]]]:
     """A cloud in a thread; the list gets what its end of the connection raises."""
@@ -250,11 +260,7 @@ def test_an_impossible_answer_is_refused_by_name(
 ) -> None:
     half = DeviceHalf(plugin_of(), base.checksum, "s1")
     with connected(base) as (stream, raised):
-        stream.send(half.hello())
-        stream.receive()
-        stream.send(question(QUESTIONS[0], limit=4).frame())
-        reply = half.answer(stream.receive()[0])
-        assert reply is not None
+        reply = first_reply(stream, half)
         stream.wire.write(change(reply))
         with pytest.raises((EOFError, OSError)):
             stream.receive()
@@ -265,11 +271,7 @@ def test_an_impossible_answer_is_refused_by_name(
 def test_a_gate_on_the_device_must_answer_for_each_token(base: Base, plugin_of: Callable[..., Plugin]) -> None:
     half = DeviceHalf(plugin_of(), base.checksum, gate_site="device")
     with connected(base) as (stream, raised):
-        stream.send(half.hello())
-        stream.receive()
-        stream.send(question(QUESTIONS[0], limit=4).frame())
-        reply = half.answer(stream.receive()[0])
-        assert reply is not None
+        reply = first_reply(stream, half)
         stream.send(Frame("opens", {**reply.head, "opens": []}))
         with pytest.raises((EOFError, OSError)):
             stream.receive()

@@ -92,25 +92,29 @@ def test_machines_with_the_limits_of_the_simulation_give_its_rows(tmp_path: Path
     assert list((tmp_path / "devices").iterdir()) == []
 
 
+def compare(folder: Path, simulated: dict[str, Any], own: dict[str, Any]) -> None:
+    """Run in simulation, and with two machines that have a folder each; assert that all rows are the same."""
+    of_simulation, of_machines = (resolve(Settings.parse(values)) for values in (simulated, own))
+    drawn = as_drawn(of_machines.settings)
+
+    def config(node: int) -> dict[str, Any]:
+        return drawn(node) | {"data": str(folder / f"device-{1 - node}")}
+
+    with machines(of_machines, config) as grid:
+        play(folder / "own", grid, of_machines)
+    with LocalGrid(as_flower_sends(of_simulation.settings), 2) as grid:
+        play(folder / "simulated", grid, of_simulation)
+    pd.testing.assert_frame_equal(rows_of(folder / "own"), rows_of(folder / "simulated"))
+    assert (rows_of(folder / "own")["failures"] == 0).all()
+
+
 def test_machines_with_one_file_each_give_the_rows_of_the_simulation(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     common = {key: value for key, value in SMALL.items() if not key.startswith("data.")}
     common |= {"devices.hardware": "testbed", "devices.background-load": 0.0, "strategies": "fedavg,eclm"}
     common |= {"devices.count": 2, "cohort": 2, "rounds": 2, "eclm.kappa2": 1, **write_device_files(tmp_path, 2)}
     real = {"devices.placement": "own", "devices.state-root": str(tmp_path / "devices")}
-    simulated = resolve(Settings.parse(common))
-    own = resolve(Settings.parse(common | real | {"data.root": str(tmp_path / "server")}))
-    drawn = as_drawn(own.settings)
-
-    def config(node: int) -> dict[str, Any]:
-        return drawn(node) | {"data": str(tmp_path / f"device-{1 - node}")}
-
-    with machines(own, config) as grid:
-        play(tmp_path / "own", grid, own)
-    with LocalGrid(as_flower_sends(simulated.settings), 2) as grid:
-        play(tmp_path / "simulated", grid, simulated)
-    pd.testing.assert_frame_equal(rows_of(tmp_path / "own"), rows_of(tmp_path / "simulated"))
-    assert (rows_of(tmp_path / "own")["failures"] == 0).all()
+    compare(tmp_path, common, common | real | {"data.root": str(tmp_path / "server")})
     assert (tmp_path / "own" / "devices.csv").read_bytes() == (tmp_path / "simulated" / "devices.csv").read_bytes()
 
 

@@ -10,11 +10,9 @@ from typer.testing import CliRunner
 
 from experiments.cli.data import data_app
 from fl.config import Settings, SettingsError
-from fl.engines.grid import LocalGrid
 from fl.workloads.resolve import resolve
 from partitions.errors import DataError
-from tests.fl.conftest import rows_of
-from tests.fl.devices.test_machine import as_drawn, as_flower_sends, machines, play
+from tests.fl.devices.test_machine import compare
 from tests.fl.workloads.test_spa import SMALL
 from tests.fl.workloads.test_vq import TEXT
 
@@ -22,22 +20,11 @@ REAL = {"devices.placement": "own", "devices.hardware": "testbed", "devices.coun
 WORDS = {"food": ["rice", "soup"], "rest": ["bed", "sofa"], "run": ["legs", "shoes"]}
 
 
-def compare(folder: Path, common: dict[str, Any], server: dict[str, Any]) -> None:
-    """Run in simulation, and with two machines that have a folder each; assert that all rows are the same."""
-    shared = common | REAL | {"devices.placement": "shared"}
-    simulated = resolve(Settings.parse(shared))
-    own = resolve(Settings.parse(common | REAL | server | {"devices.state-root": str(folder / "devices")}))
-    drawn = as_drawn(own.settings)
-
-    def config(node: int) -> dict[str, Any]:
-        return drawn(node) | {"data": str(folder / f"device-{1 - node}")}
-
-    with machines(own, config) as grid:
-        play(folder / "own", grid, own)
-    with LocalGrid(as_flower_sends(simulated.settings), 2) as grid:
-        play(folder / "simulated", grid, simulated)
-    pd.testing.assert_frame_equal(rows_of(folder / "own"), rows_of(folder / "simulated"))
-    assert (rows_of(folder / "own")["failures"] == 0).all()
+def compare_texts(folder: Path, common: dict[str, Any], server: dict[str, Any]) -> None:
+    """Compare machines with the simulation. Args: server: keys that are different where data stay on machines."""
+    real = common | REAL
+    own = real | server | {"devices.state-root": str(folder / "devices")}
+    compare(folder, real | {"devices.placement": "shared"}, own)
 
 
 def place(folder: Path, name: str, suffix: str, rows: list[dict[str, str]], **files: str) -> None:
@@ -68,7 +55,7 @@ def test_vq_learns_from_texts_that_stay_on_their_machines(tmp_path: Path, split:
         "data.name": "folder", "data.root": str(tmp_path / "all"), "data.partition": "none", "drift.kind": "none",
         "rounds": 1, "eval.every": 1, "split": split,
     }  # fmt: skip
-    compare(tmp_path, common, {"data.root": str(tmp_path / "server")})
+    compare_texts(tmp_path, common, {"data.root": str(tmp_path / "server")})
 
 
 def test_a_vocabulary_of_private_texts_is_refused(tmp_path: Path) -> None:
@@ -95,6 +82,6 @@ def test_spa_learns_from_examples_that_stay_on_their_machines(tmp_path: Path) ->
     for number, (name, suffix) in enumerate({"device-0": "csv", "device-1": "jsonl"}.items()):
         rows = [{"instruction": f"Say {n}", "output": f"{number} and {n}"} for n in range(10)]
         place(tmp_path, name, suffix, rows)
-    compare(
+    compare_texts(
         tmp_path, {**SMALL, "strategies": "fedavg", "rounds": 1, "spa.data": str(tmp_path / "all")}, {"spa.data": ""}
     )
