@@ -15,6 +15,7 @@ from fl.workloads.resolve import resolve
 
 COHORT = 20
 DEARER = 1.5  # a round with five times as many devices may cost so many times as much
+JUDGED = 10  # percent of the full size from which costs are judged; rounds of a smaller crowd are too short
 LARGER = 200e6  # bytes by which the process may be larger with five times as many devices
 
 
@@ -30,7 +31,7 @@ def attack(size: int, seed: int, folder: Path, show: Show) -> Figures:
         what = {f"{some} of {count}: ms per round": round(1000 * took), f"{some} of {count}: MB": round(load / 1e6)}
         figures.add(what, "" if trained == some else f"{some} of {count}: {trained} devices trained")
     (few, small), (many, large) = costs[1:]
-    if many > DEARER * few + 0.01:
+    if size >= JUDGED and many > DEARER * few:
         figures.faults.append(f"a round costs {many:.2f} s with five times as many devices, {few:.2f} s without")
     if large > small + LARGER:
         figures.faults.append(f"the process has {large / 1e6:.0f} MB with more devices, {small / 1e6:.0f} MB without")
