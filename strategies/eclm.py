@@ -306,8 +306,8 @@ class ECLM(Averaging):
         model = SubModel("modular", coverage, extract(self.model, self.axes, coverage))
         return TrainTask(model, epochs, price, options=self.client_options(blend=self.options.blend))
 
-    def serve(self, profile: Profile, epochs: int, derived: Mapping[str, np.ndarray] | None) -> TrainTask:
-        """Return a sub-model for use: what fits, or the smallest that exists.
+    def serve(self, profile: Profile, epochs: int, derived: Mapping[str, np.ndarray] | None) -> TrainTask | None:
+        """Return a sub-model for use; None if nothing fits.
 
         With candidates, a client that can use the modules that it holds continues with them; any other client is sent
         new ones. Either way it selects among them by itself.
@@ -315,13 +315,13 @@ class ECLM(Averaging):
         Args:
             derived: what `derive` returned; not used with candidates.
         """
-        scores, held = profile.values["importance"], profile.values.get("held")
         if not self.options.candidates:
-            return self.part(derived or smallest_submodel(scores), epochs)
+            return self.part(derived, epochs) if derived else None
+        held = profile.values.get("held")
         try:
             modules = held or self.candidates(profile)
         except Infeasible:
-            modules = smallest_submodel(scores)
+            return None
         task = self.part(modules, epochs)
         task = replace(task, keep=True, options={**task.options, "reselect": True})
         return task.without_state() if held else task
@@ -347,8 +347,9 @@ class ECLM(Averaging):
     def configure_evaluate(self, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
         derived = [None] * len(profiles) if self.options.candidates else self.derive(profiles)
         return {
-            p.client: self.serve(p, self.budget.adapt_epochs, modules)
+            p.client: task
             for p, modules in zip(profiles, derived, strict=True)
+            if (task := self.serve(p, self.budget.adapt_epochs, modules))
         }
 
     def cost(self, task: TrainTask, report: Mapping[str, Any]) -> Cost:

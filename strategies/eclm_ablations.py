@@ -19,16 +19,17 @@ class ECLMLocal(KeptModels, ECLM):
     def _first(self, profiles: Sequence[Profile], epochs: int) -> dict[int, TrainTask]:
         new = [p for p in profiles if p.client not in self.kept]
         derived = [None] * len(new) if self.options.candidates else self.derive(new)
-        return {p.client: self.serve(p, epochs, modules) for p, modules in zip(new, derived, strict=True)}
+        served = {p.client: self.serve(p, epochs, modules) for p, modules in zip(new, derived, strict=True)}
+        return {client: task for client, task in served.items() if task}
 
     def configure_train(self, server_round: int, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
         first = self._first(profiles, self.budget.adapt_epochs)
         own = {client: replace(task, keep=True, upload=False) for client, task in first.items()}
-        return {p.client: self.kept.get(p.client) or own[p.client] for p in profiles}
+        return own | {p.client: self.kept[p.client] for p in profiles if p.client in self.kept}
 
     def configure_evaluate(self, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
-        first = self._first(profiles, 0)
-        return {p.client: replace(self.kept.get(p.client) or first[p.client], epochs=0) for p in profiles}
+        kept = {p.client: replace(self.kept[p.client], epochs=0) for p in profiles if p.client in self.kept}
+        return self._first(profiles, 0) | kept
 
 
 class ECLMStatic(NoRounds, ECLM):
@@ -43,7 +44,7 @@ class ECLMStatic(NoRounds, ECLM):
     def configure_evaluate(self, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
         tasks = super().configure_evaluate([p for p in profiles if p.client not in self.derived])
         self.derived |= {client: replace(task.without_state(), epochs=0) for client, task in tasks.items()}
-        return {p.client: self._with_state(self.derived[p.client]) for p in profiles}
+        return {p.client: self._with_state(self.derived[p.client]) for p in profiles if p.client in self.derived}
 
     def _with_state(self, task: TrainTask) -> TrainTask:
         state = extract(self.model, self.axes, task.model.coverage)

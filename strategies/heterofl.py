@@ -87,6 +87,10 @@ class HeteroFL(Averaging):
         fits = (i for i, price in enumerate(self.prices) if (price.vector[1:] <= limits.vector).all())
         return next(fits, None)
 
+    def levels(self, profiles: Sequence[Profile]) -> dict[int, int]:
+        """Return the level of each client that a rate fits."""
+        return {p.client: level for p in profiles if (level := self.level(p.limits)) is not None}
+
     def part(self, level: int, epochs: int, **options: Any) -> TrainTask:
         """Return a task over the current sub-model of a level."""
         coverage = self.coverage(self.rates[level])
@@ -107,7 +111,7 @@ class HeteroFL(Averaging):
         return replace(self.part(level, self.budget.local_epochs, masked="zero"), weight="client")
 
     def configure_train(self, server_round: int, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
-        levels = {p.client: level for p in profiles if (level := self.level(p.limits)) is not None}
+        levels = self.levels(profiles)
         made = {level: self.train_task(level) for level in set(levels.values())}
         return {client: made[level] for client, level in levels.items()}
 
@@ -120,8 +124,6 @@ class HeteroFL(Averaging):
         self.model = self.models.recalibrate(FULL, aggregate.result(self.model))
 
     def configure_evaluate(self, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
-        narrowest = len(self.rates) - 1
-        fitting = {p.client: self.level(p.limits) for p in profiles}
-        levels = {client: narrowest if level is None else level for client, level in fitting.items()}
+        levels = self.levels(profiles)
         made = {level: self.served(level) for level in set(levels.values())}
         return {client: made[level] for client, level in levels.items()}

@@ -150,8 +150,8 @@ _STUDIES = (
            "accuracy, %", "accuracy\n%", UP, *PERCENT, interval=True),
     Metric("score", "accuracy, or the metric that is usual for the task (a correlation, F1 of words), up to 1",
            "score, %", "score\n%", UP, *PERCENT, interval=True),
-    Metric("gap", "submodels: accuracy of derived minus that of matched random sub-models; boundary: score with "
-           "float32 minus the score", "gap, points", "gap\npoints", NEITHER, *PERCENT, interval=True),
+    Metric("gap", "submodels, specialisation: accuracy of derived minus that of random ones of their size; boundary: "
+           "score with float32 minus the score", "gap, points", "gap\npoints", NEITHER, *PERCENT, interval=True),
     Metric("ability_gain", "increase of accuracy by ability enhancing, at a fifth of the modules",
            "ability gain at a fifth of the modules, points", "gain 1/5\npoints", UP, *PERCENT, interval=True),
     Metric("ability_gain_all", "increase of accuracy by ability enhancing, mean over sizes",
@@ -185,6 +185,17 @@ _STUDIES = (
            "memory, estimate / measured", "peak\nratio", NEITHER, 1, 2),
     Metric("overlap", "share of their routing that two classes have in common, mean over layers, 0 to 1",
            "overlap", "overlap\n", NEITHER, 1, 2, interval=True),
+    # specialisation
+    Metric("effective_modules", "modules of a layer among which a test sample is divided: exponential of the entropy",
+           "modules per sample", "modules\nused", NEITHER, 1, 1),
+    Metric("held", "modules of a layer in the sub-model derived for a client within its limits",
+           "modules held", "modules\nheld", NEITHER, 1, 1),
+    Metric("mass", "share of a client's importance on the modules that it holds, 0 to 1",
+           "importance held, %", "mass\n%", UP, *PERCENT, interval=True),
+    Metric("derived", "accuracy of derived sub-models as delivered, 0 to 1",
+           "accuracy as delivered, %", "delivered\n%", UP, *PERCENT, interval=True),
+    Metric("delivered_gain", "increase of derived by ability enhancing",
+           "ability gain as delivered, points", "gain\npoints", UP, *PERCENT, interval=True),
     # detection
     Metric("noticed", "share of the drifts that a detector notices before the client's next one, 0 to 1",
            "drifts noticed, %", "noticed\n%", UP, *PERCENT, interval=True),

@@ -144,16 +144,20 @@ def unfinished(rounds: pd.DataFrame) -> list[tuple[str, str, int]]:
 
 
 def gaps(rounds: pd.DataFrame) -> list[str]:
-    """Describe missing data, one sentence each: unfinished runs and devices that did not answer."""
+    """Describe missing data, one sentence each: unfinished runs, and devices that did not answer or got no model."""
     found = []
     if dropped := [f"{setting} {method} seed {seed}" for setting, method, seed in unfinished(rounds)]:
         found.append(f"unfinished runs, left out: {', '.join(dropped)}")
     scored = rounds["evaluated"].where(rounds["evaluated"] > 0)
-    unscored = scored.groupby(rounds["setting"]).transform("max") - scored
-    for what, number in (("training", rounds["failures"]), ("scoring", unscored)):
+    due = (scored + rounds["unserved"]).groupby(rounds["setting"]).transform("max")
+    for what, number in (
+        ("that did not answer in training", rounds["failures"]),
+        ("that did not answer in scoring", due - scored - rounds["unserved"]),
+        ("without a model within their limits, not scored", rounds["unserved"]),
+    ):
         failed = number.groupby([rounds["setting"], rounds["method"]], sort=False).sum()
         if few := [f"{setting} {method} {n:.0f}" for (setting, method), n in failed[failed > 0].items()]:
-            found.append(f"devices that did not answer in {what}: {', '.join(few)}")
+            found.append(f"devices {what}: {', '.join(few)}")
     return found
 
 

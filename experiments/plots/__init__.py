@@ -28,6 +28,7 @@ PLOTS: Registry[Any] = Registry(
         "detection": "experiments.plots.eclm.detection:detection",
         "routing": "experiments.plots.eclm.routing:routing",
         "submodels": "experiments.plots.eclm.submodels:submodels",
+        "specialisation": "experiments.plots.eclm.specialisation:specialisation",
         "estimates": "experiments.plots.eclm.estimates:estimates",
         "boundary": "experiments.plots.text.boundary:boundary",
         "tasks": "experiments.plots.text.tasks:tasks",

@@ -4,6 +4,7 @@ import csv
 import io
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired
 
@@ -120,7 +121,8 @@ def _read(path: Path, kind: type[TableRow]) -> "pd.DataFrame":
         )
     except (ValueError, OverflowError) as error:
         raise ResultsError(f"'{path}' has a line that cannot be read: {one_line(error)}") from error
-    frame = frame.reindex(columns=list(columns))
+    missing = {field.name: field.default for field in fields(kind) if field.name not in header}
+    frame = frame.assign(**missing)[list(columns)]
     keys = [*KEYS, *(name for name in ("device", "measure") if name in columns)]
     if len(twice := frame[frame.duplicated(keys)]):
         row = ", ".join(f"{key} {value}" for key, value in twice[keys].iloc[0].items())

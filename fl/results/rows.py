@@ -41,6 +41,7 @@ class Row(TableRow):
     module_variance: Annotated[float, "the same over the blocks that can be cut into modules"] = NAN
     load_cv: Annotated[float, "coefficient of variation of the devices that trained a module; empty: no modules"] = NAN
     evaluated: Annotated[int, "devices evaluated after the round; if 0, the columns up to forgetting are empty"] = 0
+    unserved: Annotated[int, "devices not evaluated because the method has no model within their limits"] = 0
     accuracy_mean: Annotated[float, "mean accuracy of evaluated devices on their current distribution, 0 to 1"] = NAN
     accuracy_std: Annotated[float, "standard deviation of that accuracy over the evaluated devices"] = NAN
     accuracy_p10: Annotated[float, "10th percentile of that accuracy over the evaluated devices"] = NAN
@@ -104,7 +105,7 @@ def columns_of(header: list[str], kind: type[TableRow]) -> dict[str, type]:
     return next((columns for columns in versions if list(columns) == header), {})
 
 
-LATER = (("variance", "module_variance"), ("encounter_accuracy",))  # by version
+LATER = (("variance", "module_variance"), ("encounter_accuracy",), ("unserved",))  # by version
 COLUMNS = column_meanings(Row)
 DEVICE_COLUMNS = column_meanings(DeviceRow)
 MEASURE_COLUMNS = column_meanings(MeasureRow)

@@ -238,10 +238,10 @@ class _Loop:
         self.rounds.evaluate(server_round, engine)
         scores = self.rounds.scores
         if not scores and shared:
-            raise NobodyAnswered(
-                f"{self.name}: no client could be scored in round {server_round}"
-                + (f"; the last reason: {self.rounds.complaint}" if self.rounds.complaint else "")
-            )
+            why = f"the last reason: {self.rounds.complaint}" if self.rounds.complaint else ""
+            if self.rounds.unserved:
+                why = f"no sub-model is within the limits of {self.rounds.unserved} of them: raise devices.limit-low"
+            raise NobodyAnswered(f"{self.name}: no client could be scored in round {server_round}; {why}".rstrip("; "))
         measured = self.method.has_global_model and not self.run_.worlds.relabels
         return scores, self.global_accuracy() if measured else NAN
 
@@ -285,6 +285,8 @@ class _Loop:
             load_cv=costs.load_cv,
             wall_s=wall_s,
         )
+        if self.rounds.schedule.evaluates(server_round):
+            row = replace(row, unserved=self.rounds.unserved)
         new = self.run_.worlds.newcomers(self.seed, [score.client for score in scores], row.step)
         return {
             report: _scored(replace(row, method=report), scores, self.before, new, which, everywhere)

@@ -18,7 +18,18 @@ from experiments.plots.eclm.overview import overview
 from experiments.plots.eclm.steps import steps
 from experiments.plots.panels import error_bars, half_intervals
 from experiments.plots.style import FAMILIES, in_words, line_styles, save
-from experiments.studies import STUDIES, boundary, detection, latency, routing, spa, spa_size, submodels, tasks
+from experiments.studies import (
+    STUDIES,
+    boundary,
+    detection,
+    latency,
+    routing,
+    spa,
+    spa_size,
+    specialisation,
+    submodels,
+    tasks,
+)
 from experiments.studies.study import summarize_study
 from fl.results.rows import Row
 
@@ -202,6 +213,23 @@ def submodel_rows() -> pd.DataFrame:
     return pd.DataFrame(made, columns=["experiment", "setting", "seed", *submodels.Row.__dataclass_fields__])
 
 
+def specialisation_rows() -> pd.DataFrame:
+    """Two layers and devices; ability enhancing halves the modules per sample and adds 0.2 to the accuracy."""
+    made = []
+    for training, less in (("ability", 0.0), ("end-to-end", 0.2)):
+        for layer in (0, 1):
+            made += [(training, "effective_modules", layer, -1, (4 + layer) * (1 if less == 0 else 2))]
+            made += [(training, "overlap", layer, -1, 0.5 + layer / 10)]
+            made += [(training, name, layer, device, value + device / 10) for device in (0, 1)
+                     for name, value in (("held", 2.0), ("mass", 0.6))]  # fmt: skip
+        made += [(training, kind, -1, device, value - less) for device, more in ((0, 0.0), (1, 0.1))
+                 for kind, value in (("derived", 0.7 + more), ("random", 0.5))]  # fmt: skip
+    return pd.DataFrame(
+        [("toy", "s", 1, *values) for values in made],
+        columns=["experiment", "setting", "seed", *specialisation.Row.__dataclass_fields__],
+    )
+
+
 def latency_rows() -> pd.DataFrame:
     made = [
         ("toy", "s", 1, name, 10 * k, 10 * k, k, 1.1 * k, k, 0.9 * k, k, k)
@@ -266,6 +294,7 @@ def size_rows() -> pd.DataFrame:
 
 def inputs(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     studied = {"routing": routing_rows, "submodels": submodel_rows, "estimates": latency_rows}
+    studied["specialisation"] = specialisation_rows
     studied |= {
         "boundary": boundary_rows,
         "detection": detection_rows,

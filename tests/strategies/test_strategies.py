@@ -88,8 +88,10 @@ def test_cohorts_come_from_the_seed_and_the_server_roundalone(method: Strategy, 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 1.0, 5.0])
 def test_every_client_is_delivered_a_model_that_builds(method: Strategy, budget: Budget, share: float) -> None:
+    """Nothing fits a hundredth of the large model: methods with limits then deliver nothing."""
     tasks = method.configure_evaluate(profiles(method, share))
-    assert sorted(tasks) == list(range(budget.clients))
+    nothing_fits = share == 0.01 and method.asks in ("limits", "importance")
+    assert sorted(tasks) == ([] if nothing_fits else list(range(budget.clients)))
     for task in tasks.values():
         if task.model.state is not None:
             method.models.architectures[task.model.architecture].part(task.model.coverage).load_state_dict(

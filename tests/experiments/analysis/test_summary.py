@@ -130,10 +130,12 @@ def test_missing_data_are_reported():
     assert gaps(whole) == []
     whole.loc[[4, 6], "failures"] = 2
     whole.loc[7, "evaluated"] -= 3
+    whole.loc[3, ["evaluated", "unserved"]] = 4, 1
     assert gaps(pd.concat([whole, pd.DataFrame(rows("la", seeds=[0], last=3))])) == [
         "unfinished runs, left out: m=2 la seed 0",
         "devices that did not answer in training: m=2 eclm 4",
         "devices that did not answer in scoring: m=2 eclm 3",
+        "devices without a model within their limits, not scored: m=2 fedavg 1",
     ]
 
 

@@ -14,7 +14,14 @@ from experiments.studies.study import FILE, Study, read_study, summarize_study
 from fl.config import Settings
 from fl.results.files import ResultsError
 from fl.workloads.resolve import Run, resolve
-from tests.experiments.test_plots import latency_rows, routing_rows, size_rows, spa_rows, submodel_rows
+from tests.experiments.test_plots import (
+    latency_rows,
+    routing_rows,
+    size_rows,
+    spa_rows,
+    specialisation_rows,
+    submodel_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,15 @@ def test_gap_and_ability_gain_by_hand():
     assert found["matched, ability", "ability_gain_all"] == pytest.approx(0.2)
     assert found["derived, ability", "accuracy"] == pytest.approx(0.66)  # 0.5, 0.58, 0.66, 0.74, 0.82
     assert found["random, ability", "accuracy"] == pytest.approx(0.6)  # 0.4 to 0.8, all six sizes
+
+
+def test_specialisation_by_hand():
+    found = STUDIES["specialisation"].metrics(specialisation_rows())
+    assert found["ability", "effective_modules"] == 4.5 and found["end-to-end", "effective_modules"] == 9
+    assert found["ability", "held"] == pytest.approx(2.05) and found["ability", "mass"] == pytest.approx(0.65)
+    assert found["ability", "overlap"] == pytest.approx(0.55) and found["ability", "derived"] == pytest.approx(0.75)
+    assert found["ability", "gap"] == pytest.approx(0.25) == found["end-to-end", "gap"]
+    assert found["ability", "delivered_gain"] == pytest.approx(0.2)
 
 
 def test_ratios_are_estimate_over_measurement():

@@ -56,4 +56,8 @@ def test_a_file_of_a_version_without_the_later_columns_is_read_and_keeps_its_col
     assert text.startswith(old)
     frame = read_rounds(tmp_path)
     assert list(frame.columns) == list(COLUMNS) and frame["devices"].tolist() == [3, 4]
-    assert frame[names].isna().all(axis=None)
+    default = row(1)
+    for name in names:
+        assert (
+            frame[name].fillna(-1).tolist() == [-1 if np.isnan(getattr(default, name)) else getattr(default, name)] * 2
+        )

@@ -16,6 +16,7 @@ import torch
 from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 
 from fl.config import Settings, SettingsError
+from fl.devices.hardware import Shares
 from fl.engines.engine import GridProxy
 from fl.engines.grid import LocalGrid
 from fl.messages import records
@@ -322,15 +323,29 @@ def test_an_impossible_profile_is_refused(play, tmp_path, changes: dict) -> None
     assert (rounds.failures == 1).all() and (rounds.devices == 3).all()
 
 
-def test_limits_too_small_for_any_sub_model(play, tmp_path, monkeypatch) -> None:
-    """The server warns; no client trains, and each is given the smallest sub-model."""
-    said = []
-    monkeypatch.setattr("fl.server.run.log", lambda level, text, *values: said.append(text % values))
-    tight = {"devices.limit-low": 0.01, "devices.limit-high": 0.02}
-    play(tmp_path, {"strategies": "eclm,fedavg", "rounds": 2, **tight})
-    assert len(said) == 1 and said[0].startswith("eclm: no client will train. One module per layer costs 0.")
-    rounds = pd.read_csv(tmp_path / "rounds.csv").query("method == 'eclm'")
-    assert (rounds.devices == 0).all() and rounds.accuracy_mean.iloc[-1] > 0.2
+@pytest.mark.parametrize("method", ["eclm", "eclm-static", "eclm-local", "heterofl"])
+def test_limits_too_small_for_any_sub_model(play, tmp_path, method: str) -> None:
+    tight = {"devices.limit-low": 0.001, "devices.limit-high": 0.002}
+    with pytest.raises(NobodyAnswered, match=f"{method}: .* no sub-model is within the limits of 6 of them"):
+        play(tmp_path, {"strategies": method, "rounds": 2, **tight})
+
+
+@pytest.mark.parametrize("method", ["eclm", "eclm-static", "eclm-local", "heterofl"])
+def test_a_client_that_nothing_fits_gets_nothing(play, tmp_path, monkeypatch, method: str) -> None:
+    """It neither trains nor is scored, and a column counts it."""
+    own = Classify.limits
+
+    def limits(self, context):
+        return Shares(1e-3, 1e-3, 1e-3) if context.client in (1, 4) else own(self, context)
+
+    monkeypatch.setattr(Classify, "limits", limits)
+    play(
+        tmp_path, {"strategies": method, **FOUR, "cohort": 6, "devices.count": 6, "rounds": 2, "eval.per-device": True}
+    )
+    rounds = read_rounds(tmp_path)
+    assert (rounds.query("evaluated > 0").unserved == 2).all() and (rounds.query("evaluated > 0").evaluated == 4).all()
+    assert rounds.devices.max() <= 4
+    assert set(read_devices(tmp_path).device) == {0, 2, 3, 5}
 
 
 def test_a_core_is_in_every_sub_model_whatever_a_client_reports(play, tmp_path, monkeypatch) -> None:
