@@ -206,7 +206,7 @@ class ECLM(Averaging):
             description="a client holds modules for so many times its link budget; 0: those that it activates",
         )
         shift_threshold: float = Field(
-            0.1, ge=0, le=1, description="candidates: total variation of module importance that is a drift"
+            0.15, ge=0, le=1, description="candidates: total variation of module importance that is a drift"
         )
         required_accuracy: float = Field(
             1.0, ge=0, le=1, description="candidates: local accuracy below which a client asks the server for others"
