@@ -17,6 +17,7 @@ from scipy.special import stdtrit
 from experiments.analysis.metrics import CUT_METRICS, ROUND_METRICS
 from experiments.analysis.rounds_to_target import after_shifts, cost_to_target, recovery, target_accuracies
 from fl.results.files import atomic_write, csv_text
+from fl.results.rows import CUT
 
 COLUMNS = ("experiment", "setting", "method", "metric", "value", "std", "ci95", "seeds", "paper_value")
 DISAGREEMENT = ("divergence", "module_divergence", "variance", "module_variance", "load_cv")
@@ -44,7 +45,8 @@ def summarize(
     """Summarize the rows of ``rounds.csv``, with settings and methods in the order of their first row.
 
     Args:
-        measures: rows of ``measures.csv``, for what crosses the cut of a split model; None: there are none.
+        measures: rows of ``measures.csv``, for packed token ids, and for what crosses the cut of a split model if
+            ``rounds.csv`` is of a version without these columns; None: there are none.
         sweep: passed to `experiments.analysis.rounds_to_target.target_accuracies`; if True, the cost counts from the
             last shift.
 
@@ -58,8 +60,9 @@ def summarize(
     lines: list[Line] = []
     for (experiment, setting, method), of_method in rounds.groupby(["experiment", "setting", "method"], sort=False):
         runs = [
-            metrics(run, targets.get((setting, method, seed), math.nan), sweep)
-            | crossed.get((setting, method, seed), {})
+            crossed.get((setting, method, seed), {})
+            | metrics(run, targets.get((setting, method, seed), math.nan), sweep)
+            | {name: float(run[name].mean()) for name in CUT if name in run and run[name].notna().any()}
             for seed, run in of_method.groupby("seed")
         ]
         lines += spread_lines((experiment, setting, method), runs, (*ROUND_METRICS, *CUT_METRICS), paper)

@@ -4,16 +4,21 @@ On the wire a message is its length (4 bytes) and the bytes of `models.vq.quanti
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from experiments.serving.link import MESSAGE_S, Stream, parse_address
 from experiments.serving.messages import HEAD_BYTES, Head
 from experiments.serving.secure import CloudGone, CloudRefuses, Server, connect, not_refused
+from experiments.serving.sharing import Batches
 from experiments.serving.terminal import console, lines, say, serve_devices
 from fl.results.saved import read_model
 from models.spa.codec import FrameError
@@ -24,6 +29,7 @@ from models.vq.network.halves import Shape
 from models.vq.network.presets import PRESETS
 from models.vq.network.tokens import encode
 from models.vq.quantiser.boundary import HEADER, LENGTH, Boundary, channels
+from models.vq.quantiser.codebook import Codebook
 from partitions.errors import DataError, one_line
 from partitions.root import absolute
 
@@ -70,20 +76,39 @@ class Served:
         edge = channels(self.body.shape.wire, head.width, head.per, self.body.codes, up, down, answer=down)
         return Boundary(edge, self.body.shape.pool)
 
+    @cached_property
+    def codebook(self) -> Codebook | None:
+        ema = self.body.codebook_ema()
+        return ema.codebook if ema else None
+
     @property
     def up(self) -> str:
         """The channel on the way up."""
-        return "codes" if self.body.codes else "activations"
+        return "codes" if self.codebook else "activations"
 
     def device_end(self) -> DeviceEnd:
-        ema = self.body.codebook_ema()
-        return DeviceEnd(self.body.device, self.boundary(), LearningRates(), ema.codebook if ema else None)
+        return DeviceEnd(self.body.device, self.boundary(), LearningRates(), self.codebook)
 
     def cloud_end(self) -> CloudEnd:
-        ema = self.body.codebook_ema()
-        return CloudEnd(
-            self.body.cloud, self.body.head, self.boundary(), LearningRates(), ema.codebook if ema else None
-        )
+        return CloudEnd(self.body.cloud, self.body.head, self.boundary(), LearningRates(), self.codebook)
+
+    @torch.inference_mode()
+    def logits(self, texts: Sequence["Received"]) -> list[Tensor]:
+        """Return the logits (1, classes) of each of some texts of one length."""
+        lengths = torch.tensor([text.length for text in texts])
+        cloud, head = self.body.cloud.eval(), self.body.head.eval()
+        return list(head(*cloud(torch.cat([text.z for text in texts]), lengths), lengths).split(1))
+
+    def batches(self) -> "Batches[Received, Tensor]":
+        """Return what answers the texts of all devices."""
+        return Batches(self.logits, lambda text: text.length)
+
+
+class Received(NamedTuple):
+    """A text of ``length`` tokens as the cloud received it: z (positions, width)."""
+
+    z: Tensor
+    length: int
 
 
 @dataclass
@@ -137,8 +162,10 @@ class Device:
         return self._model.classes[int(p.argmax())], float(p.max()), spent
 
 
-def serve(model: Served, stream: Stream) -> None:
+def serve(model: Served, batches: "Batches[Received, Tensor]", stream: Stream) -> None:
     """Answer a device until it leaves.
+
+    The next message of a device is read when it has its answer, so each device has one text at most in ``batches``.
 
     Raises:
         FrameError: it has another model, or sends no codes of one text.
@@ -158,17 +185,17 @@ def serve(model: Served, stream: Stream) -> None:
                 raise ValueError(f"a message has one text, not {len(message)} bytes of something else")
             if not 1 <= (length := LENGTH.unpack_from(message, HEADER.size)[0]) <= model.tokens:
                 raise ValueError(f"a text has 1 to {model.tokens} tokens, not {length}")
-            reply = end.send_logits(message, "infer")
+            text = Received(end.decode(message), length)
         except (ValueError, IndexError) as error:
             raise FrameError(str(error)) from None
-        stream.send_bytes(reply)
+        stream.send_bytes(end.boundary.encode("logits", batches.ask(text), [length], "infer"))
 
 
 def run_cloud(path: Path, listen: str, folder: Path) -> None:
     """Serve the cloud half of a saved model to registered devices until Ctrl-C."""
-    torch.set_num_threads(1)  # several devices at a time share the cores
     model, address = Served.read(path), parse_address(listen)
-    server = Server(address, absolute(folder), lambda stream, _: serve(model, stream))
+    batches = model.batches()
+    server = Server(address, absolute(folder), lambda stream, _: serve(model, batches, stream))
     serve_devices(server, f"model {model.digest[:12]}")
 
 

@@ -202,6 +202,7 @@ def model(workload: VQ, worlds: Worlds, seed: int) -> Split:
     Raises:
         SettingsError: the data set holds no text, or the model cannot be built as asked.
     """
+    from fl.workloads.vq_pretraining import learning_rates
     from models.vq.network.heads import head_for
     from models.vq.network.presets import PRESETS
     from models.vq.training.train import Quantiser, Split, SplitTrainingPlan
@@ -226,7 +227,7 @@ def model(workload: VQ, worlds: Worlds, seed: int) -> Split:
         learn="mean" if options.learn == "revived" else options.learn, revive=options.learn == "revived",
     )  # fmt: skip
     plan = SplitTrainingPlan(
-        pretrain.dense_epochs, pretrain.batch_size, *workload.learning_rates, down=options.down,
+        pretrain.dense_epochs, pretrain.batch_size, *learning_rates(options), down=options.down,
         quantiser=quantiser if options.codes else None,
     )  # fmt: skip
     task, outputs = ("classify", texts.num_classes) if texts.target_train is None else ("regress", 1)

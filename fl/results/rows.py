@@ -55,6 +55,12 @@ class Row(TableRow):
     asked: Annotated[int, "evaluated devices that got a model from the server; the others use the one they keep"] = 0
     adapt_s: Annotated[float, "mean virtual seconds of query, delivery and local training of the evaluated model"] = NAN
     forgetting: Annotated[float, "mean accuracy lost on the previous step's test samples; empty if not measured"] = NAN
+    train_up: Annotated[float, "split models: bytes per example that cross the cut up in training; empty: none"] = NAN
+    train_down: Annotated[float, "split models: bytes per example that cross the cut down in training"] = NAN
+    infer_up: Annotated[float, "split models: bytes per example that cross the cut up in use; empty: not scored"] = (
+        NAN
+    )
+    infer_down: Annotated[float, "split models: bytes per example that cross the cut down in use"] = NAN
     wall_s: Annotated[float, "real seconds of the round; the only column that may differ between runs of a seed"] = 0.0
 
 
@@ -105,7 +111,8 @@ def columns_of(header: list[str], kind: type[TableRow]) -> dict[str, type]:
     return next((columns for columns in versions if list(columns) == header), {})
 
 
-LATER = (("variance", "module_variance"), ("encounter_accuracy",), ("unserved",))  # by version
+CUT = ("train_up", "train_down", "infer_up", "infer_down")  # columns that are also measures of a split workload
+LATER = (("variance", "module_variance"), ("encounter_accuracy",), CUT, ("unserved",))  # by version
 COLUMNS = column_meanings(Row)
 DEVICE_COLUMNS = column_meanings(DeviceRow)
 MEASURE_COLUMNS = column_meanings(MeasureRow)

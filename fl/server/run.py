@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +22,7 @@ from fl.config.sections import SECTIONS
 from fl.engines.accelerator import gpu_name
 from fl.engines.engine import Engine, as_engine
 from fl.engines.proxy import ThrottledGrid
-from fl.results.rows import DeviceRow, MeasureRow, Row
+from fl.results.rows import CUT, DeviceRow, MeasureRow, Row
 from fl.results.saved import save_model
 from fl.results.versions import versions
 from fl.results.writer import ResultsWriter
@@ -289,9 +289,16 @@ class _Loop:
             row = replace(row, unserved=self.rounds.unserved)
         new = self.run_.worlds.newcomers(self.seed, [score.client for score in scores], row.step)
         return {
-            report: _scored(replace(row, method=report), scores, self.before, new, which, everywhere)
+            report: _scored(
+                replace(row, method=report, **_across_the_cut(self._measured(scores, which))),
+                scores, self.before, new, which, everywhere,
+            )
             for report, which in self.method.reports.items()
-        }
+        }  # fmt: skip
+
+    def _measured(self, scores: Sequence[ClientScore], which: Measure) -> dict[str, float]:
+        """Return what the workload measured in a round: in training, and of one of the two models scored."""
+        return self.rounds.costs.measures | means(scores, which)
 
     def _device_rows(self, rows: dict[str, Row], scores: Sequence[ClientScore]) -> list[DeviceRow]:
         if not self.settings.eval.per_device:
@@ -303,11 +310,10 @@ class _Loop:
         ]
 
     def _measure_rows(self, rows: dict[str, Row], scores: Sequence[ClientScore]) -> list[MeasureRow]:
-        trained = self.rounds.costs.measures
         return [
             MeasureRow(row.experiment, row.setting, report, row.seed, row.round, row.step, measure, value)
             for report, row in rows.items()
-            for measure, value in (trained | means(scores, self.method.reports[report])).items()
+            for measure, value in self._measured(scores, self.method.reports[report]).items()
         ]
 
 
@@ -348,6 +354,11 @@ def _scored(
             {s.client: s.former[measure] for s in scores if s.former is not None},
         ),
     )
+
+
+def _across_the_cut(measured: Mapping[str, float]) -> dict[str, Any]:
+    """Return the measures that are also columns of ``rounds.csv``."""
+    return {name: measured[name] for name in CUT if name in measured}
 
 
 def _mean(values: Any) -> float:

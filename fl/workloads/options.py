@@ -38,6 +38,9 @@ class VQOptions(Section):
     late_epochs: int = Field(
         2, ge=0, description="in which the cloud's half learns to answer late codes as it answered activations"
     )
+    start: float = Field(
+        0.0, ge=0, le=1, description="share of the rounds in which activations cross the cut; then codes do"
+    )
     pretrain: Literal["none", "mlm", "electra"] = Field(
         "none", description="train both halves on masked or replaced tokens first, only in studies"
     )

@@ -19,9 +19,9 @@ from fl.config import Settings, SettingsError
 from fl.workloads.classify import change
 from fl.workloads.client_data import ClientData
 from fl.workloads.options import VQOptions
-from fl.workloads.pretraining import cached
 from fl.workloads.state_store import ClientStateStore
 from fl.workloads.texts import MOST_TASKS, TaskWorlds, Tokeniser
+from fl.workloads.vq_pretraining import SplitPretraining, learning_rates
 from fl.workloads.workload import (
     Answer,
     ClientContext,
@@ -42,20 +42,15 @@ from models.training.loop import correct_logits, hits_and_losses, with_gradients
 from models.vq.ends import CloudEnd, DeviceEnd, LearningRates
 from models.vq.network.body import CODEBOOK, SplitBody, SplitCosts, device_state, split_body, tokens_from_ids
 from models.vq.network.halves import Shape
-from models.vq.network.pooling import pooled_lengths
-from models.vq.network.presets import LAYER_LR_SHARE, PRESETS, minilm, tiny
-from models.vq.network.task_body import TaskBody, apply_gradnorm, parts, stack_tasks, task_body
-from models.vq.network.tokens import Tokens
+from models.vq.network.presets import PRESETS, minilm, tiny
+from models.vq.network.task_body import TaskBody, apply_gradnorm, parts, task_body
 from models.vq.quantiser.boundary import LENGTH, Boundary, BoundaryTraffic, Channel, channels
 from models.vq.quantiser.codebook import ESTIMATORS, Statistics, perplexity
 from models.vq.quantiser.codebook_ema import CodebookEMA
 from models.vq.quantiser.codec import Codes, Float32
 from models.vq.session import CloudSide, DeviceSide, RoundAddress, infer
 from models.vq.session import train as train_sides
-from models.vq.training.tasks import TaskTraining
-from models.vq.training.tasks import fit as fit_tasks
-from models.vq.training.train import Quantiser, Split, SplitTrainingPlan
-from partitions import LocalData, Purpose, World, rng
+from strategies.core.averaging import Averaging
 from strategies.core.client import ClientTask, ClientTrainer
 from strategies.core.pretrained import PretrainedModels
 from strategies.core.strategy import Measure, Strategy
@@ -92,6 +87,7 @@ class VQ(SplitWorkload):
         for key in STUDIED:
             if getattr(options, key) != VQOptions.model_fields[key].default:
                 raise SettingsError(f"vq.{key} is for studies: leave it out with workload 'vq'")
+        self._check_start(methods)
         if corrects and options.labels == "shared":
             raise SettingsError(f"strategy '{corrects[0]}' changes the loss on the client: use vq.labels = 'device'")
         refuse_whole_models(settings, methods)
@@ -106,6 +102,19 @@ class VQ(SplitWorkload):
         if options.gradnorm and (not options.tasks or options.labels == "shared"):
             raise SettingsError(
                 "vq.gradnorm weighs the losses of tasks on clients: set vq.tasks, and vq.labels = 'device'"
+            )
+
+    def _check_start(self, methods: Mapping[str, Method]) -> None:
+        """Raise SettingsError if codes cannot begin as late as ``vq.start`` says."""
+        start = self.options.start
+        if start and (not self.options.codes or self.options.tasks):
+            why = "vq.tasks, whose codes begin in pretraining" if self.options.codes else "vq.codes = 0"
+            raise SettingsError(f"vq.start = {start:g} says when codes begin, and does not fit {why}: leave it out")
+        alone = [name for name, of in methods.items() if not issubclass(of.strategy, Averaging)]
+        if start and alone:
+            raise SettingsError(
+                f"strategy '{alone[0]}' has no aggregated model that the cloud could give codes: use vq.start = 0, "
+                "or leave the strategy out"
             )
 
     # the server's side
@@ -128,9 +137,11 @@ class VQ(SplitWorkload):
             )
         self.tasks.check()
         try:
-            codes = (options.codes, options.groups) if options.codes else None
+            codes, shape = (options.codes, options.groups) if options.codes else None, self.shape
+            if codes and len(texts) == 1 and not shape.width:  # to weigh code space, there must be a projection
+                shape = replace(shape, width=shape.hidden)
             classes, preset = max(of.num_classes for of in texts), PRESETS[options.preset]
-            like = (self.shape, classes, codes, options.tokens, preset)
+            like = (shape, classes, codes, options.tokens, preset)
             return split_body(*like) if len(texts) == 1 else task_body(len(texts), *like)
         except (ValueError, ModuleNotFoundError) as error:
             raise SettingsError(str(error)) from error
@@ -144,91 +155,30 @@ class VQ(SplitWorkload):
             return minilm(frozen=o.frozen, **common)
         return tiny(o.vocabulary, hidden=o.hidden, inner=4 * o.hidden, tokens=o.tokens, **common)
 
-    @property
-    def learning_rates(self) -> tuple[float, float]:
-        """Learning rates of the layers, and of projections and head."""
-        return self.options.lr * LAYER_LR_SHARE[self.options.preset], self.options.lr
+    @cached_property
+    def pretraining(self) -> SplitPretraining:
+        return SplitPretraining(self.settings, self.options, self.tasks, self.architecture)
 
     def prepare(self, seed: int, progress: Progress | None = None) -> PretrainedModels:
         whole, several = self.architecture, len(self.tasks.worlds) > 1
         costs = SplitCosts(whole, self.settings.client.batch_size, optimizer_slots=2, coverage=self._part)
-        train = partial(self._train_tasks if several else self._train, seed, progress)
         return PretrainedModels(
             architectures={"dense": whole},
             costs={"dense": costs},
-            train={"dense": lambda: cached("split", self.decides, seed, train, "vq.lr")},
+            train={"dense": lambda: self.pretraining.model(seed, progress)},
             class_shares=class_frequencies(self.worlds(seed)),
             parts=parts(len(self.tasks.worlds)) if several else (FULL,),
-            post_aggregate=apply_gradnorm if self.options.gradnorm else lambda before, after: after,
+            post_aggregate=partial(self._post_aggregate, seed),
         )
 
-    @property
-    def decides(self) -> dict[str, Any]:
-        """Everything that decides the pretrained model, as plain values."""
-        leave_out = {"late", "late_epochs", "learn", "merge", "up", "down", "labels"}
-        data = self.settings.data
-        special: dict[str, Any] = {}
-        if data.proxy_domains or data.unseen_classes:
-            special["restricted"] = [data.proxy_domains, data.unseen_classes]
-        if self.options.preset == "tiny" and (tokenizer := Tokeniser(self.options, data).known):
-            special["pieces"] = tokenizer.to_str()
-        return special | {
-            "vq": self.options.model_dump(exclude=leave_out),
-            "data": [worlds.dataset.digest for worlds in self.tasks.worlds],
-            "proxy": data.proxy_fraction,
-            "pretrain": [self.settings.pretrain.dense_epochs, self.settings.pretrain.batch_size],
-        }
-
-    def _train(self, seed: int, progress: Progress | None) -> State:
-        """Train on the proxy: floats for a fifth of the steps, k-means over a whole pass, then codes."""
-        epochs = self.settings.pretrain.dense_epochs
-
-        def tick(step: int, steps: int) -> None:
-            epoch, before = (epochs * at // steps for at in (step, step - 1))
-            if progress and epoch > before:
-                progress("split model", epoch, epochs)
-
-        body = self.architecture.whole(int(rng(seed, Purpose.INIT).integers(2**31)))
-        assert isinstance(body, SplitBody)
-        split, (tokens, y) = Split(body.device, body.cloud, body.head, self._plan), _proxy(self.worlds(seed))
-        split.fit(tokens, y, seed, tick)
-        self._keep(body, split, tokens)
-        return body.state()
-
-    def _train_tasks(self, seed: int, progress: Progress | None) -> State:
-        """Train all tasks together, on one stack (`models.vq.training.tasks`)."""
-
-        def tick(step: int, steps: int) -> None:
-            if progress:
-                progress("split models, step", step, steps)
-
-        whole, init = self.architecture, int(rng(seed, Purpose.INIT).integers(2**31))
-        bodies, learn = [], []
-        for worlds in self.tasks.worlds:
-            body = whole.build({**whole.sizes, "tasks": 1}, torch.Generator().manual_seed(init))
-            assert isinstance(body, TaskBody)
-            bodies.append(body)
-            body.cloud = bodies[0].cloud
-            learn.append(TaskTraining(Split(body.device, body.cloud, body.head, self._plan), *_proxy(worlds(seed))))
-        fit_tasks(learn, seed, self.options.gradnorm, tick)
-        for body, task in zip(bodies, learn, strict=True):
-            self._keep(body, task.split, task.tokens)
-        return stack_tasks([body.state() for body in bodies], bodies[0].axes())
-
-    @property
-    def _plan(self) -> SplitTrainingPlan:
-        o, pretrain = self.options, self.settings.pretrain
-        quantiser = Quantiser(o.codes, o.groups, beta=o.beta, estimator=o.estimator, decay=o.decay)
-        rates = self.learning_rates
-        return SplitTrainingPlan(
-            pretrain.dense_epochs, pretrain.batch_size, *rates, quantiser=quantiser if o.codes else None
-        )
-
-    def _keep(self, body: SplitBody, split: Split, tokens: Tokens) -> None:
-        """Put the statistics that the codebook follows from into the body, per example."""
-        if split.codebook_ema:
-            per_example = pooled_lengths(tokens.lengths, self.options.pool).double().mean()
-            body.set_statistics(split.codebook_ema.with_mass(float(per_example)).running)
+    def _post_aggregate(self, seed: int, server_round: int, before: State, after: State) -> State:
+        """Weigh the losses of tasks, and let codes begin when it is time."""
+        if self.options.gradnorm:
+            after = apply_gradnorm(before, after)
+        begun = not self.options.codes or bool(after["counts"].any())
+        if begun or server_round < self.options.start * self.settings.rounds:
+            return after
+        return self.pretraining.with_codes(seed, after)
 
     def global_accuracy(self, method: Strategy) -> float:
         """Return the accuracy of a method's cloud model on the whole test set, mean over tasks."""
@@ -283,7 +233,7 @@ class VQ(SplitWorkload):
 
     def ends(self, body: SplitBody) -> tuple[DeviceEnd, CloudEnd, CodebookEMA | None]:
         """Return both ends over one boundary, with the codebook that the body's statistics make."""
-        edge, rates, ema = self.boundary(body), LearningRates(*self.learning_rates), body.codebook_ema()
+        edge, rates, ema = self.boundary(body), LearningRates(*learning_rates(self.options)), body.codebook_ema()
         codebook = ema.codebook if ema else None
         estimator = ESTIMATORS[self.options.estimator]
         client = DeviceEnd(body.device, edge, rates, codebook, self.options.beta, estimator)
@@ -479,12 +429,6 @@ def measured(traffic: BoundaryTraffic, phase: str, examples: int) -> dict[str, f
     """Return payload bytes per example of a phase, of the directions in which anything went."""
     found = {f"{phase}_{way}": traffic.total(direction=way, phase=phase) / max(1, examples) for way in ("up", "down")}
     return {name: value for name, value in found.items() if value}
-
-
-def _proxy(world: World | LocalData) -> tuple[Tokens, Tensor]:
-    """The cloud's texts and their classes."""
-    ids, y = tensors(world.data, "train", world.proxy())
-    return tokens_from_ids(ids), y
 
 
 def _note_norms(body: SplitBody, end: CloudEnd) -> None:

@@ -84,4 +84,4 @@ class Averaging(Strategy):
         return RobustMean(self.axes, self.model, self.budget.robust, self.budget.trim)
 
     def server_update(self, server_round: int, aggregate: Any) -> None:
-        self.model = self.models.post_aggregate(self.model, aggregate.result(self.model))
+        self.model = self.models.post_aggregate(server_round, self.model, aggregate.result(self.model))

@@ -23,8 +23,8 @@ class PretrainedModels:
         recalibrate: ``recalibrate(coverage, state)`` gives a part of the dense model batch-norm statistics of the
             proxy data; without batch norm the part stays the same.
         parts: the part of the dense model that client d needs is ``parts[d % len(parts)]``, e.g. that of its task.
-        post_aggregate: ``post_aggregate(before, after)`` changes a dense model that was just aggregated, where the
-            server moves something in it by itself.
+        post_aggregate: ``post_aggregate(server_round, before, after)`` changes a dense model that was just aggregated
+            in a round, where the server moves something in it by itself.
     """
 
     architectures: Mapping[str, Architecture]
@@ -33,7 +33,7 @@ class PretrainedModels:
     class_shares: Sequence[float] = ()
     recalibrate: Callable[[Coverage, State], State] = lambda coverage, state: state
     parts: Sequence[Coverage] = (FULL,)
-    post_aggregate: Callable[[State, State], State] = lambda before, after: after
+    post_aggregate: Callable[[int, State, State], State] = lambda server_round, before, after: after
     _trained: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def state(self, name: str) -> State:

@@ -82,11 +82,12 @@ class SplitBody(Body):
         return 1.0
 
     def codebook_ema(self) -> CodebookEMA | None:
-        """Compute the codebook of the statistics, with unused vectors revived.
+        """Compute the codebook of the statistics, with unused vectors revived; None: activations cross the cut.
 
-        Its version is a checksum of the vectors. All processes with the same statistics get the same codebook.
+        Its version is a checksum of the vectors. All processes with the same statistics get the same codebook. As long
+        as the statistics are zero there is none: the model is trained with activations first.
         """
-        if not self.codes:
+        if not self.codes or not self.counts.any():
             return None
         running = Statistics(self.counts.double(), self.sums.double())
         blank = Codebook(torch.zeros_like(self.sums))

@@ -229,6 +229,10 @@ def test_bytes_across_the_cut_are_in_the_summary_and_the_table() -> None:
     assert columns(OVERVIEW, summary["metric"]) == SPLIT_OVERVIEW and columns(("loss",), summary["metric"]) == ("loss",)
     text = markdown(summary, SPLIT_OVERVIEW)
     assert "in use, up, B" in text and "| 98.0 |" in text and "bytes of one text across the cut" in text
+    with_columns = one.assign(infer_up=one["seed"].map({0: 11.0, 1: 13.0}))  # the columns of rounds.csv come first
+    now = summarize(with_columns, measures=measures)
+    of = now[now["method"] == who["method"]].set_index("metric")["value"]
+    assert of["infer_up"] == 12.0 and of["train_up"] == 98.0
     assert columns(OVERVIEW, summarize(one)["metric"]) == OVERVIEW
     plain = markdown(summarize(one), SPLIT_OVERVIEW)
     assert "in use" not in plain and "across the cut" not in plain

@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,8 @@ import torch
 
 from experiments.serving.link import Stream, pair
 from experiments.serving.secure import CloudRefuses, connect
-from experiments.serving.vq import Bytes, Device, Model, Served, serve
+from experiments.serving.sharing import Batches
+from experiments.serving.vq import Bytes, Device, Model, Received, Served, serve
 from fl.config import Settings
 from fl.results.saved import read_model
 from fl.workloads.resolve import resolve
@@ -41,6 +42,12 @@ def model() -> Served:
     body.counts.copy_(torch.rand(body.counts.shape, generator=generator) + 0.5)
     body.sums.copy_(torch.randn(body.sums.shape, generator=generator))
     return Served(body, ("a", "b", "c"), train(TEXTS, 60), 24, ("float32", "float16"), "0" * 64)
+
+
+def serving(model: Served) -> Callable[[Stream, str], None]:
+    """What a server does for each device."""
+    batches = model.batches()
+    return lambda stream, _: serve(model, batches, stream)
 
 
 def expected(model: Served, text: str) -> str:
@@ -76,7 +83,7 @@ def tapped(address: tuple[str, int]) -> Iterator[tuple[tuple[str, int], list[int
 
 def test_the_bytes_on_the_socket_are_those_that_are_reported(model: Served, machine: Path) -> None:
     with (
-        listening(machine, lambda stream, _: serve(model, stream)) as server,
+        listening(machine, serving(model)) as server,
         tapped(server.address) as (near, counted),
     ):
         stream = connect(near, machine)
@@ -93,6 +100,41 @@ def test_the_bytes_on_the_socket_are_those_that_are_reported(model: Served, mach
         assert (spent.socket_up, spent.socket_down) == (spent.up + HEADER.size + 26, spent.down + HEADER.size + 26)
     assert device.total.up == sum(spent.up for *_, spent in found)
     assert str(Bytes(1, 2, 30, 40)) == "up 1 B, 30 on the socket; down 2 B, 40 on the socket"
+
+
+def test_twenty_devices_share_a_cloud_and_one_that_dies_costs_its_own_answers(model: Served, machine: Path) -> None:
+    """Texts that wait together go through the model together, each with the answer that it has alone."""
+    sizes, arrived, go = list[int](), threading.Semaphore(0), threading.Event()
+    alone = {text: expected(model, text) for text in TEXTS}
+
+    def logits(texts: Sequence[Received]) -> list[torch.Tensor]:
+        go.wait(60)
+        sizes.append(len(texts))
+        return model.logits(texts)
+
+    batches = Batches(logits, lambda text: text.length)
+    found: dict[int, list[str]] = {}
+
+    def device(number: int) -> None:
+        stream = connect(server.address, machine)
+        client = Device(model, stream)
+        arrived.release()
+        if number == 7:  # it dies in the middle of a message
+            stream.wire.write(b"\x40\x00\x00\x00\x01")
+        else:
+            found[number] = [client.classify(text)[0] for text in TEXTS]
+        stream.close()
+
+    with listening(machine, lambda stream, _: serve(model, batches, stream)) as server:
+        threads = [threading.Thread(target=device, args=(number,)) for number in range(20)]
+        for thread in threads:
+            thread.start()
+        assert all(arrived.acquire(timeout=60) for _ in threads)
+        go.set()
+        for thread in threads:
+            thread.join(60)
+    assert found == {number: [alone[text] for text in TEXTS] for number in range(20) if number != 7}
+    assert sum(sizes) == 19 * len(TEXTS) and max(sizes) > 1
 
 
 @pytest.mark.parametrize(
@@ -113,7 +155,7 @@ def test_what_is_no_code_of_a_text_is_refused_by_name(model: Served, message: by
 
     def cloud(stream: Stream) -> None:
         try:
-            serve(model, stream)
+            serve(model, model.batches(), stream)
         except (FrameError, EOFError, OSError) as error:
             raised.append(error)
         stream.close()
@@ -133,7 +175,7 @@ def test_what_is_no_code_of_a_text_is_refused_by_name(model: Served, message: by
 
 def test_a_device_with_another_model_is_refused(model: Served, machine: Path) -> None:
     other = replace(model, digest="1" * 64)
-    with listening(machine, lambda stream, _: serve(model, stream)) as server:
+    with listening(machine, serving(model)) as server:
         stream = connect(server.address, machine)
         with pytest.raises(CloudRefuses, match="the device has another model than this cloud"):
             Device(other, stream)
@@ -152,7 +194,7 @@ def test_a_saved_model_answers_as_in_its_run(tmp_path: Path, machine: Path) -> N
     one, two, _ = workload.ends(body)
     texts = workload.worlds.dataset.x_test[:20, 0].tolist()
     logits = infer(one, two, encode(model.tokenizer, texts, limit=24))
-    with listening(machine, lambda stream, _: serve(model, stream)) as server:
+    with listening(machine, serving(model)) as server:
         stream = connect(server.address, machine)
         device = Device(model, stream)
         names = [device.classify(text)[0] for text in texts]

@@ -22,7 +22,7 @@ def test_the_file_by_hand(tmp_path):
         )
     header, line = (tmp_path / "rounds.csv").read_text().splitlines()
     assert header == ",".join(COLUMNS)
-    assert line == "toy,m=2,fedavg,0,1,0,3,0,0,0,0,0,0,0.3,0,0,,,,,,1,0,0.5,,,,,,,1000000,0,,,2"
+    assert line == "toy,m=2,fedavg,0,1,0,3,0,0,0,0,0,0,0.3,0,0,,,,,,1,0,0.5,,,,,,,1000000,0,,,,,,,2"
 
 
 def test_same_numbers_same_bytes(tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,6 +16,7 @@ from fl.config import Settings, SettingsError
 from fl.engines.grid import LocalGrid
 from fl.messages import records
 from fl.results.reader import read_measures, read_rounds
+from fl.results.rows import CUT
 from fl.workloads.pretraining import address
 from fl.workloads.resolve import resolve
 from fl.workloads.state_store import ClientStateStore
@@ -69,6 +71,10 @@ def test_every_method_reports_what_crosses_the_cut(simulated: Path) -> None:
     rounds, measures = read_rounds(simulated), read_measures(simulated)
     assert set(rounds.method) == {"na", "na+ft", "la", "fedavg", "fedavg+ft"}
     assert (rounds.failures == 0).all() and (rounds.refused == 0).all() and rounds.loss.notna().all()
+    for report in ("fedavg", "fedavg+ft", "na", "la"):  # bytes across the cut are columns of rounds.csv too
+        of, row = (table[table.method == report] for table in (measures, rounds))
+        wide = of.pivot(index="round", columns="measure", values="value").reindex(columns=[*CUT])
+        assert np.array_equal(wide, row.set_index("round").loc[wide.index, [*CUT]], equal_nan=True)
     found = measures[measures.method == "fedavg"].groupby("measure").value.mean()
     assert set(found.index) == set(VQ.measures) - TASK_MEASURES
     assert 1 < found["perplexity"] <= 16
@@ -114,6 +120,46 @@ def test_shared_labels_take_half_the_round_trips_and_give_the_same_numbers(
         for out in (tmp_path / "messages", simulated)
     ]
     assert loss[0] == pytest.approx(loss[1], rel=1e-3)
+
+
+def test_codes_that_begin_after_half_of_the_rounds(tmp_path: Path) -> None:
+    """Before, activations cross; then codes of a codebook from the cloud's texts. Simulated and split alike."""
+    how = TEXT | {"vq.start": 0.5, "eval.every": 1}
+    split, whole = (play(tmp_path / mode, how | {"split": mode}) for mode in ("messages", "simulated"))
+    assert split == whole
+    found = read_measures(tmp_path / "messages")
+    pd.testing.assert_frame_equal(found, read_measures(tmp_path / "simulated"))
+    up = found[found.method == "fedavg"].set_index(["round", "measure"]).value
+    # 16 numbers of 4 bytes a position, then 4 codes of 4 bits; a gradient of 8 logits goes up too
+    assert up[1, "train_up"] > 10 * up[2, "train_up"] and (1, "perplexity") not in up and up[2, "perplexity"] > 1
+    assert up[1, "infer_up"] < 3 * up[1, "tokens_up"]  # codes came when round 1 was over
+
+
+def test_codes_that_begin_late_are_answered_as_the_activations_were() -> None:
+    """The cloud needs no labels for it; the statistics make a codebook of the mass of one text."""
+    workload = vq(TEXT | {"vq.start": 1.0, "rounds": 4, "pretrain.dense-epochs": 4})
+    models = workload.prepare(1)
+    start = models.state("dense")
+    assert not start["counts"].any() and models.post_aggregate(3, start, start) is start
+    taught, plain = (
+        vq(TEXT | {"vq.start": 1.0, "rounds": 4, "pretrain.dense-epochs": 4, "vq.late-epochs": epochs})
+        .prepare(1).post_aggregate(4, start, start)
+        for epochs in (4, 0)
+    )  # fmt: skip
+    assert torch.equal(taught["counts"], plain["counts"]) and torch.equal(taught["sums"], plain["sums"])
+    assert models.post_aggregate(4, start, taught) is taught  # codes begin once
+    world = workload.worlds(1)
+    ids = torch.from_numpy(world.data.inputs("train", world.proxy()))
+    body = workload.architecture.whole()
+    answers = []
+    for state in (start, taught, plain):
+        body.load_state_dict(state)
+        answers.append(body.eval()(ids).detach())
+    far, near = (float((answer - answers[0]).square().mean()) for answer in (answers[2], answers[1]))
+    assert near < far < float(answers[0].var())
+    assert float(taught["counts"][0].sum()) == pytest.approx(
+        float((ids != 0).sum(1).float().mean()), rel=1e-3
+    )  # positions of a text
 
 
 def test_a_personal_codebook_stays_on_the_client(tmp_path: Path) -> None:
@@ -280,6 +326,9 @@ def test_codes_of_another_codebook_are_refused_and_the_round_continues(
         ({**TASKS, "strategies": "fedavg-prior"}, "strategy 'fedavg-prior' knows class frequencies of one task"),
         ({"vq.labels": "shared", "strategies": "na-prior"}, "strategy 'na-prior' changes the loss on the client"),
         ({"vq.gradnorm": True}, "vq.gradnorm weighs the losses of tasks on clients"),
+        ({"vq.start": 0.5, "vq.codes": 0}, "vq.start = 0.5 says when codes begin, and does not fit vq.codes = 0"),
+        ({**TASKS, "vq.start": 0.5}, "vq.start = 0.5 says when codes begin, and does not fit vq.tasks"),
+        ({"vq.start": 0.5, "strategies": "fedavg,la"}, "strategy 'la' has no aggregated model .* use vq.start = 0"),
         ({"split": "messages", "vq.merge": "nothing"}, "vq.merge = 'nothing': with split = 'messages' the server must"),
         ({"split": "messages", "client.upload-change": 0.1}, "client.upload-change looks at whole models"),
         ({"split": "messages", "client.update-clip": 1.0}, "client.update-clip looks at whole models"),
@@ -330,18 +379,26 @@ def test_a_workload_without_a_cut_cannot_be_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "moves"),
     [
-        ({"rounds": 9, "client.batch-size": 4, "data.samples-max": 30, "client.local-epochs": 2}, False),
-        ({"vq.merge": "vectors", "vq.labels": "shared", "vq.up": "int8", "vq.down": "int8"}, False),
-        ({"vq.codes": 32}, True),
-        ({"vq.beta": 0.5, "vq.tokens": 32}, True),
-        ({"vq.lr": 0.01}, True),
-        ({"data.proxy-fraction": 0.2}, True),
-        ({"pretrain.dense-epochs": 2}, True),
-        ({"pretrain.batch-size": 32}, True),
+        ({"rounds": 9, "client.batch-size": 4, "data.samples-max": 30, "client.local-epochs": 2}, ""),
+        ({"vq.merge": "vectors", "vq.labels": "shared", "vq.up": "int8", "vq.down": "int8", "vq.start": 1.0}, ""),
+        ({"vq.codes": 32}, "codes"),
+        ({"vq.late-epochs": 3}, "codes"),
+        ({"vq.codes": 0, "vq.beta": 0.5}, "codes"),
+        ({"vq.tokens": 32}, "activations and codes"),
+        ({"vq.width": 0}, "activations and codes"),
+        ({"vq.lr": 0.01}, "activations and codes"),
+        ({"data.proxy-fraction": 0.2}, "activations and codes"),
+        ({"pretrain.dense-epochs": 2}, "activations and codes"),
+        ({"pretrain.batch-size": 32}, "activations and codes"),
     ],
 )
-def test_a_setting_changes_the_file_of_the_pretrained_model_only_if_it_decides_it(
-    changes: dict[str, Any], moves: bool
+def test_a_setting_changes_the_files_of_the_pretrained_models_only_if_it_decides_them(
+    changes: dict[str, Any], moves: str
 ) -> None:
-    here, there = (address("split", vq(values).decides, 1) for values in (TEXT, TEXT | changes))
-    assert (here != there) == moves
+    """Models with different codes share the training with activations."""
+    one, two = (vq(values).pretraining for values in (TEXT, TEXT | changes))
+    moved = {
+        what: address("split", one.decides(what == "codes"), 1) != address("split", two.decides(what == "codes"), 1)
+        for what in ("activations", "codes")
+    }
+    assert [what for what, moves in moved.items() if moves] == [word for word in moves.split() if word != "and"]
