@@ -45,6 +45,10 @@ class NobodyAnswered(UserError):
     """No client of a round could be scored; the message is one sentence for the user."""
 
 
+class Abandoned(Exception):
+    """An observer raises it if a run is not worth its remaining rounds. The rows so far stay, and nothing else."""
+
+
 @dataclass(frozen=True)
 class Event:
     """Something that a progress display may show.
@@ -112,6 +116,14 @@ def execute(run: Run, grid: Grid, results: ResultsWriter, observe: Observer = la
         engine = SplitGrid(engine, run.workload, settings.workload, most, settings.server.at_once)
     observe = _with_callbacks(run, results.out, observe)
     fleet = Fleet.find(engine, settings.devices, settings.server.timeout_s)
+
+    def clear(checkpoints: Checkpoints) -> None:
+        if settings.devices.placement == "shared":  # what clients kept is on this machine
+            forget(state_root(settings), checkpoints.run)
+        else:
+            fleet.dismiss(engine, checkpoints.run, settings.server.timeout_s)
+        checkpoints.clear()
+
     for seed in settings.seed_list:
         for name, method in run.methods.items():
             rows = partial(results.digest, settings.setting, tuple(method.strategy.reports), seed)
@@ -122,17 +134,17 @@ def execute(run: Run, grid: Grid, results: ResultsWriter, observe: Observer = la
                     log(WARNING, "save: '%s' was complete before, so its model is not there unless it was saved", name)
             else:
                 loop = _Loop(run, name, seed, fleet, checkpoints, observe)
-                loop.run(engine, results)
+                try:
+                    loop.run(engine, results)
+                except Abandoned:
+                    clear(checkpoints)
+                    raise
                 if settings.save:
                     _save_models(run, loop.method, name, seed, results.out)
                 for report in method.strategy.reports:
                     results.finish(settings.setting, report, seed)
             if checkpoints.begun:  # by this process, or by one that ended just before it noted so
-                if settings.devices.placement == "shared":  # what clients kept is on this machine
-                    forget(state_root(settings), checkpoints.run)
-                else:
-                    fleet.dismiss(engine, checkpoints.run, settings.server.timeout_s)
-                checkpoints.clear()
+                clear(checkpoints)
 
 
 def _save_models(run: Run, method: Strategy, name: str, seed: int, out: Path) -> None:
