@@ -52,7 +52,7 @@ def _points(axes: Axes, summary: pd.DataFrame, styles: Mapping[str, LineStyle], 
     trained = [method for method in accuracy.index if method in sent] or list(accuracy.index)
     tops, bottoms = accuracy["value"] + half, accuracy["value"] - half
     bottom, top = bottoms[trained].min(), min(1.0, tops[trained].max())
-    room = max(0.02, 0.12 * (top - bottom))
+    room = max(0.005, 0.12 * (top - bottom))
     edge = bottom - 2 * room
     for method, style in styles.items():
         if method in accuracy.index:
@@ -79,7 +79,7 @@ def _points(axes: Axes, summary: pd.DataFrame, styles: Mapping[str, LineStyle], 
     axes.set_xlim(low, high)
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(percent)
     axes.set_xlabel("traffic, MB per client and round")
     axes.set_ylabel("accuracy of clients on their own data")
