@@ -71,8 +71,8 @@ def finish(folder: Path, console: Console, asked: str = "", svg: bool = False) -
 
 def figures(stem: str, view: Experiment | View, rows: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Figure]:
     """Draw the figure of a view, by file name; if an experiment shows some methods first, another one has all."""
-    plot, shown = PLOTS[view.plot], view.shown if isinstance(view, Experiment) else ()
-    if not set(shown) & set(summary["method"]):
+    plot = PLOTS[view.plot]
+    if not set(view.shown) & set(summary["method"]):
         return {stem: plot(rows, summary)}
-    first = (table[table["method"].isin(shown)] for table in (rows, summary))
-    return {stem: plot(*first), f"{stem}-all": plot(rows, summary)}
+    first = plot(*(table[table["method"].isin(view.shown)] for table in (rows, summary)))
+    return {stem: first} if isinstance(view, View) else {stem: first, f"{stem}-all": plot(rows, summary)}

@@ -24,7 +24,10 @@ def one_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "")
 
 
-PACKAGES = ("datasets", "flwr_datasets", "pyarrow", "river", "statsmodels", "tensorboard", "mlflow", "wandb", "trackio")
+PACKAGES = (
+    "datasets", "flwr_datasets", "pyarrow", "river", "statsmodels", "tensorboard", "mlflow", "wandb", "trackio",
+    "optuna",
+)  # fmt: skip
 OPTIONAL = {name: name.replace("_", "-") for name in PACKAGES}
 """Packages of optional extras: what to install, by what is imported."""
 

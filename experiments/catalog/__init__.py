@@ -16,7 +16,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     )
 }
 VIEWS: dict[str, View] = {
-    v.name: v for v in (eclm.FIG7, eclm.FIG8, eclm.FIG9, eclm.FIG11, spa.SPA_COSTS, spa.SPA_EFFECT)
+    v.name: v for v in (eclm.MAIN_TRAFFIC, eclm.FIG7, eclm.FIG8, eclm.FIG9, eclm.FIG11, spa.SPA_COSTS, spa.SPA_EFFECT)
 }
 
 OTHER = Experiment(name="", summary="rounds of an experiment that is not in the catalog", settings={}, cost={})

@@ -48,6 +48,15 @@ MAIN = Experiment(
     seeds=(1,),
     shown=("na", "la", "fedavg+ft", "heterofl+ft", "fedrolex+ft", "eclm", "eclm-plus", "eclm-smooth"),
 )
+MAIN_TRAFFIC = View(
+    name="main-traffic",
+    reference="",
+    summary="accuracy against traffic",
+    of="main",
+    plot="tradeoff",
+    table=("accuracy_mean", "accuracy_p10", "accuracy_after_shift", "mb_per_device_round", "memory_mb"),
+    shown=MAIN.shown,
+)
 
 # Table 1 and, from the same runs, Figs. 7 to 9: accuracy and costs of all methods on the four applications.
 

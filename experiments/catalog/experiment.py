@@ -132,6 +132,7 @@ class View:
 
     Args:
         of: name of the experiment.
+        shown: the methods in the figure; empty: all.
 
     The other fields mean the same as in `Experiment`.
     """
@@ -143,6 +144,7 @@ class View:
     plot: str
     table: Sequence[str]
     note: str = ""
+    shown: Sequence[str] = ()
 
 
 def at_every_scale(settings: Mapping[str, Overrides], **scales: Overrides) -> dict[str, dict[str, Overrides]]:

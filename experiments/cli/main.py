@@ -16,6 +16,7 @@ from experiments.cli.measure import bench, soak
 from experiments.cli.new import new
 from experiments.cli.run import claims, list_, merge, plot, report, run, watch
 from experiments.cli.spa import chat, spa_app
+from experiments.cli.tune import tune
 from experiments.cli.vq import vq_app
 from experiments.deploy.commands import app as deploy_app
 from partitions.errors import UserError, missing_package
@@ -36,7 +37,7 @@ app = typer.Typer(
     Your own method and data: [bold]python -m experiments new my-app[/bold]""",
 )
 for command in (
-    run, plot, report, watch, claims, merge, new, drift, inspect,
+    run, tune, plot, report, watch, claims, merge, new, drift, inspect,
     settings, privacy, bench, attack, soak, chat,
 ):  # fmt: skip
     app.command()(command)

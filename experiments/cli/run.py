@@ -35,7 +35,7 @@ def list_() -> None:
         _entry(head(experiment.name, experiment.reference or "-", *costs), experiment.summary)
         for view in VIEWS.values():
             if view.of == experiment.name:
-                _entry(f"{view.name:<14} {view.reference}", f"{view.summary} (runs of {view.of})")
+                _entry(f"{view.name:<14} {view.reference or '-'}", f"{view.summary} (runs of {view.of})")
     console.print("\nRun one with: python -m experiments run NAME --scale " + "|".join(SCALES), style="dim")
 
 

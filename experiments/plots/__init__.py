@@ -14,6 +14,7 @@ PLOTS: Registry[Any] = Registry(
         "spa-gate": "experiments.plots.text.spa:spa_gate",
         "spa-size": "experiments.plots.text.spa:spa_size",
         "overview": "experiments.plots.eclm.overview:overview",
+        "tradeoff": "experiments.plots.eclm.tradeoff:tradeoff",
         "accuracy": "experiments.plots.eclm.accuracy:accuracy",
         "traffic": "experiments.plots.eclm.costs:traffic",
         "memory": "experiments.plots.eclm.costs:memory",

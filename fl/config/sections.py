@@ -113,6 +113,12 @@ class Server(Section):
         ge=0,
         description="longest round, virtual seconds; 0: no limit; later updates are dropped (buffered: kept)",
     )
+    patience: int = Field(
+        0,
+        ge=0,
+        description="stop training after so many evaluations without a better mean accuracy; then clients are only "
+        "scored at the end of each step; 0: never",
+    )
     robust: Literal["none", "norm-bound", "trimmed-mean", "median"] = Field(
         "none", description="aggregation that poisoned updates cannot steer, module by module"
     )

@@ -32,7 +32,7 @@ from strategies.core.strategy import Profile, SubModel, TrainTask, Update
 
 RUN = re.compile("run-[0-9a-f]{16}")
 NAME = re.compile(r"\d{6}-[0-9a-f]{8}\.safetensors")
-VERSION = "3"  # raise it when what is saved changes its meaning
+VERSION = "4"  # raise it when what is saved changes its meaning
 RECORDS: dict[str, Any] = {
     kind.__name__: kind for kind in (Arrival, ClientScore, Cost, Limits, Profile, Score, SubModel, TrainTask, Update)
 }

@@ -133,13 +133,17 @@ class Rounds:
 
     # training
 
-    def train(self, server_round: int, engine: Engine) -> None:
-        """Query the cohort, let it train, and aggregate what is valid and arrives in time."""
-        self.replies.costs, self.replies.failed, self.clocks.round = RoundCosts(), set(), {}
+    def rest(self, server_round: int) -> None:
+        """Begin a round. Alone it is a round in which no client trains."""
+        self.replies.costs, self.replies.failed, self.clocks.round, self.cohort = RoundCosts(), set(), {}, 0
         if self.method.budget.starts_step(server_round):
             self.clocks.step = {}
             if not self.method.asks_once:
                 self.profiles.known = {}  # of a step that is over
+
+    def train(self, server_round: int, engine: Engine) -> None:
+        """Query the cohort, let it train, and aggregate what is valid and arrives in time."""
+        self.rest(server_round)
         generator = rng(self.method.seed, Purpose.COHORT, server_round, 1)
         chosen = self.method.online(np.array(self.method.sample_clients(server_round), np.int64), server_round)
         cohort = self.arrivals.free(chosen.tolist(), generator)

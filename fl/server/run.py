@@ -29,6 +29,7 @@ from fl.results.writer import ResultsWriter
 from fl.server.checkpoint import Checkpoints, dumps
 from fl.server.fleet import Fleet
 from fl.server.measures import NAN, forgetting
+from fl.server.patience import Patience
 from fl.server.rounds import Rounds
 from fl.server.scores import ClientScore, means
 from fl.server.split import SplitGrid
@@ -42,6 +43,10 @@ from strategies.core.strategy import Measure, Strategy
 
 class NobodyAnswered(UserError):
     """No client of a round could be scored; the message is one sentence for the user."""
+
+
+class Abandoned(Exception):
+    """An observer raises it if a run is not worth its remaining rounds. The rows so far stay, and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,14 @@ def execute(run: Run, grid: Grid, results: ResultsWriter, observe: Observer = la
         engine = SplitGrid(engine, run.workload, settings.workload, most, settings.server.at_once)
     observe = _with_callbacks(run, results.out, observe)
     fleet = Fleet.find(engine, settings.devices, settings.server.timeout_s)
+
+    def clear(checkpoints: Checkpoints) -> None:
+        if settings.devices.placement == "shared":  # what clients kept is on this machine
+            forget(state_root(settings), checkpoints.run)
+        else:
+            fleet.dismiss(engine, checkpoints.run, settings.server.timeout_s)
+        checkpoints.clear()
+
     for seed in settings.seed_list:
         for name, method in run.methods.items():
             rows = partial(results.digest, settings.setting, tuple(method.strategy.reports), seed)
@@ -121,17 +134,17 @@ def execute(run: Run, grid: Grid, results: ResultsWriter, observe: Observer = la
                     log(WARNING, "save: '%s' was complete before, so its model is not there unless it was saved", name)
             else:
                 loop = _Loop(run, name, seed, fleet, checkpoints, observe)
-                loop.run(engine, results)
+                try:
+                    loop.run(engine, results)
+                except Abandoned:
+                    clear(checkpoints)
+                    raise
                 if settings.save:
                     _save_models(run, loop.method, name, seed, results.out)
                 for report in method.strategy.reports:
                     results.finish(settings.setting, report, seed)
             if checkpoints.begun:  # by this process, or by one that ended just before it noted so
-                if settings.devices.placement == "shared":  # what clients kept is on this machine
-                    forget(state_root(settings), checkpoints.run)
-                else:
-                    fleet.dismiss(engine, checkpoints.run, settings.server.timeout_s)
-                checkpoints.clear()
+                clear(checkpoints)
 
 
 def _save_models(run: Run, method: Strategy, name: str, seed: int, out: Path) -> None:
@@ -183,6 +196,7 @@ class _Loop:
         self.rounds = Rounds(run, name, self.method, fleet, checkpoints.run)
         self.global_accuracy = _GlobalAccuracy(run, self.method)
         self.virtual_s = 0.0
+        self.patience = Patience(self.settings.server.patience)
         self.before: list[ClientScore] = []  # at the end of the step before
         if self.method.asks == "importance" and self.settings.devices.placement == "shared":
             _warn_if_nothing_fits(self.settings.devices.limit_high, name, self.method)
@@ -197,10 +211,14 @@ class _Loop:
                 scores, everywhere = self._round(server_round, engine)
                 wall_s = time.perf_counter() - started
                 rows = self._rows(server_round, scores, everywhere, wall_s)
+                stopped = self.patience.over
+                self.patience.see(rows)
+                if self.patience.over > stopped:
+                    log(INFO, "%s, seed %d: training stops after round %d", self.name, self.seed, server_round)
                 devices, measures = self._device_rows(rows, scores), self._measure_rows(rows, scores)
                 if self.rounds.schedule.ends_step(server_round):
                     self.before = scores
-                state = dumps({"strategy": self.rounds.state_dict(), "virtual_s": self.virtual_s, "then": self.before})
+                state = dumps(self._state_dict())
                 written.result()  # raises what went wrong
                 try:  # between two writes, so that an observer sees only files that stay
                     event = Event(
@@ -211,6 +229,11 @@ class _Loop:
                     written = disk.submit(self._write, results, list(rows.values()), devices, measures, state)
             written.result()
 
+    def _state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint holds."""
+        patience = {"best": self.patience.best, "since": self.patience.since}
+        return {"strategy": self.rounds.state_dict(), "virtual_s": self.virtual_s, "then": self.before, **patience}
+
     def _resume(self, results: ResultsWriter) -> int:
         """Continue from the last checkpoint; return the rounds that are done."""
         setting, reports = self.settings.setting, self.method.reports
@@ -219,6 +242,7 @@ class _Loop:
         if saved is not None:
             self.rounds.load_state_dict(saved["strategy"])
             self.virtual_s, self.before = saved["virtual_s"], saved["then"]
+            self.patience.best, self.patience.since = saved["best"], saved["since"]
             self.observe(Event("resumed", self.seed, self.name, done, self.settings.rounds))
         for report in reports:
             results.rewind(setting, report, self.seed, done)
@@ -226,14 +250,18 @@ class _Loop:
 
     def _round(self, server_round: int, engine: Engine) -> tuple[list[ClientScore], float]:
         """Train, and score if it is time; return the scores, and the accuracy on the global test set."""
-        self.rounds.train(server_round, engine)
+        schedule = self.rounds.schedule
+        if stopped := self.patience.over:
+            self.rounds.rest(server_round)
+        else:
+            self.rounds.train(server_round, engine)
         shared = self.settings.devices.placement == "shared"
         if shared and self.rounds.all_failed:  # not the fault of one client; real devices may all be away
             raise NobodyAnswered(
                 f"{self.name}: every client failed in round {server_round}; the last reason: {self.rounds.complaint}"
             )
         self.virtual_s += self.rounds.costs.seconds
-        if not self.rounds.schedule.evaluates(server_round):
+        if not (schedule.ends_step(server_round) if stopped else schedule.evaluates(server_round)):
             return [], NAN
         self.rounds.evaluate(server_round, engine)
         scores = self.rounds.scores

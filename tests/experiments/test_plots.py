@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from experiments.analysis.summary import summarize
+from experiments.analysis.summary import COLUMNS, summarize
 from experiments.catalog import EXPERIMENTS, VIEWS
 from experiments.finish import figures
 from experiments.plots import PLOTS
@@ -474,3 +474,31 @@ def test_drift_has_one_colour_for_each_of_the_largest_cells_and_one_for_the_othe
     assert len(names) == 25 and names[-1] == "others" and set(list(cells)[::2]) <= set(names)
     colors = [patch.get_facecolor() for patch in figure.legends[0].get_patches()]
     assert len(set(colors)) == 25
+
+
+def test_accuracy_against_traffic_has_a_point_for_each_method_and_none_hides_another():
+    cells = {"na": (0.5, 0.0), "la": (0.8, 0.1), "fedavg+ft": (0.9, 0.6), "eclm": (0.85, 0.2), "eclm-plus": (0.88, 0.2)}
+    values = {name: {"accuracy_mean": a, "mb_per_device_round": mb} for name, (a, mb) in cells.items()}
+    summary = pd.DataFrame(
+        [
+            dict(zip(COLUMNS, ("x", "s", method, metric, value, 0.02, 0.03, 3, math.nan), strict=True))
+            for method, of in values.items()
+            for metric, value in of.items()
+        ]
+    )
+    figure = PLOTS["tradeoff"](pd.DataFrame(), summary)
+    (legend,), (axes,) = figure.legends, figure.axes
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == [
+        "FedAvg + fine-tuning: 90.0 %", "ECLM+: 88.0 %", "ECLM: 85.0 %", "local adaptation: 80.0 %",
+        "cloud model: 50.0 %",
+    ]  # fmt: skip
+    points = [tuple(bars.lines[0].get_xydata()[0]) for bars in axes.containers]
+    assert [y for _, y in points[:4]] == [0.9, 0.88, 0.85, 0.8]
+    assert points[0][0] == 0.6 and points[3][0] == 0.1
+    assert points[1][0] < 0.2 < points[2][0] and points[1][0] * points[2][0] == pytest.approx(0.04)  # equal traffic
+    low, high = axes.get_ylim()
+    assert low < points[4][1] < 0.77 and high > 0.93  # the cloud model is at the lower edge, every whisker is whole
+    assert [text.get_text() for text in axes.texts] == ["↓ 50.0 ± 3.0"]
+    assert len({handle.get_marker() for handle in legend.legend_handles}) == 5
+    assert "3 seeds" in figure.get_supxlabel()

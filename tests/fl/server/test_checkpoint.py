@@ -98,6 +98,7 @@ CASES["eclm candidates"] = {
     "strategies": "eclm", "eclm.candidates": 2.0, "eclm.shift-threshold": 0.02, "eclm.required-accuracy": 0.9,
     "eval.forgetting": True, "eval.every": 1,
 }  # fmt: skip
+CASES["fedavg patience"] = {"strategies": "fedavg", "server.patience": 1, "rounds-per-step": 1, "rounds": 4}
 CASES["eclm-local candidates"] = {**CASES["eclm candidates"], "strategies": "eclm-local"}
 
 

@@ -21,10 +21,10 @@ from fl.engines.engine import GridProxy
 from fl.engines.grid import LocalGrid
 from fl.messages import records
 from fl.messages.codec import Address
-from fl.results.files import ResultsError
+from fl.results.files import CHECKPOINTS, ResultsError
 from fl.results.reader import read_devices, read_rounds
 from fl.server.fleet import Fleet
-from fl.server.run import Event, NobodyAnswered, execute, open_results
+from fl.server.run import Abandoned, Event, NobodyAnswered, execute, open_results
 from fl.workloads.classify import Classify
 from fl.workloads.state_store import ClientStateStore
 from fl.workloads.workload import Scored, Trained
@@ -45,6 +45,21 @@ def test_one_and_two_workers_write_the_same_csv(play: Callable, tmp_path: Path) 
     for read in (read_rounds, read_devices):
         one, two = (read(tmp_path / name).drop(columns="wall_s", errors="ignore") for name in ("1", "2"))
         pd.testing.assert_frame_equal(two, one, rtol=1e-6)
+
+
+def test_an_abandoned_run_leaves_its_rows_and_can_be_run_again(play: Callable, tmp_path: Path) -> None:
+    run = resolved({"strategies": "la", "devices.state-root": str(tmp_path / "clients")})
+
+    def observe(event: Event) -> None:
+        if event.kind == "round" and event.at == 2:
+            raise Abandoned
+
+    with open_results([run], tmp_path / "out", False) as results, LocalGrid(run.settings.flat(), 6) as grid:
+        with pytest.raises(Abandoned):
+            execute(run, grid, results, observe)
+        assert set(read_rounds(tmp_path / "out")["round"]) == {1, 2} and not results.done()
+    assert not list((tmp_path / "clients").glob("*")) and not (tmp_path / "out" / CHECKPOINTS).exists()
+    assert play(tmp_path / "out", {"strategies": "la"}) == play(tmp_path / "whole", {"strategies": "la"})
 
 
 def test_every_method_reports_its_rows(play: Callable, tmp_path: Path) -> None:
