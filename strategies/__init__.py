@@ -10,13 +10,13 @@ from strategies.drift.feddrift import FedDrift, FedDriftEager
 from strategies.drift.flash import Flash
 from strategies.drift.ifca import IFCA
 from strategies.drift.tent import Tent
-from strategies.eclm import ECLM, ECLMBlended, ECLMPlus, ECLMPrior, ECLMSmooth, ECLMTailored
+from strategies.eclm import ECLM, ECLMAdam, ECLMBlended, ECLMPlus, ECLMPrior, ECLMSmooth, ECLMTailored
 from strategies.eclm_ablations import ECLMLocal, ECLMStatic
-from strategies.fedavg import FedAvg, FedAvgPrior
+from strategies.fedavg import FedAdam, FedAvg, FedAvgPrior
 from strategies.fedbn import FedBN
 from strategies.fedprox import FedProx
 from strategies.fedrep import FedRep
-from strategies.fedrolex import FedRolex
+from strategies.fedrolex import FedRolex, FedRolexAdam
 from strategies.fjord import FjORD, FjORDPrior
 from strategies.heterofl import HeteroFL
 from strategies.local import LocalAdaptation, NoAdaptation, NoAdaptationPrior
@@ -32,6 +32,7 @@ STRATEGIES: Registry[type[Strategy]] = Registry(
         "an": AdaptiveNet,
         "fedavg": FedAvg,
         "fedavg-prior": FedAvgPrior,
+        "fedadam": FedAdam,
         "fedprox": FedProx,
         "scaffold": Scaffold,
         "fedbn": FedBN,
@@ -48,6 +49,7 @@ STRATEGIES: Registry[type[Strategy]] = Registry(
         "fjord": FjORD,
         "fjord-prior": FjORDPrior,
         "fedrolex": FedRolex,
+        "fedrolex-adam": FedRolexAdam,
         "eclm": ECLM,
         "eclm-local": ECLMLocal,
         "eclm-static": ECLMStatic,
@@ -55,6 +57,7 @@ STRATEGIES: Registry[type[Strategy]] = Registry(
         "eclm-tailored": ECLMTailored,
         "eclm-blend": ECLMBlended,
         "eclm-smooth": ECLMSmooth,
+        "eclm-adam": ECLMAdam,
         "eclm-plus": ECLMPlus,
     },
 )

@@ -32,6 +32,7 @@ from models.submodel import State, covered_sizes, extract
 from partitions.components import Section
 from strategies.core.averaging import Averaging
 from strategies.core.client import ClientTask, ClientTrainer, Limits, LocalModel
+from strategies.core.server_step import ServerStep
 from strategies.core.strategy import Budget, Profile, SubModel, TrainTask
 from strategies.core.subset import active_cost
 from strategies.fedavg import Prior
@@ -192,7 +193,7 @@ class ECLM(Averaging):
     section = "eclm"
     Client = SelectiveClient
 
-    class Options(ModularOptions, Prior):
+    class Options(ModularOptions, Prior, ServerStep):
         tailored: bool = Field(False, description="enhance module ability on sub-models as clients get them (ours)")
         blend: float = Field(
             1.0,
@@ -388,6 +389,13 @@ class ECLMSmooth(ECLM):
 
     reports = {"eclm-smooth-derive": "delivered", "eclm-smooth": "adapted"}
     preset = {"prior": True, "smooth": True, "tailored": True}
+
+
+class ECLMAdam(ECLMSmooth):
+    """The same, and the server makes a step of Adam towards the merged modules."""
+
+    reports = {"eclm-adam-derive": "delivered", "eclm-adam": "adapted"}
+    preset = {**ECLMSmooth.preset, "step": "adam"}
 
 
 class ECLMPlus(ECLM):

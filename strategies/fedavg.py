@@ -10,6 +10,7 @@ from pydantic import Field
 
 from partitions.components import Section
 from strategies.core.averaging import Averaging
+from strategies.core.server_step import ServerStep
 from strategies.core.strategy import Profile, TrainTask
 
 
@@ -30,7 +31,7 @@ class FedAvg(Averaging):
     reports = {"fedavg": "delivered", "fedavg+ft": "adapted"}
     section = "fedavg"
 
-    class Options(Prior):
+    class Options(Prior, ServerStep):
         pass
 
     def configure_train(self, server_round: int, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
@@ -38,6 +39,13 @@ class FedAvg(Averaging):
 
     def configure_evaluate(self, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
         return self.full_model([p.client for p in profiles], self.budget.adapt_epochs)
+
+
+class FedAdam(FedAvg):
+    """FedAvg whose server makes a step of Adam towards the mean."""
+
+    reports = {"fedadam": "delivered", "fedadam+ft": "adapted"}
+    preset = {"step": "adam"}
 
 
 class FedAvgPrior(FedAvg):

@@ -22,6 +22,7 @@ class FedRolex(HeteroFL):
 
     reports = {"fedrolex": "delivered", "fedrolex+ft": "adapted"}
     starts_from = "rolling"
+    section = "fedrolex"
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -33,3 +34,10 @@ class FedRolex(HeteroFL):
     def configure_train(self, server_round: int, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
         self.turn = server_round - 1
         return super().configure_train(server_round, profiles)
+
+
+class FedRolexAdam(FedRolex):
+    """FedRolex whose server makes a step of Adam towards the mean."""
+
+    reports = {"fedrolex-adam": "delivered", "fedrolex-adam+ft": "adapted"}
+    preset = {"step": "adam"}

@@ -10,6 +10,7 @@ import numpy as np
 
 from models.elastic.nested import ordered_dropout
 from models.nn.body import Body
+from strategies.core.server_step import ServerStep
 from strategies.core.strategy import TrainTask
 from strategies.fedavg import Prior
 from strategies.heterofl import HeteroFL
@@ -26,7 +27,7 @@ class FjORD(HeteroFL):
     reports = {"fjord": "delivered", "fjord+ft": "adapted"}
     section = "fjord"
 
-    class Options(Prior):
+    class Options(Prior, ServerStep):
         pass
 
     class Client(HeteroFL.Client):

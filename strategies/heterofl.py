@@ -16,6 +16,7 @@ from models.elastic.nested import RATES, width
 from models.submodel import FULL, Coverage, covered_sizes, extract
 from strategies.core.averaging import Averaging, Mean, RobustMean
 from strategies.core.client import ClientTrainer, LocalModel
+from strategies.core.server_step import ServerStep
 from strategies.core.strategy import Limits, Profile, SubModel, TrainTask, Update
 
 
@@ -62,6 +63,10 @@ class HeteroFL(Averaging):
     starts_from = "nested"
     asks = "limits"
     rates: ClassVar = RATES  # the widest first
+    section = "heterofl"
+
+    class Options(ServerStep):
+        pass
 
     class Client(ClientTrainer):
         requires = frozenset({"class-shares"})
@@ -121,7 +126,7 @@ class HeteroFL(Averaging):
         return RobustCoveredClasses(self.axes, self.model, self.budget.robust, self.budget.trim)
 
     def server_update(self, server_round: int, aggregate: Mean) -> None:
-        self.model = self.models.recalibrate(FULL, aggregate.result(self.model))
+        self.model = self.models.recalibrate(FULL, self.aggregated(aggregate))
 
     def configure_evaluate(self, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
         levels = self.levels(profiles)

@@ -7,7 +7,8 @@ import torch
 
 from models.aggregation.robust import Robust
 from models.aggregation.weighted_sum import WeightedSum
-from models.submodel import Axes, Coverage, State, extract
+from models.submodel import FULL, Axes, Coverage, State, extract
+from strategies.core.server_step import Adam, ServerStep
 from strategies.core.strategy import Aggregator, Strategy, TrainTask, Update
 
 
@@ -76,7 +77,16 @@ def _merged(mine: WeightedSum | None, other: WeightedSum | None) -> WeightedSum 
 
 
 class Averaging(Strategy):
-    """A method whose new model is a weighted mean of what clients trained."""
+    """A method whose new model is a weighted mean of what clients trained, or follows from it by a step of the server.
+
+    Attributes:
+        adam: the step, of a method whose options ask for it.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        steps = isinstance(self.options, ServerStep) and self.options.step == "adam"
+        self.adam = Adam(self.options) if steps else None
 
     def aggregator(self) -> Aggregator:
         if self.budget.robust == "none":
@@ -84,4 +94,21 @@ class Averaging(Strategy):
         return RobustMean(self.axes, self.model, self.budget.robust, self.budget.trim)
 
     def server_update(self, server_round: int, aggregate: Any) -> None:
-        self.model = self.models.post_aggregate(server_round, self.model, aggregate.result(self.model))
+        self.model = self.models.post_aggregate(server_round, self.model, self.aggregated(aggregate))
+
+    def aggregated(self, aggregate: Any) -> State:
+        """Return the mean of the updates, or what the server's step towards it leads to."""
+        mean: State = aggregate.result(self.model)
+        if self.adam is None:
+            return mean
+        network = self.models.architectures[self.architecture].part(FULL)
+        names = [name for name, _ in network.named_parameters(remove_duplicate=False)]  # all of a tied parameter
+        return mean | self.adam(self.model, mean, names)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | ({"adam": self.adam.moments} if self.adam else {})
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        if self.adam:
+            self.adam.moments = state["adam"]
