@@ -12,8 +12,8 @@ METHODS = (
 # As they are used: fine-tuned on the client where a method allows it.
 RANKED = (
     "eclm-adam", "eclm-smooth", "eclm-plus", "eclm", "na-prior", "la", "ditto", *(f"{method}+ft" for method in (
-        "fedavg", "fedavg-prior", "fedadam", "fedprox", "scaffold", "fedrep", "ifca", "feddrift", "adaptive-fedavg", "flash",
-        "heterofl", "fjord", "fedrolex", "fedrolex-adam",
+        "fedavg", "fedavg-prior", "fedadam", "fedprox", "scaffold", "fedrep", "ifca", "feddrift", "adaptive-fedavg",
+        "flash", "heterofl", "fjord", "fedrolex", "fedrolex-adam",
     )),
 )  # fmt: skip
 

@@ -56,6 +56,7 @@ FAMILIES: dict[str, str] = {
     "eclm": "#d55e00",
     "eclm-plus": "#882255",
     "eclm-smooth": "#117733",
+    "eclm-adam": "#44aa99",
     "eclm-static": "#999933",
     "fjord": "#009e73",
     "fedrolex": "#cc79a7",
@@ -67,10 +68,12 @@ SPARE = ("#aa4499", "#332288", "#88ccee")  # for other families, in order
 NAMES = {
     "na": "cloud model", "la": "local adaptation", "an": "AdaptiveNet", "fedavg": "FedAvg", "heterofl": "HeteroFL",
     "fjord": "FjORD", "fedrolex": "FedRolex", "eclm": "ECLM", "eclm-plus": "ECLM+", "eclm-smooth": "ECLM smooth",
+    "fedadam": "FedAdam", "eclm-adam": "ECLM smooth + server Adam",
 }  # fmt: skip
 VARIANTS = {
     "": "", "prior": " + class prior", "derive": ", not adapted", "local": " without cloud",
     "static": ", never updated", "tailored": " + tailoring", "blend": " + blend",
+    "adam": " + server Adam",
 }  # fmt: skip
 
 Dash = Literal["-", "--", ":", "-."]

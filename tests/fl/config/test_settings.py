@@ -208,7 +208,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"strategies": "scaffold", "client.optimizer": "adam"}, "^strategy 'scaffold' needs local training by SGD"),
     ({**SPA, "strategies": "fedprox", "split": "messages"}, "^strategy 'fedprox' corrects gradients of the whole"),
     ({**VQ, "strategies": "fedprox", "split": "messages"}, "^strategy 'fedprox' corrects gradients of the whole"),
-    ({**SPA, "strategies": "heterofl"}, "^strategy 'heterofl' needs .*nested.*: use fedavg, fedprox, la, na$"),
+    ({**SPA, "strategies": "heterofl"}, "^strategy 'heterofl' needs .*nested.*: use fedadam, fedavg, fedprox, la, na$"),
     ({**SPA, "split": "messages", "client.update-clip": 1.0}, "^client.update-clip looks at whole models"),
 ]  # fmt: skip
 
