@@ -12,7 +12,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         *(drift.DRIFT_SUITE, drift.DETECTION, scale.LATENCY, scale.LOOPBACK, eclm.POISON),
         *(vq.TEXT, spa.SPA_MODES, spa.SPA_GATE, spa.SPA_SIZE, spa.SPA_FEDERATED),
         *(vq.VQ_TABLE2, vq.VQ_TABLE3, vq.VQ_TABLE6, vq.VQ_TABLE7),
-        *(vq.VQ_E1, vq.VQ_E2, vq.VQ_E2_MERGE, vq.VQ_E3, vq.VQ_E4, vq.VQ_E4_ROUNDS),
+        *(vq.VQ_E1, vq.VQ_E2, vq.VQ_E2_MERGE, vq.VQ_E3, vq.VQ_ROUNDS, vq.VQ_E4, vq.VQ_E4_ROUNDS),
     )
 }
 VIEWS: dict[str, View] = {

@@ -185,6 +185,42 @@ VQ_E3 = Experiment(
     seeds=(1, 2),
 )
 
+# Codes that come late, in rounds: pooled, and no larger than the text's token ids.
+
+ROUNDS_CPU: Overrides = {
+    "workload": "vq", "data.name": "questions", "data.proxy-fraction": 0.15, "data.partition": "iid",
+    "drift.kind": "none", "data.samples-min": 100, "data.samples-max": 100, "devices.count": 10, "cohort": 5,
+    "rounds": 4, "rounds-per-step": 4, "eval.every": 4, "client.local-epochs": 1, "client.adapt-epochs": 0,
+    "pretrain.dense-epochs": 3, "pretrain.batch-size": 32, "vq.preset": "minilm", "vq.frozen": 3, "vq.tokens": 32,
+    "vq.width": 384, "strategies": "fedavg",
+}  # fmt: skip
+ROUNDS_SMOKE: Overrides = {
+    **SMOKE_ROUNDS, "rounds": 1, "vq.preset": "tiny", "vq.frozen": 1, "vq.width": 16, "devices.count": 2, "cohort": 2,
+}  # fmt: skip
+ROUNDS_CUTS: dict[str, Overrides] = {
+    "p=2 float32": {"vq.pool": 2, "vq.codes": 0},
+    "p=2 codes": {"vq.pool": 2, "vq.codes": 128, "vq.groups": 4},
+    "p=4 float32": {"vq.pool": 4, "vq.codes": 0},
+    "p=4 codes": {"vq.pool": 4, "vq.codes": 64, "vq.groups": 8},
+}
+
+VQ_ROUNDS = Experiment(
+    name="vq-rounds",
+    summary="federated rounds of a pooled split transformer: float32 or late codes, no larger than token ids",
+    common=ROUNDS_CPU,
+    settings=at_every_scale(
+        ROUNDS_CUTS,
+        smoke=ROUNDS_SMOKE,
+        paper={"data.proxy-fraction": 0.3, "rounds": 30, "rounds-per-step": 30, "eval.every": 5},
+    ),
+    cost={"smoke": "1 min", "cpu": "20 min", "paper": "3 h"},
+    seeds=(11, 12, 13),
+    plot="accuracy",
+    table=("final_global_accuracy", "accuracy_mean", "infer_up", "tokens_up", "train_up", "train_down"),
+    note="Token ids: what the packed ids of the same text would take. In training, the gradient of the logits goes up "
+    "with codes or activations.",
+)
+
 # E4: several tasks share the server's half of the model.
 
 E4_CPU: Overrides = {

@@ -36,6 +36,8 @@ Temperature = Annotated[float, typer.Option(help="Randomness of the answers; 0: 
 TopP = Annotated[float, typer.Option(help="Share of the probability from which tokens are drawn.", min=0.01, max=1)]
 SamplingSeed = Annotated[int | None, typer.Option(help="Seed of random answers; by default a new one each.", min=0)]
 Trace = Annotated[Path | None, typer.Option(help="CSV file with a line per token; a figure is written beside it.")]
+Web = Annotated[bool, typer.Option("--web", help="A page in the browser of this machine, in place of lines of input.")]
+Port = Annotated[int, typer.Option(help="Port of that page; 0: a free one.", min=0, max=65535)]
 
 
 @spa_app.command()
@@ -86,6 +88,12 @@ def cloud(
         str, typer.Option(metavar="HOST:PORT", help="Address at which devices reach it.")
     ] = "0.0.0.0:7070",
     timeout_s: Timeout = 2,
+    dtype: Annotated[
+        str, typer.Option(help="Numbers of the base: float32, float16 or bfloat16, which take half the memory.")
+    ] = "float32",
+    threads: Annotated[
+        int, typer.Option(help="Cores that a pass of the base uses; more: faster for one device alone.", min=1)
+    ] = 1,
     set_: Changes = [],  # noqa: B006
     folder: Folder = HOME,
 ) -> None:
@@ -97,7 +105,7 @@ def cloud(
     """
     from experiments.serving.chat import run_cloud
 
-    run_cloud(base, changes_of(set_), listen, timeout_s, folder)
+    run_cloud(base, changes_of(set_), listen, timeout_s, dtype, threads, folder)
 
 
 @spa_app.command("chat")
@@ -114,6 +122,8 @@ def chat_(
     top_p: TopP = 1,
     sampling_seed: SamplingSeed = None,
     trace: Trace = None,
+    web: Web = False,
+    port: Port = 0,
     folder: Folder = HOME,
 ) -> None:
     """Talk to a base that runs elsewhere, and that the plugin on this device personalises.
@@ -126,7 +136,7 @@ def chat_(
     from experiments.serving.terminal import Wishes
 
     wishes = Wishes(limit, beams, temperature, top_p, sampling_seed)
-    talk(cloud, plugin, key, folder, precision, gate_site, delay_ms, wishes, trace)
+    talk(cloud, plugin, key, folder, precision, gate_site, delay_ms, wishes, trace, _page(web, port))
 
 
 def chat(
@@ -147,6 +157,8 @@ def chat(
     top_p: TopP = 1,
     sampling_seed: SamplingSeed = None,
     trace: Trace = None,
+    web: Web = False,
+    port: Port = 0,
     set_: Changes = [],  # noqa: B006
 ) -> None:
     """Answer questions with a frozen language model that a device personalises, both in this process.
@@ -165,4 +177,14 @@ def chat(
             if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
                 raise UserError(f"--{name} is for a plugin that is trained now: leave it out with --plugin")
     wishes = Wishes(limit, beams, temperature, top_p, sampling_seed)
-    chat_here(base, plugin, device, seed, changes_of(set_), precision, gate_site, delay_ms, timeout_s, wishes, trace)
+    chat_here(
+        base, plugin, device, seed, changes_of(set_), precision, gate_site, delay_ms, timeout_s, wishes, trace,
+        _page(web, port),
+    )  # fmt: skip
+
+
+def _page(web: bool, port: int) -> int | None:
+    """Return the port of the page; None: there is none. UserError: a port without a page."""
+    if port and not web:
+        raise UserError("--port is that of the page: add --web, or leave it out")
+    return port if web else None

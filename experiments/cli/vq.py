@@ -10,7 +10,7 @@ from experiments.deploy.commands import HOME, Folder
 vq_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="""A split transformer that a run saved: codes of a text cross the network (docs/text.md).
+    help="""A split transformer that a run saved: codes of a text cross the network (docs/vq.md).
 
     Example: [bold]python -m experiments run text --scale smoke --set save=true[/bold]""",
 )

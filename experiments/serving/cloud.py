@@ -19,6 +19,7 @@ from transformers import DynamicCache
 from experiments.serving import messages
 from experiments.serving.device import DeviceHalf
 from experiments.serving.link import DeviceGone, DeviceLate, InProcess, Link
+from experiments.serving.sharing import Turns
 from models.spa.bases import Base
 from models.spa.codec import Frame, FrameError, Precision, narrow
 from models.spa.gate import Gate
@@ -26,6 +27,7 @@ from models.spa.modes import Mode, mode
 from models.spa.train import Policy
 
 log = getLogger(__name__)
+PREFILL = 256  # tokens of a prompt in one pass: others get a turn in between, and few states are in memory
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,7 @@ class Session:
         prompt: tokens before the sentence.
         guesses: number of most likely tokens to record with each token.
         memory: of the conversation; it is updated.
+        turns: of the sessions that share the base.
     """
 
     base: Base
@@ -185,6 +188,7 @@ class Session:
     prompt: Sequence[int]
     guesses: int = 0
     memory: Memory = field(default_factory=Memory)
+    turns: Turns = field(default_factory=Turns)
     gone: bool = False
     reused: int = 0
 
@@ -253,15 +257,11 @@ class Session:
     @torch.inference_mode()
     def _step(self, hypotheses: list[Hypothesis], new: Tensor) -> tuple[Tensor, list[Hypothesis], list[Token]]:
         """Return logits (k, V) after ``new`` (k, n) tokens, updated hypotheses, and each next token without its id."""
-        started = time.perf_counter()
-        whole = self.base.stack(new, self.memory.cache)
-        self.memory.ids += new[0].tolist()  # of beams, only their number counts
-        b = whole[:, -1, -1]
-        base_ms = 1e3 * (time.perf_counter() - started)
+        b, states, base_ms = self._pass(new)
         drafts = [Token(-1, False, False, float("nan"), 0, 0, base_ms, 0.0, 0.0) for _ in hypotheses]
         if self.terms is None:
-            return self.base.head(b), hypotheses, drafts
-        hypotheses = self._add_unsent(hypotheses, whole[:, :, list(self.terms.states)])
+            return self.base.logits(b), hypotheses, drafts
+        hypotheses = self._add_unsent(hypotheses, states)
         asked = list(range(len(hypotheses)))
         try:
             asked, drafts = self._opens(b, drafts)
@@ -270,12 +270,31 @@ class Session:
             if not self.gone:
                 log.warning("degraded: %s; the base continues alone", error)
             self.gone |= isinstance(error, DeviceGone)
-            return self.base.head(b), hypotheses, [replace(d, degraded=i in asked) for i, d in enumerate(drafts)]
-        logits = self.base.head(h)
+            return self.base.logits(b), hypotheses, [replace(d, degraded=i in asked) for i, d in enumerate(drafts)]
+        logits = self.base.logits(h)
         if self.guesses:
-            tops = [x.topk(self.guesses).indices.tolist() for x in (self.base.head(b), logits)]
+            tops = [x.topk(self.guesses).indices.tolist() for x in (self.base.logits(b), logits)]
             drafts = [replace(d, base_guesses=(*x,), guesses=(*y,)) for d, x, y in zip(drafts, *tops, strict=True)]
         return logits, hypotheses, drafts
+
+    def _pass(self, new: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Compute the base for ``new`` (k, n) tokens, of a long prompt some after the other.
+
+        Returns:
+            b (k, d) of the last position; the states (k, n, S, d) that the side reads, of the last position alone
+            unless the side catches up; the milliseconds of computing.
+        """
+        states, everything = list(self.terms.states) if self.terms else [], self._catches_up
+        kept, ms = list[Tensor](), 0.0
+        for part in new.split(PREFILL, 1):
+            with self.turns.turn():
+                started = time.perf_counter()
+                whole = self.base.stack(part, self.memory.cache)
+                ms += 1e3 * (time.perf_counter() - started)
+            self.memory.ids += part[0].tolist()  # of beams, only their number counts
+            b = whole[:, -1, -1]
+            kept.append((whole if everything else whole[:, -1:])[:, :, states])
+        return b, torch.cat(kept, 1) if everything else kept[-1], ms
 
     def _add_unsent(self, hypotheses: list[Hypothesis], stack: Tensor) -> list[Hypothesis]:
         """Add new states (k, n, S, d) to the unsent ones; without catch-up keep only the last."""

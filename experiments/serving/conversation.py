@@ -10,6 +10,7 @@ from experiments.serving import messages
 from experiments.serving.cloud import Draw, Memory, Session, Terms, Token, likeliest
 from experiments.serving.link import DeviceGone, Remote, Stream
 from experiments.serving.messages import Ask, Declined, Done, Piece, Welcome
+from experiments.serving.sharing import Turns
 from models.spa import bases
 from models.spa.bases import Base
 from models.spa.codec import Frame, FrameError
@@ -43,17 +44,18 @@ class Conversation:
 
     Args:
         timeout: longest wait for the device's plugin, seconds.
+        turns: of the devices that share the base.
 
     Raises:
         FrameError: the device sent something impossible; the message names it.
         EOFError, OSError: it is gone.
     """
 
-    def __init__(self, base: Base, stream: Stream, timeout: float):
+    def __init__(self, base: Base, stream: Stream, timeout: float, turns: Turns):
         hello, _ = stream.receive(limit=messages.HEAD_BYTES + 8 * (base.width + base.layers))
         self._terms = Terms.of(hello, base)
         self._link = Remote(stream, timeout, self._terms.answer_bytes(base.width))
-        self._base, self._stream, self._memory = base, stream, Memory()
+        self._base, self._stream, self._memory, self._turns = base, stream, Memory(), turns
         note = TOY if base.name == bases.TINY else ""
         welcome = Welcome(base=base.name, context=base.context, history=base.remembers, note=note)
         stream.send(welcome.frame())
@@ -83,7 +85,7 @@ class Conversation:
             rule = f"the base has room for {max(0, room)}, and {ask.limit} for the answer (--limit)"
             self._stream.send(Declined(why=f"this question has {len(prompt)} tokens, {rule}").frame())
             return
-        session = Session(self._base, self._link, self._terms, prompt, ask.guesses, self._memory)
+        session = Session(self._base, self._link, self._terms, prompt, ask.guesses, self._memory, self._turns)
         text = WholeCharacters(self._base)
         for token, last in _with_last(_tokens(session, ask), self._base.ends, ask.limit):
             self._stream.send(self._piece(text.add(token.id, last), token))
@@ -102,9 +104,9 @@ class Conversation:
         ).frame()  # fmt: skip
 
 
-def serve(base: Base, stream: Stream, timeout: float) -> None:
-    """Serve a device until it leaves; for the exceptions see `Conversation`."""
-    Conversation(base, stream, timeout).run()
+def serve(base: Base, stream: Stream, timeout: float, turns: Turns | None = None) -> None:
+    """Serve a device until it leaves; for the exceptions see `Conversation`. Args: turns: None: it is the only one."""
+    Conversation(base, stream, timeout, turns or Turns()).run()
 
 
 def _tokens(session: Session, ask: Ask) -> Iterator[Token]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -57,6 +58,88 @@ class Wishes:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Shown:
+    """Text of whole characters, and what its tokens cost.
+
+    Args:
+        asked: whether the device took part in one of them; degraded: whether it was too late for one.
+        down, up: payload bytes that crossed for them; ms: from question to answer, base and device.
+    """
+
+    text: str
+    asked: bool
+    degraded: bool
+    down: int
+    up: int
+    ms: float
+
+
+class WholeTokens:
+    """Joins tokens that are parts of one character."""
+
+    def __init__(self) -> None:
+        self._parts: list[Piece] = []
+
+    def add(self, piece: Piece) -> Shown | None:
+        """Return what a token completes; None if its character is not whole yet."""
+        self._parts.append(piece)
+        if not piece.text:
+            return None
+        parts, self._parts = self._parts, []
+        return Shown(
+            messages.printable(piece.text), any(part.asked for part in parts), any(part.degraded for part in parts),
+            sum(part.down for part in parts), sum(part.up for part in parts),
+            sum(part.base_ms + part.call_ms for part in parts),
+        )  # fmt: skip
+
+
+class Screen(Protocol):
+    """Where a chat shows what is said. Attributes: marks: how it shows who spoke, in words."""
+
+    marks: str
+
+    def show(self, shown: Shown) -> None:
+        """Show the next characters of the answer."""
+
+    def end(self, summary: str) -> None:
+        """Show that the answer is complete, and what it took. Args: summary: empty: it was broken off."""
+
+    def refuse(self, why: str) -> None:
+        """Show that a question is left out."""
+
+    def note(self, text: str) -> None:
+        """Show what is no answer."""
+
+
+class Terminal:
+    """Shows text with marks: [the device took part], {it was too late}."""
+
+    marks = "plain text: the base alone; [brackets]: your device took part; {braces}: it was too late"
+
+    def __init__(self) -> None:
+        self._begun = False
+
+    def show(self, shown: Shown) -> None:
+        before, after = ("[", "]") if shown.asked else ("{", "}") if shown.degraded else ("", "")
+        text = Text(f"{before}{shown.text}{after}", style="bold" if shown.asked else "")
+        console.print(text, end="", soft_wrap=True)
+        self._begun = True
+
+    def end(self, summary: str) -> None:
+        if self._begun:
+            console.print()
+        self._begun = False
+        if summary:
+            say(summary)
+
+    def refuse(self, why: str) -> None:
+        console.print(why, markup=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        say(text)
+
+
 @dataclass
 class Chat:
     """A conversation through a cloud.
@@ -67,6 +150,10 @@ class Chat:
         wishes: how answers are written.
         trace: file of the trace; None: no trace.
         sleep: waits some seconds between attempts to connect again.
+        screen: where answers appear.
+
+    Attributes:
+        said: the conversation; welcome: of the cloud, once it is connected.
     """
 
     half: DeviceHalf
@@ -75,10 +162,11 @@ class Chat:
     wishes: Wishes = Wishes()
     trace: Path | None = None
     sleep: Callable[[float], None] = time.sleep
-    _stream: Stream | None = None
-    _welcome: Welcome | None = None
-    _said: list[Said] = field(default_factory=list)
-    _rows: list[TraceRow] = field(default_factory=list)
+    screen: Screen = field(default_factory=Terminal)
+    said: list[Said] = field(default_factory=list, init=False)
+    welcome: Welcome | None = field(default=None, init=False)
+    _stream: Stream | None = field(default=None, init=False)
+    _rows: list[TraceRow] = field(default_factory=list, init=False)
 
     def run(self, lines: Iterator[str]) -> None:
         """Answer each line. '/new' begins a new conversation.
@@ -89,20 +177,28 @@ class Chat:
         self.open()
         try:
             for number, line in enumerate(lines, 1):
-                if line == "/new":
-                    self._said.clear()
-                    continue
-                self._said.append(Said(role="user", content=line))
-                while not self._answered(number):
-                    self._reconnect()
-                if self.trace is not None and self._rows:
-                    write_trace(self.trace, self._rows)
+                self.reply(number, line)
         finally:
             self.close()
 
+    def reply(self, number: int, line: str) -> None:
+        """Answer the line of this number. CloudGone, CloudRefuses: it is impossible, and the line is forgotten."""
+        if line == "/new":
+            self.said.clear()
+            return
+        self.said.append(Said(role="user", content=line))
+        try:
+            while not self._answered(number):
+                self._reconnect()
+        except BaseException:
+            self.said.pop()
+            raise
+        if self.trace is not None and self._rows:
+            write_trace(self.trace, self._rows)
+
     def open(self) -> None:
         """Connect. CloudGone, CloudRefuses: it is impossible."""
-        say(f"connecting to {self.where}")
+        self.screen.note(f"connecting to {self.where}")
         stream = self.connect()
         try:
             stream.send(self.half.hello())
@@ -116,12 +212,10 @@ class Chat:
                 raise _foreign(error) from None
             raise
         memory = "" if welcome.history else ", which answers each question by itself"
-        say(f"connected: base {welcome.base}{memory}")
-        if self._welcome is None:
-            say("plain text: the base alone; [brackets]: your device took part; {braces}: it was too late")
-            if welcome.note:
-                say(welcome.note)
-        self._stream, self._welcome = stream, welcome
+        self.screen.note(f"connected: base {welcome.base}{memory}")
+        if self.welcome is None:
+            self.screen.note(f"{self.screen.marks}\n{welcome.note}".strip())
+        self._stream, self.welcome = stream, welcome
 
     def close(self) -> None:
         """Close the connection."""
@@ -136,21 +230,21 @@ class Chat:
             except CloudGone as error:
                 if time.monotonic() > end:
                     raise
-                say(f"{error}; trying again in {pause:.0f} s")
+                self.screen.note(f"{error}; trying again in {pause:.0f} s")
                 self.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
             else:
-                say("the answer begins anew")
+                self.screen.note("the answer begins anew")
                 return
 
     def _answered(self, sentence: int) -> bool:
-        """Print the answer to what was said last, and remember it. Return False if the cloud is gone."""
-        assert self._stream is not None and self._welcome is not None
-        traffic, pieces, words = TrafficLog(), list[Piece](), Words()
+        """Show the answer to what was said last, and remember it. Return False if the cloud is gone."""
+        assert self._stream is not None and self.welcome is not None
+        traffic, pieces, whole = TrafficLog(), list[Piece](), WholeTokens()
         side = self.half.plugin.side
-        positions = self._welcome.context if side.attends else messages.MOST_BEAMS
+        positions = self.welcome.context if side.attends else messages.MOST_BEAMS
         limit = messages.HEAD_BYTES + 4 * positions * len(side.spec.states) * side.spec.width
-        said = self._said if self._welcome.history else self._said[-1:]
+        said = self.said if self.welcome.history else self.said[-1:]
         try:
             self._send(self.wishes.ask(said, GUESSES if self.trace else 0).frame(), traffic)
             while True:
@@ -158,57 +252,34 @@ class Chat:
                 traffic.count("down", frame, wire)
                 if frame.kind == Piece.kind():
                     pieces.append(Piece.of(frame))
-                    words.show(pieces[-1])
+                    if shown := whole.add(pieces[-1]):
+                        self.screen.show(shown)
                 elif frame.kind == Done.kind():
                     done = Done.of(frame)
                     break
                 elif frame.kind == Declined.kind():
-                    console.print(
-                        f"line {sentence} is left out: {Declined.of(frame).why}", markup=False, soft_wrap=True
-                    )
-                    self._said.pop()
+                    self.screen.refuse(f"line {sentence} is left out: {Declined.of(frame).why}")
+                    self.said.pop()
                     return True
                 elif reply := self.half.answer(not_refused(frame)):
                     traffic.calls += 1
                     self._send(reply, traffic)
         except (OSError, EOFError) as error:
             self._stream.close()
-            words.end()
-            say(f"the cloud is gone ({one_line(error) or 'no answer'})")
+            self.screen.end("")
+            self.screen.note(f"the cloud is gone ({one_line(error) or 'no answer'})")
             return False
         except FrameError as error:
             raise _foreign(error) from None
-        words.end()
-        say(_summary(pieces, done, traffic))
-        del self._said[: done.forgotten]
-        self._said.append(Said(role="assistant", content="".join(piece.text for piece in pieces)))
+        self.screen.end(_summary(pieces, done, traffic))
+        del self.said[: done.forgotten]
+        self.said.append(Said(role="assistant", content="".join(piece.text for piece in pieces)))
         self._rows += [trace_row(sentence, piece) for piece in pieces]
         return True
 
     def _send(self, frame: Frame, traffic: TrafficLog) -> None:
         assert self._stream is not None
         traffic.count("up", frame, self._stream.send(frame))
-
-
-class Words:
-    """Prints pieces; tokens that are parts of one character share their marks."""
-
-    def __init__(self) -> None:
-        self._asked = self._degraded = self._begun = False
-
-    def show(self, piece: Piece) -> None:
-        self._asked, self._degraded = self._asked or piece.asked, self._degraded or piece.degraded
-        if not piece.text:
-            return
-        before, after = ("[", "]") if self._asked else ("{", "}") if self._degraded else ("", "")
-        style = "bold" if self._asked else ""
-        console.print(Text(f"{before}{messages.printable(piece.text)}{after}", style=style), end="", soft_wrap=True)
-        self._asked, self._degraded, self._begun = False, False, True
-
-    def end(self) -> None:
-        """End the line, if one was begun."""
-        if self._begun:
-            console.print()
 
 
 def lines() -> Iterator[str]:

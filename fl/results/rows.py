@@ -57,9 +57,7 @@ class Row(TableRow):
     forgetting: Annotated[float, "mean accuracy lost on the previous step's test samples; empty if not measured"] = NAN
     train_up: Annotated[float, "split models: bytes per example that cross the cut up in training; empty: none"] = NAN
     train_down: Annotated[float, "split models: bytes per example that cross the cut down in training"] = NAN
-    infer_up: Annotated[float, "split models: bytes per example that cross the cut up in use; empty: not scored"] = (
-        NAN
-    )
+    infer_up: Annotated[float, "split models: bytes per example that cross the cut up in use; empty: not scored"] = NAN
     infer_down: Annotated[float, "split models: bytes per example that cross the cut down in use"] = NAN
     wall_s: Annotated[float, "real seconds of the round; the only column that may differ between runs of a seed"] = 0.0
 

@@ -19,7 +19,7 @@ UNCUT = (
 
 
 class VQOptions(Section):
-    """The VQ split transformer (docs/text.md)."""
+    """The VQ split transformer (docs/vq.md)."""
 
     ignores: ClassVar = (
         "model", "accelerator", "precision", "data.image-size", "client.lr", "client.optimizer", "client.momentum",

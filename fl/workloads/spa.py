@@ -203,8 +203,8 @@ class SPA(SplitWorkload):
 
     # what server and clients build alike
 
-    def base(self, progress: Progress | None = None) -> bases.Base:
-        """Return the frozen base, loaded once per process.
+    def base(self, progress: Progress | None = None, dtype: bases.Dtype = "float32") -> bases.Base:
+        """Return the frozen base, loaded once per process. Args: dtype: in which it computes, for use alone.
 
         Raises:
             SettingsError: it is not the one that ``spa.base-checksum`` names.
@@ -212,7 +212,7 @@ class SPA(SplitWorkload):
         """
         torch.set_num_threads(1)
         o = self.options
-        loaded = bases.load(o.base, cache_folder(), o.tiny_steps, progress)
+        loaded = bases.load(o.base, cache_folder(), o.tiny_steps, progress, dtype)
         if o.base_checksum and not loaded.checksum.startswith(o.base_checksum):
             raise SettingsError(
                 f"spa.base '{o.base}' has checksum {loaded.checksum[:16]}..., spa.base-checksum asks for "

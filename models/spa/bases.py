@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from partitions.errors import DataError
 
 TINY = "tiny"
 SMOLLM2 = "smollm2"
+Dtype = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +77,16 @@ class Base:
 
     @torch.no_grad()
     def stack(self, ids: Tensor, cache: Any = None) -> Tensor:
-        """Compute the stack (B, T, L + 1, d) of tokens (B, T) after those in ``cache``, which the call extends."""
+        """Compute the stack (B, T, L + 1, d) of tokens (B, T) after those in ``cache``, which the call extends.
+
+        It is float32, also of a model that computes in another type.
+        """
         out = self.model.base_model(ids, past_key_values=cache, use_cache=cache is not None, output_hidden_states=True)
-        return torch.stack(out.hidden_states, dim=2)
+        return torch.stack(out.hidden_states, dim=2).float()
+
+    def logits(self, h: Tensor) -> Tensor:
+        """Compute the head's output (..., V) for float32 h (..., d), in float32."""
+        return self.head(h.to(self.head.weight.dtype)).float()
 
     def prompt(self, instruction: str, input_: str = "") -> list[int]:
         """Encode the prompt with the model's own chat template, if it has one."""
@@ -187,27 +195,33 @@ def checksum(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def load(name: str, cache: Path, tiny_steps: int = TINY_STEPS, progress: Progress | None = None) -> Base:
-    """Load a base model in float32 with memory-mapped weights; all callers in a process share one object.
+def load(
+    name: str, cache: Path, tiny_steps: int = TINY_STEPS, progress: Progress | None = None, dtype: Dtype = "float32"
+) -> Base:
+    """Load a base model with memory-mapped weights; all callers in a process share one object.
+
+    Args:
+        name, cache, tiny_steps, progress: as in `find`.
+        dtype: in which it computes. Only float32 can be trained with; the checksum is that of the file.
 
     Raises:
         DataError: it is missing, or its logits are not the head's output for its last state.
     """
-    return _load(name, find(name, cache, tiny_steps, progress))
+    return _load(name, find(name, cache, tiny_steps, progress), dtype)
 
 
 @lru_cache(maxsize=2)
-def _load(name: str, folder: Path) -> Base:
+def _load(name: str, folder: Path, dtype: Dtype) -> Base:
     disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise DataError(f"{folder} holds no causal language model: {error}") from error
     base = Base(name, checksum(folder), model.eval().requires_grad_(False), tokenizer)
     probe = torch.arange(4)[None]
     with torch.inference_mode():
-        if not torch.allclose(base.head(base.stack(probe)[:, :, -1]), model(probe).logits, atol=1e-4):
+        if not torch.allclose(base.logits(base.stack(probe)[:, :, -1]), model(probe).logits.float(), atol=1e-4):
             raise DataError(f"base model '{name}' changes its logits after the head, which SPA cannot split")
     return base
 

@@ -19,6 +19,7 @@ from experiments.serving.device import DeviceHalf
 from experiments.serving.link import Stream, pair
 from experiments.serving.messages import Ask, Done, Piece, Refused, Said, Welcome
 from experiments.serving.secure import connect
+from experiments.serving.sharing import Turns
 from models.spa.bases import Base
 from models.spa.codec import PREFIX, Frame, FrameError
 from models.spa.train import Plugin
@@ -315,8 +316,9 @@ def test_many_devices_at_one_cloud_and_a_dead_one(base: Base, plugin_of: Callabl
     half = DeviceHalf(plugin_of(), base.checksum)
     alone = {line: [t.id for t in Session(base, *join(base, half), base.prompt(line)).greedy(8)] for line in QUESTIONS}
     said: dict[int, str] = {}
+    turns = Turns()
 
-    with listening(machine, lambda stream, _: serve(base, stream, 20.0)) as server:
+    with listening(machine, lambda stream, _: serve(base, stream, 20.0, turns)) as server:
         streams = [connect(server.address, machine) for _ in range(22)]
         for stream in streams:
             stream.send(half.hello())

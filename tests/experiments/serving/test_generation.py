@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from experiments.serving.cloud import Session, Terms, join
 from experiments.serving.device import DeviceHalf, serve
 from experiments.serving.link import DeviceGone, DeviceLate, InProcess, Link, Remote, pair
+from models.spa import bases
 from models.spa.bases import Base
 from models.spa.codec import Frame, narrow, widen
 from models.spa.modes import MODES, mode
@@ -157,6 +159,40 @@ def test_guesses_are_those_of_the_base_and_of_what_was_said(
         logits = base.head(base.stack(torch.tensor([so_far]))[0, -1, -1])
         assert tuple(logits.topk(3).indices.tolist()) == token.base_guesses
         so_far.append(token.id)
+
+
+@pytest.mark.parametrize("kind,policy", SIDES)
+def test_a_long_prompt_in_parts_gives_the_same_tokens(
+    base: Base, prompt: list[int], plugin_of: Callable[..., Plugin], kind: str, policy: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The states of no more than a part are in memory, and a turn is one part."""
+    half, parts, stack = half_of(base, plugin_of(kind), "spa", policy), list[int](), type(base).stack
+    whole = [token.id for token in Session(base, *join(base, half), prompt).greedy(LIMIT)]
+    monkeypatch.setattr("experiments.serving.cloud.PREFILL", 3)
+
+    def noted(self: Base, ids: Tensor, cache: object = None) -> Tensor:
+        parts.append(ids.shape[1])
+        return stack(self, ids, cache)
+
+    monkeypatch.setattr(type(base), "stack", noted)
+    assert [token.id for token in Session(base, *join(base, half), prompt).greedy(LIMIT)] == whole
+    assert max(parts) == 3 and sum(parts) == len(prompt) + len(whole) - 1
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_base_in_half_precision_serves_the_same_plugins(
+    base: Base, prompt: list[int], plugin_of: Callable[..., Plugin], dtype: bases.Dtype
+) -> None:
+    """It is the same base to a plugin, takes half the memory, and speaks float32 to everything around it."""
+    half = bases._load(base.name, Path(base.model.name_or_path), dtype)
+    assert half.checksum == base.checksum and half.head.weight.dtype == getattr(torch, dtype)
+    ids = torch.tensor([prompt])
+    stack, exact = half.stack(ids), base.stack(ids)
+    assert stack.dtype == half.logits(stack[:, :, -1]).dtype == torch.float32
+    assert float((stack - exact).norm() / exact.norm()) < 0.05
+    tokens = list(Session(half, *join(half, half_of(half, plugin_of(), "s1", "catch_up")), prompt).greedy(4))
+    assert len(tokens) == 4 and all(token.asked for token in tokens)
 
 
 def test_without_a_device_the_loop_is_the_librarys(base: Base, prompt: list[int]) -> None:

@@ -12,7 +12,7 @@ from experiments.serving.conversation import serve
 from experiments.serving.device import DeviceHalf
 from experiments.serving.messages import Piece
 from experiments.serving.secure import CloudGone, CloudRefuses, connect
-from experiments.serving.terminal import Chat, Wishes, Words
+from experiments.serving.terminal import Chat, Terminal, WholeTokens, Wishes
 from fl.config import SettingsError
 from models.spa.bases import Base
 from models.spa.train import Plugin
@@ -27,7 +27,7 @@ def piece(text: str, asked: bool = False, degraded: bool = False) -> Piece:
 
 
 def test_marks_say_who_spoke_and_parts_of_a_character_share_them(capsys: pytest.CaptureFixture[str]) -> None:
-    words = Words()
+    whole, screen = WholeTokens(), Terminal()
     for one in (
         piece("Zo"),
         piece("", asked=True),
@@ -36,8 +36,9 @@ def test_marks_say_who_spoke_and_parts_of_a_character_share_them(capsys: pytest.
         piece(""),
         piece("\x1b[2J👩‍🚀"),
     ):
-        words.show(one)
-    words.end()
+        if shown := whole.add(one):
+            screen.show(shown)
+    screen.end("")
     assert capsys.readouterr().out == "Zo[ë]{ says}?[2J👩‍🚀\n"  # what could control the terminal is not printed
 
 
