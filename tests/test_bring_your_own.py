@@ -6,12 +6,15 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from experiments import finish
 from experiments.hermetic import flwr_run
+from tests.experiments.cli.conftest import Call, call  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 APP = ROOT / "docs" / "examples" / "own-app"
@@ -26,7 +29,8 @@ def write_blocks(page: str, folder: Path) -> list[str]:
     return [line for block in blocks for line in block.replace("\\\n", " ").strip().splitlines()]
 
 
-def run(command: str, folder: Path) -> str:
+def start(command: str, folder: Path) -> str:
+    """Run a command in a process of its own, and return what it printed."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     words = [sys.executable, *shlex.split(command)[1:]]
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
@@ -34,11 +38,29 @@ def run(command: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_the_network_of_the_page_runs_by_its_commands(tmp_path: Path) -> None:
+@pytest.fixture
+def run(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:  # noqa: F811
+    """Runs `python -m experiments ...` in the user's folder, in this process, and draws nothing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as `python -m` does
+    monkeypatch.setattr(finish, "finish", lambda *_: None)
+
+    def _run(command: str) -> None:
+        words = shlex.split(command)
+        assert words[:3] == ["python", "-m", "experiments"]
+        code, printed, errors = call(*words[3:])
+        assert code == 0, printed[-3000:] + errors[-3000:]
+
+    yield _run
+    for name in ("net", "people"):
+        sys.modules.pop(name, None)
+
+
+def test_the_network_of_the_page_runs_by_its_commands(tmp_path: Path, run: Callable[[str], None]) -> None:
     inspect, train, _ = write_blocks(MODEL, tmp_path)
-    said = run(inspect, tmp_path)
+    said = start(inspect, tmp_path)
     assert "layers that ECLM cuts into modules: wide.modules" in said and "whole:" not in said
-    run(f"{train} --out results --workers 1", tmp_path)
+    run(f"{train} --out results --workers 1 --settings m=2")  # one of two settings
     rounds = pd.read_csv(tmp_path / "results" / "rounds.csv")
     assert set(rounds["method"]) == {"fedavg", "fedavg+ft", "heterofl", "heterofl+ft", "eclm-derive", "eclm"}
     assert (rounds["failures"] == 0).all() and (rounds["refused"] == 0).all()
@@ -51,7 +73,8 @@ def test_the_network_of_the_page_runs_by_its_commands(tmp_path: Path) -> None:
 @pytest.mark.parametrize("strategy", ["HeteroFL", "ECLM"])
 def test_the_app_of_the_page_runs_under_flower(strategy: str) -> None:
     lines: list[str] = []
-    flwr_run(APP, {"strategy": strategy, "rounds": 2}, supernodes=4, on_line=lines.append, timeout_s=400)
+    config = {"strategy": strategy, "rounds": 2}
+    flwr_run(APP, config, supernodes=4, cpus_per_client=2, on_line=lines.append, timeout_s=400)
     log = "\n".join(lines)
     assert "Sampled 2 nodes (out of 4)" in log and "WARNING" not in log, log
     assert log.count("aggregate_train: 2 valid replies") == log.count("aggregate_evaluate: 4 valid replies") == 2, log
@@ -73,12 +96,13 @@ def test_the_app_is_short_and_the_page_quotes_it() -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_data_of_the_page_run_by_its_commands(tmp_path: Path) -> None:
+def test_the_data_of_the_page_run_by_its_commands(tmp_path: Path, run: Callable[[str], None]) -> None:
     pytest.importorskip("flwr_datasets")
     make, *commands = write_blocks(DATA, tmp_path)
-    run(make, tmp_path)
+    start(make, tmp_path)
     for number, command in enumerate(commands):
-        run(f"{command} --out results{number} --workers 1 --set eval.per-device=true --set strategies=fedavg", tmp_path)
+        few = "--settings m=2 --set strategies=fedavg --set eval.per-device=true"  # one of two settings
+        run(f"{command} --out results{number} --workers 1 {few}")
         rounds = pd.read_csv(tmp_path / f"results{number}" / "rounds.csv")
         assert (rounds["failures"] == 0).all() and (rounds["refused"] == 0).all()
         assert rounds[rounds["round"] == rounds["round"].max()]["accuracy_mean"].min() > 0.5
