@@ -265,11 +265,17 @@ class _Loop:
             return [], NAN
         self.rounds.evaluate(server_round, engine)
         scores = self.rounds.scores
+        if not scores and self.rounds.unserved:
+            log(
+                WARNING, "%s: no client is scored in round %d, no sub-model is within the limits of %d; a higher "
+                "devices.limit-low gives them one", self.name, server_round, self.rounds.unserved,
+            )  # fmt: skip
+            return [], NAN
         if not scores and shared:
-            why = f"the last reason: {self.rounds.complaint}" if self.rounds.complaint else ""
-            if self.rounds.unserved:
-                why = f"no sub-model is within the limits of {self.rounds.unserved} of them: raise devices.limit-low"
-            raise NobodyAnswered(f"{self.name}: no client could be scored in round {server_round}; {why}".rstrip("; "))
+            raise NobodyAnswered(
+                f"{self.name}: no client could be scored in round {server_round}"
+                + (f"; the last reason: {self.rounds.complaint}" if self.rounds.complaint else "")
+            )
         measured = self.method.has_global_model and not self.run_.worlds.relabels
         return scores, self.global_accuracy() if measured else NAN
 

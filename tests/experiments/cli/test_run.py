@@ -105,9 +105,10 @@ def test_the_papers_hyper_parameters() -> None:
 
 
 def test_held_out_changes_nothing_but_data_and_seeds() -> None:
-    """Fashion-MNIST runs with what was chosen on CIFAR-10, and no other experiment has its seeds."""
+    """Fashion-MNIST runs with what was chosen on CIFAR-10, and no other one with modular models its seeds."""
     held = EXPERIMENTS["held-out"]
-    assert not {seed for other in EXPERIMENTS.values() if other is not held for seed in other.seeds} & set(held.seeds)
+    others = [other for name, other in EXPERIMENTS.items() if other is not held and not name.startswith("vq-")]
+    assert not {seed for other in others for seed in other.seeds} & set(held.seeds)
     for scale in SCALES:
         for part, ours in held.settings[scale].items():
             theirs = setting(part if part.startswith("har") else f"cifar10 {part}", scale)

@@ -313,7 +313,7 @@ def test_codes_of_another_codebook_are_refused_and_the_round_continues(
         ),
         (
             {"strategies": "fedavg,eclm"},
-            "strategy 'eclm' needs a modular model, which workload 'vq' does not offer: use fedavg",
+            "strategy 'eclm' needs a modular model, which workload 'vq' does not offer: use fedadam, fedavg",
         ),
         ({"pretrain.dense-epochs": 0}, "pretrain.dense-epochs = 0: workload 'vq' needs at least 1"),
         ({"vq.groups": 3}, "3 groups do not divide a code space of 16"),
