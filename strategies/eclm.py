@@ -345,13 +345,14 @@ class ECLM(Averaging):
             if modules is not None  # otherwise no sub-model fits: the client skips the round
         }
 
-    def configure_evaluate(self, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
+    def served(self, profiles: Sequence[Profile], epochs: int) -> dict[int, TrainTask]:
+        """Return what `serve` gives each client, without those that nothing fits."""
         derived = [None] * len(profiles) if self.options.candidates else self.derive(profiles)
-        return {
-            p.client: task
-            for p, modules in zip(profiles, derived, strict=True)
-            if (task := self.serve(p, self.budget.adapt_epochs, modules))
-        }
+        tasks = {p.client: self.serve(p, epochs, modules) for p, modules in zip(profiles, derived, strict=True)}
+        return {client: task for client, task in tasks.items() if task}
+
+    def configure_evaluate(self, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
+        return self.served(profiles, self.budget.adapt_epochs)
 
     def cost(self, task: TrainTask, report: Mapping[str, Any]) -> Cost:
         return active_cost(self.models.costs["modular"], task, report) if task.options.get("reselect") else task.cost

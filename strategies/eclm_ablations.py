@@ -17,10 +17,7 @@ class ECLMLocal(KeptModels, ECLM):
     asks_once = True
 
     def _first(self, profiles: Sequence[Profile], epochs: int) -> dict[int, TrainTask]:
-        new = [p for p in profiles if p.client not in self.kept]
-        derived = [None] * len(new) if self.options.candidates else self.derive(new)
-        served = {p.client: self.serve(p, epochs, modules) for p, modules in zip(new, derived, strict=True)}
-        return {client: task for client, task in served.items() if task}
+        return self.served([p for p in profiles if p.client not in self.kept], epochs)
 
     def configure_train(self, server_round: int, profiles: Sequence[Profile]) -> dict[int, TrainTask]:
         first = self._first(profiles, self.budget.adapt_epochs)

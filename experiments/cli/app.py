@@ -9,6 +9,12 @@ from typing import Any
 from fl.config import Settings, SettingsError, flatten
 
 
+def refuse_parts(scale: str, settings: str) -> None:
+    """Raise SettingsError for options that select parts of an experiment of the catalog."""
+    if scale or settings:
+        raise SettingsError("--scale and --settings select parts of an experiment of `list`; an app has neither")
+
+
 def is_app(name: str) -> bool:
     """Return whether an argument of `run` names a folder: '.', '..' or a path with a slash."""
     return name in (".", "..") or "/" in name

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from experiments.analysis.sweeps import label, points_of
 from experiments.catalog import EXPERIMENTS, OTHER, SCALES, VIEWS, Experiment, View
-from experiments.cli.app import app_settings, is_app
+from experiments.cli.app import app_settings, is_app, refuse_parts
 from experiments.cli.options import Changes, Folder, FolderArgument, changes_of
 from fl.config import Settings, SettingsError
 from partitions import lookup
@@ -102,8 +102,7 @@ def run(
     lookup("engine", engine or "local", ENGINES)
     if found is None:
         project = absolute(name).resolve()
-        if scale or settings_:
-            raise SettingsError("--scale and --settings select parts of an experiment of `list`; an app has neither")
+        refuse_parts(scale, settings_)
         changes |= {"seeds": seeds} if seeds else {}
         resolved = [[app_settings(project, changes | point)] for point in points]
         one = resolved[0][0]

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from experiments.catalog import EXPERIMENTS, SCALES
-from experiments.cli.app import app_settings, is_app
+from experiments.cli.app import app_settings, is_app, refuse_parts
 from experiments.cli.options import Changes, Folder, changes_of
 from fl.config import Settings, SettingsError
 from partitions import lookup
@@ -88,8 +88,7 @@ def tune(
     training = Settings.parse({"seeds": seeds}).seed_list
     if is_app(name):
         project = absolute(name).resolve()
-        if scale or only:
-            raise SettingsError("--scale and --settings select parts of an experiment of `list`; an app has neither")
+        refuse_parts(scale, settings_)
         own = app_settings(project, changes)
         reported, folder = own.seed_list, Path("runs") / f"{own.experiment}-tune"
     else:

@@ -12,20 +12,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from experiments.studies.results import changed
 from experiments.studies.study import Measured, Study, Tick
-from experiments.studies.submodels import draw_modules
-from fl.engines.accelerator import cloud_place
+from experiments.studies.submodels import delivered, draw_modules, end_to_end, wanted
 from fl.workloads.resolve import Run
 from fl.workloads.state_store import ClientStateStore
 from fl.workloads.workload import ClientContext
 from fl.workloads.world import tensors
 from models.modular.derive import choose_many
 from models.modular.model import ModularModel, mapping
-from models.modular.selector import importance
-from models.nn.body import columns_coverage, gate_columns
-from models.submodel import Coverage, extract
-from models.training.loop import score
+from models.nn.body import columns_coverage
 from partitions import Purpose, rng
 from strategies.core.client import Limits
 from strategies.core.pretrained import PretrainedModels
@@ -62,9 +57,7 @@ class Row:
 
 def measure(run: Run, seed: int, tick: Tick) -> Iterator[Row]:
     """Measure the modular cloud model with ability enhancing, and with as many epochs end to end."""
-    epochs = run.settings.pretrain
-    later = {"pretrain.modular-epochs": epochs.modular_epochs + epochs.ability_epochs, "pretrain.ability-epochs": 0}
-    models, plain = run.workload.prepare(seed, tick), changed(run, later).workload.prepare(seed, tick)
+    models, plain = run.workload.prepare(seed, tick), end_to_end(run).workload.prepare(seed, tick)
     for training, model in (("ability", models.modular()), ("end-to-end", plain.modular())):
         for name, layer, device, value in (*_routing(model, run), *_clients(model, models, run, seed)):
             yield Row(training, name, layer, device, value)
@@ -90,8 +83,7 @@ def _clients(
     whole, nowhere = models.costs["dense"].whole, ClientStateStore(Path())
     for device in range(run.settings.devices.count):
         draw = world.draw(device, 0)
-        wanted = importance(model.logits(tensors(world.data, "train", draw.train)[0]))
-        scores = {layer: values.double().numpy() for layer, values in zip(costs.layers, wanted, strict=True)}
+        scores = wanted(model, costs, tensors(world.data, "train", draw.train)[0])
         spare = run.workload.limits(ClientContext(device, seed, 0, 0, nowhere))
         limits = Limits.shares(whole, spare.link, spare.compute, spare.memory)
         (kept,) = choose_many(costs, [scores], [limits.vector], Limits.names)
@@ -103,22 +95,11 @@ def _clients(
         derived = columns_coverage(sizes, kept)
         counts = {axis: len(modules) for axis, modules in derived.items()}
         drawn = draw_modules(rng(seed, Purpose.STUDY, device), costs, counts, model.routing.core)
+        (x, _), y = tensors(world.data, "test", draw.test), torch.from_numpy(draw.test_labels)
+        logits = model.logits(x)
         for kind, coverage in (("derived", derived), ("random", drawn)):
-            yield kind, -1, device, _accuracy(model, models, run, seed, device, coverage)
-
-
-def _accuracy(
-    model: ModularModel, models: PretrainedModels, run: Run, seed: int, device: int, coverage: Coverage
-) -> float:
-    """Score a sub-model on a client's test samples."""
-    world, architecture = run.worlds(seed), models.architectures["modular"]
-    test = world.draw(device, 0).test
-    x, y = tensors(world.data, "test", test)[0], torch.from_numpy(world.draw(device, 0).test_labels)
-    body = architecture.part(coverage).to(cloud_place(run.settings.accelerator))
-    body.load_state_dict(extract(model.body.state(), model.body.axes(), coverage))
-    layers = zip(models.costs["modular"].layers, model.logits(x), strict=True)
-    gates = model.gates([of_layer[:, gate_columns(architecture.sizes, name, coverage)] for name, of_layer in layers])
-    return score(body, x, y, world.data.num_classes, gates).accuracy
+            accuracy = delivered(model, models.architectures["modular"], coverage, logits, x, y, world.data.num_classes)
+            yield kind, -1, device, accuracy
 
 
 def metrics(rows: pd.DataFrame) -> Measured:

@@ -1,23 +1,23 @@
 """Fig. 13: accuracy of sub-models of many sizes on a client, derived for it or put together at random."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from experiments.studies.results import changed
 from experiments.studies.study import Measured, Study, Tick
-from fl.engines.accelerator import cloud_place
 from fl.workloads.resolve import Run
 from fl.workloads.world import tensors
 from models.costs import CostModel
 from models.modular.derive import choose
 from models.modular.model import ModularModel
 from models.modular.selector import importance
-from models.nn.body import columns_coverage, gate_columns
+from models.nn.body import Architecture, columns_coverage, device_of, gate_columns
 from models.submodel import Coverage, Sizes, extract
 from models.training.loop import score
 from partitions import Purpose, rng
@@ -57,9 +57,7 @@ def measure(run: Run, seed: int, tick: Tick) -> Iterator[Row]:
     The sub-models are cut from three cloud models: trained with ability enhancing, tailored, and trained end to end for
     as many epochs instead.
     """
-    epochs = run.settings.pretrain
-    later = {"pretrain.modular-epochs": epochs.modular_epochs + epochs.ability_epochs, "pretrain.ability-epochs": 0}
-    models, plain = run.workload.prepare(seed, tick), changed(run, later).workload.prepare(seed, tick)
+    models, plain = run.workload.prepare(seed, tick), end_to_end(run).workload.prepare(seed, tick)
     for training, model in (
         ("ability", models.modular()),
         ("tailored", models.modular("tailored")),
@@ -71,16 +69,14 @@ def measure(run: Run, seed: int, tick: Tick) -> Iterator[Row]:
 def _of_one_model(
     training: str, model: ModularModel, models: PretrainedModels, run: Run, seed: int, tick: Tick
 ) -> Iterator[Row]:
-    world, place, clients = run.worlds(seed), cloud_place(run.settings.accelerator), run.settings.devices.count
+    world, clients = run.worlds(seed), run.settings.devices.count
     architecture, costs, core = models.architectures["modular"], models.costs["modular"], model.routing.core
-    state, axes = {name: value.to(place) for name, value in model.body.state().items()}, model.body.axes()
     for device in range(clients):
         tick(f"sub-models ({training}), client", device, clients)
         draw = world.draw(device, 0)
-        wanted = importance(model.logits(tensors(world.data, "train", draw.train)[0]))
-        scores = {layer: values.double().numpy() for layer, values in zip(costs.layers, wanted, strict=True)}
+        scores = wanted(model, costs, tensors(world.data, "train", draw.train)[0])
         (x, _), y = tensors(world.data, "test", draw.test), torch.from_numpy(draw.test_labels)
-        logits = dict(zip(costs.layers, model.logits(x), strict=True))
+        logits = model.logits(x)
         generator = rng(seed, Purpose.STUDY, device)  # the same random sub-models for all trainings
         for level, limit in enumerate(sizes(costs)):
             derived = columns_coverage(architecture.sizes, derive(scores, costs, limit))
@@ -92,13 +88,40 @@ def _of_one_model(
                 ("matched", level, matched),
                 ("random", -1, random),
             ):
-                body = architecture.part(coverage).to(place)
-                body.load_state_dict(extract(state, axes, coverage))
-                columns = {layer: gate_columns(architecture.sizes, layer, coverage) for layer in costs.layers}
-                gates = model.gates([logits[layer][:, kept] for layer, kept in columns.items()])
-                accuracy = score(body, x, y, world.data.num_classes, gates).accuracy
+                accuracy = delivered(model, architecture, coverage, logits, x, y, world.data.num_classes)
                 params = costs.of({axis: len(kept) for axis, kept in coverage.items()}).params
                 yield Row(training, device, kind, at, round(params), params / costs.whole.params, accuracy)
+
+
+def end_to_end(run: Run) -> Run:
+    """Return the same run, its modular model trained end to end for all epochs, without ability enhancing."""
+    epochs = run.settings.pretrain
+    return changed(
+        run,
+        {"pretrain.modular-epochs": epochs.modular_epochs + epochs.ability_epochs, "pretrain.ability-epochs": 0},
+    )
+
+
+def wanted(model: ModularModel, costs: CostModel, x: Tensor) -> dict[str, np.ndarray]:
+    """Return the importance (N,) of each layer's modules to a client with inputs x (n, ...)."""
+    found = importance(model.logits(x))
+    return {layer: values.double().numpy() for layer, values in zip(costs.layers, found, strict=True)}
+
+
+def delivered(
+    model: ModularModel, architecture: Architecture, coverage: Coverage, logits: Sequence[Tensor], x: Tensor, y: Tensor,
+    classes: int,
+) -> float:  # fmt: skip
+    """Return the accuracy of a sub-model, without any adaptation.
+
+    Args:
+        logits: of the selector for x, (n, N) per layer.
+    """
+    body = architecture.part(coverage).to(device_of(model.body))
+    body.load_state_dict(extract(model.body.state_dict(), model.body.axes(), coverage))
+    columns = [gate_columns(architecture.sizes, layer, coverage) for layer in model.body.layers]
+    gates = model.gates([layer[:, kept] for layer, kept in zip(logits, columns, strict=True)])
+    return score(body, x, y, classes, gates).accuracy
 
 
 def sizes(costs: CostModel) -> np.ndarray:

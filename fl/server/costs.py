@@ -28,6 +28,7 @@ class RoundCosts:
     seconds: float = 0.0  # virtual, until the server had what it aggregated
     train_macs: float = 0.0
     memory_bytes: float = 0.0  # of the client that needed most
+    unserved: int = 0  # clients not scored, because the method has no model within their limits
     measures: dict[str, float] = field(default_factory=dict)  # of the workload, weighted by examples
 
 

@@ -74,8 +74,7 @@ class Rounds:
 
     Attributes:
         most_examples: training samples that a client has at most.
-        costs: of the last round; scores: of the last evaluation; unserved: clients for which the method then had no
-            model within their limits.
+        costs: of the last round; scores: of the last evaluation.
     """
 
     def __init__(self, run: Run, name: str, method: Strategy, fleet: Fleet, run_name: str):
@@ -92,7 +91,6 @@ class Rounds:
         self.arrivals = Arrivals(settings.server.buffer if buffered else None, settings.server.deadline_s or math.inf)
         self.examples: dict[int, int] = {}  # training samples that each client last reported
         self.scores: list[ClientScore] = []
-        self.unserved = 0
         self.cohort = 0  # clients of the last round
 
     @property
@@ -285,10 +283,9 @@ class Rounds:
     def evaluate(self, server_round: int, engine: Engine) -> None:
         """Score clients with the models that the method gives them now, `AT_ONCE` of them at a time."""
         profiles, self.scores = self._ask(engine, self._panel, server_round, EVALUATE_QUERY), []
-        self.unserved = 0
         for at in range(0, len(profiles), AT_ONCE):
             tasks = self.method.configure_evaluate(profiles[at : at + AT_ONCE])
-            self.unserved += len(profiles[at : at + AT_ONCE]) - len(tasks)
+            self.costs.unserved += len(profiles[at : at + AT_ONCE]) - len(tasks)
             if not self.schedule.ends_step(server_round):  # scoring within a step must not change what clients keep
                 tasks = {c: replace(task, keep=False) if task.keep else task for c, task in tasks.items()}
             messages, down = self._messages(tasks, server_round, "evaluate", EVALUATE)

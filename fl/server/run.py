@@ -265,10 +265,10 @@ class _Loop:
             return [], NAN
         self.rounds.evaluate(server_round, engine)
         scores = self.rounds.scores
-        if not scores and self.rounds.unserved:
+        if not scores and self.rounds.costs.unserved:
             log(
                 WARNING, "%s: no client is scored in round %d, no sub-model is within the limits of %d; a higher "
-                "devices.limit-low gives them one", self.name, server_round, self.rounds.unserved,
+                "devices.limit-low gives them one", self.name, server_round, self.rounds.costs.unserved,
             )  # fmt: skip
             return [], NAN
         if not scores and shared:
@@ -317,10 +317,9 @@ class _Loop:
             variance=costs.variance,
             module_variance=costs.module_variance,
             load_cv=costs.load_cv,
+            unserved=costs.unserved,
             wall_s=wall_s,
         )
-        if self.rounds.schedule.evaluates(server_round):
-            row = replace(row, unserved=self.rounds.unserved)
         new = self.run_.worlds.newcomers(self.seed, [score.client for score in scores], row.step)
         return {
             report: _scored(

@@ -1,6 +1,7 @@
 """Aggregation by weighted means over coverages, which most methods share."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ import torch
 from models.aggregation.robust import Robust
 from models.aggregation.weighted_sum import WeightedSum
 from models.submodel import FULL, Axes, Coverage, State, extract
-from strategies.core.server_step import Adam, ServerStep
+from strategies.core.server_step import Moments, ServerStep, Step, adam
 from strategies.core.strategy import Aggregator, Strategy, TrainTask, Update
 
 
@@ -80,13 +81,17 @@ class Averaging(Strategy):
     """A method whose new model is a weighted mean of what clients trained, or follows from it by a step of the server.
 
     Attributes:
-        adam: the step, of a method whose options ask for it.
+        moments: of the server's step, by parameter.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        steps = isinstance(self.options, ServerStep) and self.options.step == "adam"
-        self.adam = Adam(self.options) if steps else None
+        self.moments: dict[str, Moments] = {}
+
+    @property
+    def server_step(self) -> Step | None:
+        """The server's step; None: it takes over the mean."""
+        return adam if isinstance(self.options, ServerStep) and self.options.step == "adam" else None
 
     def aggregator(self) -> Aggregator:
         if self.budget.robust == "none":
@@ -99,16 +104,25 @@ class Averaging(Strategy):
     def aggregated(self, aggregate: Any) -> State:
         """Return the mean of the updates, or what the server's step towards it leads to."""
         mean: State = aggregate.result(self.model)
-        if self.adam is None:
+        if self.server_step is None:
             return mean
+        moved, moments = dict(mean), {}
+        for name in self._trained:
+            w = self.model[name].double()
+            by, moments[name] = self.server_step(self.options, mean[name].double() - w, self.moments.get(name, {}))
+            moved[name] = (w + by).to(self.model[name].dtype)
+        self.moments = moments
+        return moved
+
+    @cached_property
+    def _trained(self) -> list[str]:
+        """Names of the parameters, all of a tied one; statistics of norms are none."""
         network = self.models.architectures[self.architecture].part(FULL)
-        names = [name for name, _ in network.named_parameters(remove_duplicate=False)]  # all of a tied parameter
-        return mean | self.adam(self.model, mean, names)
+        return [name for name, _ in network.named_parameters(remove_duplicate=False)]
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | ({"adam": self.adam.moments} if self.adam else {})
+        return super().state_dict() | ({"moments": self.moments} if self.server_step else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        if self.adam:
-            self.adam.moments = state["adam"]
+        self.moments = state.get("moments", {})

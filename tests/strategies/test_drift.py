@@ -270,7 +270,7 @@ def test_flash_steps_by_hand(make: Callable) -> None:
     tasks = method.configure_train(1, [Profile(0)])
     aggregate(method, tasks, [answer(tasks[0], 0, 10, 2.0)])
     same(method.model, moved(before, 1 / (2.5**0.5 - 0.9 + 1)), exact=False)
-    assert method.moments["d"]["head.bias"].tolist() == pytest.approx([0.9] * 3, rel=1e-5)
+    assert method.moments["head.bias"]["d"].tolist() == pytest.approx([0.9] * 3, rel=1e-5)
 
 
 def test_flash_divides_by_tau_at_least(make: Callable) -> None:
