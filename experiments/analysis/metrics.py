@@ -197,6 +197,10 @@ _STUDIES = (
            "accuracy as delivered, %", "delivered\n%", UP, *PERCENT, interval=True),
     Metric("delivered_gain", "increase of derived by ability enhancing",
            "ability gain as delivered, points", "gain\npoints", UP, *PERCENT, interval=True),
+    Metric("whole", "accuracy of the whole cloud model on the test set, 0 to 1",
+           "cloud model, %", "cloud\n%", UP, *PERCENT, interval=True),
+    Metric("above_dense", "whole minus that of the dense model, trained for as many epochs",
+           "above dense, points", "above\ndense", UP, *PERCENT, interval=True),
     # detection
     Metric("noticed", "share of the drifts that a detector notices before the client's next one, 0 to 1",
            "drifts noticed, %", "noticed\n%", UP, *PERCENT, interval=True),

@@ -2,7 +2,7 @@
 
 Each run (setting, method, seed) first gives one number per metric. Accuracy is that of the last scored round of a step,
 averaged over the steps, and never that of the best round, because a deployed system could not select it. Runs that
-stopped early are left out.
+stopped early or have no score are left out.
 """
 
 import math
@@ -21,6 +21,7 @@ from fl.results.rows import CUT
 
 COLUMNS = ("experiment", "setting", "method", "metric", "value", "std", "ci95", "seeds", "paper_value")
 DISAGREEMENT = ("divergence", "module_divergence", "variance", "module_variance", "load_cv")
+RUN = ("setting", "method", "seed")
 SCORES = ("accuracy_mean", "accuracy_std", "accuracy_p10", "balanced_accuracy_mean", "global_accuracy")
 
 Line = tuple[str | float, ...]  # cells of `COLUMNS`
@@ -128,29 +129,37 @@ def metrics(run: pd.DataFrame, target: float = math.nan, after_shift: bool = Fal
 
 
 def complete(rounds: pd.DataFrame) -> pd.DataFrame:
-    """Drop the rows of unfinished runs, whose averages would be over fewer steps."""
-    dropped = set(unfinished(rounds))
+    """Drop the rows of unfinished runs, whose averages would be over fewer steps, and of runs without any score."""
+    dropped = {*unfinished(rounds), *unserved(rounds)}
     runs = zip(rounds["setting"], rounds["method"], rounds["seed"], strict=True)
     return rounds[np.array([run not in dropped for run in runs], dtype=bool)]
 
 
 def unfinished(rounds: pd.DataFrame) -> list[tuple[str, str, int]]:
-    """Return the runs (setting, method, seed) whose last scored round is before that of other runs of the setting."""
-    run = ["setting", "method", "seed"]
-    last = (
-        rounds.assign(scored=rounds["round"].where(rounds["evaluated"] > 0, -1))
-        .groupby(run, sort=False)["scored"]
-        .max()
-    )
+    """Return the runs (setting, method, seed) whose last evaluation is before that of other runs of the setting."""
+    evaluated = (rounds["evaluated"] > 0) | (rounds["unserved"] > 0)
+    last = rounds["round"].where(evaluated, -1).groupby([rounds[name] for name in RUN], sort=False).max()
     longest = last.groupby(level="setting").transform("max")
     return [(setting, method, int(seed)) for setting, method, seed in last.index[last < longest]]
+
+
+def unserved(rounds: pd.DataFrame) -> list[tuple[str, str, int]]:
+    """Return the runs in which no device ever had a model within its limits, so that there is no score."""
+    most = rounds.groupby(list(RUN), sort=False)[["evaluated", "unserved"]].max()
+    none = most.index[(most["evaluated"] == 0) & (most["unserved"] > 0)]
+    return [(setting, method, int(seed)) for setting, method, seed in none]
 
 
 def gaps(rounds: pd.DataFrame) -> list[str]:
     """Describe missing data, one sentence each: unfinished runs, and devices that did not answer or got no model."""
     found = []
-    if dropped := [f"{setting} {method} seed {seed}" for setting, method, seed in unfinished(rounds)]:
-        found.append(f"unfinished runs, left out: {', '.join(dropped)}")
+    for what, runs in (
+        ("unfinished runs", unfinished(rounds)),
+        ("runs in which no device has a model within its limits", unserved(rounds)),
+    ):
+        if runs:
+            names = [f"{setting} {method} seed {seed}" for setting, method, seed in runs]
+            found.append(f"{what}, left out: {', '.join(names)}")
     scored = rounds["evaluated"].where(rounds["evaluated"] > 0)
     due = (scored + rounds["unserved"]).groupby(rounds["setting"]).transform("max")
     for what, number in (

@@ -9,6 +9,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         *(eclm.MAIN, eclm.QUICKSTART, eclm.TABLE1, eclm.HELD_OUT, eclm.ABLATION, eclm.KAPPA2, eclm.FEATURE_DRIFT),
         *(eclm.FIG1, eclm.FIG10, eclm.FIG12, eclm.FIG13, eclm.FIG14, eclm.FIG15A, eclm.FIG15B, eclm.FIG15C, eclm.NORM),
         eclm.SPECIALISATION,
+        eclm.RECIPE,
         *(drift.DRIFT_SUITE, drift.DETECTION, scale.LATENCY, scale.LOOPBACK, eclm.POISON),
         *(vq.TEXT, spa.SPA_MODES, spa.SPA_GATE, spa.SPA_SIZE, spa.SPA_FEDERATED),
         *(vq.VQ_TABLE2, vq.VQ_TABLE3, vq.VQ_TABLE6, vq.VQ_TABLE7),

@@ -30,6 +30,7 @@ PLOTS: Registry[Any] = Registry(
         "routing": "experiments.plots.eclm.routing:routing",
         "submodels": "experiments.plots.eclm.submodels:submodels",
         "specialisation": "experiments.plots.eclm.specialisation:specialisation",
+        "recipe": "experiments.plots.eclm.recipe:recipe",
         "estimates": "experiments.plots.eclm.estimates:estimates",
         "boundary": "experiments.plots.text.boundary:boundary",
         "tasks": "experiments.plots.text.tasks:tasks",

@@ -11,6 +11,7 @@ STUDIES: Registry[Any] = Registry(
         "routing": "experiments.studies.routing:ROUTING",
         "submodels": "experiments.studies.submodels:SUBMODELS",
         "specialisation": "experiments.studies.specialisation:SPECIALISATION",
+        "recipe": "experiments.studies.specialisation:RECIPE",
         "detection": "experiments.studies.detection:DETECTION",
         "latency": "experiments.studies.latency:LATENCY",
         "spa-modes": "experiments.studies.spa:SPA_MODES",

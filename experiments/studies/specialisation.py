@@ -1,6 +1,7 @@
 """Does the modular cloud model specialise? What a sample activates, what sub-tasks share, what a client can hold.
 
-Clients are those of the setting at step 0, with their data and limits. The models are scored as delivered.
+``specialisation`` compares it with and without ability enhancing, ``recipe`` compares ways to make it with the dense
+model. Clients are those of the setting at step 0, with their data and limits. The models are scored as delivered.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,9 @@ from fl.workloads.workload import ClientContext
 from fl.workloads.world import tensors
 from models.modular.derive import choose_many
 from models.modular.model import ModularModel, mapping
-from models.nn.body import columns_coverage
+from models.nn.body import columns_coverage, device_of
+from models.submodel import FULL
+from models.training.loop import score
 from partitions import Purpose, rng
 from strategies.core.client import Limits
 from strategies.core.pretrained import PretrainedModels
@@ -33,6 +36,7 @@ MEASURES: Mapping[str, str] = {
     "mass": "share of the client's importance on the modules of the layer that it holds",
     "derived": "accuracy of that sub-model on the client's test samples",
     "random": "accuracy of as many modules of each layer, drawn at random",
+    "whole": "accuracy of the whole cloud model on the test set",
 }
 
 
@@ -41,7 +45,8 @@ class Row:
     """One measured value.
 
     Args:
-        training: 'ability' (with ability enhancing) or 'end-to-end' (as many epochs without).
+        training: 'ability' (with ability enhancing), 'end-to-end' (as many epochs without), or 'dense' (the model from
+            which the modular one is made, trained for as many epochs).
         measure: key of `MEASURES`.
         layer: number of the module layer, from 0; -1: all of them.
         device: number of the client; -1: the cloud's test set.
@@ -61,6 +66,19 @@ def measure(run: Run, seed: int, tick: Tick) -> Iterator[Row]:
     for training, model in (("ability", models.modular()), ("end-to-end", plain.modular())):
         for name, layer, device, value in (*_routing(model, run), *_clients(model, models, run, seed)):
             yield Row(training, name, layer, device, value)
+
+
+def measure_recipe(run: Run, seed: int, tick: Tick) -> Iterator[Row]:
+    """Measure the modular cloud model beside the dense one, on the test set and as clients get it."""
+    models, data = run.workload.prepare(seed, tick), run.worlds.dataset
+    x, y = tensors(data, "test")
+    modular = models.modular()
+    dense = models.architectures["dense"].part(FULL).to(device_of(modular.body))
+    dense.load_state_dict(models.state("dense"))
+    yield Row("dense", "whole", -1, -1, score(dense, x, y, data.num_classes).accuracy)
+    yield Row("ability", "whole", -1, -1, modular.score(x, y, data.num_classes).accuracy)
+    for name, layer, device, value in (*_routing(modular, run), *_clients(modular, models, run, seed)):
+        yield Row("ability", name, layer, device, value)
 
 
 def _routing(model: ModularModel, run: Run) -> Iterator[tuple[str, int, int, float]]:
@@ -103,16 +121,22 @@ def _clients(
 
 
 def metrics(rows: pd.DataFrame) -> Measured:
-    """Compute the mean of each measure over layers and clients, and two differences of accuracy.
+    """Compute the mean of each measure over layers and clients, and three differences of accuracy.
 
-    ``gap``: derived minus random sub-models; ``delivered_gain``: of derived sub-models by ability enhancing.
+    ``gap``: derived minus random sub-models; ``delivered_gain``: of derived sub-models by ability enhancing;
+    ``above_dense``: of the whole modular model minus the dense one.
     """
     means = rows.groupby(["training", "measure"], sort=False)["value"].mean()
     found = {(str(training), str(name)): float(value) for (training, name), value in means.items()}
     for training in dict.fromkeys(rows["training"]):
-        found[training, "gap"] = found[training, "derived"] - found[training, "random"]
-    found["ability", "delivered_gain"] = found["ability", "derived"] - found["end-to-end", "derived"]
+        if training != "dense":
+            found[training, "gap"] = found[training, "derived"] - found[training, "random"]
+    if ("end-to-end", "derived") in found:
+        found["ability", "delivered_gain"] = found["ability", "derived"] - found["end-to-end", "derived"]
+    if ("dense", "whole") in found:
+        found["ability", "above_dense"] = found["ability", "whole"] - found["dense", "whole"]
     return found
 
 
 SPECIALISATION = Study(Row, measure, metrics)
+RECIPE = Study(Row, measure_recipe, metrics)

@@ -230,6 +230,15 @@ def specialisation_rows() -> pd.DataFrame:
     )
 
 
+def recipe_rows() -> pd.DataFrame:
+    """The same clients with ability enhancing; the modular model is 0.1 better than the dense one."""
+    rows = specialisation_rows()
+    whole = [
+        ("toy", "s", 1, training, "whole", -1, -1, value) for training, value in (("dense", 0.6), ("ability", 0.7))
+    ]
+    return pd.concat([rows[rows["training"] == "ability"], pd.DataFrame(whole, columns=rows.columns)])
+
+
 def latency_rows() -> pd.DataFrame:
     made = [
         ("toy", "s", 1, name, 10 * k, 10 * k, k, 1.1 * k, k, 0.9 * k, k, k)
@@ -294,7 +303,7 @@ def size_rows() -> pd.DataFrame:
 
 def inputs(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     studied = {"routing": routing_rows, "submodels": submodel_rows, "estimates": latency_rows}
-    studied["specialisation"] = specialisation_rows
+    studied |= {"specialisation": specialisation_rows, "recipe": recipe_rows}
     studied |= {
         "boundary": boundary_rows,
         "detection": detection_rows,

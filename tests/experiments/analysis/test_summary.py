@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from experiments.analysis.metrics import METRICS, ROUND_METRICS, short
-from experiments.analysis.summary import COLUMNS, gaps, in_order, summarize, unfinished, write_summary
+from experiments.analysis.summary import COLUMNS, gaps, in_order, summarize, unfinished, unserved, write_summary
 from experiments.catalog import EXPERIMENTS, VIEWS
 from experiments.catalog.experiment import OVERVIEW, SPLIT_OVERVIEW, columns
 from experiments.report import markdown, show
@@ -107,6 +107,19 @@ def test_unfinished_runs_are_left_out():
     summary = summarize(frame)
     assert lines(summary, "eclm")["accuracy_mean"]["seeds"] == 1
     assert list(dict.fromkeys(summary["method"])) == ["fedavg", "eclm"]
+
+
+def test_runs_that_serve_nobody_are_finished_without_a_score():
+    """Nine devices have no model at each evaluation of 'eclm'; 'la' has a model for them, but not at the first."""
+    frame = pd.DataFrame([*rows(), *rows("eclm"), *rows("la")])
+    nobody = (frame["method"] == "eclm") & (frame["evaluated"] > 0)
+    nobody |= (frame["method"] == "la") & (frame["round"] == frame["round"].min())
+    frame.loc[nobody, ["evaluated", "unserved"]] = 0, 9
+    assert unfinished(frame) == [] and unserved(frame) == [("m=2", "eclm", seed) for seed in frame["seed"].unique()]
+    assert list(dict.fromkeys(summarize(frame)["method"])) == ["fedavg", "la"]
+    seeds = ", ".join(f"m=2 eclm seed {seed}" for seed in frame["seed"].unique())
+    assert f"runs in which no device has a model within its limits, left out: {seeds}" in gaps(frame)
+    assert summarize(frame[frame["method"] == "eclm"]).empty
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from fl.results.files import ResultsError
 from fl.workloads.resolve import Run, resolve
 from tests.experiments.test_plots import (
     latency_rows,
+    recipe_rows,
     routing_rows,
     size_rows,
     spa_rows,
@@ -133,6 +134,12 @@ def test_specialisation_by_hand():
     assert found["ability", "overlap"] == pytest.approx(0.55) and found["ability", "derived"] == pytest.approx(0.75)
     assert found["ability", "gap"] == pytest.approx(0.25) == found["end-to-end", "gap"]
     assert found["ability", "delivered_gain"] == pytest.approx(0.2)
+
+
+def test_recipe_by_hand():
+    found = STUDIES["recipe"].metrics(recipe_rows())
+    assert found["ability", "above_dense"] == pytest.approx(0.1) and found["ability", "gap"] == pytest.approx(0.25)
+    assert found["dense", "whole"] == 0.6 and ("ability", "delivered_gain") not in found
 
 
 def test_ratios_are_estimate_over_measurement():
