@@ -17,9 +17,9 @@ from partitions.datasets.images.cifar import Cifar
 from partitions.datasets.images.fashion_mnist import FashionMnist
 from partitions.datasets.source import Source
 from partitions.datasets.text.find_the_span import FindTheSpan
+from partitions.datasets.text.layouts import TEXTS
 from partitions.datasets.text.questions import Questions
 from partitions.datasets.text.squad import Squad
-from partitions.datasets.text.texts import TEXTS
 from partitions.errors import DataError
 from partitions.root import Root, absolute
 

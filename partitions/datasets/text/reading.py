@@ -1,5 +1,7 @@
 """Text files in UTF-8: lines, tables and JSON lines. Every error names the file and the line."""
 
+import csv
+import io
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -49,11 +51,12 @@ class TextFile:
             if line.strip():
                 yield number, line.removesuffix("\r")
 
-    def table(self, columns: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, str]]]:
+    def table(self, columns: Sequence[str] = (), cut: bool = False) -> Iterator[tuple[str, dict[str, str]]]:
         """Yield the place and the cells of each row of tab-separated values without quoting.
 
         Args:
             columns: names of the columns if the text has no header.
+            cut: leave out rows with too few cells.
 
         Raises:
             DataError: a row has too few or too many cells, or two columns have one name.
@@ -65,9 +68,27 @@ class TextFile:
             raise DataError(f"{self.name}: two columns have the same name ({', '.join(names)})")
         for number, line in lines:
             cells = line.split("\t")
+            if cut and len(cells) < len(names):
+                continue
             if len(cells) != len(names):
                 raise DataError(f"{self.name}, line {number}: {len(cells)} cells, {len(names)} columns; correct it")
             yield f"{self.name}, line {number}", dict(zip(names, cells, strict=True))
+
+    def cells(self, columns: int) -> Iterator[tuple[str, list[str]]]:
+        """Yield the place and the cells of each row of comma-separated values with quotes and without a header.
+
+        Raises:
+            DataError: a row is no CSV, or has another number of cells.
+        """
+        rows = csv.reader(io.StringIO(self.text(), newline=""), strict=True)
+        try:
+            for row in rows:
+                if len(row) != columns:
+                    where = f"{self.name}, line {rows.line_num}"
+                    raise DataError(f"{where}: {len(row)} cells, {columns} columns; correct it")
+                yield f"{self.name}, line {rows.line_num}", row
+        except csv.Error as error:
+            raise DataError(f"{self.name}, line {rows.line_num}, is no CSV ({error}); correct it") from error
 
     def objects(self, form: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the place and the values of each line of JSON.

@@ -10,7 +10,6 @@ import numpy as np
 from partitions.dataset import Dataset
 from partitions.datasets import store
 from partitions.datasets.source import Source
-from partitions.datasets.text.reading import TextFile, text_files
 from partitions.errors import DataError
 from partitions.root import Root
 
@@ -141,86 +140,3 @@ def unpack(data: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Convert what `pack` returns back to strings (N, sentences)."""
     whole, flat = data.tobytes(), ends.ravel().tolist()
     return strings([whole[a:b].decode() for a, b in zip([0, *flat[:-1]], flat, strict=True)]).reshape(ends.shape)
-
-
-# Readers
-
-
-@dataclass(frozen=True)
-class Glue:
-    """Read a task of GLUE: ``train.tsv``, and ``dev.tsv`` as the test part, because its test files have no labels.
-
-    Args:
-        folder: the task's folder.
-        texts, label: names of the columns to read.
-        columns: names of all columns if the files have no header.
-    """
-
-    folder: str
-    texts: tuple[str, ...]
-    label: str
-    columns: tuple[str, ...] = ()
-
-    def __call__(self, files: list[Path]) -> dict[str, list[Example]]:
-        examples: dict[str, list[Example]] = {}
-        found = text_files(files)
-        for part, name in {"train": "train.tsv", "test": "dev.tsv"}.items():
-            if file := _find(found, f"{self.folder}/{name}"):
-                rows = file.table(self.columns)
-                examples[part] = [Example.of(where, row, self.texts, self.label) for where, row in rows]
-        return examples
-
-
-def ag_news(files: list[Path]) -> dict[str, list[Example]]:
-    """Read ``text<TAB>class`` without a header; ``train.tsv`` or its part ``dev.tsv`` is for training."""
-    found, parts = text_files(files), {"train": ("train.tsv", "dev.tsv"), "test": ("test.tsv",)}
-    return {
-        part: [Example.of(where, row, ("text",), "class") for where, row in file.table(("text", "class"))]
-        for part, names in parts.items()
-        if (file := next(filter(None, (_find(found, name) for name in names)), None))
-    }
-
-
-def _find(found: Mapping[str, TextFile], name: str) -> TextFile | None:
-    """Return the file with this end of its path, None if there is none; DataError if there are two."""
-    fitting = [file for path, file in found.items() if path.endswith(f"/{name}")]
-    if len(fitting) > 1:
-        raise DataError(f"{fitting[0].name} and {fitting[1].name} are both {name}: name one of them")
-    return fitting[0] if fitting else None
-
-
-def user_files(files: list[Path]) -> dict[str, list[Example]]:
-    """Read TSV files with a header, or JSON lines: ``label`` and ``text``, or ``label``, ``sentence1``, ``sentence2``.
-
-    A file whose name begins with test, dev or valid is for the test.
-    """
-    examples: dict[str, list[Example]] = {"train": [], "test": []}
-    for path, file in text_files(files).items():
-        name, kind = Path(path).stem.lower(), Path(path).suffix
-        if kind not in (".tsv", ".json", ".jsonl"):
-            continue
-        part = "test" if name.startswith(("test", "dev", "valid")) else "train"
-        rows = file.table() if kind == ".tsv" else file.objects('{"text": ..., "label": ...}')
-        for where, row in rows:
-            pair = "sentence2" in row
-            examples[part].append(Example.of(where, row, ("sentence1", "sentence2") if pair else ("text",), "label"))
-    return examples
-
-
-TEXTS: dict[str, Texts] = {
-    source.name: source
-    for source in (
-        Texts("sst2", Glue("SST-2", ("sentence",), "label"), "a zip or folder of GLUE with SST-2/train.tsv",
-              (("0", "negative"), ("1", "positive"))),
-        Texts("cola", Glue("CoLA", ("sentence",), "label", ("source", "label", "mark", "sentence")),
-              "a zip or folder of GLUE with CoLA/train.tsv", (("0", "unacceptable"), ("1", "acceptable"))),
-        Texts("mrpc", Glue("MRPC", ("#1 String", "#2 String"), "Quality"),
-              "a zip or folder of GLUE with MRPC/train.tsv", (("0", "different"), ("1", "paraphrase"))),
-        Texts("rte", Glue("RTE", ("sentence1", "sentence2"), "label"), "a zip or folder of GLUE with RTE/train.tsv",
-              (("not_entailment", "not-entailment"), ("entailment", "entailment"))),
-        Texts("stsb", Glue("STS-B", ("sentence1", "sentence2"), "score"),
-              "a zip or folder of GLUE with STS-B/train.tsv", graded=True),
-        Texts("agnews", ag_news, "a zip or folder with train.tsv or dev.tsv, and test.tsv, of lines text<TAB>class"),
-        Texts("own-text", user_files, "TSV or JSON lines with label and text, or label, sentence1 and sentence2"),
-    )
-}  # fmt: skip

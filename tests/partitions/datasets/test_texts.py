@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from partitions import DataError, import_, load
 from partitions.datasets.text import texts
+from partitions.datasets.text.layouts import user_files
 
 GLUE = {
     "SST-2/train.tsv": 'sentence\tlabel\nso "good \t1\nbad\t0\nfine , really\t1\n',
@@ -27,6 +28,16 @@ GLUE = {
     "RTE/dev.tsv": "index\tsentence1\tsentence2\tlabel\n0\tA.\tB.\tnot_entailment\n",
     "STS-B/train.tsv": "index\tsentence1\tsentence2\tscore\n0\tA.\tB.\t4.600\n1\tC.\tD.\t0.000\n2\tC.\tE.\t2.400\n",
     "STS-B/dev.tsv": "index\tsentence1\tsentence2\tscore\n0\tA.\tC.\t1.500\n",
+    "WNLI/train.tsv": "index\tsentence1\tsentence2\tlabel\n0\tHe fell.\tHe hurt.\t1\n",
+    "WNLI/dev.tsv": "index\tsentence1\tsentence2\tlabel\n0\tA.\tB.\t0\n",
+    "QNLI/train.tsv": "index\tquestion\tsentence\tlabel\n0\tWho?\tHe.\tentailment\n",
+    "QNLI/dev.tsv": "index\tquestion\tsentence\tlabel\n0\tWhy?\tB.\tnot_entailment\n",
+    # some published rows end after the first question
+    "QQP/train.tsv": "id\tquestion1\tquestion2\tis_duplicate\n0\tHow?\tHow so?\t1\n1\tCut\n2\tA?\tB?\t0\n",
+    "QQP/dev.tsv": "id\tquestion1\tquestion2\tis_duplicate\n0\tX?\tY?\t0\n",
+    "MNLI/train.tsv": "sentence1\tsentence2\tlabel1\tgold_label\nIt rains.\tIt is dry.\tneutral\tcontradiction\n",
+    "MNLI/dev_matched.tsv": "sentence1\tsentence2\tlabel1\tlabel2\tgold_label\nA.\tB.\tneutral\tneutral\tneutral\n",
+    "MNLI/dev_mismatched.tsv": "sentence1\tsentence2\tgold_label\nA.\tB.\tneutral\nC.\tD.\tneutral\n",
 }
 
 
@@ -47,6 +58,10 @@ def glue(tmp_path: Path) -> Path:
         ("mrpc", ["A b .", "B a ."], [1, 0], ("different", "paraphrase")),
         ("rte", ["It rains.", "It is wet."], [1, 0], ("not-entailment", "entailment")),
         ("stsb", ["A.", "B."], [5, 0, 2], ("0", "1", "2", "3", "4", "5")),
+        ("wnli", ["He fell.", "He hurt."], [1], ("not-entailment", "entailment")),
+        ("qnli", ["Who?", "He."], [1], ("not-entailment", "entailment")),
+        ("qqp", ["How?", "How so?"], [1, 0], ("different", "duplicate")),
+        ("mnli", ["It rains.", "It is dry."], [2], ("entailment", "neutral", "contradiction")),
     ],
 )
 def test_a_task_of_glue(data_root, glue: Path, name: str, first: list[str], labels: list[int], classes: tuple) -> None:
@@ -71,6 +86,38 @@ def test_ag_news(data_root, tmp_path: Path) -> None:
     import_("agnews", [tmp_path / "dev.tsv", tmp_path / "test.tsv"], data_root)
     data = load("agnews", data_root)
     assert data.classes == ("Business", "Sports") and data.y_test.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "test", "first", "classes"),
+    [
+        ("dbpedia", '3,"A ""B"""," Sang.\nBorn, 1950."\n14,"C","Book."', '1,"D","X"', 'A "B"  Sang.\nBorn, 1950.', 14),
+        ("yelp", '"1","Bad.\\nNever."\n"2","Good."', '"1","So so."', "Bad. Never.", 2),
+        ("amazon", '"2","Title","Text"', '"1","Title","Text"', "Title Text", 2),
+    ],
+)  # fmt: skip
+def test_texts_in_classes(data_root, tmp_path: Path, name, train, test, first, classes) -> None:
+    """Zhang et al.'s CSV: quotes are doubled; a line break is real or written as a backslash and an n."""
+    (tmp_path / "train.csv").write_text(train)
+    (tmp_path / "test.csv").write_text(test)
+    import_(name, [tmp_path], data_root)
+    data = load(name, data_root)
+    assert data.x_train[0].tolist() == [first] and len(data.classes) == classes
+    assert data.y_train[0] == int(train.strip('"').split(",")[0].strip('"')) - 1
+
+
+def test_imdb(data_root, tmp_path: Path) -> None:
+    for name, text in {
+        "train/pos/0_9.txt": "Great.<br />Really.", "train/neg/0_2.txt": "Poor.", "test/neg/0_1.txt": "Bad.",
+        "train/unsup/0_0.txt": "Unlabelled.", "README": "no review", "train/labeledBow.feat": "9 0:9",
+    }.items():  # fmt: skip
+        path = tmp_path / "aclImdb" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    import_("imdb", [tmp_path], data_root)
+    data = load("imdb", data_root)
+    assert sorted(data.x_train.ravel().tolist()) == ["Great. Really.", "Poor."] and data.y_test.tolist() == [0]
+    assert data.classes == ("negative", "positive")
 
 
 def test_the_users_own_texts(data_root, tmp_path: Path) -> None:
@@ -105,6 +152,10 @@ def test_the_users_own_texts(data_root, tmp_path: Path) -> None:
         ("own-text", "a.tsv", "label\tlabel\nx\ta\n", "two columns have the same name"),
         ("own-text", "a.jsonl", '{"text": "a", "text": "b", "label": "c"}', "line 1 is no JSON .*a key is there twice"),
         ("own-text", "a.tsv", "label\ttext\n \ta\n", "a.tsv, line 2: label is empty"),
+        ("yelp", "train.csv", '"1","a"\n"2","b","c"\n', "train.csv, line 2: 3 cells, 2 columns"),
+        ("yelp", "train.csv", '"1","a', "train.csv, line 1, is no CSV"),
+        ("yelp", "train.csv", '"3","a"\n"1","a"\n', "no label '3'; known: 1, 2"),
+        ("yelp", "reviews.csv", '"1","a"\n', "do not hold yelp; name the folder yelp_review_polarity_csv"),
         ("own-text", "a" * 300, None, r"cannot be opened \(File name too long\); correct the name"),
         ("own-text", "gone.tsv", None, "does not exist; correct the path"),
         ("own-text", "a.zip", b"PK\x03\x04 half of an archive", "is no complete zip archive; download it again"),
@@ -174,7 +225,7 @@ def test_files_of_one_name_are_all_read(data_root, tmp_path: Path) -> None:
         files.append(tmp_path / name / "train.tsv")
         files[-1].parent.mkdir()
         files[-1].write_text(f"label\ttext\nx\t{name}\n")
-    examples = texts.user_files(files)["train"]
+    examples = user_files(files)["train"]
     assert [each.texts for each in examples] == [["a"], ["a"], ["b"], ["b"], ["c"], ["d"]]
     with pytest.raises(DataError, match=r"a.zip and train.tsv in .*b.zip are both train.tsv: name one of them"):
         import_("agnews", files[:2], data_root)
@@ -185,12 +236,12 @@ def test_files_of_one_name_are_all_read(data_root, tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_a_damaged_zip_is_named_wherever_the_damage_is(tmp_path: Path, method: int) -> None:
     file = zipped(tmp_path / "mine.zip", ["train.tsv"], method)
-    whole, good = file.read_bytes(), texts.user_files([file])
+    whole, good = file.read_bytes(), user_files([file])
     for place in range(len(whole)):
         for damage in (b"\xff", b"\x63\x00\x63\x00"):
             file.write_bytes(whole[:place] + damage + whole[place + len(damage) :])
             try:
-                found = texts.user_files([file])
+                found = user_files([file])
                 assert [each.texts for each in found["train"]] in ([each.texts for each in good["train"]], [])
             except DataError as error:
                 assert "mine.zip" in str(error) and "\n" not in str(error)
@@ -206,7 +257,7 @@ def test_no_file_is_a_traceback(content: bytes) -> None:
             file = Path(folder) / name
             file.write_bytes(b"\n".join([*([b"label\ttext"] if name == "a.tsv" else []), *lines]))
             try:
-                assert all(isinstance(one.label, str) for part in texts.user_files([file]).values() for one in part)
+                assert all(isinstance(one.label, str) for part in user_files([file]).values() for one in part)
             except DataError as error:
                 assert name in str(error)
 
