@@ -12,6 +12,7 @@ BENCHMARKS: dict[str, str] = {
     "derive": "experiments.bench.derive",
     "merge": "experiments.bench.merge",
     "layer": "experiments.bench.layer",
+    "growth": "experiments.bench.growth",
     "start-up": "experiments.bench.start_up",
 }
 """Modules with a function ``bench(Options) -> Table``, imported on first use."""

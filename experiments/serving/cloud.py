@@ -3,6 +3,9 @@
 Generation is an explicit decode loop with the library's cache, because gate and merge come between the base's layers
 and its head. The side changes only logits. So the base's cache depends on tokens alone, and is valid whether the device
 was asked about a token or not. If a device is late or gone, the base chooses the token alone, and the token is marked.
+
+While the cloud waits for a device, the base goes on with the token that it would choose alone. If the device's answer
+leads to another token, that pass is forgotten. So the tokens are the same, and much of the wait is hidden.
 """
 
 import itertools
@@ -180,6 +183,9 @@ class Session:
         guesses: number of most likely tokens to record with each token.
         memory: of the conversation; it is updated.
         turns: of the sessions that share the base.
+        goes_on: whether the base goes on while the cloud waits for the device, if no other session wants a turn.
+        ahead: the token with which it went on, and its pass; None: it did not.
+        hidden: passes that were ready when they were needed.
     """
 
     base: Base
@@ -189,21 +195,27 @@ class Session:
     guesses: int = 0
     memory: Memory = field(default_factory=Memory)
     turns: Turns = field(default_factory=Turns)
+    goes_on: bool = True
     gone: bool = False
     reused: int = 0
+    ahead: tuple[int, tuple[Tensor, Tensor, float]] | None = field(default=None, init=False)
+    hidden: int = field(default=0, init=False)
 
     def greedy(self, limit: int, pick: Callable[[Tensor], int] = likeliest) -> Iterator[Token]:
         """Yield tokens one by one, up to and including the end token. Args: pick: chooses one from logits (V,)."""
         hypotheses, new = self._begin()
-        for _ in range(limit):
-            logits, hypotheses, (token,) = self._step(hypotheses, new)
-            if self._catches_up:
-                self.memory.heard = hypotheses[0]
-            token = replace(token, id=pick(logits[0]))
-            yield token
-            if token.id in self.base.ends:
-                return
-            new = torch.tensor([[token.id]])
+        try:
+            for _ in range(limit):
+                logits, hypotheses, (token,) = self._step(hypotheses, new)
+                if self._catches_up:
+                    self.memory.heard = hypotheses[0]
+                token = replace(token, id=pick(logits[0]))
+                yield token
+                if token.id in self.base.ends:
+                    return
+                new = torch.tensor([[token.id]])
+        finally:
+            self._forget_ahead()
 
     def beam(self, limit: int, beams: int, length_penalty: float = 1.0) -> Hypothesis:
         """Return the sentence with the highest log-probability / length ** length_penalty that beam search finds."""
@@ -257,7 +269,13 @@ class Session:
     @torch.inference_mode()
     def _step(self, hypotheses: list[Hypothesis], new: Tensor) -> tuple[Tensor, list[Hypothesis], list[Token]]:
         """Return logits (k, V) after ``new`` (k, n) tokens, updated hypotheses, and each next token without its id."""
-        b, states, base_ms = self._pass(new)
+        if self.ahead and new.tolist() == [[self.ahead[0]]]:
+            (_, (b, states, base_ms)), self.ahead = self.ahead, None
+            self.hidden += 1
+        else:
+            wasted_ms = self._forget_ahead()
+            b, states, base_ms = self._pass(new)
+            base_ms += wasted_ms
         drafts = [Token(-1, False, False, float("nan"), 0, 0, base_ms, 0.0, 0.0) for _ in hypotheses]
         if self.terms is None:
             return self.base.logits(b), hypotheses, drafts
@@ -276,6 +294,22 @@ class Session:
             tops = [x.topk(self.guesses).indices.tolist() for x in (self.base.logits(b), logits)]
             drafts = [replace(d, base_guesses=(*x,), guesses=(*y,)) for d, x, y in zip(drafts, *tops, strict=True)]
         return logits, hypotheses, drafts
+
+    def _go_on(self, b: Tensor) -> None:
+        """Compute the pass of the token that the base alone chooses after ``b`` (k, d), unless there are beams."""
+        if self.goes_on and len(b) == 1 and not self.ahead and self.turns.idle:
+            id_ = likeliest(self.base.logits(b)[0])
+            if id_ not in self.base.ends:
+                self.ahead = id_, self._pass(torch.tensor([[id_]]))
+
+    def _forget_ahead(self) -> float:
+        """Forget the pass with which the base went on; return the milliseconds that it took, 0 without one."""
+        if not self.ahead:
+            return 0.0
+        self.memory.cache.crop(-1)
+        self.memory.ids.pop()
+        (_, (_, _, ms)), self.ahead = self.ahead, None
+        return ms
 
     def _pass(self, new: Tensor) -> tuple[Tensor, Tensor, float]:
         """Compute the base for ``new`` (k, n) tokens, of a long prompt some after the other.
@@ -314,7 +348,7 @@ class Session:
             opens, scores = terms.gate.opens(b).tolist(), terms.gate.score(b).tolist()
         else:
             frame = messages.Gate(seq=next(_SEQUENCE)).frame(narrow("b", b, _narrower(terms.precision)))
-            reply, took = self._call(frame)
+            reply, took = self._call(frame, b)
             said = messages.Opens.of(reply)
             opens, scores = said.opens, said.scores
             if len(opens) != len(b) or len(scores) != len(b):
@@ -333,12 +367,12 @@ class Session:
         if not asked:
             return b, hypotheses, drafts
         unsent = {i: cast(Tensor, hypotheses[i].unsent) for i in asked}
-        length, keep = len(self.memory.ids), sorted({w.key for w in hypotheses if w.key})
+        length, keep = len(self.memory.ids) - bool(self.ahead), sorted({w.key for w in hypotheses if w.key})
         rows = [messages.Row(key=hypotheses[i].key, count=len(x), at=length - len(x)) for i, x in unsent.items()]
         head, stack = messages.Side(seq=next(_SEQUENCE), rows=rows, keep=keep), torch.cat(list(unsent.values()))
         frame = head.frame(narrow("stack", stack, terms.precision))
         link.traffic.rows += len(asked)
-        reply, took = self._call(frame)
+        reply, took = self._call(frame, b)
         said, o = messages.Output.of(reply), messages.tensor(reply, "o", (len(asked), self.base.width))
         h, hypotheses = b.clone(), list(hypotheses)
         for row, i in enumerate(asked):
@@ -352,13 +386,21 @@ class Session:
             )  # fmt: skip
         return h, hypotheses, drafts
 
-    def _call(self, frame: Frame) -> tuple[Frame, float]:
-        """Return the device's answer, and the milliseconds that it took."""
+    def _call(self, frame: Frame, b: Tensor) -> tuple[Frame, float]:
+        """Return the device's answer, and the milliseconds of waiting. Args: b: (k, d), with which the base goes on."""
         if self.gone or self.link is None:
             raise DeviceGone("the device is gone")
         started = time.perf_counter()
-        reply = self.link.call(frame)
-        return reply, 1e3 * (time.perf_counter() - started)
+        went_on_s = 0.0
+
+        def meanwhile() -> None:
+            nonlocal went_on_s
+            before = time.perf_counter()
+            self._go_on(b)
+            went_on_s = time.perf_counter() - before
+
+        reply = self.link.call(frame, meanwhile)
+        return reply, 1e3 * (time.perf_counter() - started - went_on_s)
 
 
 def _narrower(precision: Precision) -> Precision:

@@ -27,8 +27,11 @@ class Link(ABC):
         self.traffic = TrafficLog()
 
     @abstractmethod
-    def call(self, frame: Frame) -> Frame:
+    def call(self, frame: Frame, meanwhile: Callable[[], None] = lambda: None) -> Frame:
         """Return the device's answer to a frame; both have the same ``seq`` in their heads.
+
+        Args:
+            meanwhile: called when the frame was sent, before waiting for the answer.
 
         Raises:
             DeviceLate, DeviceGone: there is no answer.
@@ -45,13 +48,13 @@ class Link(ABC):
 
 
 class InProcess(Link):
-    """A device in this process: the same frames, without encoding them as bytes."""
+    """A device in this process: the same frames, without encoding them as bytes. There is no wait to be used."""
 
     def __init__(self, answer: Callable[[Frame], Frame | None]):
         super().__init__()
         self._answer = answer
 
-    def call(self, frame: Frame) -> Frame:
+    def call(self, frame: Frame, meanwhile: Callable[[], None] = lambda: None) -> Frame:
         self.traffic.calls += 1
         self.traffic.count("down", frame)
         reply = self._answer(frame)
@@ -133,9 +136,10 @@ class Remote(Link):
         super().__init__()
         self.stream, self._timeout, self._limit = stream, timeout, limit
 
-    def call(self, frame: Frame) -> Frame:
+    def call(self, frame: Frame, meanwhile: Callable[[], None] = lambda: None) -> Frame:
         self.traffic.calls += 1
         self.send(frame)
+        meanwhile()
         deadline = time.monotonic() + self._timeout
         try:
             while True:

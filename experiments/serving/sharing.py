@@ -89,6 +89,11 @@ class Turns:
     def __init__(self, at_once: int = 1):
         self._free, self._line, self._changed = at_once, deque[object](), threading.Condition()
 
+    @property
+    def idle(self) -> bool:
+        """Whether a turn would begin at once."""
+        return bool(self._free) and not self._line
+
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Wait for a turn, and give it back at the end of the block."""

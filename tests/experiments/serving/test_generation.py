@@ -13,6 +13,7 @@ from torch import Tensor
 from experiments.serving.cloud import Session, Terms, join
 from experiments.serving.device import DeviceHalf, serve
 from experiments.serving.link import DeviceGone, DeviceLate, InProcess, Link, Remote, pair
+from experiments.serving.sharing import Turns
 from models.spa import bases
 from models.spa.bases import Base
 from models.spa.codec import Frame, narrow, widen
@@ -99,6 +100,44 @@ def test_greedy_over_a_wire_is_greedy_in_one_piece(
     assert not any(token.degraded for token in tokens)
     assert sum(token.down for token in tokens) == link.traffic.payload["down", "side", "stack"]
     assert sum(token.up for token in tokens) == link.traffic.bytes("up")
+
+
+@pytest.mark.parametrize("site", ["cloud", "device"])
+@pytest.mark.parametrize("mode_,kind,policy", EVERY)
+def test_the_base_that_goes_on_says_the_same(
+    base: Base, prompt: list[int], plugin_of: Callable[..., Plugin], mode_: str, kind: str, policy: str, site: str
+) -> None:
+    """It is ready for every token that it guessed while it waited, and leaves the memory as without guesses."""
+    half, found = half_of(base, plugin_of(kind), mode_, policy, site=site), []
+    for goes_on in (True, False):
+        with over_a_wire(base, half) as (link, terms):
+            session = Session(base, link, terms, prompt, guesses=1, goes_on=goes_on)
+            tokens = list(session.greedy(LIMIT))
+        waited = [t for t in tokens[:-1] if t.asked or (site == "device" and MODES[mode_].gated)]
+        right = sum(not t.base_guesses or t.id == t.base_guesses[0] for t in waited)  # none: the base decided alone
+        assert session.hidden == right * goes_on and session.ahead is None
+        told = [(t.id, t.asked, t.down, t.up) for t in tokens]
+        assert session.memory.cache.get_seq_length() == len(session.memory.ids)
+        found.append((told, session.memory.ids, link.traffic.payload))
+    assert found[0] == found[1]
+
+
+def test_the_base_goes_on_only_in_a_free_turn_and_forgets_if_nobody_listens(
+    base: Base, prompt: list[int], plugin_of: Callable[..., Plugin]
+) -> None:
+    half, turns = half_of(base, plugin_of(), "s1", "catch_up"), Turns()
+    with over_a_wire(base, half) as (link, terms):
+        session = Session(base, link, terms, prompt, turns=turns)
+        tokens = session.greedy(LIMIT)
+        next(tokens)
+        assert session.ahead and session.memory.ids == [*prompt, session.ahead[0]]
+        tokens.close()  # the user stopped
+        assert session.memory.ids == prompt and session.memory.cache.get_seq_length() == len(prompt)
+        tokens = session.greedy(LIMIT)
+        with turns.turn():
+            session._go_on(torch.zeros(1, base.width))
+        assert session.ahead is None
+        tokens.close()
 
 
 @pytest.mark.parametrize("mode_,kind,policy", EVERY)
@@ -212,7 +251,7 @@ class Breaking(InProcess):
         super().__init__(half.answer)
         self.at, self.error, self.once = at, error, once
 
-    def call(self, frame: Frame) -> Frame:
+    def call(self, frame: Frame, meanwhile: Callable[[], None] = lambda: None) -> Frame:
         broken = self.traffic.calls == self.at if self.once else self.traffic.calls >= self.at
         reply = super().call(frame)  # a late device has done the work
         if broken:
