@@ -13,6 +13,7 @@ BENCHMARKS: dict[str, str] = {
     "merge": "experiments.bench.merge",
     "layer": "experiments.bench.layer",
     "growth": "experiments.bench.growth",
+    "spa": "experiments.bench.spa",
     "start-up": "experiments.bench.start_up",
 }
 """Modules with a function ``bench(Options) -> Table``, imported on first use."""

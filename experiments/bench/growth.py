@@ -63,7 +63,7 @@ def _measured(what: str, exam: Exam, options: Options) -> Line:
     try:
         runner.receive()
         runner.round()  # warms up
-        for _ in range(options.blocks * options.rounds - 1):
+        for _ in range(options.blocks * options.rounds):
             wall, cpu = runner.round()
             runner.line.wall.append(wall)
             runner.line.cpu.append(cpu)

@@ -14,7 +14,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from models.nn.body import Body
 from models.submodel import State
-from models.training.batched import ClientBatch, fit_many, stackable
+from models.training.batched import ClientBatch, fit_in_stack, fit_many, stackable
 from models.training.loop import LogitCorrection, Recipe, fit
 
 T = TypeVar("T")
@@ -44,6 +44,11 @@ class Fit:
     def stackable(self) -> bool:
         """Whether it can be done side by side with others."""
         return stackable(self.body, self.recipe)
+
+    @property
+    def gains_by_waiting(self) -> bool:
+        """Whether a stack takes several such trainings. Otherwise waiting for others would only take memory."""
+        return self.stackable and fit_in_stack(self.body, len(self.batch.y), self.recipe, self.epochs) > 1
 
     @property
     def stack_key(self) -> tuple[object, ...]:
@@ -159,7 +164,7 @@ def together(
     for function in calls:
         running.append(call := _PausableCall(function))  # reuses the thread of a call that has returned
         call.resume()
-        while call.request is not None and not call.request.stackable:  # train at once: waiting would only take memory
+        while call.request is not None and not call.request.gains_by_waiting:
             call.resume(_try([call.request], spent)[0])
         if call.request is not None:
             waiting.append(call)

@@ -161,6 +161,13 @@ def stackable(body: Body, recipe: Recipe) -> bool:
     return type(body) in STACKS and recipe.precision == "float32" and device_of(body).type == "cpu"
 
 
+def fit_in_stack(body: Body, samples: int, recipe: Recipe, epochs: int) -> int:
+    """Return how many clients with this many samples one stack of `stackable` networks takes, at least 1."""
+    kind = STACKS[type(body)]
+    limit = STACK_BYTES / kind.working_set(body, samples, recipe, kind.dual(body, samples, recipe, epochs))
+    return int(min(max(limit, 1), MAX_STACK))
+
+
 def fit_many(
     body: Body, clients: Sequence[ClientBatch], recipe: Recipe, epochs: int, correction: LogitCorrection = "none"
 ) -> list[tuple[State, float]]:
@@ -183,8 +190,8 @@ def fit_many(
         group = [i for i in by_size if kind.dual(body, len(clients[i].y), recipe, epochs) == dual]
         if not group:
             continue
-        limit = STACK_BYTES / kind.working_set(body, len(clients[group[0]].y), recipe, dual)
-        stacks = -(-len(group) // int(min(max(limit, 1), MAX_STACK)))  # number of stacks, of nearly equal size
+        most = fit_in_stack(body, len(clients[group[0]].y), recipe, epochs)
+        stacks = -(-len(group) // most)  # number of stacks, of nearly equal size
         for members in np.array_split(np.array(group), stacks):
             trained = _fit_stack(body, [clients[i] for i in members], recipe, epochs, correction, dual)
             results |= dict(zip(members.tolist(), trained, strict=True))

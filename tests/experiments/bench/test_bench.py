@@ -11,7 +11,7 @@ import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
-from experiments.bench import BENCHMARKS, EntrantFailed, about, derive, merge, w1
+from experiments.bench import BENCHMARKS, EntrantFailed, about, derive, growth, merge, w1
 from experiments.bench.contest import Entrant, Runner, _same_work, contest, processor_seconds
 from experiments.bench.entrants.work import Work
 from experiments.bench.exam import SEED, Exam
@@ -142,6 +142,28 @@ def test_aggregation_and_copying_are_measured(tmp_path: Path, monkeypatch: pytes
     table = merge.bench(options(tmp_path))
     assert [line.what for line in table.lines] == ["copy", "merge", "merge of sub-models"]
     assert "bandwidth of copying" in table.checks[0]
+
+
+def test_growth_fits_the_exponent_of_each_axis(tmp_path: Path) -> None:
+    """Seconds grow as the clients of a round to the power of 1.5, and not with the clients that exist."""
+    lines = [
+        Line(f"{axis}: {n:,}", [9.0, 9.0], [seconds, 3 * seconds], facts={"MB": "700"})
+        for axis, power in zip(growth.AXES, (1.5, 0, 1), strict=True)
+        for n in (100, 10_000)
+        for seconds in [n**power]
+    ]
+    assert [growth.exponent(lines, axis) for axis in growth.AXES] == pytest.approx([1.5, 0, 1])
+    growth.Growth("One.", lines[0].what, lines).write(tmp_path, "growth")
+    assert {path.name for path in tmp_path.iterdir()} == {"growth.csv", "growth.md", "growth.png"}
+
+
+def test_growth_measures_a_process_for_each_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {"clients in a round": ({"devices.count": 6, "cohort": 2}, {"devices.count": 6, "cohort": 4})}
+    monkeypatch.setattr(growth, "AXES", few)
+    table = growth.bench(options(tmp_path))
+    assert [line.what for line in table.lines] == ["clients in a round: 2", "clients in a round: 4"]
+    assert all(float(line.facts["MB"]) > 100 and len(line.wall) == 1 for line in table.lines)
+    assert "with n clients in a round" in table.checks[0]
 
 
 def command(*arguments: str) -> Result:

@@ -47,6 +47,24 @@ def test_together_equals_one_by_one_and_similar_trainings_share_a_stack(monkeypa
     assert sorted(sizes) == [1, 1, 1, 2, 2, 3]  # images one by one; wide ones; small ones, first and second
 
 
+def test_trainings_that_fill_a_stack_alone_do_not_wait_with_their_models_in_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order: list[str] = []
+
+    def call(client: int) -> list[Fitted]:
+        order.append(f"begin {client}")
+        trained = train(SMALL, client)
+        order.append(f"end {client}")
+        return trained
+
+    alone = [train(SMALL, client) for client in range(2)]
+    monkeypatch.setattr("models.training.batched.STACK_BYTES", 1.0)
+    for got, expected in zip(together([partial(call, 0), partial(call, 1)]), alone, strict=True):
+        assert isinstance(got, list) and torch.equal(got[0][0]["head.bias"], expected[0][0]["head.bias"])
+    assert order == ["begin 0", "end 0", "begin 1", "end 1"]
+
+
 def test_an_exception_stays_in_its_call_and_the_others_finish() -> None:
     def broken(trainings: int) -> Fitted:
         for _ in range(trainings):
