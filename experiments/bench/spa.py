@@ -1,7 +1,7 @@
 """spa: answers of a chat, without a device, and with one whose answers take 0, 20 or 100 ms.
 
-The cloud waits for each answer, or its base goes on meanwhile. The base is SmolLM2 if it is there, else the toy. The
-plugin is of a generated person, who asks the test questions. All tokens are the same with and without going on.
+The cloud waits for each answer, or its base goes on meanwhile, always or if it pays. The base is SmolLM2 if it is
+there, else the toy. The plugin is of a generated person, who asks the test questions. The tokens are always the same.
 """
 
 import threading
@@ -11,7 +11,7 @@ from statistics import median
 import torch
 
 from experiments.bench.table import Options, Table, interleave
-from experiments.serving.cloud import Session, Terms
+from experiments.serving.cloud import GoesOn, Session, Terms
 from experiments.serving.device import DeviceHalf, serve
 from experiments.serving.link import Remote, pair
 from experiments.serving.plugins import make_plugin, plugin_workload
@@ -22,6 +22,7 @@ from partitions.root import cache_folder
 SEED, QUESTIONS, LIMIT = 1, 6, 24
 DELAYS_MS = (0, 20, 100)
 ALONE = "no device"
+HOW: dict[str, GoesOn] = {"waiting": "never", "going on": "always", "going on if it pays": "if it pays"}
 
 
 def bench(options: Options) -> Table:
@@ -36,13 +37,13 @@ def bench(options: Options) -> Table:
     said: dict[str, list[list[int]]] = {}
     hidden: dict[str, float] = {}
 
-    def answer(what: str, delay_ms: int, goes_on: bool) -> None:
+    def answer(what: str, delay_ms: int, goes_on: GoesOn) -> None:
         half.delay = delay_ms / 1e3
         said[what], hidden[what] = _answers(base, half if what != ALONE else None, asked, goes_on)
 
-    works = {ALONE: partial(answer, ALONE, 0, False)}
+    works = {ALONE: partial(answer, ALONE, 0, "never")}
     for delay in DELAYS_MS:
-        for how, goes_on in (("waiting", False), ("going on", True)):
+        for how, goes_on in HOW.items():
             what = f"{how}, {delay} ms"
             works[what] = partial(answer, what, delay, goes_on)
     lines = interleave(works, options)
@@ -59,7 +60,7 @@ def bench(options: Options) -> Table:
 
 
 def _answers(
-    base: Base, half: DeviceHalf | None, asked: list[list[int]], goes_on: bool
+    base: Base, half: DeviceHalf | None, asked: list[list[int]], goes_on: GoesOn
 ) -> tuple[list[list[int]], float]:
     """Return the tokens of the answers, and the share of them whose pass was ready."""
     if half is None:

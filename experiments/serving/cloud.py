@@ -4,16 +4,18 @@ Generation is an explicit decode loop with the library's cache, because gate and
 and its head. The side changes only logits. So the base's cache depends on tokens alone, and is valid whether the device
 was asked about a token or not. If a device is late or gone, the base chooses the token alone, and the token is marked.
 
-While the cloud waits for a device, the base goes on with the token that it would choose alone. If the device's answer
-leads to another token, that pass is forgotten. So the tokens are the same, and much of the wait is hidden.
+While the cloud waits for a device, the base may go on with the token that it would choose alone. If the device's answer
+leads to another token, that pass is forgotten. So the tokens are the same. It pays if a pass takes less time than the
+device's answer: then nothing is lost with a wrong guess, and the whole pass is saved with a right one.
 """
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from logging import getLogger
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -30,6 +32,7 @@ from models.spa.modes import Mode, mode
 from models.spa.train import Policy
 
 log = getLogger(__name__)
+GoesOn = Literal["if it pays", "always", "never"]
 PREFILL = 256  # tokens of a prompt in one pass: others get a turn in between, and few states are in memory
 
 
@@ -183,7 +186,8 @@ class Session:
         guesses: number of most likely tokens to record with each token.
         memory: of the conversation; it is updated.
         turns: of the sessions that share the base.
-        goes_on: whether the base goes on while the cloud waits for the device, if no other session wants a turn.
+        goes_on: when the base goes on while the cloud waits for the device. 'if it pays': the last answer took longer
+            than the last pass, and no other session wants a turn.
         ahead: the token with which it went on, and its pass; None: it did not.
         hidden: passes that were ready when they were needed.
     """
@@ -195,11 +199,12 @@ class Session:
     guesses: int = 0
     memory: Memory = field(default_factory=Memory)
     turns: Turns = field(default_factory=Turns)
-    goes_on: bool = True
+    goes_on: GoesOn = "if it pays"
     gone: bool = False
     reused: int = 0
     ahead: tuple[int, tuple[Tensor, Tensor, float]] | None = field(default=None, init=False)
     hidden: int = field(default=0, init=False)
+    pass_ms: float = field(default=math.inf, init=False)
 
     def greedy(self, limit: int, pick: Callable[[Tensor], int] = likeliest) -> Iterator[Token]:
         """Yield tokens one by one, up to and including the end token. Args: pick: chooses one from logits (V,)."""
@@ -297,7 +302,9 @@ class Session:
 
     def _go_on(self, b: Tensor) -> None:
         """Compute the pass of the token that the base alone chooses after ``b`` (k, d), unless there are beams."""
-        if self.goes_on and len(b) == 1 and not self.ahead and self.turns.idle:
+        assert self.link is not None
+        pays = self.link.answer_ms > self.pass_ms and self.turns.idle
+        if len(b) == 1 and not self.ahead and (self.goes_on == "always" or (self.goes_on == "if it pays" and pays)):
             id_ = likeliest(self.base.logits(b)[0])
             if id_ not in self.base.ends:
                 self.ahead = id_, self._pass(torch.tensor([[id_]]))
@@ -328,6 +335,8 @@ class Session:
             self.memory.ids += part[0].tolist()  # of beams, only their number counts
             b = whole[:, -1, -1]
             kept.append((whole if everything else whole[:, -1:])[:, :, states])
+        if new.shape == (1, 1):
+            self.pass_ms = ms
         return b, torch.cat(kept, 1) if everything else kept[-1], ms
 
     def _add_unsent(self, hypotheses: list[Hypothesis], stack: Tensor) -> list[Hypothesis]:
@@ -391,16 +400,20 @@ class Session:
         if self.gone or self.link is None:
             raise DeviceGone("the device is gone")
         started = time.perf_counter()
-        went_on_s = 0.0
+        went_on_ms = 0.0
 
         def meanwhile() -> None:
-            nonlocal went_on_s
+            nonlocal went_on_ms
             before = time.perf_counter()
             self._go_on(b)
-            went_on_s = time.perf_counter() - before
+            went_on_ms = 1e3 * (time.perf_counter() - before) if self.ahead else 0.0
 
         reply = self.link.call(frame, meanwhile)
-        return reply, 1e3 * (time.perf_counter() - started - went_on_s)
+        took_ms = 1e3 * (time.perf_counter() - started)
+        waited_ms = took_ms - went_on_ms
+        # An answer that was there before the pass ended took less time, nobody knows how much: the next one is timed.
+        self.link.answer_ms = took_ms if not went_on_ms or waited_ms > 1 else 0.0
+        return reply, waited_ms
 
 
 def _narrower(precision: Precision) -> Precision:

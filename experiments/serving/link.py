@@ -21,10 +21,11 @@ class DeviceGone(Exception):
 
 
 class Link(ABC):
-    """The cloud's end of a connection, and its traffic."""
+    """The cloud's end of a connection, its traffic, and the milliseconds that the last answer took (0 before it)."""
 
     def __init__(self) -> None:
         self.traffic = TrafficLog()
+        self.answer_ms = 0.0
 
     @abstractmethod
     def call(self, frame: Frame, meanwhile: Callable[[], None] = lambda: None) -> Frame:

@@ -1,5 +1,6 @@
 """Generation over a connection gives the tokens of generation in one process, in every mode."""
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -109,25 +110,30 @@ def test_the_base_that_goes_on_says_the_same(
 ) -> None:
     """It is ready for every token that it guessed while it waited, and leaves the memory as without guesses."""
     half, found = half_of(base, plugin_of(kind), mode_, policy, site=site), []
-    for goes_on in (True, False):
+    for goes_on in ("always", "never"):
         with over_a_wire(base, half) as (link, terms):
-            session = Session(base, link, terms, prompt, guesses=1, goes_on=goes_on)
+            session = Session(base, link, terms, prompt, guesses=1, goes_on=goes_on)  # type: ignore[arg-type]
             tokens = list(session.greedy(LIMIT))
         waited = [t for t in tokens[:-1] if t.asked or (site == "device" and MODES[mode_].gated)]
         right = sum(not t.base_guesses or t.id == t.base_guesses[0] for t in waited)  # none: the base decided alone
-        assert session.hidden == right * goes_on and session.ahead is None
+        assert session.hidden == right * (goes_on == "always") and session.ahead is None
         told = [(t.id, t.asked, t.down, t.up) for t in tokens]
         assert session.memory.cache.get_seq_length() == len(session.memory.ids)
         found.append((told, session.memory.ids, link.traffic.payload))
     assert found[0] == found[1]
 
 
-def test_the_base_goes_on_only_in_a_free_turn_and_forgets_if_nobody_listens(
+def test_the_base_goes_on_only_if_it_pays_and_forgets_if_nobody_listens(
     base: Base, prompt: list[int], plugin_of: Callable[..., Plugin]
 ) -> None:
     half, turns = half_of(base, plugin_of(), "s1", "catch_up"), Turns()
     with over_a_wire(base, half) as (link, terms):
         session = Session(base, link, terms, prompt, turns=turns)
+        tokens = session.greedy(LIMIT)
+        next(tokens)
+        assert session.ahead is None and 0 < link.answer_ms < 20_000  # the first answer: nothing is known of its time
+        tokens.close()
+        link.answer_ms, session.pass_ms = math.inf, 1.0
         tokens = session.greedy(LIMIT)
         next(tokens)
         assert session.ahead and session.memory.ids == [*prompt, session.ahead[0]]
