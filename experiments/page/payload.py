@@ -1,7 +1,7 @@
 """The numbers of the page: curves, summary, devices and settings of results folders, as plain data for JSON."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,7 +10,7 @@ from experiments.analysis.metrics import METRICS, metric_of
 from experiments.analysis.recorded import Recorded
 from experiments.analysis.rounds_to_target import shift_counts
 from experiments.analysis.summary import intervals
-from experiments.plots.style import in_words, line_styles
+from experiments.plots.style import LineStyle, in_words, line_styles
 from fl.config import flatten
 
 CURVES = (
@@ -32,15 +32,17 @@ def payload(found: Sequence[Recorded], live: bool = False) -> dict[str, Any]:
     groups = [_group(one, name, setting) for one, name in zip(found, names, strict=True) for setting in _settings(one)]
     methods = list(dict.fromkeys(method for group in groups for method in (*group["curves"], *group["summary"])))
     styles = line_styles(methods)
-    shown = {method for one in found for method in one.experiment.shown} & set(methods) or set(methods[:MOST])
+    shown = _shown_at_first(found, styles)
     used = {metric for group in groups for of in group["summary"].values() for metric in of}
     used |= {metric for group in groups for of in group["curves"].values() for metric in of["metrics"]}
     return {
         "title": ", ".join(names) or "no results yet",
+        "about": list(dict.fromkeys(one.experiment.summary for one in found if one.experiment.name)),
         "live": live,
         "methods": {
             method: {
-                "name": in_words(method), "color": style.color, "dash": DASHES[style.line], "shown": method in shown,
+                "name": in_words(method), "color": style.color, "dash": DASHES[style.line], "hollow": style.hollow,
+                "shown": method in shown,
             }
             for method, style in styles.items()
         },
@@ -49,6 +51,18 @@ def payload(found: Sequence[Recorded], live: bool = False) -> dict[str, Any]:
         "groups": groups,
         "versions": {name: one.config.get("versions", []) for one, name in zip(found, names, strict=True)},
     }  # fmt: skip
+
+
+def _shown_at_first(found: Sequence[Recorded], styles: Mapping[str, LineStyle]) -> set[str]:
+    """Return the methods that the experiments name, or all of a study, or else at most `MOST`."""
+    named = {method for one in found for method in one.experiment.shown} & set(styles)
+    if named or any(one.experiment.study for one in found):
+        return named or set(styles)
+    methods = list(styles)
+    for minor in (lambda method: styles[method].line in (":", "-."), lambda method: f"{method}+ft" in styles):
+        if len(methods) > MOST:  # without variants, then without models that have a fine-tuned twin
+            methods = [method for method in methods if not minor(method)]
+    return set(methods[:MOST])
 
 
 def _names(found: Sequence[Recorded]) -> list[str]:

@@ -4,6 +4,7 @@ import io
 import logging
 import secrets
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -103,7 +104,7 @@ class Screen(Protocol):
         """Show the next characters of the answer."""
 
     def end(self, summary: str) -> None:
-        """Show that the answer is complete, and what it took. Args: summary: empty: it was broken off."""
+        """Show that the answer has ended, and what it took. Args: summary: empty: it was broken off."""
 
     def refuse(self, why: str) -> None:
         """Show that a question is left out."""
@@ -167,6 +168,7 @@ class Chat:
     welcome: Welcome | None = field(default=None, init=False)
     _stream: Stream | None = field(default=None, init=False)
     _rows: list[TraceRow] = field(default_factory=list, init=False)
+    _stop: threading.Event = field(default_factory=threading.Event, init=False)
 
     def run(self, lines: Iterator[str]) -> None:
         """Answer each line. '/new' begins a new conversation.
@@ -186,6 +188,7 @@ class Chat:
         if line == "/new":
             self.said.clear()
             return
+        self._stop.clear()
         self.said.append(Said(role="user", content=line))
         try:
             while not self._answered(number):
@@ -196,9 +199,20 @@ class Chat:
         if self.trace is not None and self._rows:
             write_trace(self.trace, self._rows)
 
+    def stop(self) -> None:
+        """End the answer that is being written, from another thread. What was written stays in the conversation."""
+        self._stop.set()
+
     def open(self) -> None:
         """Connect. CloudGone, CloudRefuses: it is impossible."""
         self.screen.note(f"connecting to {self.where}")
+        first, welcome = self.welcome is None, self._connect()
+        memory = "" if welcome.history else ", which answers each question by itself"
+        self.screen.note(f"connected: base {welcome.base}{memory}")
+        if first:
+            self.screen.note(f"{self.screen.marks}\n{welcome.note}".strip())
+
+    def _connect(self) -> Welcome:
         stream = self.connect()
         try:
             stream.send(self.half.hello())
@@ -211,11 +225,8 @@ class Chat:
             if isinstance(error, FrameError):
                 raise _foreign(error) from None
             raise
-        memory = "" if welcome.history else ", which answers each question by itself"
-        self.screen.note(f"connected: base {welcome.base}{memory}")
-        if self.welcome is None:
-            self.screen.note(f"{self.screen.marks}\n{welcome.note}".strip())
         self._stream, self.welcome = stream, welcome
+        return welcome
 
     def close(self) -> None:
         """Close the connection."""
@@ -228,7 +239,7 @@ class Chat:
             try:
                 self.open()
             except CloudGone as error:
-                if time.monotonic() > end:
+                if self._stop.is_set() or time.monotonic() > end:
                     raise
                 self.screen.note(f"{error}; trying again in {pause:.0f} s")
                 self.sleep(pause)
@@ -240,14 +251,14 @@ class Chat:
     def _answered(self, sentence: int) -> bool:
         """Show the answer to what was said last, and remember it. Return False if the cloud is gone."""
         assert self._stream is not None and self.welcome is not None
-        traffic, pieces, whole = TrafficLog(), list[Piece](), WholeTokens()
+        traffic, pieces, whole, done = TrafficLog(), list[Piece](), WholeTokens(), None
         side = self.half.plugin.side
         positions = self.welcome.context if side.attends else messages.MOST_BEAMS
         limit = messages.HEAD_BYTES + 4 * positions * len(side.spec.states) * side.spec.width
         said = self.said if self.welcome.history else self.said[-1:]
         try:
             self._send(self.wishes.ask(said, GUESSES if self.trace else 0).frame(), traffic)
-            while True:
+            while not self._stop.is_set():
                 frame, wire = self._stream.receive(PATIENCE_S, limit)
                 traffic.count("down", frame, wire)
                 if frame.kind == Piece.kind():
@@ -271,9 +282,19 @@ class Chat:
             return False
         except FrameError as error:
             raise _foreign(error) from None
-        self.screen.end(_summary(pieces, done, traffic))
-        del self.said[: done.forgotten]
-        self.said.append(Said(role="assistant", content="".join(piece.text for piece in pieces)))
+        text = "".join(piece.text for piece in pieces)
+        if done is not None:
+            self.screen.end(_summary(pieces, done, traffic))
+            del self.said[: done.forgotten]
+        else:
+            self.screen.end(f"stopped after {len(pieces)} tokens")
+            self._stream.close()  # which ends the answer in the cloud as well
+            with suppress(CloudGone, CloudRefuses):  # if so, the next question says it
+                self._connect()
+        if done is not None or text:
+            self.said.append(Said(role="assistant", content=text))
+        else:
+            self.said.pop()
         self._rows += [trace_row(sentence, piece) for piece in pieces]
         return True
 

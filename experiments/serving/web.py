@@ -30,16 +30,17 @@ HEADERS = {
 
 
 class JsonLines:
-    """A screen that writes each event as a line of JSON. If the browser leaves, the answer is completed unseen.
+    """A screen that writes each event as a line of JSON. If the browser leaves, the answer is completed without it.
 
     Args:
         file: to which the bytes go.
+        talk: the events so far; new ones are added.
     """
 
     marks = ""
 
-    def __init__(self, file: Any):
-        self._file, self._gone = file, False
+    def __init__(self, file: Any, talk: list[dict[str, Any]]):
+        self._file, self._talk, self._gone = file, talk, False
 
     def show(self, shown: Shown) -> None:
         self.event("text", **asdict(shown))
@@ -54,11 +55,16 @@ class JsonLines:
         self.event("note", text=text)
 
     def event(self, kind: str, **values: Any) -> None:
+        """Remember an event and write it."""
+        self._talk.append({"kind": kind, **values})
+        self.write(self._talk[-1])
+
+    def write(self, event: Mapping[str, Any]) -> None:
         """Write an event."""
         if self._gone:
             return
         try:
-            self._file.write(json.dumps({"kind": kind, **values}).encode() + b"\n")
+            self._file.write(json.dumps(event).encode() + b"\n")
             self._file.flush()
         except OSError:
             self._gone = True
@@ -73,6 +79,7 @@ class WebChat(ThreadingHTTPServer):
 
     Attributes:
         url: address with the token.
+        talk: all events of the conversation, for a page that is opened or looked at again.
     """
 
     daemon_threads = True
@@ -81,12 +88,17 @@ class WebChat(ThreadingHTTPServer):
         self.chat, self.token = chat, secrets.token_urlsafe(16)
         self.answering = threading.Lock()
         self.asked = 0
+        self.talk: list[dict[str, Any]] = []
         super().__init__(("127.0.0.1", port), _Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}/{self.token}/"
 
     def answer(self, line: str, screen: Screen) -> None:
         """Answer a question on a screen. The caller holds ``answering``."""
         self.asked, self.chat.screen = self.asked + 1, screen
+        if line == "/new":
+            self.talk.clear()
+        else:
+            self.talk.append({"kind": "question", "text": line})
         try:
             self.chat.reply(self.asked, line)
         except UserError as error:
@@ -97,9 +109,8 @@ class WebChat(ThreadingHTTPServer):
     def state(self) -> dict[str, Any]:
         """Return what a page shows that was just opened."""
         welcome = self.chat.welcome
-        said = [message.model_dump() for message in self.chat.said]
         about = {"base": welcome.base, "history": welcome.history, "note": welcome.note} if welcome else {}
-        return {"cloud": self.chat.where, **about, "said": said}
+        return {"cloud": self.chat.where, **about, "talk": list(self.talk), "busy": self.answering.locked()}
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of a browser that closed its connection."""
@@ -119,9 +130,17 @@ class _Handler(BaseHTTPRequestHandler):
                 self._refuse(HTTPStatus.NOT_FOUND, "there is nothing here; open the address that `--web` printed")
 
     def do_POST(self) -> None:
-        if self._path() != "ask" or self.headers.get("Origin") not in (None, f"http://{self.headers['Host']}"):
-            self._refuse(HTTPStatus.NOT_FOUND, "there is nothing here; open the address that `--web` printed")
-            return
+        own = self.headers.get("Origin") in (None, f"http://{self.headers['Host']}")
+        match self._path() if own else None:
+            case "ask":
+                self._ask()
+            case "stop":
+                self.server.chat.stop()
+                self._send_json({})
+            case _:
+                self._refuse(HTTPStatus.NOT_FOUND, "there is nothing here; open the address that `--web` printed")
+
+    def _ask(self) -> None:
         size = self.headers.get("Content-Length", "")
         if not (size.isascii() and size.isdigit()) or int(size) > MOST_BYTES:
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a question may have {MOST_BYTES} bytes at most")
@@ -140,9 +159,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             self._head(HTTPStatus.OK, "application/x-ndjson; charset=utf-8")
-            screen = JsonLines(self.wfile)
+            screen = JsonLines(self.wfile, self.server.talk)
             self.server.answer(line, screen)
-            screen.event("done")
+            screen.write({"kind": "done"})
         finally:
             self.server.answering.release()
 

@@ -18,6 +18,7 @@ from experiments.page.columns import columns_page
 from experiments.page.markup import MARKUP
 from experiments.page.script import SCRIPT
 from partitions.errors import UserError
+from tests.experiments.page.conftest import record, writer_of
 
 
 def test_numbers_by_hand(results: Path) -> None:
@@ -36,6 +37,17 @@ def test_numbers_by_hand(results: Path) -> None:
     assert numbers["versions"]["toy"][0]["driftfed"]
 
 
+def test_without_a_choice_by_the_experiment_eight_methods_at_most_are_shown(tmp_path: Path) -> None:
+    """Variants and models with a fine-tuned twin go first, so that no family is missing."""
+    kept = ["na+ft", "la", "fedavg+ft", "heterofl+ft", "eclm", "eclm-plus"]
+    methods = ["na", *kept, "fedavg", "heterofl", "eclm-derive", "eclm-plus-derive"]
+    with writer_of(tmp_path / "toy", methods) as writer:
+        for method in methods:
+            record(writer, method)
+    numbers = payload([Recorded.read(tmp_path / "toy")])["methods"]
+    assert [method for method in methods if numbers[method]["shown"]] == kept
+
+
 def test_folders_of_the_same_name_are_told_apart(results: Path, tmp_path: Path) -> None:
     shutil.copytree(results, tmp_path / "again" / "toy")
     numbers = payload([Recorded.read(results), Recorded.read(tmp_path / "again" / "toy")])
@@ -47,7 +59,7 @@ def test_the_page_is_one_file_with_these_numbers(results: Path) -> None:
     text = page(numbers)
     (inside,) = re.findall(r'<script id="numbers" type="application/json">(.*?)</script>', text, re.DOTALL)
     assert json.loads(inside) == json.loads(json.dumps(numbers))  # although a method is called '</script>'
-    assert not re.search(r"src=|href=|https?://|@import", MARKUP + SCRIPT)
+    assert not re.search(r"src=|href=(?!\"data:,\")|https?://|@import", MARKUP + SCRIPT)
     assert len(text) < 3e6
 
 
