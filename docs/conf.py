@@ -7,7 +7,6 @@ import re
 import sys
 from pathlib import Path
 
-from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 
 DOCS = Path(__file__).parent
@@ -19,6 +18,7 @@ exclude_patterns = ["examples"]
 html_theme = "furo"
 html_title = "DriftFed"
 html_show_sourcelink = False
+html_show_copyright = False
 myst_heading_anchors = 4
 autodoc_default_options = {"exclude-members": "model_config"}
 autodoc_member_order = "bysource"
@@ -87,7 +87,6 @@ def link_tables(app: Sphinx, name: str, source: list[str]) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    app.add_lexer("mermaid", TextLexer)
     app.connect("source-read", link_tables)
     reference = {"settings": settings_page, "columns": columns_page, "commands": commands_page}
     for name, text in (tables() | {f"reference/{name}": make() for name, make in reference.items()}).items():

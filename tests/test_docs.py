@@ -133,7 +133,7 @@ def check(words: list[str], page: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_and_code_of_a_page_are_possible(page: str, stubs: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for block in blocks(page):
-        if block.why or block.kind.startswith("{") or block.kind == "mermaid":
+        if block.why or block.kind.startswith("{") or block.kind == "text":
             continue  # `make docs` reads the directives of Sphinx
         if block.kind == "toml":
             flat = flatten(tomllib.loads(block.text))
