@@ -76,12 +76,13 @@ def _names(found: Sequence[Recorded]) -> list[str]:
 
 def _metric(name: str) -> dict[str, Any]:
     metric = metric_of(name)
+    meaning = metric.meaning if metric.scale == 1 else metric.meaning.replace(", 0 to 1", "")  # here it is in percent
     best = {True: "higher is better", False: "lower is better", None: ""}[metric.higher_is_better]
     return {
         "label": metric.label,
         "scale": metric.scale,
         "digits": metric.digits,
-        "meaning": "; ".join(filter(None, (metric.meaning, best))),
+        "meaning": "; ".join(filter(None, (meaning, best))),
     }
 
 

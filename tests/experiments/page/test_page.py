@@ -35,6 +35,7 @@ def test_numbers_by_hand(results: Path) -> None:
     assert group["summary"]["fedavg"]["accuracy_mean"] == [0.7, 1.2706, None, 2]
     assert group["settings"] == {"rounds": 4, "drift.kind": "class-swap", "drift.schedule": "every"}
     assert numbers["versions"]["toy"][0]["driftfed"]
+    assert all(of["scale"] == 1 or "0 to 1" not in of["meaning"] for of in numbers["metrics"].values())
 
 
 def test_without_a_choice_by_the_experiment_eight_methods_at_most_are_shown(tmp_path: Path) -> None:
