@@ -13,11 +13,12 @@ from importlib import metadata
 from pkgutil import resolve_name
 from typing import Any, Generic, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, create_model, field_validator
 
 from partitions.errors import UnknownName, lookup, missing_package
 
 T = TypeVar("T")
+MOST = 10**12  # of any whole number in a run-config: numpy and torch count in 64 bits
 
 
 def hyphens(name: str) -> str:
@@ -31,6 +32,13 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, alias_generator=hyphens, populate_by_name=True
     )
+
+    @field_validator("*")
+    @classmethod
+    def _not_huge(cls, value: Any) -> Any:
+        if isinstance(value, int) and abs(value) > MOST:
+            raise ValueError(f"input should be a whole number from -{MOST} to {MOST}")
+        return value
 
 
 class Registry(Mapping[str, T], Generic[T]):

@@ -239,7 +239,7 @@ def sentence(error: ValidationError, model: type[Section], section: str = "") ->
             model = field.annotation
     key = section + ".".join(str(part) for part in first["loc"])
     meaning = f" ({field.description})" if field is not None and field.description else ""
-    return f"{key} = {first['input']!r}: {said[0].lower()}{said[1:]}{meaning}"
+    return f"{key} = {first['input']!r:.80}: {said[0].lower()}{said[1:]}{meaning}"
 
 
 def unknown(key: str, names: Iterable[str], section: str) -> SettingsError:
