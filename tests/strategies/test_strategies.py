@@ -153,6 +153,24 @@ def test_eclm_with_one_module_and_equal_importance_is_fedavg(models_maker, budge
         torch.testing.assert_close(eclm.model[name], value, rtol=0, atol=0, msg=name)
 
 
+@pytest.mark.parametrize(
+    ("least", "change", "said"),
+    [
+        ({"modules": 6}, {"modules": 5}, "top-k = 6 is more than there are modules per layer"),
+        ({"tailored": True, "top_k": 2}, {"top_k": 1}, "2 active modules per layer, one is the core"),
+        ({"top_k": 1}, {}, ""),
+        ({"candidates": 1.0}, {"candidates": 0.99}, "use 0 or at least 1"),
+        ({"candidates": 0.0}, {"candidates": 0.01}, "use 0 or at least 1"),
+    ],
+)
+def test_eclm_refuses_what_no_sub_model_can_be(least: dict, change: dict, said: str, budget: Budget) -> None:
+    """``least`` is just allowed."""
+    ECLM.check(ECLM.Options(**least), budget)
+    if change:
+        with pytest.raises(ValueError, match=said):
+            ECLM.check(ECLM.Options(**{**least, **change}), budget)
+
+
 # methods by hand
 
 

@@ -2,11 +2,13 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import ArrayRecord, Error, MetricRecord
 from flwr.common import Array
 
+from fl.devices.hardware import Hardware
 from fl.messages import records
 
 STATE = {"w": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor(3), "half": torch.ones(2, dtype=torch.float16)}
@@ -39,6 +41,17 @@ def test_unpacked_parameters_are_a_copy() -> None:
     assert records.unpack(record)["w"][1, 2] == 5
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<i8", "<f2", "?"])
+def test_arrays_of_other_writers_are_read_as_numpy_reads_them(order: str, dtype: str) -> None:
+    """Column by column, or in another order of bytes: not as `pack` writes."""
+    value = np.asarray(np.arange(6).reshape(2, 3), dtype, order=order)  # type: ignore[call-overload]
+    array = Array(value)
+    if dtype != ">f4":  # torch has only the machine's own order
+        assert records.unpack(ArrayRecord({"w": array}))["w"].tolist() == value.tolist()
+    assert np.array_equal(records._values(array), value)
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -55,6 +68,21 @@ def test_faults_are_named(change: dict, why: str | None) -> None:
     part = {name: value for name, value in {**STATE, **change}.items() if value is not None}
     got = records.fault(part, STATE)
     assert (got is None) if why is None else (got is not None and re.fullmatch(why, got))
+
+
+@pytest.mark.parametrize("length", [0.0, 0.5, 1.0, 40.0])
+def test_an_update_is_refused_from_a_hundred_times_the_length_of_what_was_sent(length: float) -> None:
+    """Or from a hundred, if that is more. Along one entry, by hand."""
+    sent, most = {"w": torch.tensor([length, 0.0]), "n": torch.tensor(10**6)}, 100 * max(1.0, length)
+    for share, refused in ((0.99, False), (1.01, True), (-0.99, False), (-1.01, True)):
+        why = records.fault({**sent, "w": sent["w"] + torch.tensor([0.0, share * most])}, sent)
+        assert (why is not None) == refused, (share, why)
+    assert f"moved by {1.01 * most:.3g}, the norm of what was sent is {max(1.0, length):.3g}" == why
+
+
+def test_a_machine_is_read_as_it_introduces_itself() -> None:
+    for device, hardware in ((0, Hardware("board", 1e-3, 1e3, 1e-4)), (7, Hardware("x" * 200, 1e6, 1e18, 1e7))):
+        assert records.introduced(records.hello(device, hardware)) == (device, hardware)
 
 
 def test_what_is_never_negative_must_stay_so() -> None:
@@ -85,6 +113,9 @@ def test_a_record_of_other_names_or_too_many_bytes_does_not_fit() -> None:
         ("Traceback\n  File a.py, line 1\nValueError: no\n", "ValueError: no (File a.py, line 1)"),
         ("ValueError: \x1b[2Jno", "ValueError: ?[2Jno"),
         ("x" * 10**7, "x" * 200 + " ..."),
+        ("x" * 200, "x" * 200),
+        ("x" * 201, "x" * 200 + " ..."),
+        ("x" + " " * 400 + "y", "x ..."),
     ],
 )
 def test_the_last_words_of_a_client_are_one_short_line(reason: str, said: str) -> None:

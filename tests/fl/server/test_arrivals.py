@@ -10,11 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.attacks.round import Round
 from fl.config import Settings, SettingsError
+from fl.messages import records
 from fl.results.reader import read_rounds
 from fl.server.arrivals import Arrivals, discount, rebase
 from models.costs import Cost
-from models.submodel import FULL
+from models.submodel import FULL, State
 from strategies.core.strategy import Budget, SubModel, TrainTask, Update
 from strategies.fedavg import FedAvg
 
@@ -68,6 +70,8 @@ def test_a_buffered_server_stops_waiting_at_the_deadline_and_aggregates_the_rest
     assert step(arrivals) == ([2], 0, 2.0)
     assert step(arrivals) == ([], 0, 2.0)
     assert step(arrivals) == ([1], 1, 1.0)
+    send(arrivals, c3=2.0, c4=1.0)  # at the deadline is in time
+    assert step(arrivals) == ([4, 3], 0, 2.0)
 
 
 @given(
@@ -127,6 +131,31 @@ def test_a_buffered_run(play: Callable, tmp_path: Path) -> None:
     assert buffered.virtual_s.max() < synchronous.virtual_s.max()
     assert buffered.late.sum() > 0 and (synchronous.late == 0).all()
     assert buffered.query("evaluated > 0").accuracy_mean.between(0.2, 1).all()
+
+
+@pytest.mark.parametrize("how", ["deadline", "buffer", "both"])
+def test_only_what_has_arrived_is_in_the_model(how: str, tmp_path: Path) -> None:
+    """After a round of four clients the model is the mean of the two fastest ones, and of all if the server waits."""
+
+    def played(**settings: object) -> tuple[Round, State]:
+        round_ = Round("fedavg", tmp_path, **settings)
+        return round_, round_.train()[1]
+
+    def mean(round_: Round, clients: list[int]) -> State:
+        shares = torch.tensor([round_.rounds.examples[client] for client in clients]).double()
+        states = [records.unpack(round_.content("train", client)[records.MODEL]) for client in clients]  # type: ignore[arg-type]
+        return {
+            k: torch.stack([shares[i] * s[k] for i, s in enumerate(states)]).sum(0) / shares.sum() for k in states[0]
+        }
+
+    whole, model = played()
+    seconds = whole.rounds.clocks.round
+    order = sorted(seconds, key=seconds.__getitem__)
+    deadline = {"server.deadline-s": (seconds[order[1]] + seconds[order[2]]) / 2}
+    buffer = {"server.aggregation": "buffered", "server.buffer": 2}
+    settings = {"deadline": deadline, "buffer": buffer, "both": {**buffer, **deadline}}
+    for round_, got, clients in ((whole, model, order), (*played(**settings[how]), order[:2])):
+        torch.testing.assert_close(got, mean(round_, clients), check_dtype=False)
 
 
 def test_a_deadline_that_no_client_meets_leaves_the_model_as_it_was(play: Callable, tmp_path: Path) -> None:

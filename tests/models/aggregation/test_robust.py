@@ -97,3 +97,7 @@ def test_two_partial_sums_merge_to_the_whole() -> None:
 @pytest.mark.parametrize("rule", ["norm-bound", "trimmed-mean", "median"])
 def test_no_updates_change_nothing(rule: str) -> None:
     assert merged(rule, {}) == [0.0, 0.0]
+
+
+def test_updates_that_change_nothing_have_no_norm_to_divide_by() -> None:
+    assert merged("norm-bound", {0: [0.0, 0.0], 1: [0.0]}) == [0.0, 0.0]

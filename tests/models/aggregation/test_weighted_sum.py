@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.aggregation.weighted_sum import WeightedSum
-from models.submodel import FULL, extract
+from models.submodel import FULL, Joined, extract
 
 AXES = {"w": ("out", "in"), "b": ("out",), "steps": ()}
 OLD = {
@@ -151,3 +151,31 @@ def test_every_coverage_adds_entry_by_entry(
             weights[row, column] += weight
     torch.testing.assert_close(total.total["w"], sums)
     torch.testing.assert_close(total.weight["w"].expand(3, 3), weights)
+
+
+@pytest.mark.parametrize("modules", [None, [0, 1], [0, 2], [2]])
+@pytest.mark.parametrize("columns", [None, [1, 2], [0, 2]])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_joined_dimension_adds_entry_by_entry(
+    modules: list[int] | None, columns: list[int] | None, weighted: bool, flip: bool
+) -> None:
+    """Three modules of two channels, then one channel more, along rows or columns; as a loop over single entries."""
+    joined = Joined(((("modules", 3), ("hidden", 2)), (("other", 1),)))
+    given = {"modules": modules, "in": columns}
+    coverage = {axis: torch.tensor(own) for axis, own in given.items() if own is not None}
+    held, chosen = modules or [0, 1, 2], columns or [0, 1, 2]
+    rows = [(2 * m + h, 3.0 + at if weighted else 2.0) for at, m in enumerate(held) for h in (0, 1)] + [(6, 2.0)]
+    part = 1 + torch.arange(float(len(rows) * len(chosen))).reshape(len(rows), len(chosen))
+    sums, weights = torch.zeros(7, 3, dtype=torch.float64), torch.zeros(7, 3, dtype=torch.float64)
+    for i, (row, weight) in enumerate(rows):
+        for k, column in enumerate(chosen):
+            sums[row, column] += weight * float(part[i, k])
+            weights[row, column] += weight
+    axes = {"w": ("in", joined) if flip else (joined, "in")}
+    turned = (lambda value: value.T) if flip else (lambda value: value)
+    total = WeightedSum(axes, {"w": turned(torch.zeros(7, 3))})
+    index_weights = {"modules": 3.0 + torch.arange(len(held))} if weighted else None
+    total.add({"w": turned(part)}, coverage, 2.0, index_weights)
+    torch.testing.assert_close(total.total["w"], turned(sums))
+    torch.testing.assert_close(total.weight["w"].expand(total.total["w"].shape), turned(weights))

@@ -125,3 +125,12 @@ def test_every_sample_may_begin_with_one_copy_of_each_slice(core: bool) -> None:
         assert (usage > 0.2).all() and (usage < 0.8).all()  # both copies are in use
     assert (routing.gates(b) == 1).all()  # four modules: no copies, nothing changes
     assert not torch.equal(a, c)
+
+
+def test_the_cost_of_the_embedding_by_hand() -> None:
+    """32 x 32 pixels are averaged to 16 x 16; three convolutions of 3 x 3 halve them to 8, 4 and 2."""
+    selector = Selector((3, 32, 32), {"a": 4}, 8)
+    convolutions = 8 * 8 * 2 * (3 * 9) + 4 * 4 * 4 * (2 * 9) + 2 * 2 * 8 * (4 * 9)
+    assert macs(selector, torch.zeros(1, 3, 32, 32)) == convolutions + 4 * 8 * 8 + 8 * 4
+    weights = 2 * 3 * 9 + 2 + 4 * 2 * 9 + 4 + 8 * 4 * 9 + 8 + 8 * 32 + 8
+    assert sum(p.numel() for p in selector.parameters()) == weights + 2 * (8 * 4 + 4)  # a head and its noise

@@ -35,6 +35,22 @@ def test_the_two_stage_fit_equals_a_grid_search() -> None:
     assert (w, c) == pytest.approx(best, abs=0.05)
 
 
+@pytest.mark.parametrize("ridge", [1e-3, 0.1, 3.0])
+def test_the_fit_is_a_stationary_point_of_its_objective(ridge: float) -> None:
+    """By automatic differentiation, in standardised units."""
+    generator = torch.Generator().manual_seed(1)
+    b = 3 + 2 * torch.randn(80, 3, generator=generator)
+    gain = b[:, 0] - 3 + torch.randn(80, generator=generator)
+    gate, standard = fit_gate(b, gain, torch.zeros(80), 0.25, ridge), Standardiser.of(b)
+    w = (gate.weight * standard.std).double().requires_grad_()
+    c = (gate.bias + gate.weight @ standard.mean).double().requires_grad_()
+    u = (gain - 0.25).double()
+    loss = (u.abs() * F.softplus(-u.sign() * (standard(b).double() @ w + c))).sum() / u.abs().sum()
+    (loss + ridge / 2 * (w * w).sum()).backward()
+    assert w.grad is not None and c.grad is not None
+    assert w.grad.abs().max() < 1e-4 and abs(float(c.grad)) < 1e-4
+
+
 def test_with_informative_states_the_gate_is_the_oracle_at_every_price() -> None:
     b = torch.eye(12).repeat_interleave(3, 0)  # twelve kinds of token
     gain = torch.linspace(-1, 2, 12).repeat_interleave(3)
