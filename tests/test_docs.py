@@ -190,3 +190,8 @@ def test_the_output_in_the_readme_is_that_of_the_committed_results() -> None:
     expected = [f"{100 * summary[method, 'accuracy_mean']:.1f}" for method, _ in shown]
     assert [accuracy for _, accuracy in shown] == expected and len(shown) == rounds["method"].nunique()
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_table_of_attacks_is_the_one_that_the_command_wrote() -> None:
+    table = (ROOT / "results" / "attack" / "attacks.md").read_text()
+    assert table.startswith("| attack | unit | tries ") and table in (ROOT / "docs" / "faults.md").read_text()

@@ -1,6 +1,7 @@
 """Parameters as records, and updates that must not touch the model."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -83,6 +84,16 @@ def test_an_update_is_refused_from_a_hundred_times_the_length_of_what_was_sent(l
 def test_a_machine_is_read_as_it_introduces_itself() -> None:
     for device, hardware in ((0, Hardware("board", 1e-3, 1e3, 1e-4)), (7, Hardware("x" * 200, 1e6, 1e18, 1e7))):
         assert records.introduced(records.hello(device, hardware)) == (device, hardware)
+        for name, beyond in (("ram_gb", 1e9), ("mac_per_s", 1e24), ("link_mbit_s", 1e12)):  # the next number outwards
+            value = getattr(hardware, name)
+            out = np.nextafter(value, beyond if value > 1e5 else 0)
+            with pytest.raises(ValueError, match=f"{name.replace('_', '-')} = .* is not between"):
+                records.introduced(records.hello(device, replace(hardware, **{name: float(out)})))
+    for key, value in (("partition-id", -1), ("partition-id", 0.0), ("name", "x" * 201), ("name", "a\nb")):
+        content = records.hello(0, hardware)
+        content[records.NODE][key] = value
+        with pytest.raises(ValueError, match="is no n"):
+            records.introduced(content)
 
 
 def test_what_is_never_negative_must_stay_so() -> None:
