@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from models.costs import CostModel
 from models.elastic.supernet import elastic, grow
@@ -21,6 +22,9 @@ from strategies.core.pretrained import PretrainedModels
 from strategies.core.strategy import Budget
 
 torch.set_num_threads(1)
+# A busy machine is no fault: by default hypothesis fails a test of which one example takes more than 0.2 s.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 SLOW = (  # files that take longest, in that order; they start first, so that no worker waits for another at the end
     "experiments/cli/test_engines.py", "experiments/cli/test_split.py", "test_bring_your_own.py",
     "experiments/attacks/test_attacks.py", "fl/engines/test_actors.py", "experiments/test_hermetic.py",
