@@ -46,6 +46,7 @@ CORE = {  # source: its tests, the fast ones first
 EQUIVALENT = {  # (source, a part of the changed line): why nobody can see the difference
     ("partitions/world.py", "self._recorded, assume_unique=False)"): "neither of the two lists has a number twice, and "
     "both are sorted",
+    ("models/aggregation/robust.py", "(n - 1).clamp(min=1) // 2"): "half of 1, rounded down, is half of 0",
 }
 SLOW_IMPORTS = (  # once for all mutants
     "torch", "torch.utils.flop_counter", "scipy.optimize", "scipy.stats", "hypothesis", "pydantic", "pandas", "typer",

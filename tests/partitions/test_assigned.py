@@ -43,7 +43,7 @@ def test_known_clients_have_all_of_their_samples(toy) -> None:
         assert np.array_equal(world.draw(device, 5).test, draw.test)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sampled_from(KINDS[1:]), st.integers(0, 99), st.integers(0, 5), st.integers(1, 4), st.floats(0.1, 1))
 def test_drift_keeps_sizes_and_takes_own_samples_first(toy, drift: str, seed: int, device: int, step: int, part: float):
     world = known(toy, drift=drift, seed=seed, drift_fraction=part)

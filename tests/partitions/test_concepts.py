@@ -14,7 +14,7 @@ from partitions.drifts.concepts import table
 MATRIX = "0 0 0\n1 0 0\n1 2 0\n0 2 0\n"  # device 0 returns to concept 0, device 1 enters concept 2, device 2 stays
 SWAPS = "0-1;2-3,4-5"
 SWAPPED = np.array([[0, 1, 2, 3, 4, 5], [1, 0, 2, 3, 4, 5], [0, 1, 3, 2, 5, 4]])
-several = settings(max_examples=30, deadline=None)
+several = settings(max_examples=30)
 
 
 def world(data, drift, partition="iid", seed=1, **options):

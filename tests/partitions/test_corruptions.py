@@ -62,7 +62,7 @@ def test_pixelate_by_hand():
     assert torch.equal(blocks, blocks[..., :1, :1].expand_as(blocks))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sampled_from(sorted(CORRUPTIONS)), st.floats(0.3, 1), st.permutations(range(6)))
 def test_pixels_depend_on_the_sample_and_not_on_other_samples(kind, severity, order):
     corruption = Corruption(kind, severity)

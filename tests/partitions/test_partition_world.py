@@ -32,7 +32,7 @@ PAIRS = [
 SCHEDULES = [("every", 1), ("every:2", 1), ("2,3", 1), ("every", 3), ("every:2", 2), ("1,4", 3)]  # and drift steps
 pairs, seeds, devices, steps = st.sampled_from(PAIRS), st.integers(0, 9999), st.integers(0, 10**6), st.integers(0, 6)
 drift_paces = st.sampled_from(SCHEDULES)
-several = settings(max_examples=30, deadline=None)
+several = settings(max_examples=30)
 
 
 def world(data: Dataset, pair: tuple[str, str] = PAIRS[0], seed: int = 1, **options) -> World:

@@ -9,7 +9,7 @@ from partitions.proxy import choose_proxy
 from partitions.rng import rng
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 999), fraction=st.sampled_from([0.1, 0.3, 0.5]))
 def test_every_class_of_every_domain_contributes_its_share(toy, seed, fraction):
     proxy = choose_proxy(toy, fraction, rng(seed))
@@ -26,7 +26,7 @@ def test_unbalanced_classes_keep_their_shares(toy_maker):
     assert np.abs(share - 0.3).max() <= 1 / 25 and len(proxy) == pytest.approx(0.3 * len(data.y_train), abs=1)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 999))
 def test_a_recording_is_never_split(toy_maker, seed):
     data = toy_maker(groups=True)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from partitions import DRIFTS, PARTITIONS, Schedule, World, load
 
 seeds = st.integers(0, 9999)
-several = settings(max_examples=20, deadline=None)
+several = settings(max_examples=20)
 
 
 def world(data, drift="none", partition="iid", seed=1, **options):

@@ -40,7 +40,7 @@ def test_the_window_moves_by_its_stride_and_stays_at_the_end(toy: Dataset) -> No
     assert w.size(1) == w.most_samples == 10
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 400), st.integers(1, 200), st.integers(0, 1), st.integers(0, 9), st.sampled_from(["every", "2,5"])
 )

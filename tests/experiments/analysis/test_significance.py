@@ -67,7 +67,7 @@ def test_friedman_needs_three_methods_and_two_settings() -> None:
     assert friedman(clear) == pytest.approx(math.exp(-8))  # chi-squared 16 with 2 degrees of freedom
 
 
-@settings(max_examples=15, deadline=None)  # statsmodels collects garbage in each call
+@settings(max_examples=15)  # statsmodels collects garbage in each call
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=6), st.lists(st.floats(0, 1), min_size=2, max_size=6))
 def test_exchanging_the_methods_changes_the_sign(one: list[float], other: list[float]) -> None:
     values = runs({("a", "one"): one, ("a", "other"): other})

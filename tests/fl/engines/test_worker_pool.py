@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fl.engines.engine import DIED
@@ -109,7 +109,6 @@ def messages(nodes: int, model: ArrayRecord | None = None) -> list[Message]:
     return out
 
 
-@settings(deadline=None)
 @given(
     st.integers(0, 20), st.integers(1, 4), st.dictionaries(st.integers(0, 19), st.sampled_from([1, 3]), max_size=3),
     st.integers(0, 3), st.integers(0, 2), st.booleans(),

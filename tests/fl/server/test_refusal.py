@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -34,9 +34,8 @@ LONGER = int(os.environ.get("DRIFTFED_FUZZ", "1"))
 
 
 def fuzz(examples: int) -> budget:
-    """That many tries; a machine that is too busy to draw them quickly is no failure."""
-    slow = [HealthCheck.too_slow]
-    return budget(max_examples=examples * LONGER, deadline=None, suppress_health_check=slow)
+    """That many tries."""
+    return budget(max_examples=examples * LONGER)
 
 
 @pytest.fixture(scope="module", params=["fedavg", "heterofl", "eclm", "scaffold", "ifca", "feddrift"])

@@ -354,7 +354,7 @@ def test_arrays_in_cells(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.floats(0.05, 0.95), st.integers(0, 2**32))
 def test_later_rows_do_not_move_earlier_ones_between_training_and_test(labels, fraction, begin) -> None:
     y = np.array(labels)

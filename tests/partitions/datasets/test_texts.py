@@ -248,7 +248,7 @@ def test_a_damaged_zip_is_named_wherever_the_damage_is(tmp_path: Path, method: i
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-16", "surrogatepass")))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_file_is_a_traceback(content: bytes) -> None:
     """Whatever bytes a file holds, reading it gives examples or a `DataError` that names it."""
     lines = [b'{"text": "a", "label": "b"}', content, b'{"text": "\\u00e9", "label": 2}']

@@ -32,7 +32,7 @@ def test_pooled_by_hand():
     assert [pooled_length(t, 1) for t in (1, 2, 9)] == [1, 2, 9]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LENGTHS, st.integers(1, 1100), st.integers(1, 6), st.sampled_from([1, 2, 4]), st.sampled_from(list(CODINGS)))
 def test_counted_bytes_equal_the_formulas(lengths, K, m, p, gradients):
     """Per example: codes and length up; logits, then b_g bits per number of code space, down."""

@@ -108,7 +108,7 @@ def test_residual_against_the_library():
     torch.testing.assert_close(q[0], book.lookup(codes))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 99), st.integers(1, 6), st.integers(1, 4), st.integers(1, 9), st.booleans())
 @example(seed=91, clients=6, m=4, K=9, residual=False)  # one of the clients has no data
 def test_federated_is_centralised(seed, clients, m, K, residual):

@@ -25,7 +25,7 @@ def test_codes_by_hand():
     assert coding.size([3, 1], 1) == 3
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.integers(1, 5000), st.integers(1, 8), ROWS, st.integers(0, 99))
 def test_codes_come_back(K, m, rows, seed):
     coding = Codes(K)
@@ -42,7 +42,7 @@ def test_codes_out_of_range_are_refused(code):
         Codes(5).encode(torch.tensor([[code]]), [1])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ROWS, st.integers(1, 9), st.integers(0, 99), st.integers(-20, 8))
 def test_floats_come_back_within_their_step(rows, width, seed, magnitude):
     """At any magnitude: 16 bits within 2^-11 of a value, 8 bits within half a step of their row."""
