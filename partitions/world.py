@@ -292,12 +292,16 @@ class World:
         before, now = self._state(device, step - 1), self._state(device, step)
         if not np.array_equal(before.p, now.p) or before.corruption != now.corruption:
             return True
-        labels = self.data.labels("train", now.indices)
-        former, held = (Held(device, at, "train", now.indices, labels) for at in (step - 1, step))
-        if not np.array_equal(self.drift.relabel(former, self.frame), self.drift.relabel(held, self.frame)):
-            return True
-        pairs = zip_longest(self.drift.looks(former, self.frame), self.drift.looks(held, self.frame))
-        return not all(a and b and a[1] == b[1] and np.array_equal(a[0], b[0]) for a, b in pairs)
+        splits: dict[Split, np.ndarray] = {"train": now.indices, "test": self._test(device, now)}
+        for split, indices in splits.items():
+            labels = self.data.labels(split, indices)
+            former, held = (Held(device, at, split, indices, labels) for at in (step - 1, step))
+            if not np.array_equal(self.drift.relabel(former, self.frame), self.drift.relabel(held, self.frame)):
+                return True
+            pairs = zip_longest(self.drift.looks(former, self.frame), self.drift.looks(held, self.frame))
+            if not all(a and b and a[1] == b[1] and np.array_equal(a[0], b[0]) for a, b in pairs):
+                return True
+        return False
 
     def encounters(self, device: int, step: int) -> bool:
         """Return whether a device has a cell or concept now that it never had; at step 0: that the cloud never had."""

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import partitions.world
@@ -361,7 +361,8 @@ def test_a_drift_may_treat_devices_differently(toy):
 
 
 @several
-@given(pairs, seeds, devices, drift_paces)
+@given(pair=pairs, seed=seeds, device=devices, pace=drift_paces)
+@example(pair=("dirichlet", "concept"), seed=872, device=78, pace=("every", 3))  # labels of test samples alone change
 def test_where_nothing_drifts_a_device_keeps_distribution_labels_and_looks(toy, pair, seed, device, pace):
     w = world(toy, pair, seed, schedule=Schedule(pace[0]), drift_steps=pace[1])
     assert not w.drifts(device, 0)
