@@ -456,6 +456,16 @@ def ablation(results: Results) -> str:
     return differences(settings, rows)
 
 
+def recipe(results: Results) -> str:
+    """Return what each way to make the modular cloud model costs."""
+    metrics, rows = ("above_dense", "effective_modules", "gap"), {}
+    for setting in results.studied("recipe"):
+        above_dense, (used, _), gap = (results.value("recipe", setting, "ability", metric) for metric in metrics)
+        rows[setting] = [points(*above_dense), f"{used:.1f}", points(*gap)]
+    heads = ["above the dense model, points", "modules per sample", "derived above random sub-models, points"]
+    return lined_up("modular cloud model", heads, rows)
+
+
 def size_limits(results: Results) -> str:
     """Return differences at each limit on a sub-model's size; FedAvg + fine-tuning has no limit."""
     parts, limits = ("cifar10 m=2", "cifar10 m=5"), ("0.35", "0.5", "0.7", "1")
@@ -505,6 +515,7 @@ TABLES = {
     "fig10 eclm-plus": lambda results: against(
         results, "fig10", "eclm-plus", ("la", "an+ft", "eclm", "eclm-plus-derive")
     ),
+    "recipe": recipe,
     "fig15a": size_limits,
     "feature-drift": lambda results: against(
         results, "feature-drift", "eclm-plus",

@@ -350,7 +350,8 @@ RECIPE = Experiment(
     study="recipe",
     plot="recipe",
     table=("whole", "above_dense", "effective_modules", "held", "mass", "derived", "gap"),
-    note="",
+    note="A module has an eighth of a block's width. The changes marked + add up. Sub-models are derived within the "
+    "clients' limits and scored as delivered, without adaptation.",
 )
 
 # Fig. 14: divergence of device updates under label skew.
