@@ -80,6 +80,12 @@ class Runner:
         assert wall is not None
         return wall, processor_seconds(self.process.pid) - before
 
+    def record(self) -> None:
+        """Run one round, and add its seconds to the line."""
+        wall, cpu = self.round()
+        self.line.wall.append(wall)
+        self.line.cpu.append(cpu)
+
     def end(self) -> None:
         """Let the entrant write its weights, and wait until it has ended."""
         self.send("stop")
@@ -96,9 +102,7 @@ def take_turns(runners: Sequence[Runner], options: Options) -> None:
         for runner in runners:
             options.progress(f"block {block + 1} of {options.blocks}: {runner.line.what}")
             for _ in range(options.rounds):
-                wall, cpu = runner.round()
-                runner.line.wall.append(wall)
-                runner.line.cpu.append(cpu)
+                runner.record()
     for runner in runners:
         runner.end()
 

@@ -64,9 +64,7 @@ def _measured(what: str, exam: Exam, options: Options) -> Line:
         runner.receive()
         runner.round()  # warms up
         for _ in range(options.blocks * options.rounds):
-            wall, cpu = runner.round()
-            runner.line.wall.append(wall)
-            runner.line.cpu.append(cpu)
+            runner.record()
         status = Path(f"/proc/{runner.process.pid}/status")
         peak = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")]
         runner.line.facts = {"MB": f"{int(peak[0]) / 1024:.0f}"}

@@ -21,7 +21,6 @@ from fl.workloads.resolve import Run
 from fl.workloads.world import tensors
 from models.modular.derive import importance_shift
 from models.modular.selector import importance
-from models.submodel import FULL
 from partitions import World, corrupt
 
 SAMPLES = 60  # new samples of a client at a step
@@ -59,8 +58,7 @@ def measure(run: Run, seed: int, tick: Tick) -> Iterator[Row]:
     models, world, clients = run.workload.prepare(seed, tick), run.worlds(seed), run.settings.devices.count
     assert isinstance(world, World)
     modular = models.modular()
-    dense = models.architectures["dense"].part(FULL).eval()
-    dense.load_state_dict(models.state("dense"))
+    dense = models.network("dense").eval()
     steps = run.settings.rounds // run.settings.rounds_per_step
     for device in range(clients):
         tick("drift detection, client", device, clients)

@@ -22,7 +22,6 @@ from fl.workloads.world import tensors
 from models.modular.derive import choose_many
 from models.modular.model import ModularModel, mapping
 from models.nn.body import columns_coverage, device_of
-from models.submodel import FULL
 from models.training.loop import score
 from partitions import Purpose, rng
 from strategies.core.client import Limits
@@ -73,8 +72,7 @@ def measure_recipe(run: Run, seed: int, tick: Tick) -> Iterator[Row]:
     models, data = run.workload.prepare(seed, tick), run.worlds.dataset
     x, y = tensors(data, "test")
     modular = models.modular()
-    dense = models.architectures["dense"].part(FULL).to(device_of(modular.body))
-    dense.load_state_dict(models.state("dense"))
+    dense = models.network("dense").to(device_of(modular.body))
     yield Row("dense", "whole", -1, -1, score(dense, x, y, data.num_classes).accuracy)
     yield Row("ability", "whole", -1, -1, modular.score(x, y, data.num_classes).accuracy)
     for name, layer, device, value in (*_routing(modular, run), *_clients(modular, models, run, seed)):

@@ -6,7 +6,7 @@ from typing import Any
 
 from models.costs import CostModel
 from models.modular.model import ModularModel
-from models.nn.body import Architecture
+from models.nn.body import Architecture, Body
 from models.submodel import FULL, Coverage, State
 
 
@@ -39,6 +39,12 @@ class PretrainedModels:
     def state(self, name: str) -> State:
         """Parameters of the model ``dense``, ``nested``, ``rolling`` or ``supernet``."""
         return self._get(name)
+
+    def network(self, name: str) -> Body:
+        """The whole model ``dense`` or ``supernet`` as a new network, in CPU memory."""
+        network = self.architectures[name].part(FULL)
+        network.load_state_dict(self.state(name))
+        return network
 
     def modular(self, name: str = "modular") -> ModularModel:
         """The model ``modular`` or ``tailored``: body, selector and routing."""
